@@ -1,0 +1,2 @@
+//! The kpkeys command: bench, reference, doctor.
+fn main() {}

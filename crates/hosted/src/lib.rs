@@ -1,0 +1,1 @@
+//! A machine inside a Linux process: arena, mock register, MMU model.

@@ -1,0 +1,1 @@
+//! Frames, folios, address spaces, fork and vmalloc on hardened page tables.

@@ -1,0 +1,1 @@
+//! Paired-block statistics for the kpkeys evaluation.

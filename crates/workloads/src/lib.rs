@@ -1,0 +1,1 @@
+//! The benchmarks of the kpkeys evaluation, written once for every machine.
