@@ -43,7 +43,7 @@ pub mod machine;
 pub mod mode;
 pub mod paging;
 pub mod ptp;
-mod range;
+pub mod range;
 pub mod section;
 pub mod store;
 pub mod table;

@@ -63,16 +63,11 @@ impl Root {
     }
 }
 
-/// Where this kernel's page-table pages come from.
-enum Ptps {
-    PerPage(PerPage),
-    Pool(Pool),
-}
-
 /// A kernel's page tables.
 pub struct Paging<M: Machine, F: Frames> {
     ground: Ground<M, F>,
-    ptps: Ptps,
+    /// The keyed pool; without one, page-table pages are allocated one by one.
+    pool: Option<Pool>,
     kernel: Root,
 }
 
@@ -88,17 +83,16 @@ impl<M: Machine, F: Frames> Paging<M, F> {
             return Err(Error::NeedsPageMappedLinearMap);
         }
         let memory = machine.memory();
-        let ptps =
-            if config.pool { Ptps::Pool(Pool::new()) } else { Ptps::PerPage(PerPage::new()) };
+        let pool = config.pool.then(Pool::new);
         // Until the root exists the linear map has none; no key is set before protection is enabled.
         let no_map = Linear::new(memory, memory.start);
         let ground = Ground::new(machine, frames, config.mode, no_map);
         let kernel = {
             let section = ground.section(Space::Linear);
-            Root::new(ptps.get().allocate(&ground, &section)?.link(), Space::Kernel)
+            Root::new(allocator(&pool).allocate(&ground, &section)?.link(), Space::Kernel)
         };
         let ground = ground.with_linear(Linear::new(memory, kernel.frame));
-        let paging = Paging { ground, ptps, kernel };
+        let paging = Paging { ground, pool, kernel };
         paging.build_linear_map(memory, config.linear)?;
         Ok(paging)
     }
@@ -113,7 +107,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         if !self.ground.mode().protects() {
             return Ok(());
         }
-        self.ptps.get().enable_protection(&self.ground)?;
+        self.ptps().enable_protection(&self.ground)?;
         self.ground.set_protected();
         for (start, pages) in self.ground.early().iter() {
             self.set_memory_pkey(start, pages, Pkey::PAGE_TABLES)?;
@@ -142,9 +136,9 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     /// [`Error::KeyOutOfRange`] if the format has no such key, [`Error::OutOfMemory`] if a block had to be split and no
     /// page-table page was in reserve. Keys are as before then.
     pub fn set_memory_pkey(&self, start: PhysAddr, pages: usize, key: Pkey) -> Result<(), Error> {
-        match &self.ptps {
-            Ptps::PerPage(_) => self.ground.set_key(start, pages, key, &mut linear::Reserve::new()),
-            Ptps::Pool(pool) => pool.set_key(&self.ground, start, pages, key),
+        match &self.pool {
+            None => self.ground.set_key(start, pages, key, &mut linear::Reserve::new()),
+            Some(pool) => pool.set_key(&self.ground, start, pages, key),
         }
     }
 
@@ -155,10 +149,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
 
     /// Gives wholly free blocks of the pool back to the frame allocator; returns how many pages. Zero without pool.
     pub fn shrink(&self) -> usize {
-        match &self.ptps {
-            Ptps::PerPage(_) => 0,
-            Ptps::Pool(pool) => pool.shrink(&self.ground),
-        }
+        self.pool.as_ref().map_or(0, |pool| pool.shrink(&self.ground))
     }
 
     /// The machine.
@@ -327,15 +318,15 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     }
 
     pub(crate) fn allocate(&self, section: &Section<'_, M>) -> Result<Ptp, Error> {
-        self.ptps.get().allocate(&self.ground, section)
+        self.ptps().allocate(&self.ground, section)
     }
 
     fn release(&self, ptp: FlushedPtp) {
-        self.ptps.get().release(&self.ground, ptp);
+        self.ptps().release(&self.ground, ptp);
     }
 
     pub(crate) fn ptps(&self) -> &dyn PtpAllocator<M, F> {
-        self.ptps.get()
+        allocator(&self.pool)
     }
 
     /// The table in a frame that is known to hold one: a root, or what a table entry points to.
@@ -390,11 +381,9 @@ fn largest_leaf(memory: Memory, frame: PhysAddr, granule: Level) -> Level {
     level
 }
 
-impl Ptps {
-    fn get<M: Machine, F: Frames>(&self) -> &dyn PtpAllocator<M, F> {
-        match self {
-            Ptps::PerPage(per_page) => per_page,
-            Ptps::Pool(pool) => pool,
-        }
+fn allocator<M: Machine, F: Frames>(pool: &Option<Pool>) -> &dyn PtpAllocator<M, F> {
+    match pool {
+        Some(pool) => pool,
+        None => &PerPage,
     }
 }

@@ -16,14 +16,7 @@ use crate::section::Section;
 
 /// The allocator that asks the frame allocator for every page-table page.
 #[derive(Debug, Default)]
-pub struct PerPage(());
-
-impl PerPage {
-    /// The allocator. It has no state.
-    pub const fn new() -> Self {
-        PerPage(())
-    }
-}
+pub struct PerPage;
 
 impl<M: Machine, F: Frames> PtpAllocator<M, F> for PerPage {
     fn allocate(&self, ground: &Ground<M, F>, _section: &Section<'_, M>) -> Result<Ptp, Error> {

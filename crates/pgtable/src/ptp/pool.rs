@@ -256,7 +256,7 @@ impl<M: Machine, F: Frames> PtpAllocator<M, F> for Pool {
             let magazine = magazine.lock();
             magazine.pages[..magazine.len].iter().for_each(|&page| f(page));
         }
-        self.reserve.lock().iter().for_each(|page| f(page));
+        self.reserve.lock().iter().for_each(&mut *f);
         let blocks = self.blocks.lock();
         for block in blocks.blocks[..blocks.len].iter().filter(|block| block.keyed) {
             block.free_pages().for_each(&mut *f);

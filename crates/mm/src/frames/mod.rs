@@ -1,0 +1,9 @@
+//! Frames of physical memory: who owns them, how often they are mapped, and which are free.
+
+mod buddy;
+mod folio;
+mod meta;
+
+pub use buddy::{Buddy, MAX_ORDER};
+pub use folio::{FolioRun, HUGE_ORDER};
+pub use meta::{FrameMeta, FrameTable};
