@@ -1,7 +1,7 @@
 //! Relative links in the Markdown files of the project: the file and the heading they point to exist.
 //!
-//! Covers the book (`docs/src`), whose chapters must also all be in its summary, since mdBook leaves
-//! out the others without a word, and the Markdown files in the root of the checkout.
+//! Covers everything in `docs` and the Markdown files in the root of the checkout. The chapters of the
+//! book (`docs/src`) must also all be in its summary: mdBook leaves out the others without a word.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,8 +25,8 @@ pub fn check(root: &Path) -> Result<Report> {
     let summary = book.join("SUMMARY.md");
     let mut report = Report::default();
     let mut in_summary = BTreeSet::new();
-    let chapters = markdown_files_below(&book)?;
-    for file in markdown_files_in(root)?.iter().chain(&chapters) {
+    let documents = markdown_files_below(&root.join("docs"))?;
+    for file in markdown_files_in(root)?.iter().chain(&documents) {
         let shown = file.strip_prefix(root).unwrap_or(file).display();
         report.files += 1;
         for link in relative_links(&read(file)?) {
@@ -40,7 +40,8 @@ pub fn check(root: &Path) -> Result<Report> {
             }
         }
     }
-    for chapter in chapters.iter().filter(|file| **file != summary && !in_summary.contains(*file)) {
+    let is_chapter = |file: &&PathBuf| file.starts_with(&book) && **file != summary;
+    for chapter in documents.iter().filter(is_chapter).filter(|file| !in_summary.contains(*file)) {
         let shown = chapter.strip_prefix(root).unwrap_or(chapter).display();
         report.problems.push(format!("{shown}: not in the book's SUMMARY.md"));
     }
