@@ -1,7 +1,7 @@
 //! Tables for people and for scripts.
 //!
-//! One entry for each thing that is printed: a run's table ([`results`]) and the published tables
-//! ([`published`]), each in every [`Format`]. `table` and `markdown` are for reading and carry a
+//! One entry for each thing that is printed: a run's table ([`write_results`]) and the published tables
+//! ([`write_published`]), each in every [`Format`]. `table` and `markdown` are for reading and carry a
 //! legend; `csv` has one line for each row and mode; `json` is the typed table itself.
 
 mod cells;
@@ -41,7 +41,7 @@ const LEGEND_COLUMNS: usize = 110;
 /// # Errors
 ///
 /// What `out` fails with.
-pub fn results(
+pub fn write_results(
     out: &mut impl Write,
     table: &Table,
     format: Format,
@@ -68,7 +68,11 @@ pub fn results(
 /// # Errors
 ///
 /// What `out` fails with.
-pub fn published(out: &mut impl Write, tables: &[Published], format: Format) -> io::Result<()> {
+pub fn write_published(
+    out: &mut impl Write,
+    tables: &[Published],
+    format: Format,
+) -> io::Result<()> {
     match format {
         Format::Csv => return csv::published(out, tables),
         Format::Json => return json(out, &published::object(tables)),

@@ -44,6 +44,8 @@ mod bootstrap;
 pub mod compare;
 pub mod cost;
 pub mod estimate;
+#[cfg(test)]
+mod fixture;
 pub mod flag;
 mod interval;
 pub mod notice;

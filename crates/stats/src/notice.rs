@@ -11,7 +11,8 @@ pub enum Notice {
         /// Its number, counted from 1.
         line: u64,
     },
-    /// A worker never finished; what it wrote was ignored.
+    /// A worker never finished; what it wrote, if anything, was ignored, and its block is missing
+    /// from every comparison with that mode.
     Unfinished {
         /// The mode it ran.
         mode: Mode,
@@ -45,7 +46,7 @@ impl fmt::Display for Notice {
                 write!(f, "line {line} of the sample file was cut off and dropped")
             }
             Notice::Unfinished { mode, block } => {
-                write!(f, "{mode} in block {block} did not finish; its samples were ignored")
+                write!(f, "{mode} did not finish in block {block}, which is left out for it")
             }
             Notice::PairDropped { result_class, mode, block, missing } => write!(
                 f,

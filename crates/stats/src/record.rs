@@ -261,3 +261,6 @@ fn positive(field: &str, value: f64) -> Result<(), ValueError> {
 fn require(ok: bool, field: &str, value: f64, expected: &'static str) -> Result<(), ValueError> {
     if ok { Ok(()) } else { Err(ValueError { field: field.to_owned(), value, expected }) }
 }
+
+#[cfg(test)]
+mod tests;

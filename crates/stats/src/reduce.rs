@@ -90,18 +90,31 @@ pub fn reduce(recording: &Recording) -> Result<Measurements, ReduceError> {
     let blocks = recording.done().iter().filter(|done| done.mode == Mode::Off).count();
     let planned = recording.run().blocks;
     let mut notices = recording.notices().to_vec();
-    notices.extend(
-        gathered
-            .unfinished
-            .iter()
-            .map(|done| Notice::Unfinished { mode: done.mode, block: done.block }),
-    );
     if blocks < planned as usize {
         notices.push(Notice::FewerBlocks { planned, complete: blocks });
     }
+    notices.extend(unfinished(recording));
     let rows = gathered.into_rows();
-    notices.extend(rows.iter().flat_map(dropped_pairs));
+    notices.extend(rows.iter().flat_map(|row| dropped_pairs(row, recording.done())));
     Ok(Measurements { rows, blocks, notices })
+}
+
+/// Workers that are missing from the blocks and modes that the file knows.
+fn unfinished(recording: &Recording) -> Vec<Notice> {
+    let sampled = recording.records().iter().filter_map(|record| match record {
+        Record::Sample(sample) => Some(Done { mode: sample.mode, block: sample.block }),
+        _ => None,
+    });
+    let known: BTreeSet<Done> = recording.done().iter().copied().chain(sampled).collect();
+    let modes: BTreeSet<Mode> = known.iter().map(|worker| worker.mode).collect();
+    let blocks: BTreeSet<u32> = known.iter().map(|worker| worker.block).collect();
+    let workers = blocks
+        .into_iter()
+        .flat_map(|block| modes.iter().map(move |mode| Done { mode: *mode, block }));
+    workers
+        .filter(|worker| !recording.done().contains(worker))
+        .map(|worker| Notice::Unfinished { mode: worker.mode, block: worker.block })
+        .collect()
 }
 
 /// The samples of one row, before reduction.
@@ -118,17 +131,15 @@ struct RowSamples {
 #[derive(Default)]
 struct Gathered {
     rows: Vec<RowSamples>,
-    unfinished: BTreeSet<Done>,
 }
 
 impl Gathered {
     fn sample(&mut self, sample: &Sample, done: &BTreeSet<Done>) -> Result<(), ReduceError> {
         let worker = Done { mode: sample.mode, block: sample.block };
-        if !done.contains(&worker) {
-            self.unfinished.insert(worker);
-            return Ok(());
+        if done.contains(&worker) {
+            self.row(&sample.benchmark, &sample.result_class).sample(sample)?;
         }
-        self.row(&sample.benchmark, &sample.result_class).sample(sample)
+        Ok(())
     }
 
     fn counts(&mut self, record: &CountsRecord) {
@@ -246,26 +257,25 @@ impl RowMeasurements {
     }
 }
 
-/// The blocks in which a compared mode was timed without its baseline or the other way round.
-fn dropped_pairs(row: &RowMeasurements) -> Vec<Notice> {
-    let none = BTreeMap::new();
-    let baseline = row.modes.get(&Mode::Off).map_or(&none, |off| &off.medians);
+/// Blocks in which both workers finished and yet only one of them timed this row.
+fn dropped_pairs(row: &RowMeasurements, done: &BTreeSet<Done>) -> Vec<Notice> {
+    let timed = |mode: Mode, block: u32| {
+        row.modes.get(&mode).is_some_and(|mode| mode.medians.contains_key(&block))
+    };
+    let compared = |mode: &&Mode| !matches!(mode, Mode::Off | Mode::Linux);
     let mut notices = Vec::new();
-    for (mode, compared) in &row.modes {
-        if matches!(mode, Mode::Off | Mode::Linux) || compared.medians.is_empty() {
-            continue;
-        }
-        let blocks: BTreeSet<u32> =
-            baseline.keys().chain(compared.medians.keys()).copied().collect();
-        for block in blocks {
-            let missing =
-                match (baseline.contains_key(&block), compared.medians.contains_key(&block)) {
-                    (true, true) => continue,
-                    (true, false) => *mode,
-                    (false, _) => Mode::Off,
-                };
+    for mode in row.modes.keys().filter(compared).copied() {
+        let in_both = |worker: &&Done| {
+            worker.mode == mode && done.contains(&Done { mode: Mode::Off, block: worker.block })
+        };
+        for block in done.iter().filter(in_both).map(|worker| worker.block) {
+            let missing = match (timed(Mode::Off, block), timed(mode, block)) {
+                (true, false) => mode,
+                (false, true) => Mode::Off,
+                _ => continue,
+            };
             let result_class = row.result_class.clone();
-            notices.push(Notice::PairDropped { result_class, mode: *mode, block, missing });
+            notices.push(Notice::PairDropped { result_class, mode, block, missing });
         }
     }
     notices

@@ -143,7 +143,7 @@ fn compared(blocks: u32) -> Table {
 
 fn print(table: &Table, format: Format, counts: bool) -> String {
     let mut out = Vec::new();
-    results(&mut out, table, format, counts).unwrap();
+    write_results(&mut out, table, format, counts).unwrap();
     String::from_utf8(out).unwrap()
 }
 
@@ -174,6 +174,7 @@ fn a_run_beside_the_published_table_on_a_terminal() {
     let text = print(&compared(12), Format::Table, false);
     assert_golden("compared.txt", &text);
     assert!(widest_line(&text) <= 140);
+    assert!(widest_line(&print(&compared(4), Format::Table, false)) <= 140, "nor with half widths");
 }
 
 #[test]
@@ -238,11 +239,30 @@ fn a_run_without_some_modes_has_no_columns_for_them() {
 }
 
 #[test]
+fn emulated_times_are_labelled() {
+    let emulated = Run { on: "qemu-x86_64".into(), switch_ns: None, ..run(12) };
+    let records = recording(12, &Mode::ALL).records().to_vec();
+    let recording = Recording::new(emulated, records).unwrap();
+    let table = Table::build(&recording, &reference::graviton3()).unwrap();
+    let text = print(&table, Format::Table, false);
+    assert!(text.contains("emulated: measured inside an emulator"), "{text}");
+    assert!(text.contains("switch cost not measured"), "{text}");
+}
+
+#[test]
+fn an_earlier_run_stands_beside_a_run_with_its_intervals() {
+    let earlier = kpkeys_stats::compare::Reference::of_table("last week", &table(4));
+    let text = print(&table(12).compared_with(&earlier), Format::Table, false);
+    assert!(text.contains("last week"), "{text}");
+    assert!(text.contains("+2.88 ±0.53"), "{text}");
+}
+
+#[test]
 fn the_published_tables_in_every_format() {
     let all: Vec<_> = reference::published().collect();
     let print = |format| {
         let mut out = Vec::new();
-        published(&mut out, &all, format).unwrap();
+        write_published(&mut out, &all, format).unwrap();
         String::from_utf8(out).unwrap()
     };
     assert_golden("published.txt", &print(Format::Table));
