@@ -10,11 +10,12 @@
 //! open already" and come from an extra counter of that name.
 //!
 //! `c_switch` includes the barrier behind the register write, for every switch. A leave whose
-//! barrier is merged with one that the lazy-MMU section issues anyway is not credited: crediting it
-//! with the 13 ns of an ISB was tried and puts the one-page rows further below the published ones
-//! (51 ns for each batched loop, where the model as it stands gives 64 ns and the series reports 44
-//! to 97 ns). For `fused`, which issues fewer barriers than it makes switches, the projection is
-//! therefore on the high side.
+//! barrier is merged with one that the lazy-MMU section issues anyway is not credited. Crediting it
+//! with the 13 ns of an ISB was tried: for the short vmalloc rows, whose batched loop makes 4
+//! switches and 3 barriers, it gives 51 ns instead of 64 ns, where the series' figures for p:1,
+//! p:4, p:16 and vm_map_ram are 85, 97, 62 and 44 ns. The simpler form is the nearer one. For
+//! `fused`, which issues fewer barriers than it makes switches, the projection is therefore on the
+//! high side.
 //!
 //! A projection is not a measurement and is never tested or flagged.
 
