@@ -1,6 +1,10 @@
 //! The kpkeys command: bench, reference, doctor.
 
 mod doctor;
+#[allow(dead_code, reason = "called by the commands")]
+mod reference;
+#[allow(dead_code, reason = "called by the commands")]
+mod render;
 
 use clap::{Parser, Subcommand};
 
@@ -26,3 +30,4 @@ fn main() -> anyhow::Result<()> {
         Call::Doctor { format } => doctor::run(format),
     }
 }
+
