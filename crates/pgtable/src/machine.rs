@@ -142,6 +142,13 @@ pub unsafe trait Machine: Sync + Sized {
     /// The linear-map address of a frame that holds data. `frame` is page-aligned and in [`memory`](Self::memory).
     fn data(&self, frame: PhysAddr) -> NonNull<u8>;
 
+    /// The address itself, on a machine whose MMU translates kernel addresses by these tables; `None` in a model.
+    #[inline(always)]
+    fn direct(&self, va: VirtAddr) -> Option<NonNull<u8>> {
+        let _ = va;
+        None
+    }
+
     /// Makes stored valid kernel entries visible to table walks and synchronises this CPU (arm64: DSB ISHST, ISB). Also
     /// makes an earlier register write effective. Called only where the format wants it.
     fn entry_barrier(&self);

@@ -3,7 +3,9 @@
 mod buddy;
 mod folio;
 mod meta;
+mod owned;
 
 pub use buddy::{Buddy, MAX_ORDER};
 pub use folio::{FolioRun, HUGE_ORDER};
 pub use meta::{FrameMeta, FrameTable};
+pub use owned::OwnedFrame;

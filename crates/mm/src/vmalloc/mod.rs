@@ -24,6 +24,7 @@
 pub mod addresses;
 pub mod area;
 pub mod blocks;
+mod contents;
 pub mod lazy;
 
 use alloc::boxed::Box;
