@@ -12,6 +12,7 @@ pub fn lines(table: &Table) -> Vec<String> {
     let mut lines = vec![effects(table)];
     lines.extend(no_flags(table));
     lines.extend(emulated(table));
+    lines.extend(linux(table));
     lines.push(pooled());
     lines.push(projection(table));
     lines.extend(comparison(table));
@@ -55,6 +56,14 @@ fn no_flags(table: &Table) -> Option<String> {
          shown means nothing.",
         table.blocks, table.comparisons
     ))
+}
+
+fn linux(table: &Table) -> Option<String> {
+    table.rows.iter().any(|row| row.linux_here.is_some()).then(|| {
+        "linux here: this machine's kernel doing the same operation, in the same run; % of it: the time a \
+         mode adds, in percent of that."
+            .to_owned()
+    })
 }
 
 fn emulated(table: &Table) -> Option<String> {
