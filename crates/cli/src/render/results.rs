@@ -26,7 +26,8 @@ pub fn terminal(table: &Table) -> Grid {
 
 /// The run's table for Markdown.
 pub fn markdown(table: &Table) -> Grid {
-    let mut columns = vec![benchmark(), class(), off(), per_entry(), linux(), of_linux(table), mode(Mode::Aa)];
+    let mut columns =
+        vec![benchmark(), class(), off(), per_entry(), linux(), of_linux(table), mode(Mode::Aa)];
     columns.extend(table.protecting_modes().into_iter().map(mode));
     columns.extend([compat(table), projection(table)]);
     columns.extend(comparison(table));
