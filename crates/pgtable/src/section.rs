@@ -100,13 +100,15 @@ impl<'m, M: Machine> Section<'m, M> {
     pub fn paused<R>(&self, f: impl FnOnce() -> R) -> R {
         let was_open = self.close();
         let result = f();
-        if was_open {
+        // A lazy-MMU section may have ended meanwhile: nobody would close a window opened for it again.
+        if was_open && self.has_window() {
             self.open();
         }
         result
     }
 
-    /// Bounds the window of a `fused` operation: call it before storing `stores` entries in a row.
+    /// Bounds the window of a `fused` operation: call it before storing `stores` PTEs in a row. Stores above the last level
+    /// need no such call: they bound the window themselves.
     #[inline(always)]
     pub fn will_store(&self, stores: usize) {
         if self.mode == Mode::Fused {
@@ -121,6 +123,7 @@ impl<'m, M: Machine> Section<'m, M> {
     /// Stores an entry that points to a table, or a block: one above the last level.
     #[inline(always)]
     pub fn set_upper(&self, slot: Slot<'_>, entry: Entry) {
+        self.will_store(1);
         self.count(Event::UpperStore, 1);
         self.store(|window| store::set(window, slot, entry));
         self.stored_valid(entry);
@@ -129,6 +132,7 @@ impl<'m, M: Machine> Section<'m, M> {
     /// Empties an entry above the last level.
     #[inline(always)]
     pub fn clear_upper(&self, slot: Slot<'_>) {
+        self.will_store(1);
         self.count(Event::UpperStore, 1);
         self.store(|window| store::clear(window, slot));
     }
@@ -207,6 +211,7 @@ impl<'m, M: Machine> Section<'m, M> {
     /// Fills a table that is not linked.
     #[inline]
     pub(crate) fn fill(&self, table: Table<'_>, entry: impl FnMut(usize) -> Entry) {
+        self.will_store(table.all().len());
         self.count(Event::LinearStore, table.all().len() as u64);
         self.store(|window| store::set_range(window, table.all(), entry));
     }
@@ -215,6 +220,15 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline(always)]
     pub(crate) fn machine(&self) -> &'m M {
         self.machine
+    }
+
+    /// Whether the mode has a window open at this point, unless paused.
+    fn has_window(&self) -> bool {
+        match self.mode {
+            Mode::Off | Mode::Unbatched => false,
+            Mode::Batched => self.lazy_depth.get() > 0,
+            Mode::Fused => true,
+        }
     }
 
     /// One store to each entry of a run: in one window, or in a window each.

@@ -134,15 +134,18 @@ impl Pool {
                 .is_ok()
     }
 
-    /// Moves half a magazine of pages in, taking a new block if none is spare.
+    /// Moves half a magazine of pages in, taking new blocks if none is spare: a block of the least order may go to the
+    /// reserve as a whole. The window of the operation that needs the pages is closed meanwhile, since a new block's key is
+    /// flushed from every CPU's TLB.
     fn refill<M: Machine, F: Frames>(
         &self,
         ground: &Ground<M, F>,
+        section: &Section<'_, M>,
         magazine: &mut Magazine,
     ) -> Result<(), Error> {
         let mut blocks = self.blocks.lock();
-        if blocks.spare == 0 {
-            self.add_block(ground, &mut blocks)?;
+        while blocks.spare == 0 {
+            section.paused(|| self.add_block(ground, &mut blocks))?;
         }
         while magazine.len < MAGAZINE / 2
             && let Some(page) = blocks.take()
@@ -214,7 +217,7 @@ impl<M: Machine, F: Frames> PtpAllocator<M, F> for Pool {
             match magazine.pop() {
                 Some(page) => page,
                 None => {
-                    self.refill(ground, &mut magazine)?;
+                    self.refill(ground, section, &mut magazine)?;
                     magazine.pop().ok_or(Error::OutOfMemory)?
                 }
             }
