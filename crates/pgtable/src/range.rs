@@ -398,6 +398,7 @@ impl<M: Machine, F: Frames> FreeTables<'_, '_, M, F> {
             let span_last = span_first + (level.entry_bytes() - 1);
             self.below(lower, below, first.max(span_first), last.min(span_last), unlinked);
             if span_first >= self.floor && span_last <= self.ceiling_last {
+                self.section.will_store(1);
                 self.section.clear_upper(slot);
                 unlinked(UnlinkedPtp::new(M::Format::frame(level, entry)));
             }
