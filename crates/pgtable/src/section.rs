@@ -184,7 +184,9 @@ impl<'m, M: Machine> Section<'m, M> {
     /// Clears the young flag of a leaf and returns whether it was set.
     #[inline(always)]
     pub fn test_and_clear_young(&self, slot: Slot<'_>) -> bool {
-        self.store(Event::EntryStore, |window| store::test_and_clear_young::<M::Format>(window, slot))
+        self.store(Event::EntryStore, |window| {
+            store::test_and_clear_young::<M::Format>(window, slot)
+        })
     }
 
     /// Empties a table that nobody else can reach.
