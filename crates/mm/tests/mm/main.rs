@@ -4,4 +4,6 @@
 //! that signal has found one.
 
 mod bad_input;
+mod concurrency;
+mod failure;
 mod support;
