@@ -20,7 +20,22 @@ const FORK_PTPS: u64 = T + 3;
 const MUNMAP_PTPS: u64 = T + 1;
 /// Tables after which munmap has gathered so many pages that another table might make it more than 10,000: it flushes then.
 const GATHERED_TABLES: u64 = 19;
-const FUSED_TABLES_PER_FORK_WINDOW: u64 = FUSED_WINDOW_STORES as u64 / (2 * 512);
+/// Entry stores a fused fork makes room for before it copies a table: both sides of each entry.
+const FORK_TABLE_STORES: u64 = 2 * 512;
+
+/// How many windows a fused operation opens for stores that come in such chunks: a chunk that would exceed the bound begins a new
+/// window.
+fn fused_windows(chunks: impl Iterator<Item = u64>) -> u64 {
+    let mut windows = 1;
+    let mut stores = 0;
+    for chunk in chunks {
+        if stores + chunk > FUSED_WINDOW_STORES as u64 {
+            (windows, stores) = (windows + 1, 0);
+        }
+        stores += chunk;
+    }
+    windows
+}
 
 /// Entries of the kernel's half that a new user root is given: the linear map's and the vmalloc range's. arm64 has a root
 /// register for the kernel's half, and copies none.
@@ -41,8 +56,12 @@ fn fork<F: HostedFormat>(mode: Mode, per_page: u64, pool_blocks: u64) -> Events 
         Mode::Off => 0,
         Mode::Unbatched => per_page * N + upper_stores + key_changes,
         Mode::Batched => T + upper_stores + key_changes,
-        // One for the new root, then the copy's, reopened at its bound. Key changes fall into one that is open.
-        Mode::Fused => 1 + T / FUSED_TABLES_PER_FORK_WINDOW,
+        // One for the new root, then the copy's: two upper tables are linked, then each PTE table is linked and copied. While the
+        // pool takes a block, the window is closed; the key change has its own.
+        Mode::Fused => {
+            let copied = (0..T).flat_map(|_| [1, FORK_TABLE_STORES]);
+            1 + fused_windows([1, 1].into_iter().chain(copied)) + 2 * pool_blocks
+        }
     };
     Events {
         entry_stores: per_page * N,
@@ -54,8 +73,9 @@ fn fork<F: HostedFormat>(mode: Mode, per_page: u64, pool_blocks: u64) -> Events 
         ptps_allocated: FORK_PTPS,
         ptps_freed: 0,
         key_changes,
-        // The parent's, which lost write permission, and one for each key change.
-        tlb_flushes: 1 + key_changes,
+        // The parent's, which lost write permission; one for each key change; and the pool flushes old kernel mappings of a block
+        // before it keys it.
+        tlb_flushes: 1 + key_changes + if mode == Mode::Fused { pool_blocks } else { 0 },
     }
 }
 
@@ -70,7 +90,10 @@ fn munmap(mode: Mode) -> Events {
         Mode::Unbatched => N + MUNMAP_PTPS + key_changes,
         Mode::Batched => T + MUNMAP_PTPS + key_changes,
         // Reopened at its bound, and closed for each flush but the last, which comes after the operation.
-        Mode::Fused => (N + MUNMAP_PTPS).div_ceil(FUSED_WINDOW_STORES as u64) + flushes - 1,
+        Mode::Fused => {
+            let (entries, tables) = ((0..T).map(|_| 512), (0..MUNMAP_PTPS).map(|_| 1));
+            fused_windows(entries.chain(tables)) + flushes - 1
+        }
     };
     Events {
         entry_stores: N,
@@ -140,9 +163,8 @@ fn munmap_stores_one_entry_a_page<F: HostedFormat>() {
 
 fn windows_cover_no_more_than_their_mode_allows<F: HostedFormat>() {
     for (name, fused) in [
-        // The bound, and upper entries: the PUD's and PMD's, four tables', and the next table's, linked before the window is
-        // closed to make room for its entries.
-        ("fork: h:0", FUSED_WINDOW_STORES as u64 + 2 + 4 + 1),
+        // Three tables with the entries that link them, the next one's link, and in the first window the two upper tables'.
+        ("fork: h:0", 2 + 3 * (1 + FORK_TABLE_STORES) + 1),
         ("munmap: h:0", FUSED_WINDOW_STORES as u64),
     ] {
         for (mode, longest) in [
