@@ -12,7 +12,7 @@ const PAGES: usize = 4096;
 const START: u64 = 0x40_0000_0000;
 const KERNEL_HALF: u64 = 0xffff_8000_0000_0000;
 /// The last page of all: the range's end is no address.
-const LAST_PAGE: u64 = u64::MAX & !0xfff;
+const LAST_PAGE: u64 = !0xfff;
 
 /// Everything that a refused request must leave alone.
 fn state<F: HostedFormat>(

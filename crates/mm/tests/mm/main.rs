@@ -6,4 +6,5 @@
 mod bad_input;
 mod concurrency;
 mod failure;
+mod space_model;
 mod support;
