@@ -8,3 +8,4 @@ mod concurrency;
 mod failure;
 mod space_model;
 mod support;
+mod vmalloc_model;
