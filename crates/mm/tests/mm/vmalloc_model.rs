@@ -148,7 +148,6 @@ impl<'k, F: HostedFormat> Pair<'k, F> {
             Operation::Purge => {
                 self.kernel.purge_vmalloc();
                 self.assert_freed_is_gone();
-                self.freed.clear();
             }
             Operation::Shrink => _ = self.kernel.paging().shrink(),
         }
