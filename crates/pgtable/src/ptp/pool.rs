@@ -124,9 +124,12 @@ impl Pool {
         pages: usize,
         key: Pkey,
     ) -> Result<(), Error> {
+        // A bad request is refused before a block is taken for it.
+        ground.linear().key_range::<M::Format>(start, pages, key)?;
         let mut blocks = self.blocks.lock();
         if blocks.spare < Reserve::CAPACITY {
-            self.add_block(ground, &mut blocks)?;
+            // Whether the pages that are left suffice is found out below: most changes split nothing.
+            let _ = self.add_block(ground, &mut blocks);
         }
         self.top_up_reserve(ground, &mut blocks);
         ground.set_key(start, pages, key, &mut self.reserve.lock())
@@ -251,16 +254,16 @@ impl<M: Machine, F: Frames> PtpAllocator<M, F> for Pool {
 
     fn enable_protection(&self, ground: &Ground<M, F>) -> Result<(), Error> {
         let mut blocks = self.blocks.lock();
-        self.top_up_reserve(ground, &mut blocks);
-        let len = blocks.len;
-        for block in &mut blocks.blocks[..len] {
-            ground.set_key(
-                block.start,
-                block.pages(),
-                Pkey::PAGE_TABLES,
-                &mut self.reserve.lock(),
-            )?;
+        let mut i = 0;
+        while i < blocks.len {
+            // Keying this block may split blocks of the linear map. Blocks taken for that are keyed in their turn.
+            self.top_up_reserve(ground, &mut blocks);
+            while !self.reserve.lock().is_full() && self.add_block(ground, &mut blocks).is_ok() {}
+            let block = &mut blocks.blocks[i];
+            let mut reserve = self.reserve.lock();
+            ground.set_key(block.start, block.pages(), Pkey::PAGE_TABLES, &mut reserve)?;
             block.keyed = true;
+            i += 1;
         }
         Ok(())
     }
