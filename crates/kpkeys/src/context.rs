@@ -7,7 +7,7 @@ use crate::key::{Access, AccessMap, Pkey};
 
 /// A symbolic configuration of all managed keys.
 ///
-/// Implement it for a unit type of your own by changing the map of [`Default`]; entering a context checks
+/// Implement it for a unit type of your own by changing the map of [`struct@Default`]; entering a context checks
 /// its map at compile time.
 ///
 /// ```
@@ -33,7 +33,7 @@ impl Context for Default {
     const ACCESS: AccessMap = AccessMap::PROTECTED;
 }
 
-/// [`Default`], and page tables may be written.
+/// [`struct@Default`], and page tables may be written.
 #[derive(Clone, Copy, Debug)]
 pub struct PageTables;
 
