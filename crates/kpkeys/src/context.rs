@@ -17,7 +17,7 @@ use crate::key::{Access, AccessMap, Pkey};
 /// struct Credentials;
 /// impl Context for Credentials {
 ///     const ACCESS: AccessMap =
-///         AccessMap::PROTECTED.with(Pkey::new(2).unwrap(), Access::ReadWrite);
+///         AccessMap::PROTECTED.with(Pkey::WRITE_RARELY, Access::ReadWrite);
 /// }
 /// ```
 pub trait Context {
