@@ -1,0 +1,71 @@
+//! The kernel's command line: words separated by spaces.
+//!
+//! | word | does |
+//! |---|---|
+//! | `tests` | runs every in-kernel test |
+//! | `tests=TEXT` | runs the tests whose name contains TEXT |
+//! | `crash=panic` | panics, to show how that is reported |
+//! | `crash=stack-overflow` | overflows a thread's stack, likewise |
+//! | `crash=hang` | never ends, to show that the emulator's time limit holds |
+//!
+//! Unknown words stop the boot, all of them listed: a misspelt word must not look like a run
+//! with the meant one.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+
+/// What the command line asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Run the tests whose name contains this.
+    pub tests: Option<String>,
+    /// End badly on purpose.
+    pub crash: Option<Crash>,
+}
+
+/// Ways to end badly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    /// A panic.
+    Panic,
+    /// A thread's stack overflow.
+    StackOverflow,
+    /// A loop without end.
+    Hang,
+}
+
+/// Words that mean nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownWords(Vec<String>);
+
+impl fmt::Display for UnknownWords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("unknown words on the command line:")?;
+        for word in &self.0 {
+            write!(f, " `{word}`")?;
+        }
+        f.write_str("; known are tests, tests=TEXT, crash=panic|stack-overflow|hang")
+    }
+}
+
+/// Reads the command line.
+///
+/// # Errors
+///
+/// [`UnknownWords`] lists every word that means nothing.
+pub fn parse(line: &str) -> Result<Options, UnknownWords> {
+    let mut options = Options::default();
+    let mut unknown = Vec::new();
+    for word in line.split_whitespace() {
+        match word.split_once('=') {
+            None if word == "tests" => options.tests = Some(String::new()),
+            Some(("tests", part)) => options.tests = Some(part.to_string()),
+            Some(("crash", "panic")) => options.crash = Some(Crash::Panic),
+            Some(("crash", "stack-overflow")) => options.crash = Some(Crash::StackOverflow),
+            Some(("crash", "hang")) => options.crash = Some(Crash::Hang),
+            _ => unknown.push(word.to_string()),
+        }
+    }
+    if unknown.is_empty() { Ok(options) } else { Err(UnknownWords(unknown)) }
+}

@@ -1,0 +1,114 @@
+//! The reference kernel: small, but a real one. It exists to prove that protected page
+//! tables are protected where hardware checks, and to run the workloads there.
+//!
+//! The road through it: `arch::*::boot` reaches [`kernel_main`] on early page tables;
+//! [`kernel_main`] opens the heap, brings up interrupts, time and the other CPUs, and starts
+//! the first thread, [`run`], which does what the command line asks for and leaves the
+//! machine with an [`exit::Exit`].
+
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod arch;
+mod boot_info;
+mod calls;
+mod command_line;
+mod console;
+mod cpu;
+mod exit;
+mod fault;
+mod heap;
+mod lock;
+mod memory;
+mod protection;
+mod report;
+mod sched;
+mod stack;
+mod tests;
+
+use boot_info::BootInfo;
+use command_line::{Crash, Options};
+use exit::Exit;
+use memory::BootMemory;
+
+/// Least RAM the kernel starts with.
+const MIN_RAM_MIB: u64 = 48;
+
+/// The kernel proper, on the boot CPU, on early page tables, interrupts off.
+/// `start_machine` brings up interrupts, time and the other CPUs.
+fn kernel_main(mut info: BootInfo, start_machine: impl FnOnce(heap::Ready)) -> ! {
+    check_memory(&info.memory);
+    // SAFETY: called once by the boot code, which has put the linear map in place.
+    let heap = unsafe { heap::init(&mut info.memory) };
+    let heap = heap.unwrap_or_else(|error| exit::refuse(format_args!("{error}")));
+    let options = command_line::parse(&info.command_line)
+        .unwrap_or_else(|error| exit::refuse(format_args!("{error}")));
+    start_machine(heap);
+    log_machine(&info);
+    let first = sched::spawn("main", None, move || run(options));
+    if let Err(error) = first {
+        exit::refuse(format_args!("the first thread: {error}"));
+    }
+    sched::idle()
+}
+
+fn check_memory(memory: &BootMemory) {
+    let mib = memory.ram_bytes() >> 20;
+    if mib < MIN_RAM_MIB {
+        exit::refuse(format_args!(
+            "{mib} MiB of memory are too little: at least {MIN_RAM_MIB} MiB are needed"
+        ));
+    }
+}
+
+fn log_machine(info: &BootInfo) {
+    let (ram, free) = (info.memory.ram_bytes() >> 10, info.memory.free_bytes() >> 10);
+    log::info!("memory: {ram} KiB of RAM, {free} KiB free");
+    for range in info.memory.ram() {
+        log::info!("  RAM {range}");
+    }
+    for region in arch::image::regions().filter(|region| region.name != "stack") {
+        let (start, end) = (region.virt, region.virt + region.len);
+        log::info!("image: {:6} {start:#x}..{end:#x} {:?}", region.name, region.access);
+    }
+    for pages in arch::boot::early_tables::page_table_pages() {
+        log::info!("early page tables: {pages}");
+    }
+    for cpu in cpu::online() {
+        log::info!("CPU {}: {}", cpu.id, arch::describe_cpu(cpu));
+    }
+    let boot_ms = arch::time::since_boot().as_millis();
+    let cpus = cpu::online().count();
+    log::info!("{cpus} CPUs up in {boot_ms} ms; command line: \"{}\"", info.command_line);
+    report::emit(&report::Record::Boot { ram_kib: ram, cpus, boot_ms });
+}
+
+/// The first thread.
+fn run(options: Options) {
+    match options.crash {
+        Some(Crash::Panic) => panic!("as the command line asked"),
+        Some(Crash::StackOverflow) => log::info!("overflowed to {}", overflow_stack(1)),
+        Some(Crash::Hang) => loop {
+            core::hint::spin_loop();
+        },
+        None => {}
+    }
+    let failed = options.tests.map_or(0, |part| tests::run_all(&part));
+    exit::exit(if failed == 0 { Exit::Success } else { Exit::Failed })
+}
+
+/// Recursion that the compiler cannot turn into a loop and that has no end in sight.
+fn overflow_stack(depth: u64) -> u64 {
+    let frame = core::hint::black_box([depth; 64]);
+    if frame[0] == u64::MAX { 0 } else { overflow_stack(depth + 1) + frame[63] }
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    arch::irq::disable();
+    console::take_over_for_panic();
+    log::error!("CPU {}: {info}", cpu::this().id);
+    exit::exit(Exit::Panicked)
+}

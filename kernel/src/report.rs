@@ -1,0 +1,43 @@
+//! Records for programs: one JSON object a line, each with a `type`.
+
+use crate::console;
+use serde::Serialize;
+
+/// A record.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Record<'a> {
+    /// The machine is up.
+    Boot {
+        /// RAM in KiB.
+        ram_kib: u64,
+        /// CPUs that run.
+        cpus: usize,
+        /// Milliseconds since the kernel was entered.
+        boot_ms: u128,
+    },
+    /// The outcome of one in-kernel test.
+    Test {
+        /// Its name.
+        name: &'a str,
+        /// Whether it passed.
+        passed: bool,
+        /// Why not.
+        reason: Option<&'a str>,
+    },
+    /// All tests have run.
+    Tests {
+        /// How many passed.
+        passed: usize,
+        /// How many did not.
+        failed: usize,
+    },
+}
+
+/// Writes `record` as one line.
+pub fn emit(record: &Record<'_>) {
+    match serde_json::to_string(record) {
+        Ok(line) => console::write_line(format_args!("{line}")),
+        Err(error) => log::error!("a record could not be written as JSON: {error}"),
+    }
+}
