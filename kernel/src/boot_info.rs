@@ -32,8 +32,8 @@ impl BootInfo {
     ///
     /// [`CommandLineTooLong`].
     pub fn new(memory: BootMemory, command_line: &str) -> Result<Self, CommandLineTooLong> {
-        let command_line = ArrayString::from(command_line)
-            .map_err(|_| CommandLineTooLong(command_line.len()))?;
+        let command_line =
+            ArrayString::from(command_line).map_err(|_| CommandLineTooLong(command_line.len()))?;
         Ok(Self { memory, command_line })
     }
 }

@@ -4,8 +4,8 @@
 //! function in, sends the interrupt and waits until the receiver has run it; so a mailbox
 //! holds one function at a time.
 
-use crate::cpu::{self, Cpu, CpuId};
 use crate::arch;
+use crate::cpu::{self, Cpu, CpuId};
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 /// Where a CPU finds the function to run.

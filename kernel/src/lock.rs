@@ -58,6 +58,12 @@ impl<T> IrqLock<T> {
         }
     }
 
+    /// Takes the lock if nobody has it.
+    pub fn try_lock(&self) -> Option<IrqGuard<'_, T>> {
+        let irqs_off = IrqsOff::new();
+        self.0.try_lock().map(|guard| IrqGuard { guard, _irqs_off: irqs_off })
+    }
+
     /// Takes the lock from whoever has it.
     ///
     /// # Safety

@@ -67,7 +67,10 @@ fn log_machine(info: &BootInfo) {
     let (ram, free) = (info.memory.ram_bytes() >> 10, info.memory.free_bytes() >> 10);
     log::info!("memory: {ram} KiB of RAM, {free} KiB free");
     for range in info.memory.ram() {
-        log::info!("  RAM {range}");
+        log::info!("memory: RAM  {range}");
+    }
+    for range in info.memory.free() {
+        log::info!("memory: free {range}");
     }
     for region in arch::image::regions().filter(|region| region.name != "stack") {
         let (start, end) = (region.virt, region.virt + region.len);
@@ -109,6 +112,8 @@ fn overflow_stack(depth: u64) -> u64 {
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     arch::irq::disable();
     console::take_over_for_panic();
-    log::error!("CPU {}: {info}", cpu::this().id);
+    let thread = sched::try_current();
+    let thread = thread.as_ref().map_or("none", |thread| thread.name());
+    log::error!("CPU {}, thread {thread}: {info}", cpu::this().id);
     exit::exit(Exit::Panicked)
 }

@@ -63,6 +63,8 @@ pub struct Run {
 
 /// Lines kept for a report.
 const KEPT_LINES: usize = 20;
+/// Between looks at an emulator that has closed its pipes, so is about to end.
+const POLL: Duration = Duration::from_millis(5);
 /// After the emulator's end or death its pipes close at once; this is only a backstop.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
@@ -118,15 +120,13 @@ impl<'a> Watch<'a> {
     }
 
     fn until_end(mut self, start: Instant, limit: Duration) -> Result<Run, Error> {
-        let in_time = self.take_lines_until(start + limit);
-        if !in_time {
+        let deadline = start + limit;
+        self.take_lines_until(deadline);
+        let Some(status) = self.wait_until(deadline)? else {
             self.kill();
             self.take_lines_until(Instant::now() + DRAIN_LIMIT);
             return Err(Error::TimeLimit { limit, last: self.last_lines() });
-        }
-        let waited = self.child.wait();
-        let status =
-            waited.map_err(|source| Error::Io { program: self.program.clone(), source })?;
+        };
         let (duration, last) = (start.elapsed(), self.last_lines());
         match Outcome::from_status(status) {
             Some(outcome) => Ok(Run { outcome, duration, last }),
@@ -134,12 +134,12 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Takes lines until the emulator closes its pipes (true) or `deadline` (false).
-    fn take_lines_until(&mut self, deadline: Instant) -> bool {
+    /// Takes lines until the emulator closes its pipes, or until `deadline`.
+    fn take_lines_until(&mut self, deadline: Instant) {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return false;
+                return;
             }
             match self.printed.recv_timeout(left) {
                 Ok(Printed::Serial(line)) => {
@@ -147,8 +147,18 @@ impl<'a> Watch<'a> {
                     keep(&mut self.serial, line);
                 }
                 Ok(Printed::Emulator(line)) => keep(&mut self.emulator, line),
-                Err(RecvTimeoutError::Disconnected) => return true,
-                Err(RecvTimeoutError::Timeout) => return false,
+                Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout) => return,
+            }
+        }
+    }
+
+    /// The emulator's status, once it has ended; `None` if it has not by `deadline`.
+    fn wait_until(&mut self, deadline: Instant) -> Result<Option<ExitStatus>, Error> {
+        loop {
+            match self.child.try_wait() {
+                Ok(None) if Instant::now() < deadline => thread::sleep(POLL),
+                Ok(status) => return Ok(status),
+                Err(source) => return Err(Error::Io { program: self.program.clone(), source }),
             }
         }
     }

@@ -29,7 +29,7 @@ pub struct CpuState {
     current: IrqLock<Option<Arc<Thread>>>,
     idle: IrqLock<Option<Arc<Thread>>>,
     left: IrqLock<Option<(Arc<Thread>, Fate)>>,
-    /// Switches a timer tick forced.
+    /// Switches that a timer tick forced and that were made up for by a turn since.
     pub preemptions: AtomicU64,
 }
 
@@ -90,6 +90,11 @@ pub fn current() -> Arc<Thread> {
     current.expect("every CPU runs a thread once it is online")
 }
 
+/// The running thread, for a panic's message: `None` when that cannot be told without waiting.
+pub fn try_current() -> Option<Arc<Thread>> {
+    cpu::this().sched.current.try_lock()?.clone()
+}
+
 /// Lets another ready thread run, if there is one.
 pub fn yield_now() {
     switch_away(Fate::Ready);
@@ -97,9 +102,9 @@ pub fn yield_now() {
 
 /// The timer's tick: the running thread's turn is over.
 pub fn tick() {
+    let preemptions = &cpu::this().sched.preemptions;
     if switch_away(Fate::Ready) {
-        // Counted on the CPU the thread goes on at, which may not be the one it left.
-        cpu::this().sched.preemptions.fetch_add(1, Ordering::Relaxed);
+        preemptions.fetch_add(1, Ordering::Relaxed);
     }
 }
 

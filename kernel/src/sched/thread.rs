@@ -117,11 +117,6 @@ impl<T> JoinHandle<T> {
         let result = self.result.lock().take();
         result.expect("a thread stores its result before it ends")
     }
-
-    /// The thread.
-    pub fn thread(&self) -> &Arc<Thread> {
-        &self.thread
-    }
 }
 
 /// Starts a thread that runs `function`, on the CPU `bound_to` or on any.

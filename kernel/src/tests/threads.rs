@@ -28,7 +28,8 @@ kernel_test! {
     /// A thread that never gives up its turn loses it to the timer: another one on the same CPU gets to stop it.
     fn timer_preempts() {
         let here = cpu::this().id;
-        let before = cpu::this().ticks.load(Ordering::Relaxed);
+        let cpu = cpu::get(here).ok_or("the CPU went away")?;
+        let before = cpu.sched.preemptions.load(Ordering::Relaxed);
         let stop = Arc::new(AtomicBool::new(false));
         let (seen_by_spinner, seen_by_stopper) = (stop.clone(), stop);
         let spinner = sched::spawn("spinner", Some(here), move || {
@@ -44,9 +45,8 @@ kernel_test! {
         });
         let turns = spinner.map_err(|error| error.to_string())?.join();
         stopper.map_err(|error| error.to_string())?.join();
-        let cpu = cpu::get(here).ok_or("the CPU went away")?;
-        let ticks = cpu.ticks.load(Ordering::Relaxed) - before;
-        ensure!(turns > 0 && ticks > 0, "{turns} turns of the spinner, {ticks} ticks");
+        let preemptions = cpu.sched.preemptions.load(Ordering::Relaxed) - before;
+        ensure!(turns > 0 && preemptions > 0, "{turns} turns of the spinner, {preemptions} preemptions");
     }
 
     /// Many threads on all CPUs: all run, all end, their stacks come back.

@@ -2,7 +2,7 @@
 //!
 //! Driven through its registers in memory (xAPIC; Intel SDM vol. 3A, chapter 11), which
 //! every PC has and QEMU emulates in all versions; the page is mapped at
-//! [`DEVICES`](super::layout::DEVICES).
+//! [`DEVICES`].
 
 use super::exceptions::vector;
 use super::layout::DEVICES;

@@ -6,9 +6,11 @@
 //! here and enabled by [`enable_pks`] when a backend asks for it. Bits: Intel SDM vol. 3A,
 //! 2.5 "Control Registers"; CPUID leaves: vol. 2A, "CPUID".
 
+use crate::cpu::{Cpu, CpuId};
 use bitflags::bitflags;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 use core::fmt;
+use core::sync::atomic::Ordering;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags, Efer, EferFlags};
 
 bitflags! {
@@ -136,10 +138,22 @@ pub fn enable_pks() -> Result<(), Missing> {
     Ok(())
 }
 
+/// The first online CPU that has not reported all required bits, and what it has reported.
+pub fn first_without_required() -> Option<(CpuId, Features)> {
+    crate::cpu::online()
+        .map(|cpu| (cpu.id, reported(cpu)))
+        .find(|(_, has)| !has.contains(Features::REQUIRED))
+}
+
+/// What `cpu` last reported about itself.
+pub fn reported(cpu: &Cpu) -> Features {
+    Features::from_bits_truncate(cpu.arch.control.load(Ordering::Acquire))
+}
+
 /// Reads the running CPU's bits back and stores them where the other CPUs can compare.
 pub fn report() -> Features {
     let features = active();
     let state = &crate::cpu::this().arch;
-    state.control.store(features.bits(), core::sync::atomic::Ordering::Release);
+    state.control.store(features.bits(), Ordering::Release);
     features
 }

@@ -24,8 +24,6 @@ pub const VECTORS: usize = 256;
 pub const NMI: u8 = 2;
 /// A fault while delivering a fault.
 pub const DOUBLE_FAULT: u8 = 8;
-/// General protection, for instance a non-canonical address.
-pub const GENERAL_PROTECTION: u8 = 13;
 /// Page fault.
 pub const PAGE_FAULT: u8 = 14;
 /// Machine check.

@@ -119,9 +119,13 @@ fn name(vector: u8) -> &'static str {
 impl fmt::Display for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "  vector {} error code {:#x}", self.vector, self.error_code)?;
-        if [PAGE_FAULT, DOUBLE_FAULT].contains(&(self.vector as u8)) {
-            let cause = probe::cause(self.error_code);
-            writeln!(f, "  address {:#x} ({cause:?})", self.fault_address)?;
+        match self.vector as u8 {
+            PAGE_FAULT => {
+                let cause = probe::cause(self.error_code);
+                writeln!(f, "  address {:#x}: {cause:?}", self.fault_address)?;
+            }
+            DOUBLE_FAULT => writeln!(f, "  last fault address {:#x}", self.fault_address)?,
+            _ => {}
         }
         writeln!(f, "  rip {:#018x} rsp {:#018x} rflags {:#x}", self.rip, self.rsp, self.rflags)?;
         writeln!(f, "  rax {:#018x} rbx {:#018x} rcx {:#018x}", self.rax, self.rbx, self.rcx)?;

@@ -25,7 +25,5 @@ pub mod tlb;
 
 /// One line about a CPU, for the boot log: its id on the bus and its control bits.
 pub fn describe_cpu(cpu: &crate::cpu::Cpu) -> alloc::string::String {
-    let bits = cpu.arch.control.load(core::sync::atomic::Ordering::Acquire);
-    let features = control::Features::from_bits_truncate(bits);
-    alloc::format!("APIC {}, {features}", cpu.arch.apic_id())
+    alloc::format!("APIC {}, {}", cpu.arch.apic_id(), control::reported(cpu))
 }

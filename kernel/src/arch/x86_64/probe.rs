@@ -9,6 +9,7 @@
 use super::entry::{Frame, PAGE_FAULT};
 use crate::fault::{Cause, Fault};
 use core::arch::global_asm;
+use core::ffi::c_void;
 
 /// Reads eight bytes.
 ///
@@ -98,7 +99,7 @@ pub fn run_in_page_fault(function: &dyn Fn()) {
     let unmapped = crate::stack::some_guard();
     // SAFETY: the guard page is never mapped, so the access faults; `recover` then gets the
     // pointer to `function`, which is borrowed until this call returns.
-    let outcome = unsafe { probe_page_fault_call(unmapped, &raw const function) };
+    let outcome = unsafe { probe_page_fault_call(unmapped, (&raw const function).cast()) };
     assert!(outcome.into_result().is_err(), "a stack's guard page at {unmapped:p} is mapped");
 }
 
@@ -202,7 +203,7 @@ unsafe extern "C" {
     fn probe_copy(to: *mut u8, from: *const u8, len: usize) -> Outcome;
     fn probe_fetch_add_u64(to: *mut u64, value: u64) -> Outcome;
     fn probe_execute(code: *const u8) -> Outcome;
-    fn probe_page_fault_call(unmapped: *const u8, function: *const &dyn Fn()) -> Outcome;
+    fn probe_page_fault_call(unmapped: *const u8, function: *const c_void) -> Outcome;
     static probe_page_fault_call_site: u8;
     static exception_table_start: Entry;
     static exception_table_end: Entry;

@@ -42,7 +42,9 @@ impl Flush {
         match self {
             Self::Range { start, end } if pages(start, end) <= MAX_SINGLE_FLUSHES => {
                 for page in 0..pages(start, end) {
-                    instruction::flush(VirtAddr::new_truncate(first_page(start) + page * PAGE_SIZE));
+                    instruction::flush(VirtAddr::new_truncate(
+                        first_page(start) + page * PAGE_SIZE,
+                    ));
                 }
             }
             _ => flush_all_with_global(),
@@ -130,8 +132,7 @@ pub fn answer_pending() {
         return;
     }
     let (start, end) = (START.load(Ordering::Relaxed), END.load(Ordering::Relaxed));
-    let flush =
-        if (start, end) == EVERYTHING { Flush::All } else { Flush::Range { start, end } };
+    let flush = if (start, end) == EVERYTHING { Flush::All } else { Flush::Range { start, end } };
     flush.execute();
     PENDING.fetch_and(!mine, Ordering::Release);
 }

@@ -118,6 +118,9 @@ fn start_machine(topology: &acpi::Topology, _: crate::heap::Ready) {
     if let Err(error) = unsafe { super::smp::start_others(&topology.apic_ids) } {
         exit::refuse(format_args!("{error}"));
     }
+    if let Some((id, has)) = control::first_without_required() {
+        exit::refuse(format_args!("CPU {id} has only {has} switched on"));
+    }
     time::start_ticks();
     debug_assert_eq!(cpu_state::current_index(), 0);
 }
