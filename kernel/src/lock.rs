@@ -7,7 +7,8 @@
 use crate::arch;
 use core::ops::{Deref, DerefMut};
 
-/// Interrupts stay off on this CPU while the value lives; dropping it restores what was.
+/// Interrupts stay off on this CPU while the value lives; dropping it restores what was. Of
+/// several, the last made must be dropped first, as Rust's scopes do by themselves.
 pub struct IrqsOff {
     were_enabled: bool,
     /// The state belongs to one CPU: the value must not move to another.

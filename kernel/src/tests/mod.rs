@@ -6,6 +6,7 @@
 
 mod exceptions;
 mod image;
+mod memory;
 mod smp;
 mod threads;
 

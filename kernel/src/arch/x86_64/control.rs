@@ -112,7 +112,8 @@ pub fn enable_required() -> Result<(), Missing> {
     let cr4 = Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION
         | Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION
         | Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION
-        | Cr4Flags::PAGE_GLOBAL;
+        | Cr4Flags::PAGE_GLOBAL
+        | Cr4Flags::MACHINE_CHECK_EXCEPTION; // in every 64-bit CPU; without it the machine just stops
     // SAFETY: the CPU has the features. The kernel's mappings are all supervisor ones, and it
     // keeps W^X, so none of the bits takes an access away that the kernel makes.
     unsafe {

@@ -10,6 +10,7 @@ const MAGIC: u32 = 0x336e_c578;
 /// Memory map entries of this type are RAM (the types are those of ACPI's E820 map).
 const TYPE_RAM: u32 = 1;
 
+#[derive(Clone, Copy)]
 #[repr(C)]
 struct StartInfo {
     magic: u32,
@@ -58,7 +59,7 @@ impl fmt::Display for PvhError {
 
 /// The boot information, checked.
 pub struct BootInformation {
-    info: &'static StartInfo,
+    info: StartInfo,
 }
 
 impl BootInformation {
@@ -73,10 +74,9 @@ impl BootInformation {
     /// `start_info` must be what the loader passed in EBX, the boot tables must be in use,
     /// and nothing may have written to the loader's structures.
     pub unsafe fn read(start_info: u32) -> Result<Self, PvhError> {
-        // SAFETY: PVH puts the structure below 4 GiB, mapped one to one, and it stays
-        // unwritten, as the caller promises. Its alignment is at least 4 by the protocol and
-        // 8 in fact (QEMU's option ROM); the check below turns away other pointers.
-        let info = unsafe { &*(start_info as usize as *const StartInfo) };
+        // SAFETY: PVH puts the structure below 4 GiB, mapped one to one, at no particular
+        // alignment; a pointer elsewhere reads other mapped memory, which the check turns away.
+        let info = unsafe { (start_info as usize as *const StartInfo).read_unaligned() };
         if info.magic != MAGIC {
             return Err(PvhError::BadMagic(info.magic));
         }
@@ -88,16 +88,11 @@ impl BootInformation {
 
     /// The RAM ranges, in the loader's order.
     pub fn ram(&self) -> impl Iterator<Item = PhysRange> {
-        // SAFETY: address and count come from the checked structure and describe an array
-        // below 4 GiB, mapped one to one.
-        let entries = unsafe {
-            core::slice::from_raw_parts(
-                self.info.memory_map as usize as *const MemoryMapEntry,
-                self.info.memory_map_entries as usize,
-            )
-        };
-        entries
-            .iter()
+        let entries = self.info.memory_map as usize as *const MemoryMapEntry;
+        (0..self.info.memory_map_entries as usize)
+            // SAFETY: address and count come from the checked structure and describe an array
+            // below 4 GiB, mapped one to one, at no particular alignment.
+            .map(move |index| unsafe { entries.add(index).read_unaligned() })
             .filter(|entry| entry.kind == TYPE_RAM)
             .map(|entry| PhysRange::new(entry.start, entry.len))
     }
