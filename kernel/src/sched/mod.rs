@@ -18,7 +18,7 @@ use crate::lock::{IrqLock, IrqsOff};
 use crate::{arch, protection};
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 /// Threads that are ready and not running.
 static READY: IrqLock<VecDeque<Arc<Thread>>> = IrqLock::new(VecDeque::new());
@@ -29,19 +29,12 @@ pub struct CpuState {
     current: IrqLock<Option<Arc<Thread>>>,
     idle: IrqLock<Option<Arc<Thread>>>,
     left: IrqLock<Option<(Arc<Thread>, Fate)>>,
-    /// Switches that a timer tick forced and that were made up for by a turn since.
-    pub preemptions: AtomicU64,
 }
 
 impl CpuState {
     /// The state of a CPU that runs no thread yet.
     pub const fn new() -> Self {
-        Self {
-            current: IrqLock::new(None),
-            idle: IrqLock::new(None),
-            left: IrqLock::new(None),
-            preemptions: AtomicU64::new(0),
-        }
+        Self { current: IrqLock::new(None), idle: IrqLock::new(None), left: IrqLock::new(None) }
     }
 }
 
@@ -102,10 +95,7 @@ pub fn yield_now() {
 
 /// The timer's tick: the running thread's turn is over.
 pub fn tick() {
-    let preemptions = &cpu::this().sched.preemptions;
-    if switch_away(Fate::Ready) {
-        preemptions.fetch_add(1, Ordering::Relaxed);
-    }
+    switch_away(Fate::Ready);
 }
 
 /// Queues a thread that nobody runs.
@@ -119,14 +109,14 @@ fn next_for(cpu: CpuId) -> Option<Arc<Thread>> {
     ready.remove(first)
 }
 
-/// Runs another thread and returns when this one's turn comes again. False when there was no
-/// other and this one could go on.
-fn switch_away(fate: Fate) -> bool {
+/// Runs another thread and returns when this one's turn comes again, at once when there is no
+/// other and this one can go on.
+fn switch_away(fate: Fate) {
     let _irqs_off = IrqsOff::new();
     let cpu = cpu::this();
     let next = match (next_for(cpu.id), &fate) {
         (Some(next), _) => next,
-        (None, Fate::Ready) => return false,
+        (None, Fate::Ready) => return,
         (None, _) => {
             let idle = cpu.sched.idle.lock().clone();
             idle.expect("every CPU has an idle thread once it runs threads")
@@ -144,7 +134,6 @@ fn switch_away(fate: Fate) -> bool {
     // runs. `from` stays valid because `sched.left`, then the queue or a joined thread, own it.
     unsafe { arch::context::switch(from, to) };
     finish_switch();
-    true
 }
 
 /// Acts on the word that the thread before left on this CPU.

@@ -1,10 +1,11 @@
 //! Threads take turns, whether they give them up or not.
 
-use crate::{cpu, ensure, kernel_test, sched};
+use crate::{arch, cpu, ensure, kernel_test, sched};
 use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::time::Duration;
 
 kernel_test! {
     /// A thread's result reaches the one that waits for it.
@@ -25,28 +26,44 @@ kernel_test! {
         }
     }
 
-    /// A thread that never gives up its turn loses it to the timer: another one on the same CPU gets to stop it.
+    /// A thread that never gives up its turn loses it to the timer: another one on the same
+    /// CPU gets to stop it.
     fn timer_preempts() {
-        let here = cpu::this().id;
-        let cpu = cpu::get(here).ok_or("the CPU went away")?;
-        let before = cpu.sched.preemptions.load(Ordering::Relaxed);
-        let stop = Arc::new(AtomicBool::new(false));
-        let (seen_by_spinner, seen_by_stopper) = (stop.clone(), stop);
-        let spinner = sched::spawn("spinner", Some(here), move || {
-            let mut turns = 0u64;
-            while !seen_by_spinner.load(Ordering::Relaxed) {
-                turns += 1;
+        const PATIENCE: Duration = Duration::from_secs(10);
+        static STARTED: AtomicBool = AtomicBool::new(false);
+        static STOP: AtomicBool = AtomicBool::new(false);
+        let here = Some(cpu::this().id);
+        let spinner = sched::spawn("spinner", here, || {
+            let end = arch::time::since_boot() + PATIENCE;
+            STARTED.store(true, Ordering::Relaxed);
+            while !STOP.load(Ordering::Relaxed) && arch::time::since_boot() < end {
                 core::hint::spin_loop();
             }
-            turns
+            STOP.load(Ordering::Relaxed)
         });
-        let stopper = sched::spawn("stopper", Some(here), move || {
-            seen_by_stopper.store(true, Ordering::Relaxed);
+        let stopper = sched::spawn("stopper", here, || {
+            while !STARTED.load(Ordering::Relaxed) {
+                sched::yield_now();
+            }
+            STOP.store(true, Ordering::Relaxed);
         });
-        let turns = spinner.map_err(|error| error.to_string())?.join();
+        let was_stopped = spinner.map_err(|error| error.to_string())?.join();
         stopper.map_err(|error| error.to_string())?.join();
-        let preemptions = cpu.sched.preemptions.load(Ordering::Relaxed) - before;
-        ensure!(turns > 0 && preemptions > 0, "{turns} turns of the spinner, {preemptions} preemptions");
+        ensure!(was_stopped, "the spinner kept its CPU for {PATIENCE:?}");
+    }
+
+    /// The timer ticks on every CPU, and keeps ticking.
+    fn every_cpu_ticks() {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let end = arch::time::since_boot() + PATIENCE;
+        for target in cpu::online() {
+            let enough = target.ticks.load(Ordering::Relaxed) + 3;
+            while target.ticks.load(Ordering::Relaxed) < enough && arch::time::since_boot() < end {
+                sched::yield_now();
+            }
+            let ticks = target.ticks.load(Ordering::Relaxed);
+            ensure!(ticks >= enough, "CPU {} is at tick {ticks}, not yet {enough}", target.id);
+        }
     }
 
     /// Many threads on all CPUs: all run, all end, their stacks come back.
