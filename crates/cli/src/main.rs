@@ -30,4 +30,3 @@ fn main() -> anyhow::Result<()> {
         Call::Doctor { format } => doctor::run(format),
     }
 }
-

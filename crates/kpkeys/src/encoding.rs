@@ -80,7 +80,10 @@ impl Update {
         while number < Pkey::COUNT as u8 {
             let Some(key) = Pkey::new(number) else { break };
             if let Some(access) = map.get(key) {
-                assert!(number < E::KEYS, "the context manages a key that this register does not have");
+                assert!(
+                    number < E::KEYS,
+                    "the context manages a key that this register does not have"
+                );
                 let shift = number as u32 * E::BITS;
                 update.keep &= !(field << shift);
                 update.set |= encode::<E>(number, access) << shift;
@@ -130,7 +133,9 @@ pub const fn decode<E: Encoding>(register: u64, key: Pkey) -> Option<Access> {
     }
     let field = (register >> (key.number() as u32 * E::BITS)) & ((1 << E::BITS) - 1);
     // The bits in which read-only and no-access differ from read-write decide: PKRS spells denial, POR permission.
-    let read = (field ^ E::READ_WRITE) & (E::READ_ONLY ^ E::NO_ACCESS) & (E::NO_ACCESS ^ E::READ_WRITE) == 0;
+    let read =
+        (field ^ E::READ_WRITE) & (E::READ_ONLY ^ E::NO_ACCESS) & (E::NO_ACCESS ^ E::READ_WRITE)
+            == 0;
     let write = (field ^ E::READ_WRITE) & (E::READ_ONLY ^ E::READ_WRITE) == 0;
     Some(match (read, write) {
         (true, true) => Access::ReadWrite,
@@ -153,7 +158,11 @@ mod tests {
                 let update = Update::from_map::<E>(&AccessMap::PROTECTED.with(key, access));
                 for register in [0, register_mask::<E>(), 0x5555_5555_5555_5555, u64::MAX] {
                     let value = update.apply(register);
-                    assert_eq!(decode::<E>(value, key), Some(access), "key {number} from {register:#x}");
+                    assert_eq!(
+                        decode::<E>(value, key),
+                        Some(access),
+                        "key {number} from {register:#x}"
+                    );
                     assert_eq!(decode::<E>(value, Pkey::DEFAULT), Some(Access::ReadWrite));
                     assert_eq!(value & !register_mask::<E>(), 0, "reserved bits set");
                 }

@@ -143,14 +143,18 @@ mod aarch64 {
         fn read(&self) -> u64 {
             let value;
             // SAFETY: readable at EL1 (contract of `new`), and reading has no effect.
-            unsafe { asm!("mrs {}, contextidr_el1", out(reg) value, options(nostack, preserves_flags)) };
+            unsafe {
+                asm!("mrs {}, contextidr_el1", out(reg) value, options(nostack, preserves_flags))
+            };
             value
         }
 
         #[inline(always)]
         fn write(&self, value: Value) {
             // SAFETY: writable at EL1; nothing else depends on the value (contract of `new`).
-            unsafe { asm!("msr contextidr_el1, {}", in(reg) value.bits(), options(nostack, preserves_flags)) };
+            unsafe {
+                asm!("msr contextidr_el1, {}", in(reg) value.bits(), options(nostack, preserves_flags))
+            };
         }
 
         #[inline(always)]

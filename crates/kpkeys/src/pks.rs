@@ -36,7 +36,9 @@ impl core::fmt::Display for InitError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(match self {
             InitError::NotSupported => "this CPU has no PKS (CPUID.7.0:ECX bit 31 is clear)",
-            InitError::WriteProtectOff => "CR0.WP is clear on this CPU, so kernel stores would ignore the key; set it first",
+            InitError::WriteProtectOff => {
+                "CR0.WP is clear on this CPU, so kernel stores would ignore the key; set it first"
+            }
             InitError::EnableRefused => "CR4.PKS (bit 24) does not stay set on this CPU",
             InitError::RegisterMismatch => "IA32_PKRS does not read back what was written",
         })

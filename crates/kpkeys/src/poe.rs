@@ -62,14 +62,18 @@ mod cpu {
         fn read(&self) -> u64 {
             let value;
             // SAFETY: the register exists (`init` checked the ID register) and this is EL1 (`init`'s contract).
-            unsafe { asm!("mrs {}, S3_0_C10_C2_4", out(reg) value, options(nostack, preserves_flags)) };
+            unsafe {
+                asm!("mrs {}, S3_0_C10_C2_4", out(reg) value, options(nostack, preserves_flags))
+            };
             value
         }
 
         #[inline(always)]
         fn write(&self, value: Value) {
             // SAFETY: as for `read`; the value comes from a context or a saved state, so reserved bits are zero.
-            unsafe { asm!("msr S3_0_C10_C2_4, {}", in(reg) value.bits(), options(nostack, preserves_flags)) };
+            unsafe {
+                asm!("msr S3_0_C10_C2_4, {}", in(reg) value.bits(), options(nostack, preserves_flags))
+            };
         }
 
         #[inline(always)]
@@ -89,7 +93,9 @@ mod cpu {
             let mmfr3: u64;
             // SAFETY: ID registers are readable from EL1 and reading has no effect. Where the register is not
             // defined it reads as zero (its encoding lies in the reserved ID space).
-            unsafe { asm!("mrs {}, S3_0_C0_C7_3", out(reg) mmfr3, options(nomem, nostack, preserves_flags)) };
+            unsafe {
+                asm!("mrs {}, S3_0_C0_C7_3", out(reg) mmfr3, options(nomem, nostack, preserves_flags))
+            };
             (mmfr3 >> 8) & 0xf != 0 && (mmfr3 >> 16) & 0xf != 0
         }
 
@@ -151,7 +157,9 @@ mod cpu {
     unsafe fn read_tcr2() -> u64 {
         let value;
         // SAFETY: reading has no effect; existence and privilege are the caller's.
-        unsafe { asm!("mrs {}, S3_0_C2_C0_3", out(reg) value, options(nomem, nostack, preserves_flags)) };
+        unsafe {
+            asm!("mrs {}, S3_0_C2_C0_3", out(reg) value, options(nomem, nostack, preserves_flags))
+        };
         value
     }
 }

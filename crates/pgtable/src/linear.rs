@@ -88,14 +88,23 @@ impl Linear {
         if !self.memory.contains(frame, 1) {
             return None;
         }
-        let va = self.memory.linear_address(frame);
+        let (_, _, entry) = self.leaf_of(machine, self.memory.linear_address(frame))?;
+        Some(M::Format::key(entry))
+    }
+
+    /// The leaf that translates an address of the linear map.
+    fn leaf_of<'m, M: Machine>(
+        &self,
+        machine: &'m M,
+        va: VirtAddr,
+    ) -> Option<(Level, Slot<'m>, Entry)> {
         let mut level = Level::Pgd;
-        // SAFETY: the root is a table for as long as the machine lives.
-        let mut table = unsafe { Table::at(machine, self.root) };
+        let mut table = self.root_table(machine);
         loop {
-            let entry = table.slot(va.index(level)).load();
+            let slot = table.slot(va.index(level));
+            let entry = slot.load();
             if M::Format::is_leaf(level, entry) {
-                return Some(M::Format::key(entry));
+                return Some((level, slot, entry));
             }
             if !M::Format::is_table(level, entry) {
                 return None;
@@ -104,6 +113,27 @@ impl Linear {
             table = unsafe { Table::at(machine, M::Format::frame(level, entry)) };
             level = level.below()?;
         }
+    }
+
+    fn change_range<M: Machine>(
+        &self,
+        section: &Section<'_, M>,
+        range: PageRange,
+        key: Pkey,
+        reserve: &mut Reserve,
+    ) -> Result<(), Error> {
+        let change = KeyChange { section, range: Span::of(range), key };
+        let root = self.root_table(section.machine());
+        if change.splits_in(root, Level::Pgd) > reserve.len() {
+            return Err(Error::OutOfMemory);
+        }
+        change.apply(root, Level::Pgd, reserve);
+        Ok(())
+    }
+
+    fn root_table<'m, M: Machine>(&self, machine: &'m M) -> Table<'m> {
+        // SAFETY: the root is a table for as long as the machine lives.
+        unsafe { Table::at(machine, self.root) }
     }
 
     /// See [`Ground::set_key`](crate::ground::Ground::set_key).
@@ -122,14 +152,14 @@ impl Linear {
             return Err(Error::KeyOutOfRange(key));
         }
         let range = PageRange::new(self.memory.linear_address(start), pages)?;
-        let change = KeyChange { section, range: Span::of(range), key };
         let _locked = self.lock.lock();
-        // SAFETY: the root is a table for as long as the machine lives.
-        let root = unsafe { Table::at(section.machine(), self.root) };
-        if change.splits_in(root, Level::Pgd) > reserve.len() {
-            return Err(Error::OutOfMemory);
+        match self.leaf_of(section.machine(), range.start()) {
+            // One page of a map of pages, by far the most common change: there is nothing to split.
+            Some((Level::Pte, slot, entry)) if pages == 1 => {
+                section.set(slot, M::Format::with_key(entry, key))
+            }
+            _ => self.change_range(section, range, key, reserve)?,
         }
-        change.apply(root, Level::Pgd, reserve);
         let probe = section.machine().probe();
         probe.count(Event::KeyChange, 1);
         probe.count(Event::TlbFlush, 1);

@@ -193,10 +193,15 @@ impl<'m, M: Machine> Section<'m, M> {
         self.store(|window| store::test_and_clear_young::<M::Format>(window, slot))
     }
 
-    /// Empties a table that is not linked.
+    /// Empties a table that nobody else can reach.
+    ///
+    /// # Safety
+    ///
+    /// As [`store::zero`].
     #[inline]
-    pub(crate) fn zero(&self, table: Table<'_>) {
-        self.store(|window| store::zero(window, table));
+    pub(crate) unsafe fn zero(&self, table: Table<'_>) {
+        // SAFETY: the caller's promise is the one asked for.
+        self.store(|window| unsafe { store::zero(window, table) });
     }
 
     /// Fills a table that is not linked.

@@ -215,8 +215,9 @@ impl<M: Machine, F: Frames> PtpAllocator<M, F> for Pool {
                 }
             }
         };
-        // SAFETY: the page belongs to the pool, whose pages are page-table pages and nothing else.
-        section.zero(unsafe { Table::at(ground.machine(), page) });
+        // SAFETY: the page belongs to the pool, whose pages are page-table pages and nothing else; it was just taken out, so nobody
+        // else knows it.
+        unsafe { section.zero(Table::at(ground.machine(), page)) };
         ground.machine().probe().count(Event::PtpAllocated, 1);
         Ok(Ptp::new(page))
     }
