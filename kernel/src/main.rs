@@ -22,15 +22,19 @@ mod fault;
 mod heap;
 mod lock;
 mod memory;
+mod paging;
 mod protection;
 mod report;
 mod sched;
 mod stack;
 mod tests;
 
+use arch::backend::Choice;
 use boot_info::BootInfo;
 use command_line::{Crash, Options};
 use exit::Exit;
+use kpkeys_pgtable::check::Report;
+use kpkeys_pgtable::{Config, Level, NoProbe, Probe};
 use memory::BootMemory;
 
 /// Least RAM the kernel starts with.
@@ -38,16 +42,16 @@ const MIN_RAM_MIB: u64 = 48;
 
 /// The kernel proper, on the boot CPU, on early page tables, interrupts off.
 /// `start_machine` brings up interrupts, time and the other CPUs.
-fn kernel_main(mut info: BootInfo, start_machine: impl FnOnce(heap::Ready)) -> ! {
+fn kernel_main(mut info: BootInfo, start_machine: impl FnOnce(Choice, heap::Ready)) -> ! {
     check_memory(&info.memory);
     // SAFETY: called once by the boot code, which has put the linear map in place.
     let heap = unsafe { heap::init(&mut info.memory) };
     let heap = heap.unwrap_or_else(|error| exit::refuse(format_args!("{error}")));
     let options = command_line::parse(&info.command_line)
         .unwrap_or_else(|error| exit::refuse(format_args!("{error}")));
-    start_machine(heap);
+    start_machine(options.backend(), heap);
     log_machine(&info);
-    let first = sched::spawn("main", None, move || run(options));
+    let first = sched::spawn("main", None, move || run(options, info.memory));
     if let Err(error) = first {
         exit::refuse(format_args!("the first thread: {error}"));
     }
@@ -89,7 +93,7 @@ fn log_machine(info: &BootInfo) {
 }
 
 /// The first thread.
-fn run(options: Options) {
+fn run(options: Options, mut memory: BootMemory) {
     match options.crash {
         Some(Crash::Panic) => panic!("as the command line asked"),
         Some(Crash::StackOverflow) => log::info!("overflowed to {}", overflow_stack(1)),
@@ -98,8 +102,51 @@ fn run(options: Options) {
         },
         None => {}
     }
+    let config = Config::of(options.mode());
+    start_memory::<NoProbe>(&mut memory, config, paging::adopt);
     let failed = options.tests.map_or(0, |part| tests::run_all(&part));
     exit::exit(if failed == 0 { Exit::Success } else { Exit::Failed })
+}
+
+/// Moves to the final tables and says what is protected.
+fn start_memory<P: Probe + Default + 'static>(
+    memory: &mut BootMemory,
+    config: Config,
+    adopt: impl FnOnce(&'static kpkeys_mm::Kernel<paging::Bare<P>>),
+) {
+    // SAFETY: once, on the first thread, on the early tables; nobody else knows boot memory.
+    let kernel = unsafe { paging::start::<P>(memory, config) }
+        .unwrap_or_else(|error| exit::refuse(format_args!("{error}")));
+    let report = paging::check(kernel, &[], |finding| log::error!("checker: {finding}"));
+    log_protection(config, &report);
+    if report.findings > 0 {
+        exit::refuse(format_args!("{} findings in the final tables", report.findings));
+    }
+    adopt(kernel);
+}
+
+fn log_protection(config: Config, report: &Report) {
+    let (mode, backend) = (config.mode.name(), protection::selected());
+    for cpu in cpu::online() {
+        log::info!("CPU {}: backend {}, verified", cpu.id, backend.choice().name());
+    }
+    let (ptps, spare) = (report.ptps, report.spare);
+    let leaves = if config.linear == Level::Pte { "4 KiB pages" } else { "2 MiB blocks" };
+    let meaning = match (config.mode.protects(), backend.enforces()) {
+        (false, _) => "not protected",
+        (true, false) => "keyed, NOT enforced by this backend",
+        (true, true) => "protected",
+    };
+    log::info!("mode {mode}: linear map of {leaves}, {ptps} page-table pages {meaning}, {spare} spare");
+    let up_ms = arch::time::since_boot().as_millis();
+    report::emit(&report::Record::Protection {
+        backend: backend.choice().name(),
+        mode,
+        enforced: config.mode.protects() && backend.enforces(),
+        ptps,
+        spare,
+        up_ms,
+    });
 }
 
 /// Recursion that the compiler cannot turn into a loop and that has no end in sight.

@@ -6,13 +6,7 @@
 
 use arrayvec::ArrayVec;
 use core::fmt;
-
-/// Bytes of a page and a frame.
-pub const PAGE_SIZE: u64 = 4096;
-
-/// A physical address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PhysAddr(pub u64);
+pub use kpkeys_pgtable::{PAGE_SIZE, PhysAddr};
 
 /// Physical addresses `start..end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

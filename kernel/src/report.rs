@@ -16,6 +16,21 @@ pub enum Record<'a> {
         /// Milliseconds since the kernel was entered.
         boot_ms: u128,
     },
+    /// The final page tables are in use.
+    Protection {
+        /// The backend's name.
+        backend: &'a str,
+        /// The mode's name.
+        mode: &'a str,
+        /// Whether hardware refuses stores to page tables.
+        enforced: bool,
+        /// Page-table pages.
+        ptps: usize,
+        /// Pages that carry the key and wait to become page-table pages.
+        spare: usize,
+        /// Milliseconds since the kernel was entered.
+        up_ms: u128,
+    },
     /// The outcome of one in-kernel test.
     Test {
         /// Its name.

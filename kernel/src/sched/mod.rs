@@ -125,8 +125,8 @@ fn switch_away(fate: Fate) {
     let this = current();
     *cpu.sched.current.lock() = Some(next.clone());
     let (from, to) = (this.stack_pointer.as_ptr(), next.stack_pointer.load(Ordering::Relaxed));
-    let outgoing = protection::switch_thread(next.protection.load(Ordering::Relaxed));
-    this.protection.store(outgoing, Ordering::Relaxed);
+    protection::switch_thread(&mut this.protection.lock(), &next.protection.lock());
+    arch::root::load(next.root());
     drop(next); // `sched.current` keeps it
     *cpu.sched.left.lock() = Some((this, fate));
     // SAFETY: interrupts are off. `next` was not running: it came from the queue, which only

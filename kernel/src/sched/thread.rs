@@ -2,14 +2,16 @@
 
 use super::{Fate, finish_switch, make_ready, switch_away};
 use crate::cpu::{self, CpuId};
-use crate::lock::IrqLock;
+use crate::lock::{IrqLock, IrqsOff};
 use crate::stack::Stack;
+use crate::arch::root::RootTable;
 use crate::{arch, protection};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use kpkeys::Saved;
 
 /// A kernel thread.
 pub struct Thread {
@@ -19,8 +21,10 @@ pub struct Thread {
     is_idle: bool,
     /// Its stack pointer while it does not run.
     pub(super) stack_pointer: AtomicUsize,
-    /// Its protection register while it does not run.
-    pub protection: AtomicU64,
+    /// Its protection register while it does not run. Only the switch that suspends or resumes it takes the lock.
+    pub(super) protection: IrqLock<Saved>,
+    /// Physical address of the root table it runs on; 0 stands for the kernel's own.
+    root: AtomicU64,
     /// `None` for idle threads, which use the stack their CPU started on.
     stack: Option<Stack>,
     start: IrqLock<Option<Box<dyn FnOnce() + Send>>>,
@@ -53,7 +57,8 @@ impl Thread {
             bound_to,
             is_idle: stack.is_none(),
             stack_pointer: AtomicUsize::new(0),
-            protection: AtomicU64::new(protection::NONE),
+            protection: IrqLock::new(protection::initial()),
+            root: AtomicU64::new(0),
             stack,
             start: IrqLock::new(None),
             ended: AtomicBool::new(false),
@@ -69,6 +74,22 @@ impl Thread {
     /// The name given to [`spawn`].
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The root table it runs on.
+    pub(super) fn root(&self) -> RootTable {
+        RootTable(self.root.load(Ordering::Relaxed))
+    }
+
+    /// Makes the thread run on this root table whenever it runs, and from now on if it is the running one.
+    ///
+    /// # Safety
+    ///
+    /// The table must hold the kernel's half and outlive its use: until another root is set.
+    pub unsafe fn set_root(&self, root: RootTable) {
+        let _irqs_off = IrqsOff::new();
+        self.root.store(root.0, Ordering::Relaxed);
+        arch::root::load(super::current().root());
     }
 
     pub(super) fn is_idle(&self) -> bool {

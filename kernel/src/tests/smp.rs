@@ -4,7 +4,7 @@ use crate::arch::tlb::{self, Flush};
 use crate::lock::{IrqLock, IrqsOff};
 use crate::{arch, calls, cpu, ensure, kernel_test};
 use alloc::string::ToString;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 kernel_test! {
     /// Every CPU reads its own control bits: all have the required ones, and all the same.
@@ -18,17 +18,19 @@ kernel_test! {
         }
     }
 
-    /// Protection keys can be switched on, on every CPU that has them and on no other.
-    fn pks_follows_the_cpu() {
-        use arch::control::{Features, active, enable_pks, supported};
+    /// Every CPU's backend is in force and closed, and PKS is on exactly where it was selected.
+    fn every_cpu_has_the_backend() {
+        use arch::backend::Choice;
+        use arch::control::{Features, active};
+        let selected = crate::protection::selected();
         for target in cpu::online() {
-            let agrees = AtomicBool::new(false);
+            let found = IrqLock::new(None);
             calls::run_in_interrupt(target.id, &|| {
-                let is_supported = supported().contains(Features::PKS);
-                let is_enabled = enable_pks().is_ok() && active().contains(Features::PKS);
-                agrees.store(is_supported == is_enabled, Ordering::Relaxed);
+                *found.lock() = Some((selected.verify(), active().contains(Features::PKS)));
             });
-            ensure!(agrees.into_inner(), "CPU {}: PKS support and state differ", target.id);
+            let expected = Some((Ok(()), selected.choice() == Choice::Pks));
+            let found = *found.lock();
+            ensure!(found == expected, "CPU {}: (verified, PKS on) = {found:?}", target.id);
         }
     }
 

@@ -64,3 +64,27 @@ pub unsafe fn prepare(top: usize, start: extern "C" fn() -> !) -> usize {
 pub unsafe extern "C" fn call_on_stack(top: usize, function: extern "C" fn() -> !) -> ! {
     naked_asm!("mov rsp, rdi", "xor ebp, ebp", "call rsi", "ud2")
 }
+
+/// Calls `function` with `argument` on the stack that ends at `top`, and returns.
+///
+/// # Safety
+///
+/// `top` must be the 16-byte aligned end of a stack nobody uses, large enough for what `function` does; calling it with
+/// `argument` must be sound.
+#[unsafe(naked)]
+pub unsafe extern "C" fn call_with_stack(
+    top: usize,
+    function: extern "C" fn(*mut u8),
+    argument: *mut u8,
+) {
+    naked_asm!(
+        "push rbp",
+        "mov rbp, rsp",
+        "mov rsp, rdi",
+        "mov rdi, rdx",
+        "call rsi",
+        "mov rsp, rbp",
+        "pop rbp",
+        "ret",
+    )
+}

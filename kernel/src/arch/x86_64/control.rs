@@ -3,7 +3,7 @@
 //! NX and WP give W^X its meaning (without WP the kernel writes through read-only
 //! entries), SMEP and SMAP keep the kernel from running or touching user memory by
 //! accident, UMIP keeps user code from reading descriptor-table addresses. PKS is detected
-//! here and enabled by [`enable_pks`] when a backend asks for it. Bits: Intel SDM vol. 3A,
+//! here and enabled by `kpkeys` when that backend is selected. Bits: Intel SDM vol. 3A,
 //! 2.5 "Control Registers"; CPUID leaves: vol. 2A, "CPUID".
 
 use crate::cpu::{Cpu, CpuId};
@@ -124,19 +124,9 @@ pub fn enable_required() -> Result<(), Missing> {
     Ok(())
 }
 
-/// Switches protection keys for supervisor pages on, on the running CPU. All keys are
-/// open until IA32_PKRS says otherwise (its reset value is zero).
-///
-/// # Errors
-///
-/// [`Missing`] when the CPU has no PKS.
-pub fn enable_pks() -> Result<(), Missing> {
-    if !supported().contains(Features::PKS) {
-        return Err(Missing(Features::PKS));
-    }
-    // SAFETY: the CPU has the feature, and entries carry key 0, which stays open.
-    unsafe { Cr4::update(|cr4| cr4.insert(Cr4Flags::PROTECTION_KEY_SUPERVISOR)) };
-    Ok(())
+/// Whether the running CPU has `IA32_TSC_AUX`: it comes with RDTSCP.
+pub fn has_tsc_aux() -> bool {
+    __cpuid(0x8000_0001).edx >> 27 & 1 != 0
 }
 
 /// The first online CPU that has not reported all required bits, and what it has reported.

@@ -34,7 +34,7 @@ pub const MACHINE_CHECK: u8 = 18;
 #[repr(C)]
 pub struct Frame {
     /// The protection register of the interrupted code; see `protection`.
-    pub protection: u64,
+    pub protection: kpkeys::Saved,
     /// CR2 as it was at entry. Means something for page faults only.
     pub fault_address: u64,
     /// General registers.

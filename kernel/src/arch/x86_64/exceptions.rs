@@ -133,6 +133,6 @@ impl fmt::Display for Frame {
         writeln!(f, "  rbp {:#018x} r8  {:#018x} r9  {:#018x}", self.rbp, self.r8, self.r9)?;
         writeln!(f, "  r10 {:#018x} r11 {:#018x} r12 {:#018x}", self.r10, self.r11, self.r12)?;
         writeln!(f, "  r13 {:#018x} r14 {:#018x} r15 {:#018x}", self.r13, self.r14, self.r15)?;
-        write!(f, "  protection register {:#x}", self.protection)
+        write!(f, "  protection register {:x?}", self.protection)
     }
 }

@@ -50,6 +50,8 @@ pub fn regions() -> impl Iterator<Item = Region> {
         region("text", text(), Access::ReadExecute),
         region("rodata", rodata(), Access::Read),
         region("data", data(), Access::ReadWrite),
+        region("boot tables", boot_tables(), Access::Read),
+        region("bss", bss(), Access::ReadWrite),
     ];
     let stacks = stack::all().map(move |stack| {
         let bounds = (stack.bottom() as u64, stack.top() as u64);
@@ -86,7 +88,17 @@ pub fn rodata() -> (u64, u64) {
     (bound(&raw const image_text_end), bound(&raw const image_rodata_end))
 }
 
-/// Bounds of the variables.
+/// Bounds of the page tables of the first instructions.
+pub fn boot_tables() -> (u64, u64) {
+    (bound(&raw const image_data_end), bound(&raw const image_bss_start))
+}
+
+/// Bounds of the variables that start as zero.
+pub fn bss() -> (u64, u64) {
+    (bound(&raw const image_bss_start), bound(&raw const image_bss_end))
+}
+
+/// Bounds of the variables that do not start as zero.
 pub fn data() -> (u64, u64) {
     (bound(&raw const image_data_start), bound(&raw const image_data_end))
 }
@@ -105,5 +117,7 @@ unsafe extern "C" {
     static image_rodata_end: u8;
     static image_data_start: u8;
     static image_data_end: u8;
+    static image_bss_start: u8;
+    static image_bss_end: u8;
     static image_end: u8;
 }

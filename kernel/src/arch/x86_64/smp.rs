@@ -6,7 +6,7 @@ use super::boot::{self, entry};
 use super::{apic, control, descriptors, layout, time};
 use crate::cpu::{self, CpuId};
 use crate::memory::{PAGE_SIZE, PhysAddr};
-use crate::sched;
+use crate::{protection, sched};
 use crate::stack::Stack;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -99,6 +99,10 @@ pub extern "C" fn other_cpu(index: u32) -> ! {
     descriptors::install();
     if let Err(missing) = control::enable_required() {
         panic!("CPU {}: {missing}", cpu.id);
+    }
+    // SAFETY: interrupts have been off since this CPU started.
+    if let Err(unusable) = unsafe { protection::join() } {
+        panic!("CPU {}: {unusable}", cpu.id);
     }
     control::report();
     apic::enable();

@@ -32,6 +32,8 @@ pub enum Flush {
         /// First address behind.
         end: u64,
     },
+    /// Everything that is not global: all translations of user addresses.
+    User,
     /// Everything, global entries included.
     All,
 }
@@ -47,6 +49,7 @@ impl Flush {
                     ));
                 }
             }
+            Self::User => instruction::flush_all(),
             _ => flush_all_with_global(),
         }
     }
@@ -62,7 +65,7 @@ const fn pages(start: u64, end: u64) -> u64 {
 
 /// Changing CR4.PGE drops every translation, global ones included, which a write to CR3
 /// does not (Intel SDM vol. 3A, 4.10.4.1).
-fn flush_all_with_global() {
+pub(super) fn flush_all_with_global() {
     let _irqs_off = IrqsOff::new();
     let bits = Cr4::read();
     // SAFETY: only the global-page feature is toggled, and restored at once; it changes how
@@ -82,6 +85,8 @@ static END: AtomicU64 = AtomicU64::new(0);
 static PENDING: AtomicU64 = AtomicU64::new(0);
 /// `START..END` of a request for everything.
 const EVERYTHING: (u64, u64) = (0, u64::MAX);
+/// `START..END` of a request for everything that is not global; no range is inverted.
+const USER: (u64, u64) = (u64::MAX, 0);
 
 /// Executes `flush` on every online CPU and returns how many did, this one included. When
 /// it returns, no CPU uses an old translation. Must not be called from an NMI.
@@ -113,6 +118,7 @@ pub fn shootdown(flush: Flush) -> usize {
 fn publish(flush: Flush, mask: u64) {
     let (start, end) = match flush {
         Flush::Range { start, end } => (start, end),
+        Flush::User => USER,
         Flush::All => EVERYTHING,
     };
     START.store(start, Ordering::Relaxed);
@@ -131,8 +137,11 @@ pub fn answer_pending() {
     if PENDING.load(Ordering::Acquire) & mine == 0 {
         return;
     }
-    let (start, end) = (START.load(Ordering::Relaxed), END.load(Ordering::Relaxed));
-    let flush = if (start, end) == EVERYTHING { Flush::All } else { Flush::Range { start, end } };
+    let flush = match (START.load(Ordering::Relaxed), END.load(Ordering::Relaxed)) {
+        EVERYTHING => Flush::All,
+        USER => Flush::User,
+        (start, end) => Flush::Range { start, end },
+    };
     flush.execute();
     PENDING.fetch_and(!mine, Ordering::Release);
 }

@@ -193,15 +193,15 @@ boot_gdt_pointer:
 too_old_text:
     .asciz "[    0.000] boot refused: this CPU has no 64-bit mode or no no-execute bit; choose another, for instance `-cpu max`\n"
 
-    .section .bss.boot, "aw", @nobits
+    .section .boot_tables, "aw", @nobits
     .align 4096
-    .global boot_tables_start, boot_tables_end
-boot_tables_start:
 boot_pml4:      .skip 4096
 boot_pdpt_low:  .skip 4096
 boot_pdpt_high: .skip 4096
 boot_pd:        .skip 4 * 4096
-boot_tables_end:
+
+    .section .bss.boot, "aw", @nobits
+    .align 16
     .skip 16384
 boot_stack_top:
     .code64
@@ -229,16 +229,8 @@ pub unsafe fn copy_trampoline(to: *mut u8) {
     unsafe { core::ptr::copy_nonoverlapping(start, to, len) };
 }
 
-/// Address and length of the boot tables.
-pub fn boot_tables() -> (*mut u8, usize) {
-    let start = &raw mut boot_tables_start;
-    (start, &raw const boot_tables_end as usize - start as usize)
-}
-
 // SAFETY: defined by the assembly above; only the addresses are used.
 unsafe extern "C" {
     static trampoline_start: u8;
     static trampoline_end: u8;
-    static mut boot_tables_start: u8;
-    static boot_tables_end: u8;
 }

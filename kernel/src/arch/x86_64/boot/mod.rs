@@ -8,12 +8,13 @@ pub mod early_tables;
 pub mod entry;
 mod pvh;
 
-use super::{acpi, apic, context, control, cpu_state, descriptors, image, time};
+use super::backend::Choice;
+use super::{acpi, apic, context, control, cpu_state, descriptors, image, layout, time};
 use crate::boot_info::BootInfo;
 use crate::lock::IrqLock;
 use crate::memory::{BootMemory, PhysRange};
 use crate::stack::Stack;
-use crate::{console, cpu, exit};
+use crate::{console, cpu, exit, protection};
 use core::sync::atomic::Ordering;
 use x86_64::PhysAddr;
 use x86_64::registers::control::{Cr3, Cr3Flags};
@@ -55,7 +56,9 @@ pub extern "C" fn boot_cpu(start_info: u32) -> ! {
 extern "C" fn on_final_stack() -> ! {
     let found = FOUND.lock().take();
     let (info, topology) = found.expect("`boot_cpu` stored it");
-    crate::kernel_main(info, |memory_is_ready| start_machine(&topology, memory_is_ready))
+    crate::kernel_main(info, |backend, memory_is_ready| {
+        start_machine(&topology, backend, memory_is_ready);
+    })
 }
 
 /// # Safety
@@ -103,8 +106,12 @@ unsafe fn move_to_early_tables(memory: &mut BootMemory) {
     unsafe { Cr3::write(PhysFrame::containing_address(root), Cr3Flags::empty()) };
 }
 
-/// Interrupts, time and the other CPUs, in this order.
-fn start_machine(topology: &acpi::Topology, _: crate::heap::Ready) {
+/// The backend, interrupts, time and the other CPUs, in this order.
+fn start_machine(topology: &acpi::Topology, backend: Choice, _: crate::heap::Ready) {
+    // SAFETY: once, on the boot CPU, interrupts off, no thread and no other CPU yet.
+    if let Err(unusable) = unsafe { protection::select(backend) } {
+        exit::refuse(format_args!("{unusable}"));
+    }
     apic::mask_legacy_controllers();
     apic::enable();
     time::calibrate();
@@ -125,13 +132,20 @@ fn start_machine(topology: &acpi::Topology, _: crate::heap::Ready) {
     debug_assert_eq!(cpu_state::current_index(), 0);
 }
 
-/// Wipes the boot tables, which map memory writable and executable.
+/// Wipes the boot tables, which map memory writable and executable. The image maps them read-only, so this goes
+/// through the linear map.
 ///
 /// # Safety
 ///
 /// No CPU may use them any more, and none may be started later.
 pub unsafe fn retire_boot_tables() {
-    let (start, len) = entry::boot_tables();
+    let frames = boot_table_frames();
     // SAFETY: the pages are the image's own, and nobody's tables any more.
-    unsafe { core::ptr::write_bytes(start, 0, len) };
+    unsafe { core::ptr::write_bytes(layout::linear(frames.start), 0, frames.len() as usize) };
+}
+
+/// The frames of the boot tables: page-table pages inside the image.
+pub fn boot_table_frames() -> PhysRange {
+    let (start, end) = image::boot_tables();
+    PhysRange { start: image::phys(start), end: image::phys(end) }
 }
