@@ -127,8 +127,6 @@ impl Linear {
         if change.splits_in(root, Level::Pgd) > reserve.len() {
             return Err(Error::OutOfMemory);
         }
-        // One stretch of stores that nothing needs to see before the flush.
-        let _lazy = section.lazy();
         change.apply(root, Level::Pgd, reserve);
         Ok(())
     }

@@ -356,7 +356,8 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     }
 
     fn build_linear_map(&self, memory: Memory, granule: Level) -> Result<(), Error> {
-        let section = self.ground.section(Space::Linear);
+        // No page carries a key yet, so that these stores, one for each page of memory, need no window.
+        let section = Section::begin(self.machine(), Mode::Off, Space::Linear);
         let mut frame = memory.start;
         let end = memory.frame(memory.pages);
         while frame < end {
