@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `tests` | runs every in-kernel test |
 //! | `tests=TEXT` | runs the tests whose name contains TEXT |
+//! | `attack` | makes every attack |
 //! | `backend=pks\|mock\|none` | selects the backend; the best the CPU has if not given |
 //! | `mode=off\|unbatched\|batched\|fused` | selects the protection mode; `fused` if not given, `off` without backend |
 //! | `crash=panic` | panics, to show how that is reported |
@@ -24,6 +25,8 @@ use kpkeys_pgtable::Mode;
 pub struct Options {
     /// Run the tests whose name contains this.
     pub tests: Option<String>,
+    /// Make every attack.
+    pub attack: bool,
     /// The backend.
     pub backend: Option<Choice>,
     /// The protection mode.
@@ -66,7 +69,7 @@ impl fmt::Display for UnknownWords {
         for word in &self.0 {
             write!(f, " `{word}`")?;
         }
-        f.write_str("; known are tests, tests=TEXT, backend=pks|mock|none, mode=off|unbatched|batched|fused, crash=panic|stack-overflow|hang")
+        f.write_str("; known are tests, tests=TEXT, attack, backend=pks|mock|none, mode=off|unbatched|batched|fused, crash=panic|stack-overflow|hang")
     }
 }
 
@@ -81,6 +84,7 @@ pub fn parse(line: &str) -> Result<Options, UnknownWords> {
     for word in line.split_whitespace() {
         match word.split_once('=') {
             None if word == "tests" => options.tests = Some(String::new()),
+            None if word == "attack" => options.attack = true,
             Some(("tests", part)) => options.tests = Some(part.to_string()),
             Some(("backend", name)) if Choice::from_name(name).is_some() => {
                 options.backend = Choice::from_name(name);

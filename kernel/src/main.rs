@@ -12,6 +12,7 @@
 extern crate alloc;
 
 mod arch;
+mod attack;
 mod boot_info;
 mod calls;
 mod command_line;
@@ -104,8 +105,24 @@ fn run(options: Options, mut memory: BootMemory) {
     }
     let config = Config::of(options.mode());
     start_memory::<NoProbe>(&mut memory, config, paging::adopt);
-    let failed = options.tests.map_or(0, |part| tests::run_all(&part));
+    let mut failed = options.tests.map_or(0, |part| tests::run_all(&part));
+    if options.attack {
+        failed += attack::run_all(config).unwrap_or_else(|reason| {
+            log::error!("the attacks ended early: {reason}");
+            1
+        });
+        failed += final_check();
+    }
     exit::exit(if failed == 0 { Exit::Success } else { Exit::Failed })
+}
+
+/// Checks all tables once more; returns how much is not as promised.
+fn final_check() -> usize {
+    let report =
+        paging::check(paging::memories(), &[], |finding| log::error!("checker: {finding}"));
+    let (ptps, spare) = (report.ptps, report.spare);
+    log::info!("checker: {ptps} page-table pages, {spare} spare, {} findings", report.findings);
+    report.findings
 }
 
 /// Moves to the final tables and says what is protected.
@@ -137,7 +154,9 @@ fn log_protection(config: Config, report: &Report) {
         (true, false) => "keyed, NOT enforced by this backend",
         (true, true) => "protected",
     };
-    log::info!("mode {mode}: linear map of {leaves}, {ptps} page-table pages {meaning}, {spare} spare");
+    log::info!(
+        "mode {mode}: linear map of {leaves}, {ptps} page-table pages {meaning}, {spare} spare"
+    );
     let up_ms = arch::time::since_boot().as_millis();
     report::emit(&report::Record::Protection {
         backend: backend.choice().name(),

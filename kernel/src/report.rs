@@ -31,6 +31,32 @@ pub enum Record<'a> {
         /// Milliseconds since the kernel was entered.
         up_ms: u128,
     },
+    /// One attack.
+    Attack {
+        /// The protection mode.
+        mode: &'a str,
+        /// What was attacked.
+        target: &'a str,
+        /// How.
+        primitive: &'a str,
+        /// `blocked` or `succeeded`.
+        outcome: &'a str,
+        /// `blocked` or `none`.
+        promised: &'a str,
+        /// The error code of the fault that blocked it.
+        code: Option<u64>,
+        /// Whether that fault is the protection register's.
+        by_protection: Option<bool>,
+    },
+    /// All attacks were made.
+    Attacks {
+        /// The protection mode.
+        mode: &'a str,
+        /// How many.
+        made: usize,
+        /// How many of them went otherwise than they must.
+        broken: usize,
+    },
     /// The outcome of one in-kernel test.
     Test {
         /// Its name.

@@ -26,7 +26,8 @@ fn unmap_holes<P: Probe>(kernel: &Kernel<Bare<P>>, ram: &[PhysRange]) -> Result<
     let paging = kernel.paging();
     let mut behind = PhysAddr(0);
     for range in ram {
-        let hole = PhysRange { start: behind, end: range.start }.rounded_in(Level::Pmd.entry_bytes());
+        let hole =
+            PhysRange { start: behind, end: range.start }.rounded_in(Level::Pmd.entry_bytes());
         behind = range.end;
         if !hole.is_empty() {
             let section = paging.section(paging.kernel());
@@ -41,7 +42,12 @@ fn protect_image_in_linear_map<P: Probe>(kernel: &Kernel<Bare<P>>) -> Result<(),
     let (paging, frames) = (kernel.paging(), image::read_only_frames());
     let section = paging.section(paging.kernel());
     let range = linear(frames)?;
-    match paging.protect(&section, paging.kernel(), range, <Bare<P> as Machine>::Format::write_protected) {
+    match paging.protect(
+        &section,
+        paging.kernel(),
+        range,
+        <Bare<P> as Machine>::Format::write_protected,
+    ) {
         // Mapped by blocks, which these frames fill: they are replaced. No CPU uses the tables yet.
         Err(Error::MappedByBlock(_)) => {
             paging.unmap(&section, paging.kernel(), range, |_, _, _| ())?;
@@ -63,7 +69,9 @@ fn map_image<P: Probe>(kernel: &Kernel<Bare<P>>) -> Result<(), Error> {
         };
         let (range, first) = (pages(region.virt, region.len)?, region.phys().start);
         let section = paging.section(paging.kernel());
-        paging.map(&section, paging.kernel(), range, attrs, |page| first.offset(page as u64 * PAGE_SIZE))?;
+        paging.map(&section, paging.kernel(), range, attrs, |page| {
+            first.offset(page as u64 * PAGE_SIZE)
+        })?;
     }
     Ok(())
 }

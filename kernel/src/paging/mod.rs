@@ -140,9 +140,8 @@ unsafe fn build<P: Probe + Default + 'static>(
         frames.add(memory.frame_number(free.start)..memory.frame_number(free.end));
     }
     let machine = Bare::new(memory, P::default());
-    let kernel = on_large_stack(|| {
-        Kernel::new(machine, frames, config, Layout::standard()).map(Box::new)
-    })?;
+    let kernel =
+        on_large_stack(|| Kernel::new(machine, frames, config, Layout::standard()).map(Box::new))?;
     layout::complete(&kernel, boot.ram())?;
     let early = boot::early_tables::page_table_pages().iter().copied();
     for pages in early.chain([boot::boot_table_frames()]) {
@@ -203,7 +202,11 @@ fn on_large_stack<R>(f: impl FnOnce() -> R) -> R {
 }
 
 /// Walks all tables and passes everything that is not as promised to `found`. No table may change meanwhile.
-pub fn check<M: Machine>(kernel: &Kernel<M>, users: &[&Root], found: impl FnMut(Finding)) -> Report {
+pub fn check<M: Machine>(
+    kernel: &Kernel<M>,
+    users: &[&Root],
+    found: impl FnMut(Finding),
+) -> Report {
     let mut bits = alloc::vec![0; Scratch::words(&kernel.machine().memory())];
     let report = check::check(kernel.paging(), users, Scratch::new(&mut bits), found);
     report.expect("the scratch memory has as many words as asked for")

@@ -11,7 +11,7 @@
 
 mod thread;
 
-pub use thread::{SpawnError, Thread, spawn};
+pub use thread::{JoinHandle, SpawnError, Thread, spawn};
 
 use crate::cpu::{self, CpuId};
 use crate::lock::{IrqLock, IrqsOff};

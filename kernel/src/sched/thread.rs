@@ -1,10 +1,10 @@
 //! Threads: making, ending and waiting for them.
 
 use super::{Fate, finish_switch, make_ready, switch_away};
+use crate::arch::root::RootTable;
 use crate::cpu::{self, CpuId};
 use crate::lock::{IrqLock, IrqsOff};
 use crate::stack::Stack;
-use crate::arch::root::RootTable;
 use crate::{arch, protection};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
@@ -92,6 +92,16 @@ impl Thread {
         arch::root::load(super::current().root());
     }
 
+    /// Where its root table's address is kept. For attacks.
+    pub fn root_address(&self) -> *mut u64 {
+        self.root.as_ptr()
+    }
+
+    /// Where its protection register is kept while it does not run. For attacks.
+    pub fn protection_address(&self) -> *mut u64 {
+        (&raw mut *self.protection.lock()).cast()
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.is_idle
     }
@@ -126,6 +136,11 @@ pub struct JoinHandle<T> {
 }
 
 impl<T> JoinHandle<T> {
+    /// The thread.
+    pub fn thread(&self) -> &Thread {
+        &self.thread
+    }
+
     /// Waits for the thread's end and returns its result.
     ///
     /// # Panics

@@ -64,13 +64,20 @@ impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pks(error) => write!(f, "backend pks: {error}"),
-            Self::NoTscAux => f.write_str("backend mock: this CPU has no RDTSCP, so no IA32_TSC_AUX"),
-            Self::NotReset => f.write_str("the protection register allows writing page tables outside windows"),
+            Self::NoTscAux => {
+                f.write_str("backend mock: this CPU has no RDTSCP, so no IA32_TSC_AUX")
+            }
+            Self::NotReset => {
+                f.write_str("the protection register allows writing page tables outside windows")
+            }
         }
     }
 }
 
 type Mock = Keyed<TscAux, Pkrs>;
+
+/// The register value, of all backends here, that allows everything: what an attacker would write to a saved one.
+pub const ALL_ALLOWED: u64 = 0;
 
 /// The backend that was selected, ready on every CPU that called [`init`].
 #[derive(Clone, Copy, Debug)]

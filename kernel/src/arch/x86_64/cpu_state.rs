@@ -1,7 +1,7 @@
 //! The per-CPU state of x86-64, and how a CPU finds its own: through the GS base.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use x86_64::VirtAddr;
 use x86_64::registers::model_specific::GsBase;
 
@@ -14,6 +14,8 @@ pub struct CpuState {
     apic_id: AtomicU32,
     /// Whether the CPU is in its NMI handler.
     pub in_nmi: AtomicBool,
+    /// Where the frame of the latest call interrupt keeps the interrupted protection register.
+    pub interrupted_register: AtomicPtr<u64>,
     /// NMIs that found no request.
     pub nmis_without_request: AtomicU64,
     /// The control bits the CPU reported about itself, as [`Features`](super::control::Features) bits.
@@ -27,6 +29,7 @@ impl CpuState {
             index,
             apic_id: AtomicU32::new(0),
             in_nmi: AtomicBool::new(false),
+            interrupted_register: AtomicPtr::new(core::ptr::null_mut()),
             nmis_without_request: AtomicU64::new(0),
             control: AtomicU64::new(0),
         }

@@ -40,6 +40,8 @@ fn handle(frame: &mut Frame) {
         vector::TIMER => handle_timer(),
         vector::CALL => {
             apic::end_of_interrupt();
+            let register = (&raw mut frame.protection).cast();
+            cpu::this().arch.interrupted_register.store(register, Ordering::Relaxed);
             calls::run_interrupt_call();
         }
         vector::SHOOTDOWN => {

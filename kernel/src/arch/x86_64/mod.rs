@@ -48,6 +48,11 @@ pub fn uncached(entry: Entry) -> Entry {
     Entry(entry.0 | WRITE_THROUGH | CACHE_DISABLE)
 }
 
+/// Where the frame of the call interrupt being handled keeps the interrupted protection register. For attacks.
+pub fn interrupted_register() -> *mut u64 {
+    crate::cpu::this().arch.interrupted_register.load(core::sync::atomic::Ordering::Relaxed)
+}
+
 /// One line about a CPU, for the boot log: its id on the bus and its control bits.
 pub fn describe_cpu(cpu: &crate::cpu::Cpu) -> alloc::string::String {
     alloc::format!("APIC {}, {}", cpu.arch.apic_id(), control::reported(cpu))

@@ -93,6 +93,17 @@ pub unsafe fn execute(code: *const u8) -> Result<(), Fault> {
     unsafe { probe_execute(code) }.into_result().map(drop)
 }
 
+/// Runs `f` with access to user pages, which SMAP refuses otherwise. Handlers that interrupt it run without.
+pub fn with_user_access<R>(f: impl FnOnce() -> R) -> R {
+    // SAFETY: EFLAGS.AC allows accesses and changes nothing else at privilege level 0; entry code clears it for handlers, and a
+    // thread switch happens inside one.
+    unsafe { core::arch::asm!("stac", options(nostack)) };
+    let result = f();
+    // SAFETY: as above.
+    unsafe { core::arch::asm!("clac", options(nostack)) };
+    result
+}
+
 /// Runs `function` in a page-fault handler: takes a page fault on purpose, whose handler
 /// calls it and then returns here.
 pub fn run_in_page_fault(function: &dyn Fn()) {
