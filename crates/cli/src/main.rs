@@ -1,15 +1,24 @@
-//! The kpkeys command: bench, reference, doctor.
+//! The kpkeys command: what hardened page tables cost on this machine, and what it takes to find out.
+//!
+//! Machine-readable output goes to standard output, progress and notes to standard error. Exit code 0: done, and all gates held; 1: a
+//! gate or a check failed; 2: usage.
 
+mod bench;
 mod doctor;
-#[allow(dead_code, reason = "called by the commands")]
 mod reference;
-#[allow(dead_code, reason = "called by the commands")]
 mod render;
+mod usage;
 
+use std::io;
+use std::process::ExitCode;
+
+use anyhow::Result;
 use clap::{Parser, Subcommand};
+use usage::UsageError;
 
+/// Page tables that a stray or hostile kernel write cannot change: what that costs, measured here.
 #[derive(Parser)]
-#[command(name = "kpkeys")]
+#[command(name = "kpkeys", version)]
 struct Arguments {
     #[command(subcommand)]
     call: Call,
@@ -17,16 +26,59 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Call {
-    /// What this machine and its tools can run
+    /// Run the evaluation and print its table for this machine
+    Bench(bench::Options),
+    /// Print the tables the Linux series published
+    Reference {
+        /// Which table [default: all]
+        table: Option<String>,
+        /// How to print it
+        #[arg(long, value_enum, default_value = "table")]
+        format: render::Format,
+    },
+    /// Say what this machine and its tools can run
     Doctor {
         /// How to print it
         #[arg(long, value_enum, default_value = "text")]
         format: doctor::Format,
     },
+    #[command(hide = true)]
+    BenchWorker(bench::worker::Options),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().call {
-        Call::Doctor { format } => doctor::run(format),
+fn main() -> ExitCode {
+    match run(Arguments::parse().call) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kpkeys: {error:#}");
+            ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
+        }
     }
+}
+
+/// Whether every gate held.
+fn run(call: Call) -> Result<bool> {
+    match call {
+        Call::Bench(options) => bench::run(&options),
+        Call::Reference { table, format } => {
+            print_reference(table.as_deref(), format).map(|()| true)
+        }
+        Call::Doctor { format } => doctor::run(format).map(|()| true),
+        Call::BenchWorker(options) => bench::worker::run(&options).map(|()| true),
+    }
+}
+
+fn print_reference(table: Option<&str>, format: render::Format) -> Result<()> {
+    let tables = match table {
+        Some(name) => vec![reference::find(name).map_err(|error| UsageError(error.to_string()))?],
+        None => reference::published().collect(),
+    };
+    Ok(render::write_published(&mut io::stdout().lock(), &tables, format)?)
+}
+
+/// Whoever read our output has seen enough.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

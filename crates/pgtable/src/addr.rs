@@ -262,14 +262,14 @@ mod tests {
         assert_eq!(PageRange::new(VirtAddr(1), 1), Err(RangeError::Unaligned(VirtAddr(1))));
         assert_eq!(PageRange::new(VirtAddr(0), 0), Err(RangeError::Empty(VirtAddr(0))));
         for (start, pages) in
-            [(0x8000_0000_0000, 1), (0x7fff_ffff_f000, 2), (u64::MAX & !0xfff, 2), (0, usize::MAX)]
+            [(0x8000_0000_0000, 1), (0x7fff_ffff_f000, 2), (!0xfff, 2), (0, usize::MAX)]
         {
             assert_eq!(
                 PageRange::new(VirtAddr(start), pages),
                 Err(RangeError::NotCanonical(VirtAddr(start), pages))
             );
         }
-        let last = PageRange::new(VirtAddr(u64::MAX & !0xfff), 1).unwrap();
+        let last = PageRange::new(VirtAddr(!0xfff), 1).unwrap();
         assert_eq!(last.end(), VirtAddr(0));
         assert!(last.contains(VirtAddr(u64::MAX)));
     }

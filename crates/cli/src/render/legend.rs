@@ -12,6 +12,7 @@ pub fn lines(table: &Table) -> Vec<String> {
     let mut lines = vec![effects(table)];
     lines.extend(no_flags(table));
     lines.extend(emulated(table));
+    lines.extend(linux(table));
     lines.push(pooled());
     lines.push(projection(table));
     lines.extend(comparison(table));
@@ -55,6 +56,14 @@ fn no_flags(table: &Table) -> Option<String> {
          shown means nothing.",
         table.blocks, table.comparisons
     ))
+}
+
+fn linux(table: &Table) -> Option<String> {
+    table.rows.iter().any(|row| row.linux_here.is_some()).then(|| {
+        "linux here: this machine's kernel doing the same operation, in the same run; % of it: the time a \
+         mode adds, in percent of that."
+            .to_owned()
+    })
 }
 
 fn emulated(table: &Table) -> Option<String> {
@@ -121,8 +130,10 @@ fn machine(table: &Table) -> String {
 }
 
 fn run(table: &Table) -> String {
+    let how = table.machine.extra.get("switch").and_then(|how| how.as_str());
+    let how = how.map_or(String::new(), |how| format!(" ({how})"));
     let switch = match table.switch_ns {
-        Some(ns) => format!("one switch {ns:.1} ns"),
+        Some(ns) => format!("one switch {ns:.1} ns{how}"),
         None => "switch cost not measured".to_owned(),
     };
     format!(

@@ -1,8 +1,8 @@
 //! The table of a run: one line a row of the evaluation, one column a mode.
 //!
-//! On a terminal the benchmark's name stands on a line of its own above its rows, and with
-//! `--compare` the other table's columns take the place of the A/A twin, whose extremes the legend
-//! gives; so the table keeps to 140 columns. Markdown holds every column.
+//! On a terminal the benchmark's name stands on a line of its own above its rows, the legend gives the
+//! extremes of the A/A twin, and with `--compare` the other table's columns take the place of the
+//! projection; so the table keeps to 140 columns. Markdown holds every column.
 
 use super::{
     cells::{self, NONE},
@@ -15,13 +15,10 @@ use kpkeys_stats::{
 
 /// The run's table for a terminal.
 pub fn terminal(table: &Table) -> Grid {
-    let mut columns = vec![class(), off(), linux()];
-    if table.compare.is_none() {
-        columns.push(mode(Mode::Aa));
-    }
+    let mut columns = vec![class(), off(), linux(), of_linux(table)];
     columns.extend(table.protecting_modes().into_iter().map(mode));
-    columns.extend([compat(table), projection(table)]);
-    columns.extend(comparison(table));
+    columns.push(compat(table));
+    columns.push(comparison(table).unwrap_or_else(|| projection(table)));
     let mut grid = grid(&columns, table, 1);
     grid.lines = under_benchmarks(table, grid.lines);
     grid
@@ -29,7 +26,8 @@ pub fn terminal(table: &Table) -> Grid {
 
 /// The run's table for Markdown.
 pub fn markdown(table: &Table) -> Grid {
-    let mut columns = vec![benchmark(), class(), off(), per_entry(), linux(), mode(Mode::Aa)];
+    let mut columns =
+        vec![benchmark(), class(), off(), per_entry(), linux(), of_linux(table), mode(Mode::Aa)];
     columns.extend(table.protecting_modes().into_iter().map(mode));
     columns.extend([compat(table), projection(table)]);
     columns.extend(comparison(table));
@@ -95,6 +93,16 @@ fn per_entry<'t>() -> Column<'t> {
 
 fn linux<'t>() -> Column<'t> {
     Column::new("linux\nhere", |row| Some(cells::quantity(row.linux_here?, row.unit)))
+}
+
+/// The added time in percent of the host kernel's, one for each protecting mode.
+fn of_linux(table: &Table) -> Column<'_> {
+    let modes = table.protecting_modes();
+    Column::new(format!("% of it\n{}", initials(&modes)), move |row| {
+        let of = |mode| row.effect(mode).and_then(|effect| effect.of_linux_pct);
+        let text = |mode| of(mode).map_or_else(|| NONE.to_owned(), |share| cells::signed(share, 1));
+        modes.iter().any(|mode| of(*mode).is_some()).then(|| joined(&modes, text))
+    })
 }
 
 fn mode<'t>(mode: Mode) -> Column<'t> {

@@ -18,7 +18,7 @@ use crate::addr::{ENTRIES, PAGE_SIZE, PhysAddr};
 use crate::error::Error;
 use crate::ground::Ground;
 use crate::linear::Reserve;
-use crate::machine::{Event, Frames, Machine, Probe};
+use crate::machine::{Event, Flush, Frames, Machine, Probe};
 use crate::section::Section;
 use crate::table::Table;
 
@@ -179,6 +179,8 @@ impl Pool {
         Err(failure)
     }
 
+    /// Keys a new block. Kernel mappings that the frames had before may still be in TLBs, writable: they are flushed first, so that no
+    /// page-table page can be reached through one.
     fn key_block<M: Machine, F: Frames>(
         &self,
         ground: &Ground<M, F>,
@@ -186,6 +188,8 @@ impl Pool {
         order: u8,
     ) -> Result<bool, Error> {
         if ground.is_protected() {
+            ground.machine().probe().count(Event::TlbFlush, 1);
+            ground.machine().flush_tlb(Flush::AllKernel);
             ground.set_key(start, 1 << order, Pkey::PAGE_TABLES, &mut self.reserve.lock())?;
         }
         Ok(ground.is_protected())

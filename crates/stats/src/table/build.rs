@@ -119,6 +119,8 @@ impl Test {
         let (ci_low_pct, ci_high_pct) = ends_pct(t95);
         let (bca_low_pct, bca_high_pct) = ends_pct(self.bca);
         let in_ns = row.unit == Some(Unit::Ns);
+        let extra_ns = row.paired_baseline(mode).filter(|_| in_ns).map(|off| off * mean.exp_m1());
+        let linux = row.geometric_mean(Mode::Linux);
         Effect {
             effect_pct: percent(mean),
             ci_low_pct,
@@ -126,7 +128,8 @@ impl Test {
             half_width_pct: ci_low_pct.zip(ci_high_pct).map(|(low, high)| (high - low) / 2.0),
             bca_low_pct,
             bca_high_pct,
-            extra_ns: row.paired_baseline(mode).filter(|_| in_ns).map(|off| off * mean.exp_m1()),
+            extra_ns,
+            of_linux_pct: extra_ns.zip(linux).map(|(extra, linux)| extra / linux * 100.0),
             p,
             p_method,
             p_holm: self.p_holm,
