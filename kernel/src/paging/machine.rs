@@ -76,6 +76,7 @@ unsafe impl<P: Probe> Machine for Bare<P> {
                 let end = range.end().0.wrapping_sub(1);
                 tlb::Flush::Range { start: range.start().0, end: end.saturating_add(1) }
             }
+            Flush::AllKernel => tlb::Flush::All,
             Flush::AddressSpace(_) => tlb::Flush::User,
         });
     }
