@@ -5,6 +5,10 @@
 //! | `tests` | runs every in-kernel test |
 //! | `tests=TEXT` | runs the tests whose name contains TEXT |
 //! | `attack` | makes every attack |
+//! | `bench=ROWS` | times benchmarks: their numbers in `kpkeys_workloads::ALL_ROWS`, separated by commas |
+//! | `count=ROWS` | counts their events instead |
+//! | `scale=N` | divides the published number of loops by N; 1000 if not given |
+//! | `iterations=N` | times each benchmark N times; 3 if not given |
 //! | `backend=pks\|mock\|none` | selects the backend; the best the CPU has if not given |
 //! | `mode=off\|unbatched\|batched\|fused` | selects the protection mode; `fused` if not given, `off` without backend |
 //! | `crash=panic` | panics, to show how that is reported |
@@ -15,10 +19,12 @@
 //! with the meant one.
 
 use crate::arch::backend::Choice;
+use crate::bench::Request;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 use kpkeys_pgtable::Mode;
+use kpkeys_workloads::ALL_ROWS;
 
 /// What the command line asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,6 +33,8 @@ pub struct Options {
     pub tests: Option<String>,
     /// Make every attack.
     pub attack: bool,
+    /// Run benchmarks.
+    pub bench: Option<Request>,
     /// The backend.
     pub backend: Option<Choice>,
     /// The protection mode.
@@ -47,6 +55,30 @@ pub enum Crash {
 }
 
 impl Options {
+    /// `None` for a word that means nothing.
+    fn set_flag(&mut self, word: &str) -> Option<()> {
+        match word {
+            "tests" => self.tests = Some(String::new()),
+            "attack" => self.attack = true,
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// `None` for a word that means nothing.
+    fn set(&mut self, name: &str, value: &str) -> Option<()> {
+        match (name, value) {
+            ("tests", part) => self.tests = Some(part.to_string()),
+            ("backend", name) => self.backend = Some(Choice::from_name(name)?),
+            ("mode", name) => self.mode = Some(Mode::from_name(name)?),
+            ("crash", "panic") => self.crash = Some(Crash::Panic),
+            ("crash", "stack-overflow") => self.crash = Some(Crash::StackOverflow),
+            ("crash", "hang") => self.crash = Some(Crash::Hang),
+            _ => return None,
+        }
+        Some(())
+    }
+
     /// The backend to use: the one asked for, or the best.
     pub fn backend(&self) -> Choice {
         self.backend.unwrap_or_else(Choice::best)
@@ -69,7 +101,7 @@ impl fmt::Display for UnknownWords {
         for word in &self.0 {
             write!(f, " `{word}`")?;
         }
-        f.write_str("; known are tests, tests=TEXT, attack, backend=pks|mock|none, mode=off|unbatched|batched|fused, crash=panic|stack-overflow|hang")
+        f.write_str("; known are tests, tests=TEXT, attack, bench=ROWS, count=ROWS, scale=N, iterations=N, backend=pks|mock|none, mode=off|unbatched|batched|fused, crash=panic|stack-overflow|hang")
     }
 }
 
@@ -80,23 +112,39 @@ impl fmt::Display for UnknownWords {
 /// [`UnknownWords`] lists every word that means nothing.
 pub fn parse(line: &str) -> Result<Options, UnknownWords> {
     let mut options = Options::default();
+    let mut bench = Request { rows: Vec::new(), scale: 1000, iterations: 3, count: false };
     let mut unknown = Vec::new();
     for word in line.split_whitespace() {
-        match word.split_once('=') {
-            None if word == "tests" => options.tests = Some(String::new()),
-            None if word == "attack" => options.attack = true,
-            Some(("tests", part)) => options.tests = Some(part.to_string()),
-            Some(("backend", name)) if Choice::from_name(name).is_some() => {
-                options.backend = Choice::from_name(name);
+        let known = match word.split_once('=') {
+            Some((name, value)) => {
+                options.set(name, value).or_else(|| set_bench(&mut bench, name, value))
             }
-            Some(("mode", name)) if Mode::from_name(name).is_some() => {
-                options.mode = Mode::from_name(name);
-            }
-            Some(("crash", "panic")) => options.crash = Some(Crash::Panic),
-            Some(("crash", "stack-overflow")) => options.crash = Some(Crash::StackOverflow),
-            Some(("crash", "hang")) => options.crash = Some(Crash::Hang),
-            _ => unknown.push(word.to_string()),
+            None => options.set_flag(word),
+        };
+        if known.is_none() {
+            unknown.push(word.to_string());
         }
     }
+    if !bench.rows.is_empty() {
+        options.bench = Some(bench);
+    }
     if unknown.is_empty() { Ok(options) } else { Err(UnknownWords(unknown)) }
+}
+
+/// `None` for a word that means nothing.
+fn set_bench(bench: &mut Request, name: &str, value: &str) -> Option<()> {
+    match name {
+        "bench" | "count" => {
+            bench.count = name == "count";
+            bench.rows = value.split(',').map(row).collect::<Option<_>>()?;
+        }
+        "scale" => bench.scale = value.parse().ok().filter(|&scale| scale > 0)?,
+        "iterations" => bench.iterations = value.parse().ok()?,
+        _ => return None,
+    }
+    Some(())
+}
+
+fn row(number: &str) -> Option<usize> {
+    number.parse().ok().filter(|&row| row < ALL_ROWS.len())
 }

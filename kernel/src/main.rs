@@ -13,10 +13,12 @@ extern crate alloc;
 
 mod arch;
 mod attack;
+mod bench;
 mod boot_info;
 mod calls;
 mod command_line;
 mod console;
+mod counter;
 mod cpu;
 mod exit;
 mod fault;
@@ -30,9 +32,11 @@ mod sched;
 mod stack;
 mod tests;
 
+use alloc::string::String;
 use arch::backend::Choice;
 use boot_info::BootInfo;
 use command_line::{Crash, Options};
+use counter::Counter;
 use exit::Exit;
 use kpkeys_pgtable::check::Report;
 use kpkeys_pgtable::{Config, Level, NoProbe, Probe};
@@ -104,16 +108,35 @@ fn run(options: Options, mut memory: BootMemory) {
         None => {}
     }
     let config = Config::of(options.mode());
-    start_memory::<NoProbe>(&mut memory, config, paging::adopt);
-    let mut failed = options.tests.map_or(0, |part| tests::run_all(&part));
-    if options.attack {
-        failed += attack::run_all(config).unwrap_or_else(|reason| {
-            log::error!("the attacks ended early: {reason}");
-            1
-        });
-        failed += final_check();
-    }
+    let counting = options.bench.clone().filter(|request| request.count);
+    let failed = if let Some(request) = counting {
+        let kernel = start_memory::<Counter>(&mut memory, config);
+        failures(bench::count(kernel, request).map(|()| 0))
+    } else {
+        paging::adopt(start_memory::<NoProbe>(&mut memory, config));
+        run_on_memory(options, config)
+    };
     exit::exit(if failed == 0 { Exit::Success } else { Exit::Failed })
+}
+
+/// Does what was asked for, once memory is up; returns how much went wrong.
+fn run_on_memory(options: Options, config: Config) -> usize {
+    let mut failed = options.tests.map_or(0, |part| tests::run_all(&part));
+    if let Some(request) = options.bench {
+        failed += failures(bench::time(paging::memories(), request).map(|()| 0));
+    }
+    if options.attack {
+        failed += failures(attack::run_all(config));
+    }
+    failed + final_check()
+}
+
+/// One failure for what ended early, with its reason in the log.
+fn failures(result: Result<usize, String>) -> usize {
+    result.unwrap_or_else(|reason| {
+        log::error!("ended early: {reason}");
+        1
+    })
 }
 
 /// Checks all tables once more; returns how much is not as promised.
@@ -129,8 +152,7 @@ fn final_check() -> usize {
 fn start_memory<P: Probe + Default + 'static>(
     memory: &mut BootMemory,
     config: Config,
-    adopt: impl FnOnce(&'static kpkeys_mm::Kernel<paging::Bare<P>>),
-) {
+) -> &'static kpkeys_mm::Kernel<paging::Bare<P>> {
     // SAFETY: once, on the first thread, on the early tables; nobody else knows boot memory.
     let kernel = unsafe { paging::start::<P>(memory, config) }
         .unwrap_or_else(|error| exit::refuse(format_args!("{error}")));
@@ -139,7 +161,7 @@ fn start_memory<P: Probe + Default + 'static>(
     if report.findings > 0 {
         exit::refuse(format_args!("{} findings in the final tables", report.findings));
     }
-    adopt(kernel);
+    kernel
 }
 
 fn log_protection(config: Config, report: &Report) {

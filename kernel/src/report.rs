@@ -57,6 +57,28 @@ pub enum Record<'a> {
         /// How many of them went otherwise than they must.
         broken: usize,
     },
+    /// One timed iteration of a benchmark.
+    Sample {
+        /// The row.
+        row: &'a str,
+        /// Which iteration, from 0.
+        iteration: u32,
+        /// Nanoseconds, as the emulated machine's clock has them.
+        ns: u64,
+        /// Operations in them.
+        operations: u64,
+    },
+    /// The events of one iteration of a benchmark.
+    Counts {
+        /// The row.
+        row: &'a str,
+        /// Operations counted.
+        operations: u64,
+        /// How many of each kind, in the order of `kpkeys_pgtable::Event`.
+        events: crate::counter::Counts,
+        /// The most stores that one window covered.
+        longest_window_stores: u64,
+    },
     /// The outcome of one in-kernel test.
     Test {
         /// Its name.
