@@ -9,7 +9,7 @@ use crate::cpu::{self, CpuId};
 use crate::fault::{Cause, Fault};
 use crate::lock::IrqLock;
 use crate::memory::{PAGE_SIZE, PhysAddr};
-use crate::paging::{Memories, memories};
+use crate::paging::{Memories, memories, user};
 use crate::report::{Record, emit};
 use crate::sched::{self, Thread};
 use crate::{calls, protection};
@@ -99,12 +99,8 @@ impl Site for Here {
         store: Store,
         at: VirtAddr,
     ) -> Result<(), attack::Fault> {
-        let thread = sched::current();
-        // SAFETY: the address space is the caller's and outlives this call, and user roots hold the kernel's half.
-        unsafe { thread.set_root(arch::root::RootTable(root.0)) };
-        let result = probe::with_user_access(|| write_back(store, at.0 as *mut u64));
-        // SAFETY: the kernel's own root lives for ever.
-        unsafe { thread.set_root(arch::root::RootTable::KERNEL) };
+        // SAFETY: the address space is the caller's and outlives this call.
+        let result = unsafe { user::in_space(root, || write_back(store, at.0 as *mut u64)) };
         result.map_err(described)
     }
 

@@ -5,6 +5,8 @@
 //! | `tests` | runs every in-kernel test |
 //! | `tests=TEXT` | runs the tests whose name contains TEXT |
 //! | `attack` | makes every attack |
+//! | `soak=SECONDS` | random processes and kernel mappings on all CPUs, under attack |
+//! | `seed=N` | the soak's seed; 1 if not given |
 //! | `bench=ROWS` | times benchmarks: their numbers in `kpkeys_workloads::ALL_ROWS`, separated by commas |
 //! | `count=ROWS` | counts their events instead |
 //! | `scale=N` | divides the published number of loops by N; 1000 if not given |
@@ -23,6 +25,7 @@ use crate::bench::Request;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
+use core::time::Duration;
 use kpkeys_pgtable::Mode;
 use kpkeys_workloads::ALL_ROWS;
 
@@ -33,6 +36,10 @@ pub struct Options {
     pub tests: Option<String>,
     /// Make every attack.
     pub attack: bool,
+    /// Soak for this long.
+    pub soak: Option<Duration>,
+    /// The soak's seed.
+    pub seed: Option<u64>,
     /// Run benchmarks.
     pub bench: Option<Request>,
     /// The backend.
@@ -69,6 +76,8 @@ impl Options {
     fn set(&mut self, name: &str, value: &str) -> Option<()> {
         match (name, value) {
             ("tests", part) => self.tests = Some(part.to_string()),
+            ("soak", seconds) => self.soak = Some(Duration::from_secs(seconds.parse().ok()?)),
+            ("seed", seed) => self.seed = Some(seed.parse().ok()?),
             ("backend", name) => self.backend = Some(Choice::from_name(name)?),
             ("mode", name) => self.mode = Some(Mode::from_name(name)?),
             ("crash", "panic") => self.crash = Some(Crash::Panic),
@@ -101,7 +110,7 @@ impl fmt::Display for UnknownWords {
         for word in &self.0 {
             write!(f, " `{word}`")?;
         }
-        f.write_str("; known are tests, tests=TEXT, attack, bench=ROWS, count=ROWS, scale=N, iterations=N, backend=pks|mock|none, mode=off|unbatched|batched|fused, crash=panic|stack-overflow|hang")
+        f.write_str("; known are tests, tests=TEXT, attack, soak=SECONDS, seed=N, bench=ROWS, count=ROWS, scale=N, iterations=N, backend=pks|mock|none, mode=off|unbatched|batched|fused, crash=panic|stack-overflow|hang")
     }
 }
 

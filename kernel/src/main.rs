@@ -29,6 +29,7 @@ mod paging;
 mod protection;
 mod report;
 mod sched;
+mod soak;
 mod stack;
 mod tests;
 
@@ -127,6 +128,9 @@ fn run_on_memory(options: Options, config: Config) -> usize {
     }
     if options.attack {
         failed += failures(attack::run_all(config));
+    }
+    if let Some(length) = options.soak {
+        failed += failures(soak::run(length, options.seed.unwrap_or(1)));
     }
     failed + final_check()
 }

@@ -79,6 +79,17 @@ pub enum Record<'a> {
         /// The most stores that one window covered.
         longest_window_stores: u64,
     },
+    /// The soak has ended.
+    Soak {
+        /// Operations of all workers.
+        operations: u64,
+        /// The attacker's stores that faulted.
+        blocked: u64,
+        /// Those that did not.
+        succeeded: u64,
+        /// Frames that were there before and are in use, or lost, after.
+        missing_frames: i64,
+    },
     /// The outcome of one in-kernel test.
     Test {
         /// Its name.

@@ -1,5 +1,8 @@
 //! What the calls that run the reference kernel in an emulator share: the machine's options, and one boot of it.
 
+#[cfg_attr(not(test), allow(dead_code, reason = "for `kpkeys bench --on`"))]
+pub mod bench;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -72,6 +75,24 @@ impl MachineOptions {
 }
 
 impl Emulated {
+    /// A machine that runs the rows of the table.
+    ///
+    /// # Errors
+    ///
+    /// As [`MachineOptions::build`].
+    #[cfg_attr(not(test), allow(dead_code, reason = "for `kpkeys bench --on`"))]
+    pub fn for_bench(on: &str, backend: Option<&str>) -> Result<Emulated> {
+        let machine = MachineOptions {
+            on: on.to_owned(),
+            backend: backend.map(str::to_owned),
+            smp: bench::CPUS,
+            memory: bench::MEMORY_MIB,
+            cpu: "max".to_owned(),
+            time_limit: 600,
+        };
+        machine.build()
+    }
+
     /// Boots the kernel with `words` on its command line and hands on each line it prints. Returns whether everything it was asked for
     /// was done and held.
     ///

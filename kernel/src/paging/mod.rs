@@ -19,6 +19,7 @@
 
 mod layout;
 mod machine;
+pub mod user;
 
 use crate::arch::{self, backend::Unusable, boot};
 use crate::lock::IrqLock;
