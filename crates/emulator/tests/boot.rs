@@ -25,7 +25,11 @@ fn with_command_line(command_line: &str) -> Machine {
 }
 
 fn passes_its_tests(memory_mib: u32, cpus: u32) {
-    let machine = Machine { memory_mib, cpus, ..with_command_line("tests") };
+    passes(Machine { memory_mib, cpus, ..with_command_line("tests") });
+}
+
+fn passes(machine: Machine) {
+    let cpus = machine.cpus;
     let (run, lines) = run(&machine).unwrap_or_else(|error| panic!("{machine:?}: {error}"));
     assert_eq!(run.outcome, Outcome::Success, "{machine:?}:\n{}", lines.join("\n"));
     let boot = format!("\"cpus\":{cpus},");
@@ -42,6 +46,56 @@ fn passes_its_tests_on_one_cpu() {
 #[test]
 fn passes_its_tests_on_four_cpus() {
     passes_its_tests(256, 4);
+}
+
+#[test]
+fn passes_its_tests_in_every_mode() {
+    for mode in ["off", "unbatched", "batched"] {
+        passes(with_command_line(&format!("tests mode={mode}")));
+    }
+}
+
+#[test]
+fn passes_its_tests_with_every_backend() {
+    for words in ["backend=mock mode=fused", "backend=mock mode=batched", "backend=none mode=fused"]
+    {
+        passes(with_command_line(&format!("tests {words}")));
+    }
+}
+
+#[test]
+fn protection_is_claimed_only_where_it_is_enforced() {
+    for (words, model, enforced) in [
+        ("", "max", true),
+        ("mode=off", "max", false),
+        ("backend=mock mode=batched", "max", false),
+        ("", "max,-pks", false),
+    ] {
+        let machine = Machine { cpu_model: model.to_owned(), ..with_command_line(words) };
+        let (run, lines) = run(&machine).unwrap_or_else(|error| panic!("{machine:?}: {error}"));
+        assert_eq!(run.outcome, Outcome::Success, "{machine:?}");
+        let claim = format!("\"enforced\":{enforced}");
+        let claims = lines.iter().filter(|line| line.contains(&claim)).count();
+        assert_eq!(claims, 1, "{machine:?}:\n{}", lines.join("\n"));
+    }
+}
+
+#[test]
+fn pks_is_refused_where_the_cpu_has_none() {
+    let model = "max,-pks".to_owned();
+    let machine = Machine { cpu_model: model, ..with_command_line("backend=pks") };
+    ends_with(machine, Outcome::Refused, "this CPU has no PKS");
+}
+
+/// Ten seconds of random work on four CPUs with an attacker among them. The long form: `kpkeys run soak=600`.
+#[test]
+fn survives_a_short_soak() {
+    for mode in ["batched", "fused"] {
+        let machine = Machine { cpus: 4, ..with_command_line(&format!("soak=5 mode={mode}")) };
+        let (run, lines) = run(&machine).unwrap_or_else(|error| panic!("{machine:?}: {error}"));
+        assert_eq!(run.outcome, Outcome::Success, "{mode}:\n{}", lines.join("\n"));
+        assert!(lines.iter().any(|line| line.contains("\"missing_frames\":0")), "{mode}");
+    }
 }
 
 /// The whole matrix of the promise; minutes on a busy host, so not part of every run.
@@ -66,7 +120,7 @@ fn ends_with(machine: Machine, outcome: Outcome, text: &str) {
 #[test]
 fn boot_log_comes_quickly() {
     let start = Instant::now();
-    ends_with(with_command_line(""), Outcome::Success, "2 CPUs up");
+    ends_with(with_command_line(""), Outcome::Success, "page-table pages protected");
     assert!(start.elapsed() < Duration::from_secs(5), "took {:?}", start.elapsed());
 }
 

@@ -7,6 +7,8 @@
 mod exceptions;
 mod image;
 mod memory;
+mod paging;
+mod protection;
 mod smp;
 mod threads;
 
@@ -72,9 +74,23 @@ pub fn run_all(part: &str) -> usize {
 }
 
 fn run_one(test: &Test) -> bool {
-    let outcome = (test.run)();
+    let outcome = (test.run)().and_then(|()| tables_are_as_promised());
     let name = test.name.trim_start_matches("kpkeys_kernel::tests::");
     let reason = outcome.as_ref().err().map(String::as_str);
     emit(&Record::Test { name, passed: outcome.is_ok(), reason });
     outcome.is_ok()
+}
+
+/// The checker, after every test.
+fn tables_are_as_promised() -> Outcome {
+    let mut first = None;
+    let report = crate::paging::check(crate::paging::memories(), &[], |finding| {
+        first.get_or_insert(finding);
+    });
+    match first {
+        Some(finding) => {
+            Err(alloc::format!("checker: {} findings, the first: {finding}", report.findings))
+        }
+        None => Ok(()),
+    }
 }

@@ -38,8 +38,18 @@ pub struct Request<'a> {
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 enum Reported {
-    Sample { row: String, iteration: u32, ns: u64, operations: u64 },
-    Counts { row: String, operations: u64, events: Vec<u64>, longest_window_stores: u64 },
+    Sample {
+        row: String,
+        iteration: u32,
+        ns: u64,
+        operations: u64,
+    },
+    Counts {
+        row: String,
+        operations: u64,
+        events: Vec<u64>,
+        longest_window_stores: u64,
+    },
     #[serde(other)]
     Other,
 }

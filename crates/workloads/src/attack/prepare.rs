@@ -193,7 +193,7 @@ fn data_become_table<M: Machine>(
 }
 
 /// The frame of the table at `level` that translates an address.
-pub(super) fn table_frame<M: Machine>(
+pub fn table_frame<M: Machine>(
     kernel: &Kernel<M>,
     root: &Root,
     address: VirtAddr,
