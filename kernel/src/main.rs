@@ -26,6 +26,7 @@ mod heap;
 mod lock;
 mod memory;
 mod paging;
+mod program;
 mod protection;
 mod report;
 mod sched;

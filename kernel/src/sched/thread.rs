@@ -4,13 +4,14 @@ use super::{Fate, finish_switch, make_ready, switch_away};
 use crate::arch::root::RootTable;
 use crate::cpu::{self, CpuId};
 use crate::lock::{IrqLock, IrqsOff};
+use crate::program::Running;
 use crate::stack::Stack;
 use crate::{arch, protection};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use kpkeys::Saved;
 
 /// A kernel thread.
@@ -25,6 +26,10 @@ pub struct Thread {
     pub(super) protection: IrqLock<Saved>,
     /// Physical address of the root table it runs on; 0 stands for the kernel's own.
     root: AtomicU64,
+    /// The stack for exceptions of the program it runs, if it runs one.
+    kernel_stack: AtomicU64,
+    /// The program it runs.
+    running: AtomicPtr<Running>,
     /// `None` for idle threads, which use the stack their CPU started on.
     stack: Option<Stack>,
     start: IrqLock<Option<Box<dyn FnOnce() + Send>>>,
@@ -59,6 +64,8 @@ impl Thread {
             stack_pointer: AtomicUsize::new(0),
             protection: IrqLock::new(protection::initial()),
             root: AtomicU64::new(0),
+            kernel_stack: AtomicU64::new(0),
+            running: AtomicPtr::new(core::ptr::null_mut()),
             stack,
             start: IrqLock::new(None),
             ended: AtomicBool::new(false),
@@ -90,6 +97,26 @@ impl Thread {
         let _irqs_off = IrqsOff::new();
         self.root.store(root.0, Ordering::Relaxed);
         arch::root::load(super::current().root());
+    }
+
+    /// The stack for exceptions of its program.
+    pub(super) fn kernel_stack(&self) -> u64 {
+        self.kernel_stack.load(Ordering::Relaxed)
+    }
+
+    /// Where that is kept.
+    pub fn kernel_stack_address(&self) -> *mut u64 {
+        self.kernel_stack.as_ptr()
+    }
+
+    /// The program it runs; null if none.
+    pub fn running(&self) -> *mut Running {
+        self.running.load(Ordering::Relaxed)
+    }
+
+    /// Remembers the program it runs.
+    pub fn set_running(&self, running: *mut Running) {
+        self.running.store(running, Ordering::Relaxed);
     }
 
     /// Where its root table's address is kept. For attacks.

@@ -8,6 +8,7 @@ mod exceptions;
 mod image;
 mod memory;
 mod paging;
+mod programs;
 mod protection;
 mod smp;
 mod threads;

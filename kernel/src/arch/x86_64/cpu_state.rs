@@ -3,7 +3,7 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use x86_64::VirtAddr;
-use x86_64::registers::model_specific::GsBase;
+use x86_64::registers::model_specific::{GsBase, KernelGsBase};
 
 /// What the architecture keeps for each CPU. The GS base of the CPU points here.
 #[repr(C)]
@@ -52,7 +52,14 @@ impl CpuState {
     /// Once on each CPU, and no two CPUs with the same state.
     pub unsafe fn install(&'static self) {
         GsBase::write(VirtAddr::from_ptr(self));
+        // SWAPGS is never executed: the second register keeps the value, for `restore`.
+        KernelGsBase::write(VirtAddr::from_ptr(self));
     }
+}
+
+/// Puts the kernel's GS base back, after a program may have changed it. Doing it twice does no harm.
+pub fn restore() {
+    GsBase::write(KernelGsBase::read());
 }
 
 /// The number of the running CPU. [`CpuState::install`] must have run on it.

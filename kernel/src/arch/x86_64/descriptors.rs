@@ -5,6 +5,7 @@
 //! the current stack is unusable (Intel SDM vol. 3A, 6.14.5 "Interrupt Stack Table").
 
 use super::entry::{self, VECTORS};
+use super::user::SYSTEM_CALL;
 use crate::cpu::MAX_CPUS;
 use crate::stack::Stack;
 use x86_64::VirtAddr;
@@ -17,8 +18,14 @@ use x86_64::structures::tss::TaskStateSegment;
 /// Vectors that get their own stack, in the order of the interrupt stack table.
 const OWN_STACK: [u8; 3] = [entry::NMI, entry::DOUBLE_FAULT, entry::MACHINE_CHECK];
 
-/// The kernel's code segment: the first descriptor after the null one.
-const KERNEL_CODE: u16 = 0x08;
+/// Segment selectors, in the order in which [`new_segments`] appends them after the null one.
+pub const KERNEL_CODE: u16 = 0x08;
+/// The kernel's data.
+pub const KERNEL_DATA: u16 = 0x10;
+/// A program's data, privilege level 3.
+pub const USER_DATA: u16 = 0x18 | 3;
+/// A program's code, privilege level 3.
+pub const USER_CODE: u16 = 0x20 | 3;
 
 struct Segments {
     gdt: GlobalDescriptorTable,
@@ -54,6 +61,20 @@ pub fn install() {
     }
 }
 
+/// Where the running CPU's task state keeps the stack for exceptions of programs. Interrupts are off, and only this CPU may use it.
+pub fn kernel_stack() -> *mut u64 {
+    let task = TASKS[super::cpu_state::current_index()].as_mut_ptr();
+    // SAFETY: only the address is computed; the state lives in a static.
+    unsafe { (&raw mut (*task).privilege_stack_table).cast() }
+}
+
+/// Puts a thread's stack for exceptions of its program into the running CPU's task state. Interrupts are off.
+pub fn set_kernel_stack(top: u64) {
+    // SAFETY: the CPU reads the field on a change of privilege, which cannot happen now; nobody else does. It is not aligned
+    // (Intel SDM vol. 3A, figure 8-11).
+    unsafe { kernel_stack().write_unaligned(top) };
+}
+
 fn new_task() -> TaskStateSegment {
     let mut task = TaskStateSegment::new();
     for place in 0..OWN_STACK.len() {
@@ -68,6 +89,12 @@ fn new_segments(task: &'static TaskStateSegment) -> Segments {
     let mut gdt = GlobalDescriptorTable::new();
     let code = gdt.append(Descriptor::kernel_code_segment());
     let data = gdt.append(Descriptor::kernel_data_segment());
+    let user_data = gdt.append(Descriptor::user_data_segment());
+    let user_code = gdt.append(Descriptor::user_code_segment());
+    debug_assert_eq!(
+        (code.0, data.0, user_data.0, user_code.0),
+        (KERNEL_CODE, KERNEL_DATA, USER_DATA, USER_CODE)
+    );
     let task = gdt.append(Descriptor::tss_segment(task));
     Segments { gdt, code, data, task }
 }
@@ -88,13 +115,15 @@ struct Gate {
 impl Gate {
     /// Present, ring 0, interrupt gate: interrupts are off in the handler.
     const INTERRUPT: u8 = 0x8e;
+    /// The same, and programs may use it.
+    const SYSTEM_CALL: u8 = 0xee;
 
-    fn new(address: u64, stack: u8) -> Self {
+    fn new(address: u64, stack: u8, kind: u8) -> Self {
         Self {
             address_low: address as u16,
             selector: KERNEL_CODE,
             stack,
-            kind: Self::INTERRUPT,
+            kind,
             address_middle: (address >> 16) as u16,
             address_high: (address >> 32) as u32,
             reserved: 0,
@@ -112,7 +141,12 @@ impl Idt {
         Self(core::array::from_fn(|vector| {
             let own = OWN_STACK.iter().position(|&own| usize::from(own) == vector);
             let stack = own.map_or(0, |place| place as u8 + 1);
-            Gate::new(entry::stub_address(vector), stack)
+            let kind = if vector == usize::from(SYSTEM_CALL) {
+                Gate::SYSTEM_CALL
+            } else {
+                Gate::INTERRUPT
+            };
+            Gate::new(entry::stub_address(vector), stack, kind)
         }))
     }
 

@@ -83,6 +83,13 @@ pub struct Frame {
     pub ss: u64,
 }
 
+impl Frame {
+    /// Whether a program was interrupted: the privilege level in the saved code segment.
+    pub fn is_from_user(&self) -> bool {
+        self.cs & 3 == 3
+    }
+}
+
 /// Bytes from one stub to the next; the longest stub has 12.
 const STUB_SIZE: u64 = 16;
 

@@ -1,7 +1,9 @@
 //! What the kernel does about each exception and interrupt.
 
 use super::entry::{DOUBLE_FAULT, Frame, MACHINE_CHECK, NMI, PAGE_FAULT};
+use super::user::{self, SYSTEM_CALL};
 use super::{apic, probe, tlb};
+use crate::program::{self, End};
 use crate::{calls, cpu, protection, sched, stack};
 use core::fmt;
 use core::sync::atomic::Ordering;
@@ -25,11 +27,20 @@ pub mod vector {
 /// The protection register is reset before anything else runs and restored last, so that a
 /// handler never starts inside the window it interrupted.
 pub extern "C" fn dispatch(frame: &mut Frame) -> bool {
+    if frame.is_from_user() || has_own_stack(frame.vector as u8) {
+        // A program may have changed the GS base, and an NMI may have hit before this line.
+        super::cpu_state::restore();
+    }
     frame.protection = protection::enter_exception();
     handle(frame);
     let is_inside_nmi = cpu::this().arch.in_nmi.load(Ordering::Relaxed);
     protection::leave_exception(frame.protection);
     is_inside_nmi
+}
+
+/// Whether the exception can arrive at any instruction of the kernel, the first of an entry included.
+fn has_own_stack(vector: u8) -> bool {
+    matches!(vector, NMI | DOUBLE_FAULT | MACHINE_CHECK)
 }
 
 fn handle(frame: &mut Frame) {
@@ -49,9 +60,31 @@ fn handle(frame: &mut Frame) {
             apic::end_of_interrupt();
         }
         vector::SPURIOUS => {} // needs no end of interrupt: Intel SDM vol. 3A, 11.9
+        exception if frame.is_from_user() => handle_program(frame, exception),
         _ if probe::recover(frame) => {}
         exception => die(frame, name(exception)),
     }
+}
+
+/// A program's system call, page fault or mistake. Interrupts are on while the memory manager works.
+fn handle_program(frame: &mut Frame, exception: u8) {
+    const WRITE: u64 = 1 << 1;
+    let end = match exception {
+        SYSTEM_CALL => End::Exit(frame.rdi),
+        PAGE_FAULT => {
+            let (address, write) = (frame.fault_address, frame.error_code & WRITE != 0);
+            super::irq::enable();
+            let handled = program::fault(address, write);
+            super::irq::disable();
+            if handled {
+                return;
+            }
+            End::Killed { exception, address }
+        }
+        _ => End::Killed { exception, address: 0 },
+    };
+    let kernel_stack = program::end(end);
+    user::leave(frame, kernel_stack, 0);
 }
 
 /// The next tick may preempt, so this one is finished first.

@@ -1,7 +1,7 @@
 //! x86-64: booted by PVH, driven by local APICs.
 //!
 //! What the rest of the kernel uses: `backend`, `boot` (the early page tables), `context`, `control`,
-//! `cpu_state`, `exit`, `image`, `ipi`, `irq`, `layout`, `probe`, `root`, `serial`, `time`, `tlb`.
+//! `cpu_state`, `exit`, `image`, `ipi`, `irq`, `layout`, `probe`, `root`, `serial`, `time`, `tlb`, `user`.
 
 mod acpi;
 mod apic;
@@ -10,7 +10,7 @@ pub mod boot;
 pub mod context;
 pub mod control;
 pub mod cpu_state;
-mod descriptors;
+pub mod descriptors;
 mod entry;
 mod exceptions;
 pub mod exit;
@@ -24,6 +24,7 @@ pub mod serial;
 mod smp;
 pub mod time;
 pub mod tlb;
+pub mod user;
 
 use crate::memory::PhysAddr;
 use kpkeys_pgtable::Entry;
