@@ -3,10 +3,13 @@
 //! Machine-readable output goes to standard output, progress and notes to standard error. Exit code 0: done, and all gates held; 1: a
 //! gate or a check failed; 2: usage.
 
+mod attack;
 mod bench;
 mod doctor;
+mod emulated;
 mod reference;
 mod render;
+mod run;
 mod usage;
 
 use std::io;
@@ -28,6 +31,10 @@ struct Arguments {
 enum Call {
     /// Run the evaluation and print its table for this machine
     Bench(bench::Options),
+    /// Attack the page tables of a running kernel and say what came of it
+    Attack(attack::Options),
+    /// Boot the reference kernel in an emulator
+    Run(run::Options),
     /// Print the tables the Linux series published
     Reference {
         /// Which table [default: all]
@@ -62,6 +69,8 @@ fn main() -> ExitCode {
 fn run(call: Call) -> Result<bool> {
     match call {
         Call::Bench(options) => bench::run(&options),
+        Call::Attack(options) => attack::run(&options),
+        Call::Run(options) => run::run(&options),
         Call::Reference { table, format } => {
             print_reference(table.as_deref(), format).map(|()| true)
         }

@@ -127,7 +127,9 @@ impl Worker {
         kpkeys_workloads::run(kernel, &clock, row, self.effort.scale()).with_context(failed)?;
         let timing =
             kpkeys_workloads::run(kernel, &clock, row, self.effort.scale()).with_context(failed)?;
-        print(&Record::Counts(counts_record(self.mode, row, &clock.counted(), timing.operations)))
+        let counts = clock.counted();
+        let each = |event| counts.of(event) as f64 / timing.operations as f64;
+        print(&Record::Counts(counts_record(self.mode, row, each, Some(exposure(&counts)))))
     }
 
     /// The host kernel's own fork and munmap.
@@ -167,9 +169,13 @@ impl Worker {
     }
 }
 
-/// Per-operation averages of what was counted.
-fn counts_record(mode: Mode, row: &Row, counts: &Counts, operations: u64) -> CountsRecord {
-    let each = |event: Event| counts.of(event) as f64 / operations as f64;
+/// A record of counts. `each` is how many events of a kind there were per operation, on average.
+pub fn counts_record(
+    mode: Mode,
+    row: &Row,
+    each: impl Fn(Event) -> f64,
+    exposure: Option<Exposure>,
+) -> CountsRecord {
     CountsRecord {
         mode,
         benchmark: row.benchmark.into(),
@@ -188,10 +194,15 @@ fn counts_record(mode: Mode, row: &Row, counts: &Counts, operations: u64) -> Cou
             ]
             .into(),
         },
-        exposure: Some(Exposure {
-            open_share: counts.open_ns as f64 / counts.at_ns.max(1) as f64,
-            longest_window_stores: counts.longest_window_stores,
-        }),
+        exposure,
+    }
+}
+
+/// How exposed tables were while events were counted.
+fn exposure(counts: &Counts) -> Exposure {
+    Exposure {
+        open_share: counts.open_ns as f64 / counts.at_ns.max(1) as f64,
+        longest_window_stores: counts.longest_window_stores,
     }
 }
 
