@@ -133,7 +133,7 @@ impl Plan {
         }
         let rows = rows(&options.rows)?;
         let host_has_a_row =
-            cfg!(target_os = "linux") && rows.iter().any(|row| row.benchmark != "vmalloc");
+            cfg!(target_os = "linux") && rows.iter().any(super::worker::runs_on_linux);
         let host = host_has_a_row.then_some(Mode::Linux);
         let modes =
             [Mode::Off, Mode::Aa].into_iter().chain(modes(&options.modes)?).chain(host).collect();

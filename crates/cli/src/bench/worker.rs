@@ -47,7 +47,13 @@ pub struct Options {
 }
 
 /// Arguments for a worker process.
-pub fn arguments(plan: &plan::Plan, mode: Mode, block: u32, count: bool) -> Vec<String> {
+pub fn arguments(
+    plan: &plan::Plan,
+    rows: &[Row],
+    mode: Mode,
+    block: u32,
+    count: bool,
+) -> Vec<String> {
     let mut arguments: Vec<String> =
         ["bench-worker", "--mode", mode.name(), "--paging", plan.paging.name()]
             .map(str::to_owned)
@@ -58,9 +64,14 @@ pub fn arguments(plan: &plan::Plan, mode: Mode, block: u32, count: bool) -> Vec<
         "--block".into(),
         block.to_string(),
     ]);
-    arguments.extend(plan.rows.iter().flat_map(|row| ["--row".into(), row.result_class.into()]));
+    arguments.extend(rows.iter().flat_map(|row| ["--row".into(), row.result_class.into()]));
     arguments.extend(count.then(|| "--count".to_owned()));
     arguments
+}
+
+/// Whether the host kernel can do what a row does.
+pub fn runs_on_linux(row: &Row) -> bool {
+    row.span == Span::Once
 }
 
 /// Runs a worker; its records go to standard output.
@@ -134,7 +145,7 @@ impl Worker {
 
     /// The host kernel's own fork and munmap.
     fn time_linux(&self) -> Result<()> {
-        for row in self.rows.iter().filter(|row| row.span == Span::Once) {
+        for row in self.rows.iter().filter(|row| runs_on_linux(row)) {
             for iteration in 0..self.effort.linux_iterations() {
                 let mapping = match Mapping::populated(row.pages, row.huge) {
                     Ok(mapping) => mapping,
