@@ -356,8 +356,9 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     }
 
     fn build_linear_map(&self, memory: Memory, granule: Level) -> Result<(), Error> {
-        // No page carries a key yet, so that these stores, one for each page of memory, need no window.
-        let section = Section::begin(self.machine(), Mode::Off, Space::Linear);
+        // One store for each page of memory, none of them protecting anything yet: bounded windows, whatever the mode.
+        let mode = if self.mode().protects() { Mode::Fused } else { Mode::Off };
+        let section = Section::begin(self.machine(), mode, Space::Linear);
         let mut frame = memory.start;
         let end = memory.frame(memory.pages);
         while frame < end {
