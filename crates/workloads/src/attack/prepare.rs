@@ -49,7 +49,8 @@ impl<'k, M: Machine> Prepared<'k, M> {
         let (tables, become_table) = data_become_table(kernel)?;
         let (space, frames) = many_tables(kernel)?;
         drop(space);
-        let given_back = *frames.last().ok_or(Failure::NoTarget("no table was made"))?;
+        // The one freed first: allocators hand out last what was freed first, so that it stays what it is.
+        let given_back = *frames.first().ok_or(Failure::NoTarget("no table was made"))?;
         let mut user = AddressSpace::new(kernel)?;
         user.mmap(PageRange::new(USER_START, 1).map_err(kpkeys_mm::Error::from)?, MapFlags::DATA)?;
         user.fault(USER_START, true)?;
