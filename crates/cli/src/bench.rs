@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`plan`] | what was asked for, checked: rows, modes, how much of it |
 //! | [`run`] | blocks of workers, each a fresh process, in seeded random order |
-//! | [`worker`] | one mode of one block: runs the rows, prints records |
+//! | [`worker`] | one row in one mode, in a process of its own: prints records |
 //! | [`results`] | where records are kept, and how a killed run goes on |
 //! | [`machine`] | what this machine is |
 
@@ -25,15 +25,15 @@ use crate::{reference, render, usage::UsageError};
 /// The options of `kpkeys bench`.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// Where to run: host
+    /// Where to run: host, or in the reference kernel on qemu-x86_64
     #[arg(long, default_value = "host", value_name = "WHERE")]
     on: String,
-    /// How windows are opened: mock
-    #[arg(long, default_value = "mock", value_name = "BACKEND")]
-    backend: String,
-    /// Entry format of the page tables: aarch64 (as the series) or x86_64
-    #[arg(long, default_value = "aarch64", value_name = "FORMAT")]
-    paging: String,
+    /// How windows are opened: mock on the host; pks, mock or none in an emulator [default: the best there is]
+    #[arg(long, value_name = "BACKEND")]
+    backend: Option<String>,
+    /// Entry format of the page tables on the host: aarch64 (as the series) or x86_64 [default: aarch64]
+    #[arg(long, value_name = "FORMAT")]
+    paging: Option<String>,
     /// Rows to run, by name with * and ?; may be given again [default: all]
     #[arg(long, value_name = "GLOB")]
     rows: Vec<String>,
@@ -46,7 +46,7 @@ pub struct Options {
     /// Twenty-four blocks and the published numbers of loops
     #[arg(long)]
     full: bool,
-    /// How many blocks to run [default: 12; 4 with --quick, 24 with --full]
+    /// How many blocks to run [default: 12; 4 with --quick, 24 with --full; none in an emulator, where only counts mean something]
     #[arg(long, value_name = "N")]
     blocks: Option<u32>,
     /// Seed of the order of modes in each block
@@ -73,15 +73,17 @@ pub struct Options {
 /// [`UsageError`] for what cannot be asked; otherwise what went wrong on the way.
 pub fn run(options: &Options) -> Result<bool> {
     let plan = plan::Plan::new(options)?;
+    let machine = run::Machine::new(&plan)?;
     let beside = options.compare.as_deref().map(compared).transpose()?;
     let mut results = results::Results::open(options.out.as_deref(), &plan)?;
-    run::run(&plan, &mut results)?;
+    run::run(&plan, &machine, &mut results)?;
     let mut table = Table::build(&results.recording()?, &reference::graviton3())?;
     if let Some(beside) = &beside {
         table = table.compared_with(beside);
     }
     results.keep_table(&table)?;
-    render::write_results(&mut io::stdout().lock(), &table, options.format, options.counts)?;
+    let counts = options.counts || plan.place != plan::Place::Host;
+    render::write_results(&mut io::stdout().lock(), &table, options.format, counts)?;
     if !table.gates_hold() {
         eprintln!(
             "kpkeys: the A/A twin of the baseline shows an effect; this machine was not steady enough and the table is void"

@@ -1,6 +1,5 @@
 //! What the calls that run the reference kernel in an emulator share: the machine's options, and one boot of it.
 
-#[cfg_attr(not(test), allow(dead_code, reason = "for `kpkeys bench --on`"))]
 pub mod bench;
 
 use std::time::Duration;
@@ -80,7 +79,6 @@ impl Emulated {
     /// # Errors
     ///
     /// As [`MachineOptions::build`].
-    #[cfg_attr(not(test), allow(dead_code, reason = "for `kpkeys bench --on`"))]
     pub fn for_bench(on: &str, backend: Option<&str>) -> Result<Emulated> {
         let machine = MachineOptions {
             on: on.to_owned(),

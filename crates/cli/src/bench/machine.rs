@@ -4,17 +4,18 @@ use kpkeys_hosted::register::MockRegister;
 use kpkeys_pgtable::entry::{Aarch64, X86_64};
 use kpkeys_stats::record::{FORMAT, Machine, Run};
 
-use super::plan::{Effort, Paging, Plan};
+use super::plan::{Effort, Paging, Place, Plan};
 
 /// The header of a run of this plan, here and now. Measures what a switch costs.
 pub fn run_header(plan: &Plan) -> Run {
     Run {
         format: FORMAT,
         machine: machine(),
-        on: "host".into(),
-        backend: "mock".into(),
+        on: plan.place.name().into(),
+        backend: plan.place.backend().into(),
         paging: plan.paging.name().into(),
-        switch_ns: Some(match plan.paging {
+        // In an emulator a switch's cost is the emulator's.
+        switch_ns: (plan.place == Place::Host).then(|| match plan.paging {
             Paging::Aarch64 => kpkeys_hosted::switch_ns::<Aarch64>(),
             Paging::X86_64 => kpkeys_hosted::switch_ns::<X86_64>(),
         }),

@@ -9,6 +9,8 @@ use crate::usage::UsageError;
 /// A checked request.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// Where it runs.
+    pub place: Place,
     /// Entry format of the tables.
     pub paging: Paging,
     /// Rows, in the order of the table.
@@ -21,6 +23,60 @@ pub struct Plan {
     pub effort: Effort,
     /// Seed of the order inside blocks.
     pub seed: u64,
+}
+
+/// Where benchmarks run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// In processes on this machine.
+    Host,
+    /// In the reference kernel, on an emulated machine of this name, with this backend or the best there is.
+    Emulator {
+        /// The machine's name.
+        name: String,
+        /// The backend, if one was asked for.
+        backend: Option<String>,
+    },
+}
+
+impl Place {
+    /// Its name on the command line.
+    pub fn name(&self) -> &str {
+        match self {
+            Place::Host => "host",
+            Place::Emulator { name, .. } => name,
+        }
+    }
+
+    /// The backend's name: what was asked for, or what is taken without being asked.
+    pub fn backend(&self) -> &str {
+        match self {
+            Place::Host => "mock",
+            Place::Emulator { backend, .. } => backend.as_deref().unwrap_or("pks"),
+        }
+    }
+
+    fn new(options: &Options) -> Result<Place, UsageError> {
+        match options.on.as_str() {
+            "host" => {
+                one_of(
+                    "backend on the host",
+                    options.backend.as_deref().unwrap_or("mock"),
+                    &["mock"],
+                )?;
+                Ok(Place::Host)
+            }
+            name => {
+                one_of("place to run", name, &["host", "qemu-x86_64"])?;
+                if options.paging.as_deref().is_some_and(|paging| paging != "x86_64") {
+                    return Err(UsageError(format!(
+                        "{name} has page tables of its own format: leave --paging out"
+                    )));
+                }
+                Ok(Place::Emulator { name: name.to_owned(), backend: options.backend.clone() })
+            }
+        }
+    }
 }
 
 /// An entry format by its name on the command line.
@@ -120,31 +176,28 @@ impl Plan {
     ///
     /// [`UsageError`] with the names that are valid.
     pub fn new(options: &Options) -> Result<Plan, UsageError> {
-        one_of("place to run", &options.on, &["host"])?;
-        one_of("backend", &options.backend, &["mock"])?;
+        let place = Place::new(options)?;
+        let paging = match &place {
+            Place::Host => Paging::from_name(options.paging.as_deref().unwrap_or("aarch64"))?,
+            Place::Emulator { .. } => Paging::X86_64,
+        };
         let effort = match (options.quick, options.full) {
             (true, _) => Effort::Quick,
             (_, true) => Effort::Full,
             _ => Effort::Normal,
         };
-        let blocks = options.blocks.unwrap_or(effort.blocks());
-        if blocks == 0 {
+        let on_host = place == Place::Host;
+        let blocks = options.blocks.unwrap_or(if on_host { effort.blocks() } else { 0 });
+        if blocks == 0 && on_host {
             return Err(UsageError("--blocks needs at least 1".into()));
         }
         let rows = rows(&options.rows)?;
-        let host_has_a_row =
-            cfg!(target_os = "linux") && rows.iter().any(super::worker::runs_on_linux);
-        let host = host_has_a_row.then_some(Mode::Linux);
+        let beside =
+            cfg!(target_os = "linux") && on_host && rows.iter().any(super::worker::runs_on_linux);
+        let linux = beside.then_some(Mode::Linux);
         let modes =
-            [Mode::Off, Mode::Aa].into_iter().chain(modes(&options.modes)?).chain(host).collect();
-        Ok(Plan {
-            paging: Paging::from_name(&options.paging)?,
-            rows,
-            modes,
-            blocks,
-            effort,
-            seed: options.seed,
-        })
+            [Mode::Off, Mode::Aa].into_iter().chain(modes(&options.modes)?).chain(linux).collect();
+        Ok(Plan { place, paging, rows, modes, blocks, effort, seed: options.seed })
     }
 }
 

@@ -12,9 +12,11 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 
-use super::plan::Plan;
+use super::plan::{Place, Plan};
 use super::results::Results;
 use super::worker;
+use crate::emulated::Emulated;
+use crate::emulated::bench::Request;
 
 /// The block number of workers that count: they belong to no block.
 const COUNTING: u32 = u32::MAX;
@@ -24,7 +26,7 @@ const COUNTING: u32 = u32::MAX;
 /// # Errors
 ///
 /// A worker that failed, with what it printed.
-pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
+pub fn run(plan: &Plan, machine: &Machine, results: &mut Results) -> Result<()> {
     let counting = plan.modes.iter().filter(|mode| !matches!(mode, Mode::Aa | Mode::Linux));
     let counting: Vec<Mode> = counting.copied().filter(|&mode| !results.has_counts(mode)).collect();
     let blocks: Vec<Block> = blocks(plan).filter(|block| !results.has(&block.done(plan))).collect();
@@ -39,18 +41,65 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
                 plan.blocks,
                 row.result_class
             ));
-            records.extend(worker_records(plan, slice::from_ref(row), *mode, block.number, false)?);
+            records.extend(machine.records(
+                plan,
+                slice::from_ref(row),
+                *mode,
+                block.number,
+                false,
+            )?);
             progress.inc(1);
         }
         results.add(records, &block.done(plan))?;
     }
     for mode in counting {
         progress.set_message(format!("counting events: {}", mode.name()));
-        results.add(worker_records(plan, &plan.rows, mode, COUNTING, true)?, &[])?;
+        results.add(machine.records(plan, &plan.rows, mode, COUNTING, true)?, &[])?;
         progress.inc(1);
     }
     progress.finish_and_clear();
     Ok(())
+}
+
+/// What runs a row in a mode: a process here, or a boot there.
+pub enum Machine {
+    /// Worker processes.
+    Processes,
+    /// The reference kernel in an emulator.
+    Emulated(Emulated),
+}
+
+impl Machine {
+    /// The machine of a plan. Builds the kernel if it takes one.
+    ///
+    /// # Errors
+    ///
+    /// The emulator is missing, the backend is unknown, or the kernel does not build.
+    pub fn new(plan: &Plan) -> Result<Machine> {
+        Ok(match &plan.place {
+            Place::Host => Machine::Processes,
+            Place::Emulator { name, backend } => {
+                Machine::Emulated(Emulated::for_bench(name, backend.as_deref())?)
+            }
+        })
+    }
+
+    fn records(
+        &self,
+        plan: &Plan,
+        rows: &[Row],
+        mode: Mode,
+        block: u32,
+        count: bool,
+    ) -> Result<Vec<Record>> {
+        match self {
+            Machine::Processes => worker_records(plan, rows, mode, block, count),
+            Machine::Emulated(emulated) => {
+                let (scale, iterations) = (plan.effort.scale(), plan.effort.iterations());
+                emulated.bench(&Request { mode, block, rows, scale, iterations, count })
+            }
+        }
+    }
 }
 
 /// One block: what runs in it, in order.
