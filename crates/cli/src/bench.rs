@@ -46,7 +46,7 @@ pub struct Options {
     /// Twenty-four blocks and the published numbers of loops
     #[arg(long)]
     full: bool,
-    /// How many blocks to run [default: 12; 4 with --quick, 24 with --full; none in an emulator, where only counts mean something]
+    /// How many blocks to run [default: 12; 4 with --quick, 24 with --full; 1 in an emulator, where counts alone mean something]
     #[arg(long, value_name = "N")]
     blocks: Option<u32>,
     /// Seed of the order of modes in each block

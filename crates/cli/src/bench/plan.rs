@@ -187,8 +187,8 @@ impl Plan {
             _ => Effort::Normal,
         };
         let on_host = place == Place::Host;
-        let blocks = options.blocks.unwrap_or(if on_host { effort.blocks() } else { 0 });
-        if blocks == 0 && on_host {
+        let blocks = options.blocks.unwrap_or(if on_host { effort.blocks() } else { 1 });
+        if blocks == 0 {
             return Err(UsageError("--blocks needs at least 1".into()));
         }
         let rows = rows(&options.rows)?;
