@@ -188,6 +188,7 @@ fn put_times(out: &mut Vec<u8>, times: &TaskTimes) {
         for number in [
             accounted.user_ns,
             accounted.system_ns,
+            accounted.cpu_ns,
             accounted.minor_faults,
             accounted.major_faults,
         ] {
@@ -348,6 +349,7 @@ impl<'a> Decoder<'a> {
             Some(Accounted {
                 user_ns: self.cursor.number()?,
                 system_ns: self.cursor.number()?,
+                cpu_ns: self.cursor.number()?,
                 minor_faults: self.cursor.number()?,
                 major_faults: self.cursor.number()?,
             })

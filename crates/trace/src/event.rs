@@ -302,10 +302,13 @@ pub const SLOW_FAULT_NS: u64 = 250_000;
 /// is not in it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Accounted {
-    /// CPU time in user mode.
+    /// CPU time in user mode. Most kernels sample it at timer ticks, so that a short task often has
+    /// none; only sums over many tasks mean something.
     pub user_ns: u64,
-    /// CPU time in the kernel.
+    /// CPU time in the kernel, sampled likewise.
     pub system_ns: u64,
+    /// CPU time in either mode, exact.
+    pub cpu_ns: u64,
     /// Faults without input or output, including those the kernel made on the task's behalf without an
     /// exception (these are not events).
     pub minor_faults: u64,

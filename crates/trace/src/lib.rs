@@ -16,9 +16,12 @@ mod error;
 mod event;
 mod frame;
 mod header;
+mod range_set;
 mod reader;
 #[cfg(target_os = "linux")]
 pub mod record;
+mod spaces;
+mod summary;
 mod varint;
 mod writer;
 
@@ -31,4 +34,6 @@ pub use event::{
 pub use frame::VERSION;
 pub use header::{Arch, Header, Kinds, Method, Outcome, RunTimes, Trailer};
 pub use reader::{Damage, TraceReader};
+pub use spaces::{CopyPolicy, Replay, ReplayError, SpaceId, SpaceOp, Spaces, Step, replay};
+pub use summary::{Costs, Counts, Summary};
 pub use writer::TraceWriter;

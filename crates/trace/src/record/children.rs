@@ -1,0 +1,170 @@
+//! The recorded processes as this process's children: reaping them, and knowing when none is left.
+//!
+//! While a recording runs this process is a child subreaper: a descendant that outlives its parent
+//! becomes our child instead of init's. When wait(2) has no child left, the whole tree is gone.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use rustix::process::{Pid, getpid, set_child_subreaper};
+use signal_hook::SigId;
+
+use crate::header::{Outcome, RunTimes};
+
+/// CPU time of every child waited for so far.
+#[derive(Debug, Clone, Copy)]
+struct Usage {
+    user_ns: u64,
+    system_ns: u64,
+}
+
+fn usage() -> Usage {
+    let ns = |time: TimeVal| time.num_microseconds().unsigned_abs() * 1000;
+    // getrusage fails for an unknown "who" only.
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else {
+        return Usage { user_ns: 0, system_ns: 0 };
+    };
+    Usage { user_ns: ns(usage.user_time()), system_ns: ns(usage.system_time()) }
+}
+
+/// What reaping found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    /// Processes of the tree are alive.
+    Some,
+    /// None is.
+    None,
+}
+
+/// The children of this process during a recording.
+#[derive(Debug)]
+pub(super) struct Children {
+    root: u32,
+    outcome: Outcome,
+    began: Instant,
+    before: Usage,
+    real_ns: Option<u64>,
+}
+
+impl Children {
+    /// `root` is the command's first process, started at `began`.
+    pub(super) fn new(root: u32, began: Instant, meter: Meter) -> Self {
+        Self { root, outcome: Outcome::Running, began, before: meter.0, real_ns: None }
+    }
+
+    /// Reaps every child that has ended.
+    pub(super) fn reap(&mut self) -> Left {
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) => return Left::Some,
+                Ok(status) => self.note(status),
+                Err(Errno::EINTR) => {}
+                Err(_) => return Left::None,
+            }
+        }
+    }
+
+    /// Takes note of a status that someone else waited for.
+    pub(super) fn note(&mut self, status: WaitStatus) {
+        let (pid, outcome) = match status {
+            WaitStatus::Exited(pid, code) => (pid, Outcome::Exited(code as u8)),
+            WaitStatus::Signaled(pid, signal, _) => (pid, Outcome::Signalled(signal as i32 as u8)),
+            _ => return,
+        };
+        if pid.as_raw().unsigned_abs() == self.root && self.outcome == Outcome::Running {
+            self.outcome = outcome;
+            self.real_ns = Some(self.elapsed_ns());
+        }
+    }
+
+    /// How the command ended, if it has.
+    pub(super) fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
+    /// Elapsed time of the command, CPU time of everything that was waited for.
+    pub(super) fn times(&self) -> RunTimes {
+        let now = usage();
+        RunTimes {
+            real_ns: self.real_ns.unwrap_or_else(|| self.elapsed_ns()),
+            user_ns: now.user_ns.saturating_sub(self.before.user_ns),
+            system_ns: now.system_ns.saturating_sub(self.before.system_ns),
+        }
+    }
+
+    fn elapsed_ns(&self) -> u64 {
+        self.began.elapsed().as_nanos() as u64
+    }
+}
+
+/// The CPU time used by children before the command was started.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Meter(Usage);
+
+impl Meter {
+    /// Reads it.
+    pub(super) fn start() -> Self {
+        Self(usage())
+    }
+}
+
+/// Makes this process a subreaper as long as it lives.
+#[derive(Debug)]
+pub(super) struct Subreaper;
+
+impl Subreaper {
+    pub(super) fn become_one() -> io::Result<Self> {
+        set_child_subreaper(Some(getpid()))?;
+        Ok(Self)
+    }
+}
+
+impl Drop for Subreaper {
+    fn drop(&mut self) {
+        // Turning it off cannot fail where turning it on did not.
+        let _ = set_child_subreaper(None::<Pid>);
+    }
+}
+
+/// Signals that would end the recorder. The terminal sends an interrupt to the command too, which decides
+/// what to do about it; so the first one only waits for that, and the second ends the recording. A
+/// SIGTERM is for the recorder alone and ends it at once.
+#[derive(Debug)]
+pub(super) struct Interrupts {
+    count: Arc<AtomicUsize>,
+    handlers: Vec<SigId>,
+}
+
+impl Interrupts {
+    /// Interrupts after which recording stops.
+    const LIMIT: usize = 2;
+
+    pub(super) fn catch() -> io::Result<Self> {
+        use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
+        let count = Arc::new(AtomicUsize::new(0));
+        let mut handlers = Vec::new();
+        for (signal, weight) in [(SIGINT, 1), (SIGQUIT, 1), (SIGTERM, Self::LIMIT)] {
+            handlers.push(super::sys::count_signal(signal, Arc::clone(&count), weight)?);
+        }
+        Ok(Self { count, handlers })
+    }
+
+    /// True when recording shall stop.
+    pub(super) fn stop(&self) -> bool {
+        self.count.load(Ordering::Relaxed) >= Self::LIMIT
+    }
+}
+
+impl Drop for Interrupts {
+    fn drop(&mut self) {
+        for handler in self.handlers.drain(..) {
+            signal_hook::low_level::unregister(handler);
+        }
+    }
+}
