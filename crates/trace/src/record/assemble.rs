@@ -45,6 +45,8 @@ struct Begun {
 /// Things the trailer reports.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Tally {
+    /// When the last task of the command's first process was gone, on CLOCK_MONOTONIC.
+    pub root_gone_ns: Option<u64>,
     pub lost: u64,
     pub failed_calls: u64,
     pub foreign_calls: u64,
@@ -59,6 +61,8 @@ pub(super) struct Assembler {
     start_ns: u64,
     tasks: HashMap<u32, Task>,
     next_id: u32,
+    /// The command's first process.
+    root_pid: Option<u32>,
     queue: Queue,
     /// Shared memory attached, by process and page, for shmdt.
     attached: HashMap<(u32, u64), PageRange>,
@@ -75,6 +79,7 @@ impl Assembler {
             start_ns,
             tasks: HashMap::new(),
             next_id: 0,
+            root_pid: None,
             queue: Queue::default(),
             attached: HashMap::new(),
             accounts: Accounts::default(),
@@ -139,6 +144,7 @@ impl Assembler {
         self.tasks.entry(tid).or_insert_with(|| {
             let id = TaskId(self.next_id);
             self.next_id += 1;
+            self.root_pid.get_or_insert(pid);
             self.queue.push(time_ns, id, Event::Start { pid });
             Task::new(id, pid)
         })
@@ -315,6 +321,9 @@ impl Assembler {
         let account = self.accounts.take(tid);
         task.times.accounted = account.map(|account| account.accounted);
         let status = status.or(account.map(|account| account.status));
+        if self.root_pid.is_none_or(|root| root == task.pid) {
+            self.tally.root_gone_ns = Some(time_ns + self.start_ns);
+        }
         self.queue.push(time_ns, task.id, Event::Times(Box::new(task.times)));
         self.queue.push(time_ns, task.id, Event::Exit { status });
     }

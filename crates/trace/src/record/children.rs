@@ -6,16 +6,24 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use rustix::process::{Pid, getpid, set_child_subreaper};
+use rustix::time::{ClockId, clock_gettime};
 use signal_hook::SigId;
 
+use super::error::RecordError;
+use super::{Options, launch};
 use crate::header::{Outcome, RunTimes};
+
+/// Now on CLOCK_MONOTONIC, the clock of all times in a recording.
+pub(super) fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+}
 
 /// CPU time of every child waited for so far.
 #[derive(Debug, Clone, Copy)]
@@ -47,15 +55,15 @@ pub(super) enum Left {
 pub(super) struct Children {
     root: u32,
     outcome: Outcome,
-    began: Instant,
+    began_ns: u64,
     before: Usage,
     real_ns: Option<u64>,
 }
 
 impl Children {
-    /// `root` is the command's first process, started at `began`.
-    pub(super) fn new(root: u32, began: Instant, meter: Meter) -> Self {
-        Self { root, outcome: Outcome::Running, began, before: meter.0, real_ns: None }
+    /// `root` is the command's first process, started at `began_ns` of CLOCK_MONOTONIC.
+    pub(super) fn new(root: u32, began_ns: u64, meter: Meter) -> Self {
+        Self { root, outcome: Outcome::Running, began_ns, before: meter.0, real_ns: None }
     }
 
     /// Reaps every child that has ended.
@@ -89,18 +97,38 @@ impl Children {
     }
 
     /// Elapsed time of the command, CPU time of everything that was waited for.
-    pub(super) fn times(&self) -> RunTimes {
+    /// `root_gone_ns` is when the command's first process ended, if that was seen more exactly than by
+    /// reaping it.
+    pub(super) fn times(&self, root_gone_ns: Option<u64>) -> RunTimes {
         let now = usage();
+        let seen_ns = root_gone_ns.map(|gone_ns| gone_ns.saturating_sub(self.began_ns));
         RunTimes {
-            real_ns: self.real_ns.unwrap_or_else(|| self.elapsed_ns()),
+            real_ns: seen_ns.or(self.real_ns).unwrap_or_else(|| self.elapsed_ns()),
             user_ns: now.user_ns.saturating_sub(self.before.user_ns),
             system_ns: now.system_ns.saturating_sub(self.before.system_ns),
         }
     }
 
     fn elapsed_ns(&self) -> u64 {
-        self.began.elapsed().as_nanos() as u64
+        now_ns().saturating_sub(self.began_ns)
     }
+}
+
+/// Runs the command of `options` once without recording it, until its whole tree, or with `until_parent`
+/// its first process, is gone.
+pub(super) fn run_alone(options: &Options) -> Result<RunTimes, RecordError> {
+    let meter = Meter::start();
+    let began_ns = now_ns();
+    let root = launch::start(&options.command)?;
+    let mut children = Children::new(root, began_ns, meter);
+    while !options.until_parent || children.outcome == Outcome::Running {
+        match waitpid(None, None) {
+            Ok(status) => children.note(status),
+            Err(Errno::EINTR) => {}
+            Err(_) => break,
+        }
+    }
+    Ok(children.times(None))
 }
 
 /// The CPU time used by children before the command was started.

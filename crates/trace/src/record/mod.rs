@@ -12,7 +12,7 @@
 use std::ffi::OsString;
 use std::io::Write;
 
-use crate::header::{Kinds, Method, Outcome, RunTimes, Trailer};
+use crate::header::{Kinds, Method, Trailer};
 
 mod assemble;
 mod calls;
@@ -31,6 +31,7 @@ mod sys;
 mod taskstats;
 mod tracepoints;
 
+use children::Children;
 pub use error::RecordError;
 use machine::Machine;
 use sink::Sink;
@@ -98,14 +99,16 @@ pub fn record<W: Write>(options: &Options, out: W) -> Result<Report, RecordError
 impl Report {
     /// Ends the trace.
     fn conclude<W: Write>(
+        options: &Options,
         sink: Sink<W>,
         kinds: Kinds,
         method: Method,
-        outcome: Outcome,
-        recorded: RunTimes,
+        children: &Children,
         mut notes: Vec<String>,
     ) -> Result<Self, RecordError> {
         let tally = sink.assembler.tally;
+        let recorded = children.times(tally.root_gone_ns);
+        let unrecorded = options.compare.then(|| children::run_alone(options)).transpose()?;
         if sink.unwritable > 0 {
             notes.push(format!("{} events were left out: no valid trace has them", sink.unwritable));
         }
@@ -115,9 +118,9 @@ impl Report {
             late: sink.late,
             failed_calls: tally.failed_calls,
             foreign_calls: tally.foreign_calls,
-            outcome,
+            outcome: children.outcome(),
             recorded,
-            unrecorded: None,
+            unrecorded,
         };
         let (bytes, _) = sink.writer.finish(&trailer)?;
         Ok(Self { trailer, method, kinds, bytes, notes })

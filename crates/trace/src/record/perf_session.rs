@@ -9,10 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::time::{ClockId, clock_gettime};
 
 use super::assemble::Assembler;
-use super::children::{Children, Interrupts, Left, Meter, Subreaper};
+use super::children::{Children, Interrupts, Left, Meter, Subreaper, now_ns};
 use super::error::RecordError;
 use super::launch;
 use super::machine::Machine;
@@ -20,7 +19,7 @@ use super::perf::{Observer, Scope};
 use super::sink::Sink;
 use super::taskstats::Listener;
 use super::{Options, Report, permission};
-use crate::header::{Kinds, Method, Outcome, RunTimes};
+use crate::header::{Kinds, Method, Outcome};
 use crate::writer::TraceWriter;
 
 /// Longest time between two looks at the ring buffers.
@@ -50,17 +49,17 @@ pub(super) fn record<W: Write>(
         };
         let mut session = Session::begin(options, machine, *observer, out)?;
         let meter = Meter::start();
-        let began = Instant::now();
+        let began_ns = now_ns();
         to_starter.send(()).map_err(|_| starter_died())?;
         let root = match from_starter.recv() {
             Ok(Told::Started(root)) => root?,
             _ => return Err(starter_died()),
         };
-        let children = Children::new(root, began, meter);
+        let children = Children::new(root, began_ns, meter);
         // `to_starter` lives until here: the starter waits for its end.
-        let report = session.run(options, children, &interrupts);
+        let children = session.run(options, children, &interrupts);
         drop(to_starter);
-        report.and_then(|end| session.end(end))
+        session.end(options, &children?)
     })
 }
 
@@ -85,12 +84,6 @@ fn starter(options: &Options, machine: &Machine, orders: Receiver<()>, reports: 
 fn starter_died() -> RecordError {
     let error = std::io::Error::other("the starting thread ended early");
     RecordError::System { what: "start the command", error }
-}
-
-/// How the tree was when recording ended.
-struct End {
-    outcome: Outcome,
-    times: RunTimes,
 }
 
 /// A recording under way.
@@ -134,7 +127,7 @@ impl<W: Write> Session<W> {
         options: &Options,
         mut children: Children,
         interrupts: &Interrupts,
-    ) -> Result<End, RecordError> {
+    ) -> Result<Children, RecordError> {
         let mut horizon_ns = 0;
         loop {
             let began = Instant::now();
@@ -148,7 +141,7 @@ impl<W: Write> Session<W> {
             if left == Left::None || parent_gone || interrupts.stop() {
                 self.collect();
                 self.sink.finish(now_ns())?;
-                return Ok(End { outcome: children.outcome(), times: children.times() });
+                return Ok(children);
             }
             thread::sleep(SHORTEST_ROUND.saturating_sub(began.elapsed()));
         }
@@ -172,13 +165,7 @@ impl<W: Write> Session<W> {
         }
     }
 
-    fn end(self, end: End) -> Result<Report, RecordError> {
-        Report::conclude(self.sink, self.kinds, Method::Perf, end.outcome, end.times, self.notes)
+    fn end(self, options: &Options, children: &Children) -> Result<Report, RecordError> {
+        Report::conclude(options, self.sink, self.kinds, Method::Perf, children, self.notes)
     }
-}
-
-/// Now on the clock that the events' times come from.
-pub(super) fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }
