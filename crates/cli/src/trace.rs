@@ -217,6 +217,7 @@ fn end_json(trailer: &Trailer) -> serde_json::Value {
         "late": trailer.late,
         "failed_calls": trailer.failed_calls,
         "foreign_calls": trailer.foreign_calls,
+        "teardown_ns": trailer.teardown_ns,
         "recorded": times(&trailer.recorded),
         "unrecorded": trailer.unrecorded.as_ref().map(times),
     })
@@ -260,6 +261,9 @@ fn print_info<R: std::io::Read>(reader: &TraceReader<R>, summary: &Summary) {
         row(name, count.to_string());
     }
     row("cost", cost_text(summary));
+    if let Some(trailer) = reader.trailer() {
+        row("freeing memory at exit", format!("{:.1} ms", trailer.teardown_ns as f64 / 1e6));
+    }
     if let Some(column) = table.column_mut(0) {
         column.set_cell_alignment(CellAlignment::Left);
     }
@@ -296,14 +300,12 @@ fn cost_text(summary: &Summary) -> String {
     let costs = &summary.costs;
     let ms = |ns: u64| ns as f64 / 1e6;
     format!(
-        "faults {:.1} ms (and {} slow ones {:.1} ms), memory calls {:.1} ms, fork {:.1} ms, exec {:.1} ms, \
-         teardown {:.1} ms",
+        "faults {:.1} ms (and {} slow ones {:.1} ms), memory calls {:.1} ms, fork {:.1} ms, exec {:.1} ms",
         ms(costs.fault_ns),
         costs.slow_faults,
         ms(costs.slow_fault_ns),
         ms(costs.call_ns),
         ms(costs.fork_ns),
-        ms(costs.exec_ns),
-        ms(costs.teardown_ns)
+        ms(costs.exec_ns)
     )
 }

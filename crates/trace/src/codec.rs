@@ -203,7 +203,6 @@ fn put_times(out: &mut Vec<u8>, times: &TaskTimes) {
         times.call_ns,
         times.fork_ns,
         times.exec_ns,
-        times.teardown_ns,
     ] {
         varint::put(out, number);
     }
@@ -365,7 +364,6 @@ impl<'a> Decoder<'a> {
             call_ns: self.cursor.number()?,
             fork_ns: self.cursor.number()?,
             exec_ns: self.cursor.number()?,
-            teardown_ns: self.cursor.number()?,
         })
     }
 }

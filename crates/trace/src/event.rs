@@ -290,8 +290,6 @@ pub struct TaskTimes {
     pub fork_ns: u64,
     /// Time inside successful execve calls.
     pub exec_ns: u64,
-    /// Time from the entry of exit until the address space was gone, where this task freed it.
-    pub teardown_ns: u64,
 }
 
 /// A fault longer than this is counted apart: resolving one takes a microsecond or so, clearing a

@@ -248,6 +248,8 @@ pub struct Trailer {
     pub failed_calls: u64,
     /// Calls of 32-bit programs, which the recorder does not decode.
     pub foreign_calls: u64,
+    /// Time spent on freeing address spaces when their last task had exited, in nanoseconds.
+    pub teardown_ns: u64,
     /// How the command ended.
     pub outcome: Outcome,
     /// Time of the recorded run.
@@ -266,7 +268,7 @@ impl Trailer {
         };
         let mut out = vec![kind, code];
         for count in
-            [self.events, self.lost, self.late, self.failed_calls, self.foreign_calls]
+            [self.events, self.lost, self.late, self.failed_calls, self.foreign_calls, self.teardown_ns]
         {
             varint::put(&mut out, count);
         }
@@ -296,6 +298,7 @@ impl Trailer {
             late: cursor.number()?,
             failed_calls: cursor.number()?,
             foreign_calls: cursor.number()?,
+            teardown_ns: cursor.number()?,
             recorded: RunTimes::decode(&mut cursor)?,
             unrecorded: match limited(cursor.byte()?, 0..=1, "the mark of a second run")? {
                 0 => None,

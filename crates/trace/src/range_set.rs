@@ -19,11 +19,6 @@ impl RangeSet {
         self.pages
     }
 
-    /// The ranges, ascending.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = PageRange> {
-        self.ranges.iter().map(|(&first, &end)| PageRange::between(first, end))
-    }
-
     /// Adds `range`.
     pub(crate) fn insert(&mut self, range: PageRange) {
         let (mut first, mut end) = (range.first, range.end());
@@ -93,7 +88,7 @@ mod tests {
                 }
                 prop_assert_eq!(ranges.pages(), model.len() as u64);
             }
-            let pages = ranges.iter().flat_map(|range| range.first..range.end());
+            let pages = ranges.ranges.iter().flat_map(|(&first, &end)| first..end);
             prop_assert!(pages.eq(model));
         }
     }

@@ -102,8 +102,6 @@ pub struct Costs {
     pub fork_ns: u64,
     /// Time in execve calls.
     pub exec_ns: u64,
-    /// Time from exit until the address space was gone.
-    pub teardown_ns: u64,
 }
 
 impl Summary {
@@ -197,7 +195,6 @@ impl Costs {
         self.call_ns += times.call_ns;
         self.fork_ns += times.fork_ns;
         self.exec_ns += times.exec_ns;
-        self.teardown_ns += times.teardown_ns;
     }
 }
 

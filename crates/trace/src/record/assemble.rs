@@ -28,7 +28,6 @@ struct Task {
     fault: Option<(u64, FaultFlags)>,
     exec: Option<Exec>,
     times: TaskTimes,
-    exit_began_ns: Option<u64>,
 }
 
 /// A system call that has begun.
@@ -50,6 +49,7 @@ pub(super) struct Tally {
     pub lost: u64,
     pub failed_calls: u64,
     pub foreign_calls: u64,
+    pub teardown_ns: u64,
 }
 
 /// Turns observations into events.
@@ -66,13 +66,18 @@ pub(super) struct Assembler {
     queue: Queue,
     /// Shared memory attached, by process and page, for shmdt.
     attached: HashMap<(u32, u64), PageRange>,
+    /// When the exit of a task began whose memory may still have to be freed.
+    exiting: HashMap<u32, u64>,
+    /// Whether the times between observations are the command's own.
+    measures: bool,
     accounts: Accounts,
     pub tally: Tally,
 }
 
 impl Assembler {
-    /// Time 0 of the trace is `start_ns`.
-    pub(super) fn new(pages: Pages, address_bits: u8, start_ns: u64) -> Self {
+    /// Time 0 of the trace is `start_ns`. Without `measures` no durations are recorded: they would be
+    /// mostly the recorder's.
+    pub(super) fn new(pages: Pages, address_bits: u8, start_ns: u64, measures: bool) -> Self {
         Self {
             pages,
             address_end: 1 << address_bits,
@@ -82,6 +87,8 @@ impl Assembler {
             root_pid: None,
             queue: Queue::default(),
             attached: HashMap::new(),
+            exiting: HashMap::new(),
+            measures,
             accounts: Accounts::default(),
             tally: Tally::default(),
         }
@@ -90,6 +97,11 @@ impl Assembler {
     /// Where the kernel's accounting of exited tasks is put as it arrives.
     pub(super) fn accounts(&mut self) -> &mut Accounts {
         &mut self.accounts
+    }
+
+    /// The command's first process, once it was seen.
+    pub(super) fn root_pid(&self) -> Option<u32> {
+        self.root_pid
     }
 
     /// The next finished event.
@@ -176,10 +188,9 @@ impl Assembler {
     fn call_begins(&mut self, time_ns: u64, pid: u32, tid: u32, number: i64, arguments: [u64; 6]) {
         let Some(call) = Call::from_number(number) else { return };
         self.settle(time_ns, tid, None);
-        let task = self.task(time_ns, pid, tid);
-        let id = task.id;
+        let id = self.task(time_ns, pid, tid).id;
         if call == Call::Exit {
-            task.exit_began_ns = Some(time_ns);
+            self.exiting.insert(tid, time_ns);
             return;
         }
         let place = call.takes_away(&arguments).then(|| self.queue.keep(time_ns, id));
@@ -197,9 +208,10 @@ impl Assembler {
         stack: Option<u64>,
     ) {
         let Some(call) = Call::from_number(number) else { return };
+        let measures = self.measures;
         let task = self.task(time_ns, pid, tid);
         let begun = task.call.take_if(|begun| begun.call == call);
-        if let Some(begun) = &begun {
+        if let Some(begun) = begun.as_ref().filter(|_| measures) {
             task.times.add_call(call, time_ns - begun.time_ns, calls::failed(result));
         }
         if call == Call::Exec && result == 0 {
@@ -254,9 +266,12 @@ impl Assembler {
     fn new_task(&mut self, time_ns: u64, pid: u32, tid: u32, child: u32, clone_flags: u64) {
         // A task with this number is gone even if the kernel's word of it was lost.
         self.gone(time_ns, child, None);
+        self.exiting.remove(&child);
+        let measures = self.measures;
         let parent = self.task(time_ns, pid, tid);
         let parent_id = parent.id;
-        if let Some(begun) = parent.call.as_ref().filter(|begun| begun.call == Call::Fork) {
+        let in_fork = |begun: &&Begun| measures && begun.call == Call::Fork;
+        if let Some(begun) = parent.call.as_ref().filter(in_fork) {
             parent.times.fork_ns += time_ns - begun.time_ns;
         }
         let flags = fork_flags(clone_flags);
@@ -308,16 +323,17 @@ impl Assembler {
         }
     }
 
+    /// Since Linux 6.16 perf says that a task is gone before its memory is freed, earlier kernels after.
     fn space_freed(&mut self, time_ns: u64, tid: u32) {
-        let Some(task) = self.tasks.get_mut(&tid) else { return };
-        if let Some(began_ns) = task.exit_began_ns.take() {
-            task.times.teardown_ns += time_ns - began_ns;
+        if let Some(began_ns) = self.exiting.remove(&tid) {
+            self.tally.teardown_ns += time_ns - began_ns;
         }
     }
 
     fn gone(&mut self, time_ns: u64, tid: u32, status: Option<u32>) {
         self.settle(time_ns, tid, None);
         let Some(mut task) = self.tasks.remove(&tid) else { return };
+        self.exiting.insert(tid, time_ns);
         let account = self.accounts.take(tid);
         task.times.accounted = account.map(|account| account.accounted);
         let status = status.or(account.map(|account| account.status));
@@ -351,7 +367,6 @@ impl Task {
             fault: None,
             exec: None,
             times: TaskTimes::default(),
-            exit_began_ns: None,
         }
     }
 }

@@ -7,11 +7,12 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use rustix::process::{Pid, getpid, set_child_subreaper};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpid, set_child_subreaper, waitid, waitpid,
+};
 use rustix::time::{ClockId, clock_gettime};
 use signal_hook::SigId;
 
@@ -69,23 +70,22 @@ impl Children {
     /// Reaps every child that has ended.
     pub(super) fn reap(&mut self) -> Left {
         loop {
-            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) => return Left::Some,
-                Ok(status) => self.note(status),
-                Err(Errno::EINTR) => {}
+            match waitpid(None, WaitOptions::NOHANG) {
+                Ok(None) => return Left::Some,
+                Ok(Some((pid, status))) => {
+                    if let Status::Ended(outcome) = Status::from(status) {
+                        self.note(pid.as_raw_nonzero().get().unsigned_abs(), outcome);
+                    }
+                }
+                Err(Errno::INTR) => {}
                 Err(_) => return Left::None,
             }
         }
     }
 
-    /// Takes note of a status that someone else waited for.
-    pub(super) fn note(&mut self, status: WaitStatus) {
-        let (pid, outcome) = match status {
-            WaitStatus::Exited(pid, code) => (pid, Outcome::Exited(code as u8)),
-            WaitStatus::Signaled(pid, signal, _) => (pid, Outcome::Signalled(signal as i32 as u8)),
-            _ => return,
-        };
-        if pid.as_raw().unsigned_abs() == self.root && self.outcome == Outcome::Running {
+    /// Takes note of how process `pid` ended.
+    pub(super) fn note(&mut self, pid: u32, outcome: Outcome) {
+        if pid == self.root && self.outcome == Outcome::Running {
             self.outcome = outcome;
             self.real_ns = Some(self.elapsed_ns());
         }
@@ -114,6 +114,61 @@ impl Children {
     }
 }
 
+/// What waiting for a task reported. Signals are plain numbers: real-time signals have no names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Status {
+    /// It is gone.
+    Ended(Outcome),
+    /// It is stopped, by a signal or by a ptrace event.
+    Stopped { signal: i32, event: i32 },
+}
+
+impl From<WaitStatus> for Status {
+    fn from(status: WaitStatus) -> Self {
+        if let Some(code) = status.exit_status() {
+            Self::Ended(Outcome::Exited(code as u8))
+        } else if let Some(signal) = status.terminating_signal() {
+            Self::Ended(Outcome::Signalled(signal as u8))
+        } else {
+            let raw = status.as_raw();
+            Self::Stopped { signal: raw >> 8 & 0xff, event: raw >> 16 }
+        }
+    }
+}
+
+/// Waits for any child or traced task; `None` when there is none.
+pub(super) fn wait_any() -> io::Result<Option<(u32, Status)>> {
+    // Threads that are traced but not children of ours are waited for with __WALL only.
+    let all = WaitOptions::from_bits_retain(libc::__WALL as u32);
+    loop {
+        match waitpid(None, all) {
+            Ok(Some((pid, status))) => {
+                return Ok(Some((pid.as_raw_nonzero().get().unsigned_abs(), status.into())));
+            }
+            Ok(None) | Err(Errno::CHILD) => return Ok(None),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Waits for `pid` to stop, without taking notice of its end; `None` when it is gone.
+pub(super) fn wait_stopped(pid: u32) -> io::Result<Option<(u32, Status)>> {
+    let Some(id) = Pid::from_raw(pid as i32) else { return Ok(None) };
+    let stops = WaitIdOptions::STOPPED | WaitIdOptions::from_bits_retain(libc::__WALL as u32);
+    loop {
+        match waitid(WaitId::Pid(id), stops) {
+            Ok(Some(status)) => {
+                let code = status.trapping_signal().or(status.stopping_signal()).unwrap_or(0);
+                return Ok(Some((pid, Status::Stopped { signal: code & 0xff, event: code >> 8 })));
+            }
+            Ok(None) | Err(Errno::CHILD) => return Ok(None),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// Runs the command of `options` once without recording it, until its whole tree, or with `until_parent`
 /// its first process, is gone.
 pub(super) fn run_alone(options: &Options) -> Result<RunTimes, RecordError> {
@@ -122,10 +177,10 @@ pub(super) fn run_alone(options: &Options) -> Result<RunTimes, RecordError> {
     let root = launch::start(&options.command)?;
     let mut children = Children::new(root, began_ns, meter);
     while !options.until_parent || children.outcome == Outcome::Running {
-        match waitpid(None, None) {
-            Ok(status) => children.note(status),
-            Err(Errno::EINTR) => {}
-            Err(_) => break,
+        match wait_any() {
+            Ok(Some((pid, Status::Ended(outcome)))) => children.note(pid, outcome),
+            Ok(Some(_)) => {}
+            Ok(None) | Err(_) => break,
         }
     }
     Ok(children.times(None))

@@ -24,11 +24,14 @@ mod machine;
 mod perf;
 mod perf_session;
 mod permission;
+mod ptrace_session;
 mod queue;
 mod raw;
+mod seccomp;
 mod sink;
 mod sys;
 mod taskstats;
+mod tracee;
 mod tracepoints;
 
 use children::Children;
@@ -88,12 +91,23 @@ pub struct Report {
 /// # Errors
 /// [`RecordError`]: the command could not be started, the permission is missing, or the trace could not
 /// be written.
-pub fn record<W: Write>(options: &Options, out: W) -> Result<Report, RecordError> {
+pub fn record<W: Write + Send>(options: &Options, out: W) -> Result<Report, RecordError> {
     if options.command.is_empty() {
         return Err(RecordError::NoCommand);
     }
     let machine = Machine::here()?;
-    perf_session::record(options, &machine, out)
+    match options.choice {
+        Choice::Perf => perf_session::record(options, &machine, out),
+        Choice::Ptrace => ptrace_session::record(options, &machine, Vec::new(), out),
+        // perf refuses before anything is written or started.
+        Choice::Auto => match perf_session::allowed(&machine) {
+            Ok(()) => perf_session::record(options, &machine, out),
+            Err(refusal) => {
+                let notes = vec![format!("recording by ptrace, the weaker method: {refusal}")];
+                ptrace_session::record(options, &machine, notes, out)
+            }
+        },
+    }
 }
 
 impl Report {
@@ -118,6 +132,7 @@ impl Report {
             late: sink.late,
             failed_calls: tally.failed_calls,
             foreign_calls: tally.foreign_calls,
+            teardown_ns: tally.teardown_ns,
             outcome: children.outcome(),
             recorded,
             unrecorded,

@@ -27,8 +27,6 @@ const BUFFER_BYTES: [usize; 4] = [32 << 20, 8 << 20, 2 << 20, 512 << 10];
 pub(super) enum Scope {
     /// System calls, tasks and faults: needs tracepoints.
     Everything,
-    /// Resolved faults only, also in the kernel.
-    Faults,
     /// Resolved faults of user code only: all that an ordinary user may see.
     UserFaults,
 }
@@ -71,7 +69,7 @@ impl Observer {
     pub(super) fn open(scope: Scope, cpus: &[usize]) -> io::Result<Self> {
         let points = match scope {
             Scope::Everything => Some(Points::find()?),
-            Scope::Faults | Scope::UserFaults => None,
+            Scope::UserFaults => None,
         };
         let mut observer = Self {
             rings: Vec::new(),
@@ -129,7 +127,11 @@ impl Observer {
             self.open_point(kernel, cpu, &ring, Source::FaultBegins { user: false })?;
         }
         if let Some(freed) = &points.space_freed {
-            self.open_point(freed, cpu, &ring, Source::SpaceFreed)?;
+            // Since Linux 6.16 a task's own events end before its memory is freed, so this one watches
+            // every task of the processor; those of other commands are told apart by their numbers.
+            let mut builder = point_builder(freed, cpu);
+            builder.any_pid().inherit(false).enable_on_exec(false).enabled(true);
+            self.attach(&builder, &ring, Source::SpaceFreed)?;
         }
         self.rings.push(ring);
         Ok(())
@@ -168,9 +170,7 @@ impl Observer {
         ring: &Sampler,
         source: Source,
     ) -> io::Result<usize> {
-        let mut builder = builder(TracepointEvent::with_id(point.id), cpu);
-        builder.sample(SampleFlag::RAW).sample_period(1);
-        self.attach(&builder, ring, source)
+        self.attach(&point_builder(point, cpu), ring, source)
     }
 
     /// The return of system calls, with the user's stack pointer.
@@ -180,8 +180,8 @@ impl Observer {
         cpu: usize,
         ring: &Sampler,
     ) -> io::Result<usize> {
-        let mut builder = builder(TracepointEvent::with_id(point.id), cpu);
-        builder.sample(SampleFlag::RAW | SampleFlag::REGS_USER).sample_period(1);
+        let mut builder = point_builder(point, cpu);
+        builder.sample(SampleFlag::REGS_USER);
         builder.sample_regs_user(1 << STACK_POINTER);
         self.attach(&builder, ring, Source::CallEnds)
     }
@@ -230,6 +230,12 @@ fn builder<'a>(event: impl Event, cpu: usize) -> Builder<'a> {
         .sample(SampleFlag::IDENTIFIER | SampleFlag::TID | SampleFlag::TIME)
         .sample_id_all(true)
         .clockid(Clock::MONOTONIC);
+    builder
+}
+
+fn point_builder<'a>(point: &Tracepoint, cpu: usize) -> Builder<'a> {
+    let mut builder = builder(TracepointEvent::with_id(point.id), cpu);
+    builder.sample(SampleFlag::RAW).sample_period(1);
     builder
 }
 

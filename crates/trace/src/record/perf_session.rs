@@ -29,6 +29,12 @@ const ROUND: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 /// whole round has arrived.
 const SHORTEST_ROUND: Duration = Duration::from_millis(5);
 
+/// Whether perf events for everything may be opened here.
+pub(super) fn allowed(machine: &Machine) -> Result<(), RecordError> {
+    let observer = Observer::open(Scope::Everything, &machine.cpus);
+    observer.map(drop).map_err(|error| permission::perf_refused(&error))
+}
+
 /// Records the command of `options` into `out`.
 pub(super) fn record<W: Write>(
     options: &Options,
@@ -117,7 +123,7 @@ impl<W: Write> Session<W> {
         notes.extend(permission::missing(kinds));
         let header = machine.header(Method::Perf, kinds, options.command_bytes());
         let writer = TraceWriter::new(out, &header)?;
-        let assembler = Assembler::new(machine.pages, machine.address_bits, now_ns());
+        let assembler = Assembler::new(machine.pages, machine.address_bits, now_ns(), true);
         Ok(Self { observer, accounting, sink: Sink::new(assembler, writer), notes, kinds })
     }
 
