@@ -202,9 +202,7 @@ fn info_json<R: std::io::Read>(reader: &TraceReader<R>, summary: &Summary) -> se
 }
 
 fn end_json(trailer: &Trailer) -> serde_json::Value {
-    let times = |times: &RunTimes| {
-        json!({ "real_ns": times.real_ns, "user_ns": times.user_ns, "system_ns": times.system_ns })
-    };
+    let times = |times: &RunTimes| json!({ "real_ns": times.real_ns, "user_ns": times.user_ns, "system_ns": times.system_ns });
     let (exit_code, signal) = match trailer.outcome {
         Outcome::Exited(code) => (Some(code), None),
         Outcome::Signalled(signal) => (None, Some(signal)),

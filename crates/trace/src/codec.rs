@@ -99,9 +99,8 @@ impl Encoder {
 
     /// The slot that holds `task`, loaded into the one unused for longest if none does.
     fn slot_of(&mut self, task: TaskId) -> u8 {
-        let found = self.oldest_first.iter().position(|&slot| {
-            self.slots[usize::from(slot)] == Some(task)
-        });
+        let found =
+            self.oldest_first.iter().position(|&slot| self.slots[usize::from(slot)] == Some(task));
         let rank = found.unwrap_or(0);
         let slot = self.oldest_first[rank];
         self.oldest_first[rank..].rotate_left(1);
@@ -219,11 +218,7 @@ pub(crate) struct Decoder<'a> {
 impl<'a> Decoder<'a> {
     /// Reads `bytes`, whose time begins at `ticks`.
     pub(crate) fn new(bytes: &'a [u8], ticks: u64) -> Self {
-        Self {
-            state: State::starting_at(ticks),
-            slots: [None; SLOTS],
-            cursor: Cursor::new(bytes),
-        }
+        Self { state: State::starting_at(ticks), slots: [None; SLOTS], cursor: Cursor::new(bytes) }
     }
 
     /// Bytes read so far.

@@ -23,8 +23,9 @@ pub(crate) const BLOCK_HEAD: usize = 1 + 1 + 4 + 8 + 4 + 4;
 /// Largest header or trailer body.
 pub(crate) const BODY_LIMIT: u32 = 16 << 20;
 
-/// Largest block, packed or unpacked.
-pub(crate) const BLOCK_LIMIT: u32 = 16 << 20;
+/// Largest block, packed or unpacked. An event has at least two bytes, so this also limits how many
+/// events are in memory at once.
+pub(crate) const BLOCK_LIMIT: u32 = 1 << 20;
 
 /// Payload stored as it is.
 pub(crate) const PLAIN: u8 = 0;

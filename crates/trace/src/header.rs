@@ -267,9 +267,14 @@ impl Trailer {
             Outcome::Running => (2, 0),
         };
         let mut out = vec![kind, code];
-        for count in
-            [self.events, self.lost, self.late, self.failed_calls, self.foreign_calls, self.teardown_ns]
-        {
+        for count in [
+            self.events,
+            self.lost,
+            self.late,
+            self.failed_calls,
+            self.foreign_calls,
+            self.teardown_ns,
+        ] {
             varint::put(&mut out, count);
         }
         self.recorded.encode(&mut out);

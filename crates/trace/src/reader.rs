@@ -261,8 +261,11 @@ impl<R: Read> Input<R> {
         let mut length = [0; 4];
         self.fill(&mut length, inside)?;
         let count = u32::from_le_bytes(length);
-        check_length(count, BODY_LIMIT)
-            .map_err(|reason| TraceError::Part { part, offset, reason })?;
+        check_length(count, BODY_LIMIT).map_err(|reason| TraceError::Part {
+            part,
+            offset,
+            reason,
+        })?;
         let body = self.take(count as usize, inside)?;
         self.check_sum(part, offset, &[start, &length, &body])?;
         Ok(body)

@@ -190,8 +190,7 @@ impl Spaces {
     /// Appends to `steps` what `entry`, which a reader has checked, does.
     pub fn follow(&mut self, entry: &Entry, steps: &mut Vec<Step>) {
         let Entry { time_ns, task, event } = entry;
-        let mut step =
-            |space, op| steps.push(Step { time_ns: *time_ns, task: *task, space, op });
+        let mut step = |space, op| steps.push(Step { time_ns: *time_ns, task: *task, space, op });
         if let Event::Start { .. } = event {
             return step(self.enter_new(*task), SpaceOp::Create);
         }

@@ -6,7 +6,7 @@ use std::io::Read;
 use serde::Serialize;
 
 use crate::error::TraceError;
-use crate::event::{Accounted, Entry, Event, FaultFlags, ForkFlags, MapFlags, PageRange};
+use crate::event::{Entry, Event, FaultFlags, ForkFlags, MapFlags, PageRange, TaskTimes};
 use crate::header::Header;
 use crate::range_set::RangeSet;
 use crate::reader::TraceReader;
@@ -162,7 +162,7 @@ impl Summary {
             Event::Fault { flags, .. } => counts.add_fault(*flags),
             Event::Times(times) => self.costs.add(times),
             Event::Exit { .. } => counts.exits += 1,
-            Event::Lost { count } => self.lost += count,
+            Event::Lost { count } => self.lost = self.lost.saturating_add(*count),
             Event::Populate { .. } => {}
         }
     }
@@ -178,23 +178,23 @@ impl Counts {
 }
 
 impl Costs {
-    fn add(&mut self, times: &crate::event::TaskTimes) {
-        if let Some(Accounted { user_ns, system_ns, cpu_ns, minor_faults, major_faults }) =
-            times.accounted
-        {
+    fn add(&mut self, times: &TaskTimes) {
+        // Saturating: a trace need not be true, and a sum must not panic for it.
+        let add = |sum: &mut u64, number: u64| *sum = sum.saturating_add(number);
+        if let Some(accounted) = &times.accounted {
             self.accounted_tasks += 1;
-            self.user_ns += user_ns;
-            self.system_ns += system_ns;
-            self.cpu_ns += cpu_ns;
-            self.minor_faults += minor_faults;
-            self.major_faults += major_faults;
+            add(&mut self.user_ns, accounted.user_ns);
+            add(&mut self.system_ns, accounted.system_ns);
+            add(&mut self.cpu_ns, accounted.cpu_ns);
+            add(&mut self.minor_faults, accounted.minor_faults);
+            add(&mut self.major_faults, accounted.major_faults);
         }
-        self.fault_ns += times.fault_ns;
-        self.slow_faults += times.slow_faults;
-        self.slow_fault_ns += times.slow_fault_ns;
-        self.call_ns += times.call_ns;
-        self.fork_ns += times.fork_ns;
-        self.exec_ns += times.exec_ns;
+        add(&mut self.fault_ns, times.fault_ns);
+        add(&mut self.slow_faults, times.slow_faults);
+        add(&mut self.slow_fault_ns, times.slow_fault_ns);
+        add(&mut self.call_ns, times.call_ns);
+        add(&mut self.fork_ns, times.fork_ns);
+        add(&mut self.exec_ns, times.exec_ns);
     }
 }
 

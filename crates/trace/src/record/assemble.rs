@@ -114,7 +114,9 @@ impl Assembler {
         let Raw { time_ns: at, pid, tid, what } = raw;
         let time_ns = at.saturating_sub(self.start_ns);
         match what {
-            Seen::FaultBegins { address, flags } => self.fault_begins(time_ns, pid, tid, address, flags),
+            Seen::FaultBegins { address, flags } => {
+                self.fault_begins(time_ns, pid, tid, address, flags)
+            }
             Seen::FaultEnds { address } => self.fault_ends(time_ns, pid, tid, address),
             Seen::CallBegins { number, arguments } => {
                 self.call_begins(time_ns, pid, tid, number, arguments);
@@ -360,14 +362,7 @@ impl Assembler {
 
 impl Task {
     fn new(id: TaskId, pid: u32) -> Self {
-        Self {
-            id,
-            pid,
-            call: None,
-            fault: None,
-            exec: None,
-            times: TaskTimes::default(),
-        }
+        Self { id, pid, call: None, fault: None, exec: None, times: TaskTimes::default() }
     }
 }
 

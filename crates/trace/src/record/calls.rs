@@ -94,7 +94,12 @@ pub(super) fn failed(result: i64) -> bool {
 
 /// What a successful call did, as far as its arguments and result tell. `shmat` and `shmdt` need more and
 /// are decoded elsewhere.
-pub(super) fn event_of(call: Call, arguments: &[u64; 6], result: i64, pages: Pages) -> Option<Event> {
+pub(super) fn event_of(
+    call: Call,
+    arguments: &[u64; 6],
+    result: i64,
+    pages: Pages,
+) -> Option<Event> {
     let [first, second, third, fourth, ..] = *arguments;
     let range = pages.range(first, second);
     let event = match call {

@@ -52,7 +52,11 @@ impl Machine {
             fault_around_bytes: read("/sys/kernel/debug/fault_around_bytes")
                 .parse()
                 .unwrap_or(FAULT_AROUND_DEFAULT),
-            kernel: format!("{} {}", read("/proc/sys/kernel/ostype"), read("/proc/sys/kernel/osrelease")),
+            kernel: format!(
+                "{} {}",
+                read("/proc/sys/kernel/ostype"),
+                read("/proc/sys/kernel/osrelease")
+            ),
             huge_pages: chosen(&read("/sys/kernel/mm/transparent_hugepage/enabled")),
             command,
         }

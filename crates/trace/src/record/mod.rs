@@ -124,7 +124,8 @@ impl Report {
         let recorded = children.times(tally.root_gone_ns);
         let unrecorded = options.compare.then(|| children::run_alone(options)).transpose()?;
         if sink.unwritable > 0 {
-            notes.push(format!("{} events were left out: no valid trace has them", sink.unwritable));
+            notes
+                .push(format!("{} events were left out: no valid trace has them", sink.unwritable));
         }
         let trailer = Trailer {
             events: sink.writer.events(),

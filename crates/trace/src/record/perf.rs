@@ -174,12 +174,7 @@ impl Observer {
     }
 
     /// The return of system calls, with the user's stack pointer.
-    fn open_ends(
-        &mut self,
-        point: &Tracepoint,
-        cpu: usize,
-        ring: &Sampler,
-    ) -> io::Result<usize> {
+    fn open_ends(&mut self, point: &Tracepoint, cpu: usize, ring: &Sampler) -> io::Result<usize> {
         let mut builder = point_builder(point, cpu);
         builder.sample(SampleFlag::REGS_USER);
         builder.sample_regs_user(1 << STACK_POINTER);

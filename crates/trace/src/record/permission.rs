@@ -40,7 +40,9 @@ pub(super) fn ptrace_refused(error: &io::Error) -> RecordError {
     let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
     let remedy = match scope.trim() {
         "" => "Nothing on this system says why; a container may filter ptrace.".to_owned(),
-        scope => format!("kernel.yama.ptrace_scope is {scope}; 2 needs CAP_SYS_PTRACE, 3 forbids it."),
+        scope => {
+            format!("kernel.yama.ptrace_scope is {scope}; 2 needs CAP_SYS_PTRACE, 3 forbids it.")
+        }
     };
     RecordError::NoPtrace { reason: error.to_string(), remedy }
 }

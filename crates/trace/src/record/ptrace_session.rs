@@ -22,7 +22,9 @@ use rustix::process::{Pid as RawPid, Signal, kill_process};
 
 use super::assemble::Assembler;
 use super::calls::{self, Call};
-use super::children::{Children, Interrupts, Meter, Status, Subreaper, now_ns, wait_any, wait_stopped};
+use super::children::{
+    Children, Interrupts, Meter, Status, Subreaper, now_ns, wait_any, wait_stopped,
+};
 use super::error::RecordError;
 use super::machine::Machine;
 use super::perf::{Observer, Scope};
@@ -226,8 +228,15 @@ fn trace(
     attached.map_err(|error| permission::ptrace_refused(&error))?;
     told.map_err(|error| RecordError::System { what: "let the new process go on", error })?;
     let children = Children::new(root, began_ns, meter);
-    let mut tracer =
-        Tracer { machine, observed, root, children, executed: false, tasks: HashMap::new(), early: HashSet::new() };
+    let mut tracer = Tracer {
+        machine,
+        observed,
+        root,
+        children,
+        executed: false,
+        tasks: HashMap::new(),
+        early: HashSet::new(),
+    };
     tracer.run().map_err(|error| RecordError::System { what: "trace the command", error })?;
     Ok(tracer.children)
 }
@@ -328,7 +337,8 @@ impl Tracer<'_> {
             return Resume::WithSignal(0);
         };
         let call = Call::from_number(number);
-        let clone_flags = if call == Some(Call::Fork) { clone_flags(tid, number, &arguments) } else { 0 };
+        let clone_flags =
+            if call == Some(Call::Fork) { clone_flags(tid, number, &arguments) } else { 0 };
         let task = self.task(tid);
         task.call = number;
         task.clone_flags = clone_flags;

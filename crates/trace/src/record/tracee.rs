@@ -96,8 +96,10 @@ mod tests {
 
     #[test]
     fn present_pages_are_joined_to_runs() {
-        let entries: Vec<u8> =
-            [PRESENT, PRESENT | 5, 0, PRESENT].iter().flat_map(|entry| entry.to_ne_bytes()).collect();
+        let entries: Vec<u8> = [PRESENT, PRESENT | 5, 0, PRESENT]
+            .iter()
+            .flat_map(|entry| entry.to_ne_bytes())
+            .collect();
         let expected = [PageRange { first: 7, count: 2 }, PageRange { first: 10, count: 1 }];
         assert_eq!(runs(&entries, 7), expected);
     }
