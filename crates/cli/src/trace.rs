@@ -2,8 +2,8 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{BufReader, BufWriter, IsTerminal};
-use std::path::PathBuf;
+use std::io::{self, BufReader, BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -95,23 +95,53 @@ fn record_command(args: RecordArgs) -> Result<ExitCode> {
         until_parent: args.until_parent,
         compare: args.compare,
     };
-    let file = File::create(&args.output)
-        .with_context(|| format!("cannot write {}", args.output.display()))?;
-    match record::record(&options, BufWriter::new(file)) {
+    let out = BufWriter::new(OnFirstWrite::new(&args.output));
+    match record::record(&options, out) {
         Ok(report) => {
             print_report(&report, &args.output);
             Ok(exit_code(report.trailer.outcome))
         }
         Err(error) => {
-            // What was written so far is no trace of anything.
-            let _ = std::fs::remove_file(&args.output);
             eprintln!("kpkeys trace record: {error}");
             Ok(ExitCode::from(error.exit_code()))
         }
     }
 }
 
-fn print_report(report: &Report, path: &std::path::Path) {
+/// A file that is made when something is written to it: a recording that may not even begin leaves an
+/// older one as it was.
+struct OnFirstWrite<'a> {
+    path: &'a Path,
+    file: Option<File>,
+}
+
+impl<'a> OnFirstWrite<'a> {
+    fn new(path: &'a Path) -> Self {
+        Self { path, file: None }
+    }
+
+    fn file(&mut self) -> io::Result<&mut File> {
+        if self.file.is_none() {
+            let named = |error: io::Error| {
+                io::Error::new(error.kind(), format!("{}: {error}", self.path.display()))
+            };
+            self.file = Some(File::create(self.path).map_err(named)?);
+        }
+        self.file.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Write for OnFirstWrite<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file()?.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.as_mut().map_or(Ok(()), File::flush)
+    }
+}
+
+fn print_report(report: &Report, path: &Path) {
     let trailer = &report.trailer;
     for note in &report.notes {
         eprintln!("note: {note}");
@@ -180,7 +210,7 @@ fn info(args: &InfoArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn info_json<R: std::io::Read>(reader: &TraceReader<R>, summary: &Summary) -> serde_json::Value {
+fn info_json<R: io::Read>(reader: &TraceReader<R>, summary: &Summary) -> serde_json::Value {
     let header = reader.header();
     json!({
         "version": kpkeys_trace::VERSION,
@@ -229,10 +259,10 @@ fn kind_names(header: &Header) -> Vec<String> {
     header.kinds.iter_names().map(|(name, _)| name.to_lowercase()).collect()
 }
 
-fn print_info<R: std::io::Read>(reader: &TraceReader<R>, summary: &Summary) {
+fn print_info<R: io::Read>(reader: &TraceReader<R>, summary: &Summary) {
     let header = reader.header();
     let mut table = Table::new();
-    table.load_preset(if std::io::stdout().is_terminal() {
+    table.load_preset(if io::stdout().is_terminal() {
         presets::UTF8_HORIZONTAL_ONLY
     } else {
         presets::NOTHING

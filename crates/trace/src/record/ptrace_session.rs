@@ -200,11 +200,10 @@ fn collector<W: Write>(
         }
         sink.advance(horizon_ns)?;
         horizon_ns = seen_ns;
-        if interrupts.stop() {
-            sink.assembler.root_pid().and_then(|root| RawPid::from_raw(root as i32)).map(|root| {
-                // One that has ended meanwhile needs no killing.
-                let _ = kill_process(root, Signal::KILL);
-            });
+        let root = sink.assembler.root_pid().and_then(|root| RawPid::from_raw(root as i32));
+        if let Some(root) = root.filter(|_| interrupts.stop()) {
+            // One that has ended meanwhile needs no killing.
+            let _ = kill_process(root, Signal::KILL);
         }
         thread::sleep(ROUND);
     }

@@ -46,7 +46,7 @@ impl Tracepoint {
         Ok(Self { id, format: fs::read_to_string(folder.join("format"))?, name })
     }
 
-    /// Looks up a field in lines such as `field:unsigned long args[6];	offset:16;	size:48;	signed:0;`.
+    /// Looks up a field in lines such as `field:unsigned long args[6]; offset:16; size:48; signed:0;`.
     pub(super) fn field(&self, field: &str) -> io::Result<Field> {
         self.format
             .lines()
