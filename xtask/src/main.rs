@@ -1,2 +1,52 @@
-//! Project tasks.
-fn main() {}
+//! Project tasks, run as `cargo xtask NAME`.
+//!
+//! `test` is the one gate that a contributor and CI both pass; it is a list of named steps
+//! ([`checks`]) handed to a runner that times and summarises them ([`step`]). `setup` installs what
+//! the steps need, `docs` builds the documentation for reading.
+
+mod bare;
+mod checks;
+mod command;
+mod docs;
+mod links;
+mod packages;
+mod setup;
+mod step;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Project tasks", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what is missing, then run every check and every test
+    Test(checks::Arguments),
+    /// Only install what is missing
+    Setup,
+    /// Build the API documentation, and the book if mdbook is installed
+    Docs,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().task {
+        Task::Test(arguments) => checks::run(&arguments),
+        Task::Setup => setup::run_alone(),
+        Task::Docs => docs::build(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,22 +1,89 @@
-//! The kpkeys command.
+//! The kpkeys command: what hardened page tables cost on this machine, and what it takes to find out.
+//!
+//! Machine-readable output goes to standard output, progress and notes to standard error. Exit code 0: done, and all gates held; 1: a
+//! gate or a check failed; 2: usage.
 
+mod bench;
+mod doctor;
+mod reference;
+mod render;
 mod trace;
+mod usage;
 
+use std::io;
 use std::process::ExitCode;
 
-use clap::Parser;
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use usage::UsageError;
 
-/// Page tables that a stray kernel write cannot change.
-#[derive(Debug, Parser)]
+/// Page tables that a stray or hostile kernel write cannot change: what that costs, measured here.
+#[derive(Parser)]
 #[command(name = "kpkeys", version)]
-enum Cli {
-    /// Record a command's memory history, or look at a recording.
+struct Arguments {
     #[command(subcommand)]
-    Trace(trace::TraceCommand),
+    call: Call,
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    match Cli::parse() {
-        Cli::Trace(command) => trace::run(command),
+#[derive(Subcommand)]
+enum Call {
+    /// Run the evaluation and print its table for this machine
+    Bench(bench::Options),
+    /// Print the tables the Linux series published
+    Reference {
+        /// Which table [default: all]
+        table: Option<String>,
+        /// How to print it
+        #[arg(long, value_enum, default_value = "table")]
+        format: render::Format,
+    },
+    /// Say what this machine and its tools can run
+    Doctor {
+        /// How to print it
+        #[arg(long, value_enum, default_value = "text")]
+        format: doctor::Format,
+    },
+    /// Record what a real command does to its memory, or look at a recording
+    #[command(subcommand)]
+    Trace(trace::Call),
+    #[command(hide = true)]
+    BenchWorker(bench::worker::Options),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().call) {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kpkeys: {error:#}");
+            ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
+        }
     }
+}
+
+fn run(call: Call) -> Result<ExitCode> {
+    let done = |()| ExitCode::SUCCESS;
+    match call {
+        Call::Bench(options) => {
+            let all_gates_held = bench::run(&options)?;
+            Ok(if all_gates_held { ExitCode::SUCCESS } else { ExitCode::from(1) })
+        }
+        Call::Reference { table, format } => print_reference(table.as_deref(), format).map(done),
+        Call::Doctor { format } => doctor::run(format).map(done),
+        Call::Trace(call) => trace::run(call),
+        Call::BenchWorker(options) => bench::worker::run(&options).map(done),
+    }
+}
+
+fn print_reference(table: Option<&str>, format: render::Format) -> Result<()> {
+    let tables = match table {
+        Some(name) => vec![reference::find(name).map_err(|error| UsageError(error.to_string()))?],
+        None => reference::published().collect(),
+    };
+    Ok(render::write_published(&mut io::stdout().lock(), &tables, format)?)
+}
+
+/// Whoever read our output has seen enough.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, IsTerminal, Write};
+use std::io::{self, BufReader, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -15,7 +15,7 @@ use serde_json::json;
 
 /// What to do with a trace.
 #[derive(Debug, Subcommand)]
-pub enum TraceCommand {
+pub enum Call {
     /// Run a command and record what it and every process it starts do to their memory.
     Record(RecordArgs),
     /// Say what is in a trace.
@@ -77,10 +77,10 @@ enum InfoFormat {
 ///
 /// # Errors
 /// A trace that cannot be written or read.
-pub fn run(command: TraceCommand) -> Result<ExitCode> {
+pub fn run(command: Call) -> Result<ExitCode> {
     match command {
-        TraceCommand::Record(args) => record_command(args),
-        TraceCommand::Info(args) => info(&args),
+        Call::Record(args) => record_command(args),
+        Call::Info(args) => info(&args),
     }
 }
 
@@ -95,8 +95,7 @@ fn record_command(args: RecordArgs) -> Result<ExitCode> {
         until_parent: args.until_parent,
         compare: args.compare,
     };
-    let out = BufWriter::new(OnFirstWrite::new(&args.output));
-    match record::record(&options, out) {
+    match record::record(&options, OnFirstWrite::new(&args.output)) {
         Ok(report) => {
             print_report(&report, &args.output);
             Ok(exit_code(report.trailer.outcome))

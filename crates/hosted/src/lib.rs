@@ -1,1 +1,30 @@
-//! A machine inside a Linux process: arena, mock register, MMU model.
+//! A machine inside a Linux process.
+//!
+//! Page tables, the linear map and everything built on them run here as in a kernel, on real memory and real threads. What a
+//! process cannot have is replaced by the nearest thing it can:
+//!
+//! | in a kernel | here | module |
+//! |---|---|---|
+//! | physical memory | an arena of anonymous memory, backed when touched | [`arena`] |
+//! | the protection register | an unused register written by a real instruction, with a real barrier | [`register`] |
+//! | a CPU | a thread | [`cpu`] |
+//! | barriers for kernel entries | the nearest fences of the host (x86-64: MFENCE, LFENCE; arm64: DSB ISHST, ISB) | [`machine`] |
+//! | TLB maintenance | counted, not executed | [`machine`] |
+//! | the MMU | a model that translates an address or says which fault it raises | [`mmu`] |
+//! | the host kernel itself, for scale | its own fork and munmap | [`linux`] |
+//! | faults on stray stores | in the test mode: page tables are read-only to the process outside windows, and a stray store is SIGSEGV | [`register`] |
+
+pub mod arena;
+pub mod boot;
+pub mod counter;
+pub mod cpu;
+pub mod linux;
+pub mod machine;
+pub mod mmu;
+pub mod register;
+mod switch_cost;
+
+pub use boot::{Setup, boot, boot_counted, boot_guarded};
+pub use counter::{Counter, Counts};
+pub use machine::{Hosted, HostedFormat};
+pub use switch_cost::switch_ns;

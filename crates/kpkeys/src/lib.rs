@@ -1,1 +1,56 @@
-//! Protection-key contexts and windows for kernels: PKS, POE and a measurable mock, no dependencies.
+//! Protection keys for kernels: which memory a CPU may write *right now*.
+//!
+//! A *protection key* is a small number in a page-table leaf entry. A per-CPU register says what may be
+//! done with the pages of each key, and one register write changes that for all of them, without touching
+//! a table or a TLB. This crate turns that register into something that can be reasoned about:
+//!
+//! - a [`Context`] is a symbolic configuration of every managed key, fixed at compile time;
+//! - a [`Backend`] is one way to tell a CPU to enter and leave a context;
+//! - a [`Guard`] is the time a CPU spends in a context, and gives it back when dropped;
+//! - a [`Window`] is the proof, needed by every page-table store, that page tables may be written now.
+//!
+//! # The protocol
+//!
+//! 1. Each CPU initialises its backend ([`pks::Pks::init`], [`poe::Poe::init`]), which verifies the control bits
+//!    and starts in [`context::Default`]: every managed key is read-only, key 0 is read-write.
+//! 2. Code that must write opens a [`Guard`] and writes while it lives. Guards nest; entering the context the
+//!    CPU is already in writes nothing and issues no barrier. What leaving does is decided by what entering
+//!    returned, never by asking again whether the feature is on.
+//! 3. On an exception the register is saved and reset ([`Backend::exception_entry`]), so that a handler starts
+//!    protected, and written back on return ([`Backend::exception_return`]).
+//! 4. A thread switch carries the register with the thread ([`Backend::thread_switch`]).
+//!
+//! No function of this crate writes a caller-chosen value to the register: values are made only from contexts
+//! and from saved states, and every writer is inlined, so that no callable gadget exists.
+//!
+//! The crate has no dependencies, needs no allocator, and all its arithmetic is `const` and runs on any host.
+//!
+//! # Example
+//!
+//! ```
+//! use kpkeys::{Backend, Guard, context, null::Null};
+//!
+//! let backend = Null::new();
+//! let guard: Guard<'_, _, context::PageTables> = Guard::enter(&backend);
+//! let window = guard.window();      // pass `&window` to whatever stores
+//! # let _ = window;
+//! drop(guard);                      // protected again
+//! ```
+#![no_std]
+#![forbid(unsafe_op_in_unsafe_fn)]
+
+pub mod backend;
+pub mod context;
+pub mod encoding;
+mod guard;
+mod key;
+pub mod keyed;
+pub mod mock;
+pub mod null;
+pub mod pks;
+pub mod poe;
+
+pub use backend::{Backend, Saved};
+pub use context::Context;
+pub use guard::{Guard, Window};
+pub use key::{Access, AccessMap, Pkey};

@@ -1,5 +1,8 @@
 //! Writing a trace: events go in one by one, blocks come out as they fill. A trace that was cut off
 //! still has every block written so far.
+//!
+//! Every frame is one `write_all`, so the output needs no buffer. Nothing is written before the first
+//! block is full or the trace ends.
 
 use std::io::Write;
 
@@ -17,6 +20,8 @@ const BLOCK_TARGET: usize = 256 << 10;
 #[derive(Debug)]
 pub struct TraceWriter<W: Write> {
     out: W,
+    /// The header until it is written.
+    unwritten: Vec<u8>,
     checker: Checker,
     block: Encoder,
     block_events: u32,
@@ -27,25 +32,22 @@ pub struct TraceWriter<W: Write> {
 }
 
 impl<W: Write> TraceWriter<W> {
-    /// Writes the header.
-    ///
-    /// # Errors
-    /// [`TraceError::Io`] when `out` refuses it.
-    pub fn new(mut out: W, header: &Header) -> Result<Self, TraceError> {
+    /// Begins a trace.
+    pub fn new(out: W, header: &Header) -> Self {
         let mut frame = SIGNATURE.to_vec();
         frame.extend(VERSION.to_le_bytes());
         put_body(&mut frame, &header.encode());
-        out.write_all(&frame)?;
-        Ok(Self {
+        Self {
             out,
+            unwritten: frame,
             checker: Checker::new(header),
             block: Encoder::new(0),
             block_events: 0,
             first_tick: 0,
             last_tick: 0,
             events: 0,
-            bytes: frame.len() as u64,
-        })
+            bytes: 0,
+        }
     }
 
     /// Appends an event. Its time is rounded down to a whole [`TICK_NS`].
@@ -82,9 +84,17 @@ impl<W: Write> TraceWriter<W> {
         self.end_block()?;
         let mut frame = vec![TRAILER];
         put_body(&mut frame, &Trailer { events: self.events, ..*trailer }.encode());
-        self.out.write_all(&frame)?;
+        self.put(&frame)?;
         self.out.flush()?;
-        Ok((self.bytes + frame.len() as u64, self.out))
+        Ok((self.bytes, self.out))
+    }
+
+    fn put(&mut self, frame: &[u8]) -> Result<(), TraceError> {
+        for bytes in [std::mem::take(&mut self.unwritten).as_slice(), frame] {
+            self.out.write_all(bytes)?;
+            self.bytes += bytes.len() as u64;
+        }
+        Ok(())
     }
 
     fn end_block(&mut self) -> Result<(), TraceError> {
@@ -105,8 +115,7 @@ impl<W: Write> TraceWriter<W> {
         let mut frame = head.to_bytes().to_vec();
         frame.extend_from_slice(payload);
         seal(&mut frame);
-        self.out.write_all(&frame)?;
-        self.bytes += frame.len() as u64;
+        self.put(&frame)?;
         self.block = Encoder::new(self.last_tick);
         self.block_events = 0;
         self.first_tick = self.last_tick;

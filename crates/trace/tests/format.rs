@@ -40,7 +40,7 @@ fn trailer() -> Trailer {
 }
 
 fn write(entries: &[Entry]) -> Vec<u8> {
-    let mut writer = TraceWriter::new(Vec::new(), &header()).expect("writing to memory");
+    let mut writer = TraceWriter::new(Vec::new(), &header());
     for entry in entries {
         writer.push(entry).expect("a valid event");
     }
@@ -67,7 +67,7 @@ fn read(bytes: &[u8]) -> (Vec<Entry>, Result<Trailer, TraceError>) {
 
 /// Two tasks and a few events: small enough to try every byte.
 fn small() -> Vec<Entry> {
-    let range = PageRange { first: 0x7f00_0000_0, count: 3 };
+    let range = PageRange { first: 0x7_f000_0000, count: 3 };
     let events = [
         (0, Event::Start { pid: 100 }),
         (0, Event::Exec { name: b"sh".to_vec() }),
@@ -190,8 +190,7 @@ fn another_file_is_not_a_trace() {
 
 /// A trace whose header promises wider addresses than `bits` afterwards: the checksum is made to fit.
 fn narrowed(entries: &[Entry], bits: u8) -> Vec<u8> {
-    let mut writer =
-        TraceWriter::new(Vec::new(), &Header { address_bits: 57, ..header() }).expect("memory");
+    let mut writer = TraceWriter::new(Vec::new(), &Header { address_bits: 57, ..header() });
     entries.iter().for_each(|entry| writer.push(entry).expect("valid with 57 bits"));
     let (_, mut bytes) = writer.finish(&trailer()).expect("memory");
     let body = u32::from_le_bytes(bytes[10..14].try_into().expect("four bytes")) as usize;
@@ -219,7 +218,7 @@ fn addresses_outside_the_user_half_are_refused_with_the_event() {
 #[test]
 fn a_range_may_end_at_the_end_of_the_address_space_and_not_beyond() {
     let end = 1u64 << (47 - 12);
-    let mut writer = TraceWriter::new(Vec::new(), &header()).expect("memory");
+    let mut writer = TraceWriter::new(Vec::new(), &header());
     writer.push(&small()[0]).expect("a start");
     let mut munmap = |first, count| {
         let event = Event::Munmap { range: PageRange { first, count } };
@@ -234,7 +233,7 @@ fn a_range_may_end_at_the_end_of_the_address_space_and_not_beyond() {
 
 #[test]
 fn the_writer_refuses_what_no_reader_would_take() {
-    let mut writer = TraceWriter::new(Vec::new(), &header()).expect("memory");
+    let mut writer = TraceWriter::new(Vec::new(), &header());
     let entry = |time_ns, task, event| Entry { time_ns, task: TaskId(task), event };
     let exit = Event::Exit { status: None };
     let start = Event::Start { pid: 1 };

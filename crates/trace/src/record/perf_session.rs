@@ -122,7 +122,7 @@ impl<W: Write> Session<W> {
         };
         notes.extend(permission::missing(kinds));
         let header = machine.header(Method::Perf, kinds, options.command_bytes());
-        let writer = TraceWriter::new(out, &header)?;
+        let writer = TraceWriter::new(out, &header);
         let assembler = Assembler::new(machine.pages, machine.address_bits, now_ns(), true);
         Ok(Self { observer, accounting, sink: Sink::new(assembler, writer), notes, kinds })
     }

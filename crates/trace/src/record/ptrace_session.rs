@@ -120,7 +120,7 @@ impl<W: Write> Session<W> {
         }
         notes.extend(permission::missing(kinds));
         let header = machine.header(Method::Ptrace, kinds, options.command_bytes());
-        let writer = TraceWriter::new(out, &header)?;
+        let writer = TraceWriter::new(out, &header);
         let assembler = Assembler::new(machine.pages, machine.address_bits, now_ns(), false);
         Ok(Self { observer: observer.ok(), sink: Sink::new(assembler, writer), kinds, notes })
     }

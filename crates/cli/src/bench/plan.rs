@@ -1,0 +1,216 @@
+//! What was asked for, checked.
+
+use kpkeys_stats::record::Mode;
+use kpkeys_workloads::{ALL_ROWS, Row};
+
+use super::Options;
+use crate::usage::UsageError;
+
+/// A checked request.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Entry format of the tables.
+    pub paging: Paging,
+    /// Rows, in the order of the table.
+    pub rows: Vec<Row>,
+    /// What each block runs: the baseline, its twin, the modes, and the host kernel.
+    pub modes: Vec<Mode>,
+    /// How many blocks.
+    pub blocks: u32,
+    /// How much each worker does.
+    pub effort: Effort,
+    /// Seed of the order inside blocks.
+    pub seed: u64,
+}
+
+/// An entry format by its name on the command line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Paging {
+    /// arm64's, as the series.
+    Aarch64,
+    /// x86-64's.
+    X86_64,
+}
+
+/// How much a worker does for each row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Effort {
+    /// `--quick`.
+    Quick,
+    /// Neither.
+    Normal,
+    /// `--full`.
+    Full,
+}
+
+impl Paging {
+    const ALL: [Paging; 2] = [Paging::Aarch64, Paging::X86_64];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Paging::Aarch64 => "aarch64",
+            Paging::X86_64 => "x86_64",
+        }
+    }
+
+    /// The format with this name.
+    pub fn from_name(name: &str) -> Result<Paging, UsageError> {
+        let unknown = || UsageError::unknown("entry format", name, Self::ALL.map(Paging::name));
+        Self::ALL.into_iter().find(|paging| paging.name() == name).ok_or_else(unknown)
+    }
+}
+
+impl Effort {
+    const ALL: [Effort; 3] = [Effort::Quick, Effort::Normal, Effort::Full];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Effort::Quick => "quick",
+            Effort::Normal => "normal",
+            Effort::Full => "full",
+        }
+    }
+
+    /// The effort with this name.
+    pub fn from_name(name: &str) -> Result<Effort, UsageError> {
+        let unknown = || UsageError::unknown("effort", name, Self::ALL.map(Effort::name));
+        Self::ALL.into_iter().find(|effort| effort.name() == name).ok_or_else(unknown)
+    }
+
+    /// Timed iterations of each row.
+    pub fn iterations(self) -> u32 {
+        match self {
+            Effort::Quick => 3,
+            Effort::Normal | Effort::Full => 5,
+        }
+    }
+
+    /// What the published number of loops is divided by.
+    pub fn scale(self) -> u64 {
+        match self {
+            Effort::Quick => 40,
+            Effort::Normal => 20,
+            Effort::Full => 1,
+        }
+    }
+
+    /// Iterations of the host kernel's rows, whose set-up touches 1 GiB for real.
+    pub fn linux_iterations(self) -> u32 {
+        match self {
+            Effort::Quick => 1,
+            Effort::Normal | Effort::Full => 2,
+        }
+    }
+
+    fn blocks(self) -> u32 {
+        match self {
+            Effort::Quick => 4,
+            Effort::Normal => 12,
+            Effort::Full => 24,
+        }
+    }
+}
+
+impl Plan {
+    /// Checks the options.
+    ///
+    /// # Errors
+    ///
+    /// [`UsageError`] with the names that are valid.
+    pub fn new(options: &Options) -> Result<Plan, UsageError> {
+        one_of("place to run", &options.on, &["host"])?;
+        one_of("backend", &options.backend, &["mock"])?;
+        let effort = match (options.quick, options.full) {
+            (true, _) => Effort::Quick,
+            (_, true) => Effort::Full,
+            _ => Effort::Normal,
+        };
+        let blocks = options.blocks.unwrap_or(effort.blocks());
+        if blocks == 0 {
+            return Err(UsageError("--blocks needs at least 1".into()));
+        }
+        let rows = rows(&options.rows)?;
+        let host_has_a_row =
+            cfg!(target_os = "linux") && rows.iter().any(|row| row.benchmark != "vmalloc");
+        let host = host_has_a_row.then_some(Mode::Linux);
+        let modes =
+            [Mode::Off, Mode::Aa].into_iter().chain(modes(&options.modes)?).chain(host).collect();
+        Ok(Plan {
+            paging: Paging::from_name(&options.paging)?,
+            rows,
+            modes,
+            blocks,
+            effort,
+            seed: options.seed,
+        })
+    }
+}
+
+fn one_of(what: &str, name: &str, valid: &[&str]) -> Result<(), UsageError> {
+    if valid.contains(&name) {
+        Ok(())
+    } else {
+        Err(UsageError::unknown(what, name, valid.iter().copied()))
+    }
+}
+
+/// The rows that some pattern names, or all.
+pub fn rows(patterns: &[String]) -> Result<Vec<Row>, UsageError> {
+    if let Some(none) =
+        patterns.iter().find(|pattern| !ALL_ROWS.iter().any(|row| matches(pattern, row)))
+    {
+        let valid = ALL_ROWS.map(|row| row.result_class);
+        return Err(UsageError(format!(
+            "no row matches `{none}`; the rows are:\n  {}",
+            valid.join("\n  ")
+        )));
+    }
+    let wanted =
+        |row: &Row| patterns.is_empty() || patterns.iter().any(|pattern| matches(pattern, row));
+    Ok(ALL_ROWS.into_iter().filter(wanted).collect())
+}
+
+/// Whether a pattern names a row: by its name, or by its benchmark.
+fn matches(pattern: &str, row: &Row) -> bool {
+    let pattern = wildmatch::WildMatch::new(pattern);
+    pattern.matches(row.result_class) || pattern.matches(row.benchmark)
+}
+
+fn modes(names: &[String]) -> Result<Vec<Mode>, UsageError> {
+    let valid = Mode::PROTECTING.map(Mode::name);
+    if let Some(unknown) =
+        names.iter().find(|name| *name != "off" && !valid.contains(&name.as_str()))
+    {
+        return Err(UsageError::unknown("mode", unknown, ["off"].into_iter().chain(valid)));
+    }
+    let wanted = |mode: &Mode| names.is_empty() || names.iter().any(|name| name == mode.name());
+    Ok(Mode::PROTECTING.into_iter().filter(wanted).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_choose_rows_by_name_or_benchmark() {
+        let chosen = |pattern: &str| rows(&[pattern.to_owned()]).unwrap().len();
+        assert_eq!(chosen("fork"), 2);
+        assert_eq!(chosen("*h:1"), 5);
+        assert_eq!(chosen("fix_size_alloc_test: p:?, h:0"), 2);
+        assert_eq!(rows(&[]).unwrap().len(), ALL_ROWS.len());
+    }
+
+    #[test]
+    fn a_pattern_for_nothing_lists_the_rows() {
+        let error = rows(&["frok".to_owned()]).unwrap_err().to_string();
+        assert!(error.contains("`frok`") && error.contains("fork: h:1"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_mode_lists_the_modes() {
+        let error = modes(&["fast".to_owned()]).unwrap_err().to_string();
+        assert_eq!(error, "unknown mode `fast`; expected one of: off, unbatched, batched, fused");
+    }
+}

@@ -1,0 +1,87 @@
+//! The event counts: one line for each row and mode.
+
+use super::{
+    Format,
+    cells::{self, NONE},
+    grid::Grid,
+};
+use kpkeys_stats::{
+    record::{Counts, Exposure, Mode},
+    table::{Cell, Row, Table},
+};
+
+/// The counts of every row in every mode that was counted. On a terminal a row's name stands only
+/// beside the first of its modes.
+pub fn grid(table: &Table, format: Format) -> Grid {
+    let extra = extra_counters(table);
+    let mut lines = Vec::new();
+    for row in &table.rows {
+        let counted =
+            row.modes.iter().filter_map(|(mode, cell)| Some((*mode, cell, cell.counts.as_ref()?)));
+        for (index, (mode, cell, counts)) in counted.enumerate() {
+            let named = index == 0 || format == Format::Markdown;
+            lines.push(line(row, named, mode, cell, counts, &extra));
+        }
+    }
+    Grid { heads: heads(&extra), text_columns: 2, lines }
+}
+
+fn heads(extra: &[String]) -> Vec<String> {
+    let fixed = [
+        "result class",
+        "mode",
+        "extra\ntime",
+        "switches",
+        "barriers",
+        "windows",
+        "entry\nstores",
+        "ptps",
+        "key\nchanges",
+        "tlb\nflushes",
+    ];
+    let exposure = ["open\nshare", "longest\nwindow"];
+    let extra = extra.iter().map(|name| name.replacen('_', "\n", 1));
+    let fixed = fixed.into_iter().map(str::to_owned);
+    fixed.chain(extra).chain(exposure.map(str::to_owned)).collect()
+}
+
+fn line(
+    row: &Row,
+    named: bool,
+    mode: Mode,
+    cell: &Cell,
+    counts: &Counts,
+    extra: &[String],
+) -> Vec<String> {
+    let name = if named { row.result_class.clone() } else { String::new() };
+    let extra_time = cell.effect.as_ref().and_then(|effect| effect.extra_ns);
+    let extra_time = extra_time.map_or_else(|| NONE.to_owned(), |ns| cells::quantity(ns, row.unit));
+    let mut line = vec![name, mode.name().to_owned(), extra_time];
+    line.extend(counts.named().take(Counts::FIXED).map(|(_, count)| cells::count(count)));
+    line.extend(extra.iter().map(|name| {
+        counts.extra.get(name).map_or_else(|| NONE.to_owned(), |count| cells::count(*count))
+    }));
+    line.extend(exposure(cell.exposure.as_ref()));
+    line
+}
+
+fn exposure(exposure: Option<&Exposure>) -> [String; 2] {
+    match exposure {
+        Some(exposure) => [
+            format!("{:.2} %", exposure.open_share * 100.0),
+            cells::count(exposure.longest_window_stores as f64),
+        ],
+        None => [NONE.to_owned(), NONE.to_owned()],
+    }
+}
+
+/// The names of all further counters, in order.
+fn extra_counters(table: &Table) -> Vec<String> {
+    let cells = table.rows.iter().flat_map(|row| row.modes.values());
+    let names =
+        cells.filter_map(|cell| cell.counts.as_ref()).flat_map(|counts| counts.extra.keys());
+    let mut names: Vec<String> = names.cloned().collect();
+    names.sort();
+    names.dedup();
+    names
+}

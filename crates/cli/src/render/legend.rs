@@ -1,0 +1,141 @@
+//! The lines beneath a run's table: how to read it, on what it was measured, and what is wrong.
+
+use super::cells;
+use kpkeys_stats::{
+    flag::{Flag, MARGIN_PCT},
+    record::Mode,
+    table::{AA_GATE, Gate, Table},
+};
+
+/// Everything that is said beneath the table.
+pub fn lines(table: &Table) -> Vec<String> {
+    let mut lines = vec![effects(table)];
+    lines.extend(no_flags(table));
+    lines.extend(emulated(table));
+    lines.extend(linux(table));
+    lines.push(pooled());
+    lines.push(projection(table));
+    lines.extend(comparison(table));
+    lines.push(aa_gate(table));
+    lines.push(machine(table));
+    lines.push(run(table));
+    lines.extend(table.notices.iter().map(|notice| format!("note: {notice}")));
+    lines
+}
+
+/// What is said beneath the counts.
+pub fn count_lines() -> Vec<String> {
+    vec![
+        "counts: events per operation (per loop in the vmalloc rows), averages where loops differ; \
+         barriers and stores include the baseline's own."
+            .to_owned(),
+        "open share: share of the time with a window open; longest window: in entry stores."
+            .to_owned(),
+    ]
+}
+
+fn effects(table: &Table) -> String {
+    format!(
+        "effects: change of time over `off` in percent, mean over {} blocks, + is slower. (R) slower, \
+         (I) faster: p < 0.05 corrected for {} comparisons, 95 % interval without 0. (=) the same \
+         within ±{MARGIN_PCT:.0} %. ±x: undecided, half width of the 95 % interval.",
+        table.blocks, table.comparisons
+    )
+}
+
+fn no_flags(table: &Table) -> Option<String> {
+    if table.can_flag {
+        return None;
+    }
+    let needed = match table.blocks_needed {
+        Some(blocks) => format!("{blocks} blocks are needed"),
+        None => "no number of blocks is enough for so many".to_owned(),
+    };
+    Some(format!(
+        "no (R) or (I) is possible: {} blocks cannot decide {} comparisons, {needed}. That none is \
+         shown means nothing.",
+        table.blocks, table.comparisons
+    ))
+}
+
+fn linux(table: &Table) -> Option<String> {
+    table.rows.iter().any(|row| row.linux_here.is_some()).then(|| {
+        "linux here: this machine's kernel doing the same operation, in the same run; % of it: the time a \
+         mode adds, in percent of that."
+            .to_owned()
+    })
+}
+
+fn emulated(table: &Table) -> Option<String> {
+    table.on.starts_with("qemu").then(|| {
+        "emulated: measured inside an emulator. Counts are exact; times are the emulator's, not a \
+         CPU's."
+            .to_owned()
+    })
+}
+
+fn pooled() -> String {
+    "pooled: what the series' own rule would flag, which pools samples and so finds more than there \
+     is; for comparison only."
+        .to_owned()
+}
+
+fn projection(table: &Table) -> String {
+    let costs = &table.projection_costs;
+    format!(
+        "projected: not measured; switches and key changes counted here times their cost on {} \
+         ({} and {} ns). * on this machine's baseline, where none is published for {}.",
+        costs.machine, costs.switch.ns, costs.key_change.ns, costs.machine
+    )
+}
+
+fn comparison(table: &Table) -> Option<String> {
+    let compare = table.compare.as_ref()?;
+    let not_run =
+        compare.rows.iter().filter(|row| row.modes.values().all(|both| both.here.is_none()));
+    let rest = match not_run.count() {
+        0 => String::new(),
+        rows => format!(" {rows} of its rows were not run here."),
+    };
+    Some(format!("{}: {}; ? without a flag there.{rest}", compare.name, compare.note))
+}
+
+fn aa_gate(table: &Table) -> String {
+    let effects = table.rows.iter().filter_map(|row| Some((row, row.effect(Mode::Aa)?)));
+    let flagged = effects.clone().filter(|(_, effect)| effect.flag.is_some_and(Flag::is_change));
+    let size = |effect: f64| effect.abs();
+    let largest = effects.max_by(|a, b| size(a.1.effect_pct).total_cmp(&size(b.1.effect_pct)));
+    let largest = largest.map_or_else(String::new, |(row, effect)| {
+        let effect = cells::effect(effect);
+        format!("; largest difference of the baseline to its twin: {effect}, {}", row.result_class)
+    });
+    match table.gates.get(AA_GATE) {
+        Some(Gate::Fail) => {
+            let rows: Vec<_> = flagged.map(|(row, _)| row.result_class.as_str()).collect();
+            format!(
+                "A/A GATE FAILED, THE TABLE IS VOID: the baseline differs from its own twin in {}. \
+                 Something but the modes changed the times; quiet the machine and run again{largest}",
+                rows.join("; ")
+            )
+        }
+        Some(Gate::Pass) if table.can_flag => format!("A/A gate: pass{largest}"),
+        Some(Gate::Pass) => format!("A/A gate: pass, but too few blocks to fail{largest}"),
+        Some(Gate::NotRun) | None => "A/A gate: not run, the baseline has no twin".to_owned(),
+    }
+}
+
+fn machine(table: &Table) -> String {
+    let machine = &table.machine;
+    format!("machine: {}, {} CPUs, {}, {}", machine.cpu, machine.cpus, machine.arch, machine.os)
+}
+
+fn run(table: &Table) -> String {
+    let switch = match table.switch_ns {
+        Some(ns) => format!("one switch {ns:.1} ns"),
+        None => "switch cost not measured".to_owned(),
+    };
+    format!(
+        "run: on {}, backend {}, {switch}; {} tables; {} blocks, seed {}; {}",
+        table.on, table.backend, table.paging, table.blocks, table.seed, table.build
+    )
+}

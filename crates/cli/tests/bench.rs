@@ -1,0 +1,157 @@
+//! `kpkeys bench` as a person or a script uses it.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+const SAMPLES: &str = "samples.jsonl";
+
+fn kpkeys(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_kpkeys")).args(arguments).output().expect("the program starts")
+}
+
+/// A short run: one row that takes milliseconds, two blocks.
+fn short_run(out: &Path, more: &[&str]) -> Output {
+    let out = out.to_str().expect("a path in UTF-8");
+    let mut arguments =
+        vec!["bench", "--quick", "--blocks", "2", "--rows", "vm_map_ram*", "--out", out];
+    arguments.extend(more);
+    kpkeys(&arguments)
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn the_json_object_has_the_promised_fields() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = short_run(&folder.path().join("new"), &["--format", "json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let table: Value =
+        serde_json::from_slice(&output.stdout).expect("one JSON object and nothing else");
+    for field in ["machine", "on", "backend", "switch_ns", "blocks", "seed", "gates", "rows"] {
+        assert!(!table[field].is_null(), "{field}");
+    }
+    let row = &table["rows"][0];
+    assert_eq!(row["result_class"], "vm_map_ram_test: p:1, h:0");
+    assert!(row["baseline"].as_f64().unwrap() > 0.0);
+    for mode in ["unbatched", "batched", "fused"] {
+        let cell = &row["modes"][mode];
+        for field in
+            ["effect_pct", "ci_low_pct", "ci_high_pct", "extra_ns", "p_holm", "counts", "exposure"]
+        {
+            assert!(!cell[field].is_null(), "{mode} {field}");
+        }
+        assert_eq!(cell["counts"]["entry_stores"], 2.0, "one set and one clear a loop in {mode}");
+    }
+    assert!(row["modes"]["off"]["counts"]["switches"].as_f64() == Some(0.0));
+    assert!(row["modes"]["aa"]["effect_pct"].is_f64());
+}
+
+#[test]
+fn progress_stays_out_of_pipes() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = short_run(&folder.path().join("new"), &[]);
+    assert_eq!(stderr(&output), "");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("vm_map_ram_test: p:1, h:0"));
+}
+
+#[test]
+fn unknown_names_are_refused_with_the_valid_ones() {
+    for (arguments, expected) in [
+        (["--rows", "frok"], "fork: h:1"),
+        (["--modes", "fast"], "off, unbatched, batched, fused"),
+        (["--backend", "pku"], "mock"),
+        (["--on", "mars"], "host"),
+        (["--paging", "riscv"], "aarch64, x86_64"),
+        (["--compare", "v4"], "v5-amended"),
+    ] {
+        let output = kpkeys(&["bench", arguments[0], arguments[1]]);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(stderr(&output).contains(expected), "{arguments:?}: {}", stderr(&output));
+        assert!(output.stdout.is_empty());
+    }
+    let output = kpkeys(&["reference", "v4"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("v5-switch-only"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_folder_that_is_not_ours_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("thesis.tex"), "years of work").unwrap();
+    let output = short_run(folder.path(), &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("something else"), "{}", stderr(&output));
+    let names: Vec<_> =
+        fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["thesis.tex"]);
+}
+
+#[test]
+fn samples_of_another_run_are_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(short_run(folder.path(), &[]).status.code(), Some(0));
+    let before = fs::read(folder.path().join(SAMPLES)).unwrap();
+    let output = short_run(folder.path(), &["--seed", "2"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("seed was 1, is 2"), "{}", stderr(&output));
+    assert_eq!(fs::read(folder.path().join(SAMPLES)).unwrap(), before);
+}
+
+#[test]
+fn a_killed_run_goes_on_where_it_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("results");
+    let mut running = Command::new(env!("CARGO_BIN_EXE_kpkeys"))
+        .args(["bench", "--quick", "--blocks", "2", "--rows", "vm_map_ram*", "--out"])
+        .arg(&out)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let samples = out.join(SAMPLES);
+    while !fs::read_to_string(&samples).is_ok_and(|text| text.contains("\"done\"")) {
+        assert!(running.try_wait().unwrap().is_none(), "the run ended before it could be killed");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    running.kill().unwrap();
+    running.wait().unwrap();
+    // As a kill in the middle of a write would leave it.
+    let kept = fs::read_to_string(&samples).unwrap();
+    fs::write(&samples, format!("{kept}{{\"kind\":\"sam")).unwrap();
+
+    let output = short_run(&out, &["--format", "json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let table: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(table["blocks"], 2);
+    let now = fs::read_to_string(&samples).unwrap();
+    assert!(now.starts_with(&kept), "what was recorded stays");
+    assert!(now.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
+}
+
+#[test]
+fn an_earlier_run_can_stand_beside() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = folder.path().join("first");
+    assert_eq!(short_run(&first, &[]).status.code(), Some(0));
+    let output = short_run(
+        &folder.path().join("second"),
+        &["--compare", first.to_str().unwrap(), "--format", "json"],
+    );
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let table: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(table["compare"].is_object());
+}
+
+#[test]
+fn x86_64_tables_need_no_barrier_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = short_run(&folder.path().join("new"), &["--paging", "x86_64", "--format", "json"]);
+    let table: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(table["paging"], "x86_64");
+    assert_eq!(table["rows"][0]["modes"]["off"]["counts"]["barriers"], 0.0);
+}

@@ -1,0 +1,92 @@
+//! Boot: an arena becomes a kernel's memory, protected as the mode says.
+
+use std::io;
+use std::sync::Arc;
+
+use kpkeys::keyed::Keyed;
+use kpkeys_mm::{Buddy, FrameTable, Kernel, Layout};
+use kpkeys_pgtable::{Config, Machine, NoProbe, Probe};
+
+use crate::arena::Arena;
+use crate::counter::Counter;
+use crate::cpu;
+use crate::machine::{Hosted, HostedFormat};
+use crate::register::{ArenaRegister, MockRegister};
+
+/// A backend by the mock register, in the encoding of a format.
+pub type MockBackend<F> = Keyed<MockRegister, <F as HostedFormat>::Encoding>;
+/// A backend whose windows are real to this process.
+pub type ArenaBackend<F> =
+    Keyed<ArenaRegister<<F as HostedFormat>::Encoding>, <F as HostedFormat>::Encoding>;
+/// A machine that is timed.
+pub type Timed<F> = Hosted<F, MockBackend<F>, NoProbe>;
+/// A machine whose events are counted.
+pub type Counted<F> = Hosted<F, MockBackend<F>, Counter>;
+/// A machine on which a stray store to a page table is SIGSEGV, and whose events are counted.
+pub type Guarded<F> = Hosted<F, ArenaBackend<F>, Counter>;
+
+/// What to boot.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// Pages of physical memory.
+    pub pages: usize,
+    /// Threads that will play CPUs.
+    pub cpus: usize,
+    /// How page tables are protected.
+    pub config: Config,
+}
+
+/// Boots a machine to be timed.
+///
+/// # Errors
+///
+/// The host has no memory for the arena, or the arena is too small for its own tables.
+pub fn boot<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<Timed<F>>> {
+    boot_mock(setup, NoProbe)
+}
+
+/// Boots a machine that counts events.
+///
+/// # Errors
+///
+/// As [`boot`].
+pub fn boot_counted<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<Counted<F>>> {
+    boot_mock(setup, Counter::default())
+}
+
+/// Boots a machine on which a store to a page table outside a window is SIGSEGV. It is for one thread.
+///
+/// # Errors
+///
+/// As [`boot`].
+pub fn boot_guarded<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<Guarded<F>>> {
+    let arena = Arc::new(Arena::guarded(setup.pages)?);
+    let backend: ArenaBackend<F> = Keyed::new(ArenaRegister::new(arena.clone()));
+    if setup.config.mode.protects() {
+        backend.reset();
+    } else {
+        // Mode `off` opens no windows: its tables are as writable as anything.
+        arena.set_tables_writable(true);
+    }
+    start(Hosted::new(arena, backend, Counter::default(), setup.cpus), setup)
+}
+
+fn boot_mock<F: HostedFormat, P: Probe>(
+    setup: Setup,
+    probe: P,
+) -> io::Result<Kernel<Hosted<F, MockBackend<F>, P>>> {
+    let arena = Arc::new(Arena::new(setup.pages)?);
+    let backend: MockBackend<F> = Keyed::new(MockRegister::detect());
+    backend.reset();
+    start(Hosted::new(arena, backend, probe, setup.cpus), setup)
+}
+
+fn start<M: Machine>(machine: M, setup: Setup) -> io::Result<Kernel<M>> {
+    let memory = machine.memory();
+    let frames = Buddy::new(memory, FrameTable::on_heap(memory.pages), true, cpu::current);
+    frames.add(0..memory.pages);
+    let kernel =
+        Kernel::new(machine, frames, setup.config, Layout::standard()).map_err(io::Error::other)?;
+    kernel.enable_protection().map_err(io::Error::other)?;
+    Ok(kernel)
+}

@@ -1,0 +1,114 @@
+//! The machine: an arena, a backend, a probe, and fences in the place of barriers.
+
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use kpkeys::Backend;
+use kpkeys::encoding::{Encoding, Pkrs, Por};
+use kpkeys_pgtable::entry::{Aarch64, X86_64};
+use kpkeys_pgtable::{Flush, Format, Machine, Memory, PhysAddr, Probe, VirtAddr};
+
+use crate::arena::Arena;
+use crate::cpu;
+use crate::register::{context_barrier, store_barrier};
+
+/// Where physical memory starts. Not zero, so that a forgotten base shows.
+pub const MEMORY_START: PhysAddr = PhysAddr(0x1_0000_0000);
+/// Where the linear map puts it.
+pub const LINEAR_START: VirtAddr = VirtAddr(0xffff_8880_0000_0000);
+
+/// An entry format and the register encoding of the same architecture.
+pub trait HostedFormat: Format {
+    /// The encoding of the protection register.
+    type Encoding: Encoding + Send + Sync + 'static;
+}
+
+impl HostedFormat for X86_64 {
+    type Encoding = Pkrs;
+}
+
+impl HostedFormat for Aarch64 {
+    type Encoding = Por;
+}
+
+/// A machine in this process.
+#[derive(Debug)]
+pub struct Hosted<F, B, P> {
+    arena: Arc<Arena>,
+    backend: B,
+    probe: P,
+    cpus: usize,
+    format: PhantomData<F>,
+}
+
+impl<F: HostedFormat, B: Backend, P: Probe> Hosted<F, B, P> {
+    /// A machine whose physical memory is `arena`, with CPUs for up to `cpus` threads.
+    pub fn new(arena: Arc<Arena>, backend: B, probe: P, cpus: usize) -> Self {
+        Hosted { arena, backend, probe, cpus: cpus.max(1), format: PhantomData }
+    }
+
+    #[inline(always)]
+    fn offset(&self, view: NonNull<u8>, frame: PhysAddr) -> NonNull<u8> {
+        let bytes = (frame.0 - MEMORY_START.0) as usize;
+        debug_assert!(bytes < self.arena.pages() << 12, "{frame:?} is outside the arena");
+        // SAFETY: `frame` is in memory (the callers' contract), so the address is inside the view.
+        unsafe { view.add(bytes) }
+    }
+}
+
+// SAFETY: both views cover every frame of `memory`, page-aligned, for as long as the arena lives, which this machine owns. Tables
+// are always readable; they are writable always, or in the guarded arena while a window is open. The fences are the nearest the
+// host has, and stand for barriers that nothing here depends on: there is no table walker but software, on coherent memory. There are
+// no TLBs. CPU numbers are the threads', whose uniqueness `cpu::become_cpu` asks for.
+unsafe impl<F: HostedFormat, B: Backend + Sync, P: Probe> Machine for Hosted<F, B, P> {
+    type Format = F;
+    type Backend = B;
+    type Probe = P;
+
+    #[inline(always)]
+    fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    #[inline(always)]
+    fn probe(&self) -> &P {
+        &self.probe
+    }
+
+    #[inline(always)]
+    fn memory(&self) -> Memory {
+        Memory { start: MEMORY_START, pages: self.arena.pages(), linear: LINEAR_START }
+    }
+
+    #[inline(always)]
+    fn table(&self, frame: PhysAddr) -> NonNull<u8> {
+        self.offset(self.arena.tables(), frame)
+    }
+
+    #[inline(always)]
+    fn data(&self, frame: PhysAddr) -> NonNull<u8> {
+        self.offset(self.arena.data(), frame)
+    }
+
+    #[inline(always)]
+    fn entry_barrier(&self) {
+        store_barrier();
+        context_barrier();
+    }
+
+    #[inline(always)]
+    fn flush_tlb(&self, _flush: Flush) {
+        // There is no TLB to maintain. `Paging` has counted the flush.
+    }
+
+    #[inline(always)]
+    fn cpu(&self) -> usize {
+        cpu::current()
+    }
+
+    #[inline(always)]
+    fn cpus(&self) -> usize {
+        self.cpus
+    }
+}

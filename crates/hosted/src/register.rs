@@ -1,0 +1,206 @@
+//! Registers that stand for the protection register in a process.
+//!
+//! [`MockRegister`] is for measuring: a real register written by a real instruction, followed by a real barrier.
+//!
+//! | host | register | instruction | barrier |
+//! |---|---|---|---|
+//! | x86-64 with FSGSBASE | GS base | WRGSBASE | LFENCE |
+//! | x86-64 without | MXCSR, its value unchanged, beside a shadow | LDMXCSR | LFENCE |
+//! | arm64 | FPSR, its value unchanged, beside a shadow | MSR | ISB |
+//!
+//! [`ArenaRegister`] is for testing: opening a window makes the arena's tables writable to this process, closing it read-only
+//! again, so that a store outside a window is SIGSEGV.
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use kpkeys::encoding::{self, Encoding};
+use kpkeys::keyed::{Register, Value};
+use kpkeys::{Access, Pkey};
+
+use crate::arena::Arena;
+
+thread_local! {
+    /// What this thread's mock register would hold, where the real one cannot hold it.
+    static SHADOW: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The mock register of this host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MockRegister {
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    #[cfg(target_arch = "x86_64")]
+    GsBase,
+    #[cfg(target_arch = "x86_64")]
+    Mxcsr,
+    #[cfg(target_arch = "aarch64")]
+    Fpsr,
+}
+
+impl MockRegister {
+    /// The register that this host has for it.
+    pub fn detect() -> MockRegister {
+        MockRegister { kind: Kind::detect() }
+    }
+
+    /// The instructions a switch consists of, for people.
+    pub fn describe(self) -> &'static str {
+        self.kind.describe()
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Kind {
+    fn detect() -> Kind {
+        /// `AT_HWCAP2`: user space may use the FSGSBASE instructions (Linux, `Documentation/arch/x86/elf_auxvec`).
+        const HWCAP2_FSGSBASE: usize = 1 << 1;
+        let (_, hwcap2) = rustix::param::linux_hwcap();
+        if hwcap2 & HWCAP2_FSGSBASE != 0 { Kind::GsBase } else { Kind::Mxcsr }
+    }
+
+    fn describe(self) -> &'static str {
+        match self {
+            Kind::GsBase => "WRGSBASE + LFENCE",
+            Kind::Mxcsr => "LDMXCSR + LFENCE (no FSGSBASE on this host)",
+        }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+impl Kind {
+    fn detect() -> Kind {
+        Kind::Fpsr
+    }
+
+    fn describe(self) -> &'static str {
+        "MSR FPSR + ISB"
+    }
+}
+
+// SAFETY: reads return what this thread last wrote: the GS base holds it, or the thread's shadow does. Both act on this thread
+// alone, are inlined, and contain `asm!` that is not `nomem`.
+unsafe impl Register for MockRegister {
+    const NEEDS_BARRIER: bool = true;
+
+    #[inline(always)]
+    fn read(&self) -> u64 {
+        match self.kind {
+            #[cfg(target_arch = "x86_64")]
+            Kind::GsBase => gs_base().read(),
+            #[allow(
+                unreachable_patterns,
+                reason = "the only kind on some hosts is matched above on others"
+            )]
+            _ => SHADOW.get(),
+        }
+    }
+
+    #[inline(always)]
+    fn write(&self, value: Value) {
+        match self.kind {
+            #[cfg(target_arch = "x86_64")]
+            Kind::GsBase => gs_base().write(value),
+            #[cfg(target_arch = "x86_64")]
+            Kind::Mxcsr => {
+                SHADOW.set(value.bits());
+                let mut mxcsr = 0u32;
+                // SAFETY: loading the value that MXCSR holds changes nothing.
+                unsafe {
+                    std::arch::asm!("stmxcsr [{0}]", "ldmxcsr [{0}]", in(reg) &raw mut mxcsr, options(nostack, preserves_flags));
+                }
+            }
+            #[cfg(target_arch = "aarch64")]
+            Kind::Fpsr => {
+                SHADOW.set(value.bits());
+                // SAFETY: writing the value that FPSR holds changes nothing.
+                unsafe {
+                    std::arch::asm!("mrs {0}, fpsr", "msr fpsr, {0}", out(reg) _, options(nostack, preserves_flags));
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn synchronize(&self) {
+        context_barrier();
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn gs_base() -> kpkeys::mock::GsBase {
+    // SAFETY: reached only where `Kind::detect` found FSGSBASE to be allowed; on x86-64 Linux, user programs have no other use
+    // for the GS segment (thread-local storage is behind FS).
+    unsafe { kpkeys::mock::GsBase::new() }
+}
+
+/// The nearest thing to an arm64 ISB: LFENCE waits for all earlier instructions.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn context_barrier() {
+    // SAFETY: LFENCE orders instructions and has no other effect.
+    unsafe { std::arch::asm!("lfence", options(nostack, preserves_flags)) };
+}
+
+/// An ISB.
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+pub(crate) fn context_barrier() {
+    // SAFETY: ISB synchronises the context and has no other effect.
+    unsafe { std::arch::asm!("isb", options(nostack, preserves_flags)) };
+}
+
+/// The nearest thing to an arm64 DSB ISHST: MFENCE waits for all earlier stores.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn store_barrier() {
+    // SAFETY: MFENCE orders memory accesses and has no other effect.
+    unsafe { std::arch::asm!("mfence", options(nostack, preserves_flags)) };
+}
+
+/// A DSB ISHST.
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+pub(crate) fn store_barrier() {
+    // SAFETY: DSB orders memory accesses and has no other effect.
+    unsafe { std::arch::asm!("dsb ishst", options(nostack, preserves_flags)) };
+}
+
+/// A register whose windows are real to this process: it makes the arena's tables writable, or not. One thread at a time.
+#[derive(Clone, Debug)]
+pub struct ArenaRegister<E> {
+    arena: Arc<Arena>,
+    value: Arc<AtomicU64>,
+    encoding: PhantomData<E>,
+}
+
+impl<E: Encoding> ArenaRegister<E> {
+    /// The register that guards an arena made by [`Arena::guarded`].
+    pub fn new(arena: Arc<Arena>) -> Self {
+        ArenaRegister { arena, value: Arc::new(AtomicU64::new(0)), encoding: PhantomData }
+    }
+}
+
+// SAFETY: reads return what was last written; `write` is a system call, across which the compiler moves no access. (It is not
+// inlined into an instruction, and makes no claim to be: it exists for tests.)
+unsafe impl<E: Encoding> Register for ArenaRegister<E> {
+    const NEEDS_BARRIER: bool = false;
+
+    fn read(&self) -> u64 {
+        self.value.load(Ordering::Relaxed)
+    }
+
+    fn write(&self, value: Value) {
+        self.value.store(value.bits(), Ordering::Relaxed);
+        let access = encoding::decode::<E>(value.bits(), Pkey::PAGE_TABLES);
+        self.arena.set_tables_writable(access == Some(Access::ReadWrite));
+    }
+
+    fn synchronize(&self) {}
+}

@@ -1,0 +1,27 @@
+//! What a switch of the mock register costs on this host.
+
+use std::time::Instant;
+
+use kpkeys::Guard;
+use kpkeys::context::PageTables;
+use kpkeys::keyed::Keyed;
+
+use crate::machine::HostedFormat;
+use crate::register::MockRegister;
+
+/// Nanoseconds for one switch: a register write and its barrier. The least of several rounds, since noise only adds.
+pub fn switch_ns<F: HostedFormat>() -> f64 {
+    const ROUNDS: u32 = 20;
+    const WINDOWS: u32 = 20_000;
+    let backend: Keyed<MockRegister, F::Encoding> = Keyed::new(MockRegister::detect());
+    backend.reset();
+    let round = || {
+        let start = Instant::now();
+        for _ in 0..WINDOWS {
+            let guard: Guard<'_, _, PageTables> = Guard::enter(&backend);
+            drop(guard);
+        }
+        start.elapsed().as_nanos() as f64 / f64::from(2 * WINDOWS)
+    };
+    (0..ROUNDS).map(|_| round()).fold(f64::INFINITY, f64::min)
+}

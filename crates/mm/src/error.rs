@@ -1,0 +1,68 @@
+//! What can go wrong in memory management, with what.
+
+use core::fmt;
+
+use kpkeys_pgtable::{PageRange, VirtAddr};
+
+/// Why a request was refused. Everything is as it was before it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Error {
+    /// No frame is left.
+    OutOfMemory,
+    /// No range of kernel addresses is left that is large enough.
+    OutOfAddresses(usize),
+    /// The page tables refused.
+    Tables(kpkeys_pgtable::Error),
+    /// The range overlaps an existing mapping, or lies outside the half it must lie in.
+    Occupied(PageRange),
+    /// A page order other than 0 and 9, or a range not aligned to it.
+    BadOrder(u8),
+    /// The address belongs to no mapping.
+    NotMapped(VirtAddr),
+    /// The mapping forbids the access.
+    Forbidden(VirtAddr),
+    /// A folio has as many references as can be counted.
+    TooManyReferences,
+}
+
+impl From<kpkeys_pgtable::Error> for Error {
+    fn from(error: kpkeys_pgtable::Error) -> Self {
+        match error {
+            kpkeys_pgtable::Error::OutOfMemory => Error::OutOfMemory,
+            other => Error::Tables(other),
+        }
+    }
+}
+
+impl From<kpkeys_pgtable::addr::RangeError> for Error {
+    fn from(error: kpkeys_pgtable::addr::RangeError) -> Self {
+        Error::Tables(error.into())
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::OutOfMemory => f.write_str("out of memory"),
+            Error::OutOfAddresses(pages) => write!(f, "no free range of {pages} kernel pages"),
+            Error::Tables(error) => error.fmt(f),
+            Error::Occupied(range) => {
+                write!(
+                    f,
+                    "{} pages at {:?} overlap a mapping or leave the user half",
+                    range.pages(),
+                    range.start()
+                )
+            }
+            Error::BadOrder(order) => write!(
+                f,
+                "pages of order {order} cannot be mapped here: order 0, or 9 and aligned to 2 MiB"
+            ),
+            Error::NotMapped(va) => write!(f, "{va:?} is not mapped"),
+            Error::Forbidden(va) => write!(f, "the mapping at {va:?} forbids the access"),
+            Error::TooManyReferences => f.write_str("a folio has too many references"),
+        }
+    }
+}
+
+impl core::error::Error for Error {}

@@ -1,0 +1,11 @@
+//! Frames of physical memory: who owns them, how often they are mapped, and which are free.
+
+mod buddy;
+mod folio;
+mod meta;
+mod owned;
+
+pub use buddy::{Buddy, MAX_ORDER};
+pub use folio::{FolioRun, HUGE_ORDER};
+pub use meta::{FrameMeta, FrameTable};
+pub use owned::OwnedFrame;

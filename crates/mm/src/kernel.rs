@@ -1,0 +1,80 @@
+//! A kernel's memory: frames, page tables and kernel mappings, put together.
+
+use kpkeys_pgtable::{Config, Machine, PageRange, Paging, VirtAddr};
+
+use crate::error::Error;
+use crate::frames::Buddy;
+use crate::vmalloc::Vmalloc;
+
+/// Where things are in the kernel's half.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Layout {
+    /// Addresses for `vmalloc` and `vm_map_ram`, aligned to 4 MiB.
+    pub vmalloc: PageRange,
+}
+
+impl Layout {
+    /// 64 GiB for kernel mappings, from 0xffff_c900_0000_0000 up.
+    ///
+    /// # Panics
+    ///
+    /// Never: the range is a constant, and a good one.
+    pub fn standard() -> Layout {
+        let vmalloc = PageRange::new(VirtAddr(0xffff_c900_0000_0000), 64 << 18);
+        Layout { vmalloc: vmalloc.expect("an aligned range inside the kernel's half") }
+    }
+}
+
+/// A kernel's memory.
+pub struct Kernel<M: Machine> {
+    paging: Paging<M, Buddy>,
+    vmalloc: Vmalloc,
+}
+
+impl<M: Machine> Kernel<M> {
+    /// Builds the kernel's tables: the linear map, and the top tables for kernel mappings, so that the root never changes
+    /// later. Nothing is protected yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`], or why the configuration is not possible.
+    pub fn new(machine: M, frames: Buddy, config: Config, layout: Layout) -> Result<Self, Error> {
+        let cpus = machine.cpus();
+        let paging = Paging::new(machine, frames, config)?;
+        paging.link_kernel_half(layout.vmalloc)?;
+        Ok(Kernel { paging, vmalloc: Vmalloc::new(layout.vmalloc, cpus) })
+    }
+
+    /// Turns protection on; see [`Paging::enable_protection`].
+    ///
+    /// # Errors
+    ///
+    /// Why some page could not be protected.
+    pub fn enable_protection(&self) -> Result<(), Error> {
+        Ok(self.paging.enable_protection()?)
+    }
+
+    /// The page tables.
+    #[inline(always)]
+    pub fn paging(&self) -> &Paging<M, Buddy> {
+        &self.paging
+    }
+
+    /// The machine.
+    #[inline(always)]
+    pub fn machine(&self) -> &M {
+        self.paging.machine()
+    }
+
+    /// The frames.
+    #[inline(always)]
+    pub fn frames(&self) -> &Buddy {
+        self.paging.frames()
+    }
+
+    /// Kernel mappings.
+    #[inline(always)]
+    pub(crate) fn areas(&self) -> &Vmalloc {
+        &self.vmalloc
+    }
+}

@@ -1,0 +1,64 @@
+//! Fork: a copy of an address space that shares every page, copy-on-write.
+
+use kpkeys_pgtable::paging::Root;
+use kpkeys_pgtable::range::Share;
+use kpkeys_pgtable::table::Slots;
+use kpkeys_pgtable::{Entry, Flush, Format, Level, Machine, PAGE_SIZE};
+
+use super::AddressSpace;
+use crate::error::Error;
+use crate::frames::Buddy;
+
+impl<'k, M: Machine> AddressSpace<'k, M> {
+    /// A copy that shares every page. Shared pages are write-protected on both sides, until the first write on either copies.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`] or [`Error::TooManyReferences`]; nothing is shared then, though pages may be left write-protected.
+    pub fn fork(&mut self) -> Result<Self, Error> {
+        let mut child = AddressSpace::new(self.kernel)?;
+        child.vmas = self.vmas.clone();
+        let mut mapped = 0;
+        let copied = self.copy_pages(child.root(), &mut mapped);
+        child.mapped_pages = mapped;
+        // The parent's entries lost write permission, whether or not the copy is complete.
+        self.kernel.paging().flush(Flush::AddressSpace(self.root().frame()));
+        copied.map(|()| child)
+    }
+
+    fn copy_pages(&self, child: &Root, mapped: &mut usize) -> Result<(), Error> {
+        let paging = self.kernel.paging();
+        let section = paging.section(child);
+        let mut share = ShareFolios::<M> {
+            frames: self.kernel.frames(),
+            mapped,
+            format: core::marker::PhantomData,
+        };
+        self.vmas
+            .iter()
+            .try_for_each(|vma| paging.copy(&section, self.root(), child, vma.range, &mut share))
+    }
+}
+
+/// Takes folio references for copied pages, once for each run of pages of one folio.
+struct ShareFolios<'a, M> {
+    frames: &'a Buddy,
+    mapped: &'a mut usize,
+    format: core::marker::PhantomData<fn() -> M>,
+}
+
+impl<M: Machine> Share for ShareFolios<'_, M> {
+    type Error = Error;
+
+    #[inline(always)]
+    fn share(&mut self, first: Entry, run: Slots<'_>) -> Result<usize, Error> {
+        let page = M::Format::frame(Level::Pte, first);
+        let longest = self.frames.pages_from(page).min(run.len());
+        let pages = (1..longest)
+            .find(|&i| run.slot(i).load().0 != first.0 + i as u64 * PAGE_SIZE)
+            .unwrap_or(longest);
+        let shared = self.frames.share(page, pages)?;
+        *self.mapped += shared;
+        Ok(shared)
+    }
+}

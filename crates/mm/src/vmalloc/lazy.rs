@@ -1,0 +1,193 @@
+//! What waits: unmapped ranges for a TLB flush, and, in mode `fused`, unmaps for a window.
+
+use alloc::vec::Vec;
+
+use kpkeys_pgtable::{Flush, Machine, Mode, PAGE_SIZE, PageRange, Section, VirtAddr};
+
+use super::area::AreaFrames;
+use crate::kernel::Kernel;
+
+/// Pages of unmaps that may wait for a CPU's next window.
+pub const MAX_DEFERRED_PAGES: usize = 1024;
+/// The largest unmap that waits; a larger one is worth a window of its own.
+const MAX_DEFERRED_UNMAP: usize = 512;
+
+/// Ranges whose entries are cleared and whose addresses TLBs may still hold.
+#[derive(Debug, Default)]
+pub(super) struct LazyRanges {
+    ranges: Vec<PageRange>,
+    pages: usize,
+}
+
+/// Unmaps that wait for this CPU's next window.
+#[derive(Default)]
+pub(super) struct Deferred {
+    unmaps: Vec<Unmap>,
+    pages: usize,
+    /// An emptied list, kept for its memory.
+    spare: Vec<Unmap>,
+}
+
+/// One unmap: what to clear, and what it sets free.
+pub(super) struct Unmap {
+    /// The pages that are mapped.
+    pub(super) mapped: PageRange,
+    /// What becomes free when the entries are cleared.
+    pub(super) frees: Frees,
+}
+
+/// What an unmap sets free.
+pub(super) enum Frees {
+    /// An area of its own: its addresses, guard page included, and its frames.
+    Area(PageRange, AreaFrames),
+    /// Slots of a `vm_map_ram` block. The frames are the caller's.
+    Slots,
+}
+
+impl<M: Machine> Kernel<M> {
+    /// Unmaps now or, in mode `fused`, when this CPU next opens a window for kernel mappings.
+    pub(super) fn unmap_lazily(&self, unmap: Unmap) {
+        let pages = unmap.mapped.pages();
+        if self.paging().mode() != Mode::Fused || pages > MAX_DEFERRED_UNMAP {
+            return self.unmap_now(unmap);
+        }
+        let per_cpu = self.areas().this_cpu(self.machine().cpu());
+        let full = {
+            let mut deferred = per_cpu.deferred.lock();
+            deferred.unmaps.push(unmap);
+            deferred.pages += pages;
+            deferred.pages > MAX_DEFERRED_PAGES
+        };
+        if full {
+            self.clear_all_deferred();
+        }
+    }
+
+    fn unmap_now(&self, unmap: Unmap) {
+        {
+            let section = self.paging().section(self.paging().kernel());
+            self.clear(&section, unmap.mapped);
+        }
+        self.set_free(unmap);
+    }
+
+    /// Clears this CPU's deferred unmaps in the window of `section`. What they set free is set free by the returned value's
+    /// [`finish`](Cleared::finish), once the window is closed.
+    #[inline]
+    pub(super) fn clear_deferred(&self, section: &Section<'_, M>) -> Cleared {
+        if self.paging().mode() != Mode::Fused {
+            return Cleared { unmaps: Vec::new() };
+        }
+        let unmaps = {
+            let mut deferred = self.areas().this_cpu(self.machine().cpu()).deferred.lock();
+            deferred.pages = 0;
+            let spare = core::mem::take(&mut deferred.spare);
+            core::mem::replace(&mut deferred.unmaps, spare)
+        };
+        for unmap in &unmaps {
+            self.clear(section, unmap.mapped);
+        }
+        Cleared { unmaps }
+    }
+
+    /// Clears the deferred unmaps of every CPU.
+    pub(super) fn clear_all_deferred(&self) {
+        for cpu in &self.areas().cpus {
+            let mut unmaps = {
+                let mut deferred = cpu.deferred.lock();
+                deferred.pages = 0;
+                core::mem::take(&mut deferred.unmaps)
+            };
+            if !unmaps.is_empty() {
+                {
+                    let section = self.paging().section(self.paging().kernel());
+                    unmaps.iter().for_each(|unmap| self.clear(&section, unmap.mapped));
+                }
+                unmaps.drain(..).for_each(|unmap| self.set_free(unmap));
+            }
+        }
+    }
+
+    /// Flushes every unmapped range from all TLBs at once and frees its addresses.
+    pub fn purge_vmalloc(&self) {
+        self.clear_all_deferred();
+        let lazy = core::mem::take(&mut *self.areas().lazy.lock());
+        let first = lazy.ranges.iter().map(|range| range.start()).min();
+        let end = lazy.ranges.iter().map(|range| range.end()).max();
+        let (Some(first), Some(end)) = (first, end) else { return };
+        if let Ok(span) = PageRange::new(first, ((end.0 - first.0) / PAGE_SIZE) as usize) {
+            self.paging().flush(Flush::Kernel(span));
+        }
+        let mut addresses = self.areas().addresses.lock();
+        for range in lazy.ranges {
+            addresses.put(range.start(), range.pages());
+        }
+    }
+
+    /// A range of kernel addresses, purging if that is what it takes.
+    pub(super) fn take_addresses(
+        &self,
+        pages: usize,
+        align: u64,
+    ) -> Result<VirtAddr, crate::Error> {
+        let taken = self.areas().addresses.lock().take(pages, align);
+        taken
+            .or_else(|| {
+                self.purge_vmalloc();
+                self.areas().addresses.lock().take(pages, align)
+            })
+            .ok_or(crate::Error::OutOfAddresses(pages))
+    }
+
+    /// Addresses that were taken and never mapped.
+    pub(super) fn return_addresses(&self, range: PageRange) {
+        self.areas().addresses.lock().put(range.start(), range.pages());
+    }
+
+    /// Addresses whose entries are cleared: they are free after the next purge.
+    pub(super) fn free_addresses_lazily(&self, range: PageRange) {
+        let waiting = {
+            let mut lazy = self.areas().lazy.lock();
+            lazy.ranges.push(range);
+            lazy.pages += range.pages();
+            lazy.pages
+        };
+        if waiting > self.areas().max_lazy_pages {
+            self.purge_vmalloc();
+        }
+    }
+
+    /// Clears the entries of a range. Each table's are one lazy-MMU section.
+    fn clear(&self, section: &Section<'_, M>, mapped: PageRange) {
+        // The range is what a call of this module mapped, whole, so it cuts no block.
+        let _ = self.paging().unmap(section, self.paging().kernel(), mapped, |_, _, _| ());
+    }
+
+    fn set_free(&self, unmap: Unmap) {
+        match unmap.frees {
+            Frees::Area(addresses, frames) => {
+                frames.release(self.frames());
+                self.free_addresses_lazily(addresses);
+            }
+            Frees::Slots => self.slots_cleared(unmap.mapped),
+        }
+    }
+}
+
+/// Deferred unmaps whose entries are cleared, and that have set nothing free yet.
+#[must_use = "frames and addresses are lost unless the unmaps are finished"]
+pub(super) struct Cleared {
+    unmaps: Vec<Unmap>,
+}
+
+impl Cleared {
+    /// Sets free what the unmaps held.
+    #[inline]
+    pub(super) fn finish<M: Machine>(mut self, kernel: &Kernel<M>) {
+        if self.unmaps.is_empty() {
+            return;
+        }
+        self.unmaps.drain(..).for_each(|unmap| kernel.set_free(unmap));
+        kernel.areas().this_cpu(kernel.machine().cpu()).deferred.lock().spare = self.unmaps;
+    }
+}

@@ -1,0 +1,122 @@
+//! x86-64, 4-level paging. Bits from the Intel SDM vol. 3A, tables 5-15 to 5-20.
+
+use kpkeys::Pkey;
+
+use super::{Attrs, Entry, Format, mappable};
+use crate::addr::{Level, PhysAddr};
+
+const PRESENT: u64 = 1 << 0;
+const WRITE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
+const ACCESSED: u64 = 1 << 5;
+const DIRTY: u64 = 1 << 6;
+/// Maps a block, at [`Level::Pmd`] and [`Level::Pud`]. In a PTE the same bit is PAT, which is never set here.
+const BLOCK: u64 = 1 << 7;
+const NO_EXECUTE: u64 = 1 << 63;
+/// Survives TLB flushes by CR3 write; kernel leaves are global.
+const GLOBAL: u64 = 1 << 8;
+const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+/// Protection key of a leaf, bits 62:59. Ignored in entries that point to tables.
+const KEY_SHIFT: u32 = 59;
+const KEY: u64 = 0xf << KEY_SHIFT;
+
+/// The x86-64 format.
+#[derive(Clone, Copy, Debug)]
+pub struct X86_64;
+
+impl Format for X86_64 {
+    const NAME: &'static str = "x86_64";
+    const KEYS: u8 = 16;
+    const VALID_KERNEL_STORE_NEEDS_BARRIER: bool = false;
+    const USER_ROOT_HAS_KERNEL_HALF: bool = true;
+    const HAS_CONT: bool = false;
+
+    #[inline(always)]
+    fn table(table: PhysAddr, user: bool) -> Entry {
+        // Permissions of all levels are combined, so a table allows everything its leaves may.
+        Entry((table.0 & ADDRESS) | PRESENT | WRITE | ACCESSED | if user { USER } else { 0 })
+    }
+
+    #[inline(always)]
+    fn leaf(level: Level, frame: PhysAddr, attrs: Attrs) -> Option<Entry> {
+        if !mappable::<Self>(level, frame, attrs.key) {
+            return None;
+        }
+        let flag = |on: bool, bit: u64| if on { bit } else { 0 };
+        Some(Entry(
+            frame.0
+                | PRESENT
+                | flag(level != Level::Pte, BLOCK)
+                | flag(attrs.write, WRITE)
+                | flag(attrs.user, USER)
+                | flag(!attrs.user, GLOBAL)
+                | flag(attrs.young, ACCESSED)
+                | flag(attrs.dirty, DIRTY)
+                | flag(!attrs.execute, NO_EXECUTE)
+                | (attrs.key.number() as u64) << KEY_SHIFT,
+        ))
+    }
+
+    #[inline(always)]
+    fn is_present(entry: Entry) -> bool {
+        entry.0 & PRESENT != 0
+    }
+
+    #[inline(always)]
+    fn is_table(level: Level, entry: Entry) -> bool {
+        level != Level::Pte && entry.0 & (PRESENT | BLOCK) == PRESENT
+    }
+
+    #[inline(always)]
+    fn frame(level: Level, entry: Entry) -> PhysAddr {
+        let offset = if Self::is_table(level, entry) { 0 } else { level.entry_bytes() - 1 };
+        PhysAddr(entry.0 & ADDRESS & !offset)
+    }
+
+    #[inline(always)]
+    fn attrs(entry: Entry) -> Attrs {
+        Attrs {
+            write: entry.0 & WRITE != 0,
+            execute: entry.0 & NO_EXECUTE == 0,
+            user: entry.0 & USER != 0,
+            young: entry.0 & ACCESSED != 0,
+            dirty: entry.0 & DIRTY != 0,
+            key: Self::key(entry),
+        }
+    }
+
+    #[inline(always)]
+    fn key(entry: Entry) -> Pkey {
+        Pkey::new(((entry.0 & KEY) >> KEY_SHIFT) as u8).unwrap_or(Pkey::DEFAULT)
+    }
+
+    #[inline(always)]
+    fn with_key(entry: Entry, key: Pkey) -> Entry {
+        Entry((entry.0 & !KEY) | (key.number() as u64) << KEY_SHIFT)
+    }
+
+    #[inline(always)]
+    fn is_writable(entry: Entry) -> bool {
+        entry.0 & WRITE != 0
+    }
+
+    #[inline(always)]
+    fn write_protected(entry: Entry) -> Entry {
+        Entry(entry.0 & !WRITE)
+    }
+
+    #[inline(always)]
+    fn old(entry: Entry) -> Entry {
+        Entry(entry.0 & !ACCESSED)
+    }
+
+    #[inline(always)]
+    fn is_young(entry: Entry) -> bool {
+        entry.0 & ACCESSED != 0
+    }
+
+    #[inline(always)]
+    fn contiguous(entry: Entry) -> Entry {
+        entry
+    }
+}

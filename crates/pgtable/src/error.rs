@@ -1,0 +1,61 @@
+//! What can go wrong, with what.
+
+use core::fmt;
+
+use kpkeys::Pkey;
+
+use crate::addr::{PhysAddr, RangeError, VirtAddr};
+
+/// Why an operation on page tables was refused. Mappings are as they were before it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Error {
+    /// No frame was left for a page-table page.
+    OutOfMemory,
+    /// The range is no range.
+    Range(RangeError),
+    /// The address already translates.
+    AlreadyMapped(VirtAddr),
+    /// The address is covered by a block, where single pages were to be changed.
+    MappedByBlock(VirtAddr),
+    /// The format cannot express a leaf for this frame: misaligned, too large, or no such key.
+    NotMappable(PhysAddr),
+    /// The physical range is not all in the linear map.
+    OutsideLinearMap(PhysAddr, usize),
+    /// The format has no key of this number.
+    KeyOutOfRange(Pkey),
+    /// The record of early page-table pages is full: these pages would stay unprotected.
+    EarlyRecordFull(PhysAddr),
+    /// The pool of page-table pages cannot track another block.
+    PoolFull,
+    /// The mode allocates page-table pages one by one, which needs a linear map made of pages.
+    NeedsPageMappedLinearMap,
+}
+
+impl From<RangeError> for Error {
+    fn from(error: RangeError) -> Self {
+        Error::Range(error)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::OutOfMemory => f.write_str("no frame is left for a page-table page"),
+            Error::Range(error) => error.fmt(f),
+            Error::AlreadyMapped(va) => write!(f, "{va:?} is already mapped"),
+            Error::MappedByBlock(va) => write!(f, "{va:?} is mapped by a block; unmap or split the block first"),
+            Error::NotMappable(pa) => write!(f, "{pa:?} cannot be mapped here: misaligned, too large, or a key the format lacks"),
+            Error::OutsideLinearMap(pa, pages) => write!(f, "{pages} pages at {pa:?} are not all in the linear map"),
+            Error::KeyOutOfRange(key) => write!(f, "this entry format has no key {}", key.number()),
+            Error::EarlyRecordFull(pa) => {
+                write!(f, "the record of early page-table pages is full, {pa:?} would stay unprotected")
+            }
+            Error::PoolFull => f.write_str("the pool of page-table pages cannot track another block"),
+            Error::NeedsPageMappedLinearMap => {
+                f.write_str("page-table pages allocated one by one need a linear map made of pages; use a pool, or map by pages")
+            }
+        }
+    }
+}
+
+impl core::error::Error for Error {}

@@ -1,0 +1,308 @@
+//! Keys on the linear map: the kernel's mapping of all memory, whose leaf entries say which key each frame carries.
+//!
+//! A frame's key is that of the linear-map leaf that maps it, so making a page a page-table page means changing one entry
+//! here. The map may be made of pages or of 2 MiB or 1 GiB blocks. Changing the key of part of a block splits it, which
+//! needs page-table pages; they come from a [`Reserve`] that the caller filled *before*, since allocating one here could mean
+//! setting a key again.
+//!
+//! The linear map's own tables are page-table pages like all others and carry the key.
+//!
+//! # Splitting on arm64
+//!
+//! Replacing a live block by a table of equal leaves changes the size of a translation without break-before-make, which
+//! only CPUs with FEAT_BBM level 2 allow (Arm ARM D8.16.1). On others a kernel must use blocks no larger than what it keys, so
+//! that no split happens: 2 MiB blocks and the pool, whose usual unit is 2 MiB.
+
+use kpkeys::Pkey;
+use spin::Mutex;
+
+use crate::addr::{ENTRIES, Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use crate::entry::{Attrs, Entry, Format};
+use crate::error::Error;
+use crate::machine::{Event, Flush, Machine, Memory, Probe};
+use crate::ptp::Ptp;
+use crate::section::Section;
+use crate::table::{Slot, Table};
+
+/// Page-table pages set aside for splitting blocks of the linear map.
+///
+/// Four: the two ends of a range may each cut a 2 MiB block, and in a map of 1 GiB blocks each of those a 1 GiB block.
+#[derive(Debug)]
+pub struct Reserve {
+    pages: [Option<Ptp>; Self::CAPACITY],
+}
+
+impl Reserve {
+    pub(crate) const CAPACITY: usize = 4;
+
+    /// An empty reserve.
+    pub const fn new() -> Self {
+        Reserve { pages: [const { None }; Self::CAPACITY] }
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.pages.iter().all(Option::is_some)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.pages.iter().flatten().count()
+    }
+
+    /// Adds a page to a reserve that is not full.
+    pub(crate) fn put(&mut self, page: Ptp) {
+        if let Some(place) = self.pages.iter_mut().find(|place| place.is_none()) {
+            *place = Some(page);
+        }
+    }
+
+    fn take(&mut self) -> Option<Ptp> {
+        self.pages.iter_mut().find_map(Option::take)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = PhysAddr> + '_ {
+        self.pages.iter().flatten().map(Ptp::frame)
+    }
+}
+
+impl Default for Reserve {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The linear map: where its tables start, and the lock that serialises changes to it.
+#[derive(Debug)]
+pub struct Linear {
+    memory: Memory,
+    root: PhysAddr,
+    lock: Mutex<()>,
+}
+
+impl Linear {
+    pub(crate) fn new(memory: Memory, root: PhysAddr) -> Self {
+        Linear { memory, root, lock: Mutex::new(()) }
+    }
+
+    /// The key that `frame` carries, or `None` if the linear map does not map it.
+    pub(crate) fn key_of<M: Machine>(&self, machine: &M, frame: PhysAddr) -> Option<Pkey> {
+        if !self.memory.contains(frame, 1) {
+            return None;
+        }
+        let (_, _, entry) = self.leaf_of(machine, self.memory.linear_address(frame))?;
+        Some(M::Format::key(entry))
+    }
+
+    /// The leaf that translates an address of the linear map.
+    fn leaf_of<'m, M: Machine>(
+        &self,
+        machine: &'m M,
+        va: VirtAddr,
+    ) -> Option<(Level, Slot<'m>, Entry)> {
+        let mut level = Level::Pgd;
+        let mut table = self.root_table(machine);
+        loop {
+            let slot = table.slot(va.index(level));
+            let entry = slot.load();
+            if M::Format::is_leaf(level, entry) {
+                return Some((level, slot, entry));
+            }
+            if !M::Format::is_table(level, entry) {
+                return None;
+            }
+            // SAFETY: entries of the linear map's tables that are tables point to its tables, which are never freed.
+            table = unsafe { Table::at(machine, M::Format::frame(level, entry)) };
+            level = level.below()?;
+        }
+    }
+
+    fn change_range<M: Machine>(
+        &self,
+        section: &Section<'_, M>,
+        range: PageRange,
+        key: Pkey,
+        reserve: &mut Reserve,
+    ) -> Result<(), Error> {
+        let change = KeyChange { section, range: Span::of(range), key };
+        let root = self.root_table(section.machine());
+        if change.splits_in(root, Level::Pgd) > reserve.len() {
+            return Err(Error::OutOfMemory);
+        }
+        change.apply(root, Level::Pgd, reserve);
+        Ok(())
+    }
+
+    fn root_table<'m, M: Machine>(&self, machine: &'m M) -> Table<'m> {
+        // SAFETY: the root is a table for as long as the machine lives.
+        unsafe { Table::at(machine, self.root) }
+    }
+
+    /// See [`Ground::set_key`](crate::ground::Ground::set_key).
+    pub(crate) fn set_key<M: Machine>(
+        &self,
+        section: &Section<'_, M>,
+        start: PhysAddr,
+        pages: usize,
+        key: Pkey,
+        reserve: &mut Reserve,
+    ) -> Result<(), Error> {
+        if !start.is_aligned(PAGE_SIZE) || !self.memory.contains(start, pages) {
+            return Err(Error::OutsideLinearMap(start, pages));
+        }
+        if key.number() >= M::Format::KEYS {
+            return Err(Error::KeyOutOfRange(key));
+        }
+        let range = PageRange::new(self.memory.linear_address(start), pages)?;
+        let _locked = self.lock.lock();
+        match self.leaf_of(section.machine(), range.start()) {
+            // One page of a map of pages, by far the most common change: there is nothing to split.
+            Some((Level::Pte, slot, entry)) if pages == 1 => {
+                section.set(slot, M::Format::with_key(entry, key))
+            }
+            _ => self.change_range(section, range, key, reserve)?,
+        }
+        let probe = section.machine().probe();
+        probe.count(Event::KeyChange, 1);
+        probe.count(Event::TlbFlush, 1);
+        section.machine().flush_tlb(Flush::Kernel(range));
+        Ok(())
+    }
+}
+
+/// Addresses from `first` to `last`, both included, so that the end of the address space needs no special case.
+#[derive(Clone, Copy)]
+struct Span {
+    first: u64,
+    last: u64,
+}
+
+impl Span {
+    fn of(range: PageRange) -> Span {
+        Span {
+            first: range.start().0,
+            last: range.start().0 + (range.pages() as u64 * PAGE_SIZE - 1),
+        }
+    }
+
+    /// What the entry at `level` that translates `va` covers.
+    fn of_entry(va: u64, level: Level) -> Span {
+        let first = va & !(level.entry_bytes() - 1);
+        Span { first, last: first + (level.entry_bytes() - 1) }
+    }
+
+    fn covers(&self, other: &Span) -> bool {
+        self.first <= other.first && other.last <= self.last
+    }
+
+    fn intersection(&self, other: &Span) -> Span {
+        Span { first: self.first.max(other.first), last: self.last.min(other.last) }
+    }
+
+    /// The entries at `level` that this span touches.
+    fn entries(self, level: Level) -> impl Iterator<Item = Span> {
+        let mut next = Some(self.first);
+        core::iter::from_fn(move || {
+            let entry = Span::of_entry(next?, level);
+            next = (entry.last < self.last).then(|| entry.last + 1);
+            Some(entry)
+        })
+    }
+}
+
+/// One change of key, on its way through the tables.
+struct KeyChange<'a, 'm, M: Machine> {
+    section: &'a Section<'m, M>,
+    range: Span,
+    key: Pkey,
+}
+
+impl<M: Machine> KeyChange<'_, '_, M> {
+    fn with_range(&self, range: Span) -> Self {
+        KeyChange { range, ..*self }
+    }
+
+    /// How many blocks must be split before the change can be made.
+    fn splits_in(&self, table: Table<'_>, level: Level) -> usize {
+        self.edges(level)
+            .map(|span| {
+                let entry = table.slot(VirtAddr(span.first).index(level)).load();
+                let inner = self.with_range(self.range.intersection(&span));
+                if let Some(lower) = self.lower_table(level, entry) {
+                    level.below().map_or(0, |below| inner.splits_in(lower, below))
+                } else {
+                    inner.splits_of_leaf(level)
+                }
+            })
+            .sum()
+    }
+
+    /// How many splits a leaf at `level`, partly covered by the range, comes to.
+    fn splits_of_leaf(&self, level: Level) -> usize {
+        let Some(below) = level.below() else { return 0 };
+        let further = self
+            .edges(below)
+            .map(|span| self.with_range(self.range.intersection(&span)).splits_of_leaf(below));
+        1 + further.sum::<usize>()
+    }
+
+    /// The entries at `level` that the range covers only in part: the first and the last of those it touches, at most.
+    fn edges(&self, level: Level) -> impl Iterator<Item = Span> {
+        let first = Span::of_entry(self.range.first, level);
+        let last = Span::of_entry(self.range.last, level);
+        let second = (last.first != first.first).then_some(last);
+        let range = self.range;
+        // Above the block levels every entry is a table, which is entered whether or not it is covered.
+        core::iter::once(first)
+            .chain(second)
+            .filter(move |span| !range.covers(span) || !M::Format::maps_blocks(level))
+    }
+
+    fn apply(&self, table: Table<'_>, level: Level, reserve: &mut Reserve) {
+        for span in self.range.entries(level) {
+            let slot = table.slot(VirtAddr(span.first).index(level));
+            let entry = slot.load();
+            let below = level.below();
+            if let (Some(lower), Some(below)) = (self.lower_table(level, entry), below) {
+                self.with_range(self.range.intersection(&span)).apply(lower, below, reserve);
+            } else if self.range.covers(&span) {
+                self.section.set_upper(slot, M::Format::with_key(entry, self.key));
+            } else if let Some(below) = below
+                && let Some(page) = reserve.take()
+            {
+                let lower = self.split(slot, entry, level, below, page);
+                self.with_range(self.range.intersection(&span)).apply(lower, below, reserve);
+            }
+        }
+    }
+
+    /// Replaces a block by a table of leaves that say the same.
+    fn split<'t>(
+        &'t self,
+        slot: Slot<'_>,
+        block: Entry,
+        level: Level,
+        below: Level,
+        page: Ptp,
+    ) -> Table<'t> {
+        let lower = page.table(self.section.machine());
+        let (start, attrs) = (M::Format::frame(level, block), M::Format::attrs(block));
+        self.section.fill(lower, |i| {
+            M::Format::leaf(below, start.offset(i as u64 * below.entry_bytes()), attrs)
+                .unwrap_or(Entry::EMPTY)
+        });
+        self.section.set_upper(slot, M::Format::table(page.link(), false));
+        lower
+    }
+
+    fn lower_table<'t>(&'t self, level: Level, entry: Entry) -> Option<Table<'t>> {
+        // SAFETY: entries of the linear map's tables that are tables point to its tables, which are never freed.
+        M::Format::is_table(level, entry)
+            .then(|| unsafe { Table::at(self.section.machine(), M::Format::frame(level, entry)) })
+    }
+}
+
+/// The leaves of the linear map for a run of entries of one table, as it is built: kernel data with key 0.
+pub(crate) fn leaf<F: Format>(level: Level, frame: PhysAddr) -> Result<Entry, Error> {
+    F::leaf(level, frame, Attrs::KERNEL_DATA).ok_or(Error::NotMappable(frame))
+}
+
+const _: () = assert!(ENTRIES == 512, "a split fills one table");

@@ -1,0 +1,177 @@
+//! What the library needs from the machine below it: a kernel on hardware, or a model of one in a process.
+
+use core::ptr::NonNull;
+
+use kpkeys::Backend;
+
+use crate::addr::{PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use crate::entry::Format;
+
+/// The physical memory that the linear map covers: one range, mapped from `linear` up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Memory {
+    /// First physical address, a multiple of 1 GiB so that blocks of any size line up.
+    pub start: PhysAddr,
+    /// Size in pages.
+    pub pages: usize,
+    /// Where the linear map puts `start`.
+    pub linear: VirtAddr,
+}
+
+impl Memory {
+    /// Whether `pages` pages from `pa` all lie in this memory.
+    #[inline(always)]
+    pub const fn contains(&self, pa: PhysAddr, pages: usize) -> bool {
+        if pa.0 < self.start.0 {
+            return false;
+        }
+        let first = (pa.0 - self.start.0) / PAGE_SIZE;
+        first <= self.pages as u64 && pages as u64 <= self.pages as u64 - first
+    }
+
+    /// The number of the frame that holds `pa`, counted from `start`.
+    #[inline(always)]
+    pub const fn frame_number(&self, pa: PhysAddr) -> usize {
+        (pa.0.wrapping_sub(self.start.0) / PAGE_SIZE) as usize
+    }
+
+    /// The frame with this number.
+    #[inline(always)]
+    pub const fn frame(&self, number: usize) -> PhysAddr {
+        PhysAddr(self.start.0 + number as u64 * PAGE_SIZE)
+    }
+
+    /// The linear map's address of `pa`, which must be in this memory.
+    #[inline(always)]
+    pub const fn linear_address(&self, pa: PhysAddr) -> VirtAddr {
+        VirtAddr(self.linear.0 + (pa.0 - self.start.0))
+    }
+}
+
+/// What a TLB invalidation covers. Every CPU is meant, always, and the flush is complete when the call returns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flush {
+    /// Kernel translations of a range.
+    Kernel(PageRange),
+    /// User translations of a range, in the address space with this root.
+    User(PhysAddr, PageRange),
+    /// All user translations of the address space with this root, tables included.
+    AddressSpace(PhysAddr),
+}
+
+/// What is counted: the costs of protection that do not depend on how fast a machine is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub enum Event {
+    /// A write of the protection register.
+    Switch,
+    /// A context-synchronising barrier: after a switch, or for valid kernel entries.
+    Barrier,
+    /// A window was opened by a switch.
+    WindowOpened,
+    /// A window was closed.
+    WindowClosed,
+    /// A store to a PTE.
+    EntryStore,
+    /// A store to an entry above the last level.
+    UpperStore,
+    /// A store to the linear map's own tables.
+    LinearStore,
+    /// A page-table page was allocated.
+    PtpAllocated,
+    /// A page-table page was freed.
+    PtpFreed,
+    /// The key of a range of the linear map was changed.
+    KeyChange,
+    /// A TLB flush was requested.
+    TlbFlush,
+}
+
+impl Event {
+    /// How many kinds of event there are.
+    pub const COUNT: usize = Event::TlbFlush as usize + 1;
+}
+
+/// Receives events. A probe is a type parameter of the machine, so the build that is timed has no trace of it.
+pub trait Probe: Sync {
+    /// `times` events of this kind happened on the calling CPU.
+    #[inline(always)]
+    fn count(&self, event: Event, times: u64) {
+        let _ = (event, times);
+    }
+}
+
+/// Counts nothing and costs nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoProbe;
+
+impl Probe for NoProbe {}
+
+/// The machine below the page tables.
+///
+/// # Safety
+///
+/// The implementor promises:
+///
+/// - *tables*: for every frame of [`memory`](Self::memory), [`table`](Self::table) returns an address, aligned to a page and valid
+///   for as long as the machine lives, through which the frame's 4096 bytes can be read at any time, and written whenever the
+///   frame does not carry a protecting key or this CPU has a window open;
+/// - *data*: [`data`](Self::data) does the same for frames that carry no key; the two may be the same address;
+/// - *barriers and flushes* do what their documentation says on every CPU before they return;
+/// - *cpu*: [`cpu`](Self::cpu) is below [`cpus`](Self::cpus), and no two CPUs share a number.
+pub unsafe trait Machine: Sync + Sized {
+    /// The entry format of the tables.
+    type Format: Format;
+    /// How windows are opened and closed.
+    type Backend: Backend;
+    /// Where events go.
+    type Probe: Probe;
+
+    /// The backend of the calling CPU.
+    fn backend(&self) -> &Self::Backend;
+
+    /// The probe.
+    fn probe(&self) -> &Self::Probe;
+
+    /// The memory that the linear map covers.
+    fn memory(&self) -> Memory;
+
+    /// The linear-map address of a frame that holds a table. `frame` is page-aligned and in [`memory`](Self::memory).
+    fn table(&self, frame: PhysAddr) -> NonNull<u8>;
+
+    /// The linear-map address of a frame that holds data. `frame` is page-aligned and in [`memory`](Self::memory).
+    fn data(&self, frame: PhysAddr) -> NonNull<u8>;
+
+    /// The address itself, on a machine whose MMU translates kernel addresses by these tables; `None` in a model.
+    #[inline(always)]
+    fn direct(&self, va: VirtAddr) -> Option<NonNull<u8>> {
+        let _ = va;
+        None
+    }
+
+    /// Makes stored valid kernel entries visible to table walks and synchronises this CPU (arm64: DSB ISHST, ISB). Also
+    /// makes an earlier register write effective. Called only where the format wants it.
+    fn entry_barrier(&self);
+
+    /// Invalidates translations on every CPU.
+    fn flush_tlb(&self, flush: Flush);
+
+    /// The number of the calling CPU.
+    fn cpu(&self) -> usize;
+
+    /// How many CPUs there are.
+    fn cpus(&self) -> usize;
+}
+
+/// Where frames for page-table pages come from: naturally aligned blocks of `1 << order` frames.
+pub trait Frames: Sync {
+    /// A block, its contents undefined, or `None` if there is none.
+    fn allocate(&self, order: u8) -> Option<PhysAddr>;
+
+    /// Takes back a block that [`allocate`](Self::allocate) returned, with the same order.
+    ///
+    /// # Safety
+    ///
+    /// Nothing refers to the block any more: no table, no TLB, no owner.
+    unsafe fn release(&self, block: PhysAddr, order: u8);
+}

@@ -1,0 +1,389 @@
+//! The whole: a kernel's page tables, their roots, and how protection is turned on.
+
+use kpkeys::Pkey;
+use spin::Mutex;
+
+use crate::addr::{Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use crate::entry::{Entry, Format};
+use crate::error::Error;
+use crate::ground::Ground;
+use crate::linear::{self, Linear};
+use crate::machine::{Event, Flush, Frames, Machine, Memory, Probe};
+use crate::mode::Mode;
+use crate::ptp::{FlushedPtp, PerPage, Pool, Ptp, PtpAllocator, UnlinkedPtp};
+use crate::section::{Section, Space};
+use crate::table::{Slot, Table};
+
+/// How a kernel's page tables are set up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Where windows are opened.
+    pub mode: Mode,
+    /// What the linear map is made of: pages, or 2 MiB or 1 GiB blocks.
+    pub linear: Level,
+    /// Whether page-table pages come from the keyed pool, rather than one by one.
+    pub pool: bool,
+}
+
+impl Config {
+    /// The set-up that belongs to a mode. The series' modes and the baseline use single pages throughout, as the series was
+    /// measured; `fused` uses 2 MiB blocks and the pool.
+    pub const fn of(mode: Mode) -> Config {
+        match mode {
+            Mode::Off | Mode::Unbatched | Mode::Batched => {
+                Config { mode, linear: Level::Pte, pool: false }
+            }
+            Mode::Fused => Config { mode, linear: Level::Pmd, pool: true },
+        }
+    }
+}
+
+/// The root table of an address space.
+#[derive(Debug)]
+pub struct Root {
+    frame: PhysAddr,
+    space: Space,
+    /// Serialises the linking of tables; entries of linked tables need no lock here.
+    link: Mutex<()>,
+}
+
+impl Root {
+    fn new(frame: PhysAddr, space: Space) -> Root {
+        Root { frame, space, link: Mutex::new(()) }
+    }
+
+    /// What the root register is loaded with.
+    pub fn frame(&self) -> PhysAddr {
+        self.frame
+    }
+
+    /// Whose tables these are.
+    pub fn space(&self) -> Space {
+        self.space
+    }
+}
+
+/// A kernel's page tables.
+pub struct Paging<M: Machine, F: Frames> {
+    ground: Ground<M, F>,
+    /// The keyed pool; without one, page-table pages are allocated one by one.
+    pool: Option<Pool>,
+    kernel: Root,
+}
+
+impl<M: Machine, F: Frames> Paging<M, F> {
+    /// Builds the kernel's tables with the linear map in them. Nothing is protected yet: the page-table pages made so far
+    /// are recorded.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NeedsPageMappedLinearMap`] for a protecting configuration without pool over blocks; [`Error::OutOfMemory`].
+    pub fn new(machine: M, frames: F, config: Config) -> Result<Self, Error> {
+        if config.mode.protects() && !config.pool && config.linear != Level::Pte {
+            return Err(Error::NeedsPageMappedLinearMap);
+        }
+        let memory = machine.memory();
+        let pool = config.pool.then(Pool::new);
+        // Until the root exists the linear map has none; no key is set before protection is enabled.
+        let no_map = Linear::new(memory, memory.start);
+        let ground = Ground::new(machine, frames, config.mode, no_map);
+        let kernel = {
+            let section = ground.section(Space::Linear);
+            Root::new(allocator(&pool).allocate(&ground, &section)?.link(), Space::Kernel)
+        };
+        let ground = ground.with_linear(Linear::new(memory, kernel.frame));
+        let paging = Paging { ground, pool, kernel };
+        paging.build_linear_map(memory, config.linear)?;
+        Ok(paging)
+    }
+
+    /// Turns protection on: keys every page-table page made so far, and from now on each new one. Does nothing in mode
+    /// `off`. Every CPU's backend must be initialised.
+    ///
+    /// # Errors
+    ///
+    /// Why some page could not be keyed. Protection must not be claimed then.
+    pub fn enable_protection(&self) -> Result<(), Error> {
+        if !self.ground.mode().protects() {
+            return Ok(());
+        }
+        self.ptps().enable_protection(&self.ground)?;
+        self.ground.set_protected();
+        for (start, pages) in self.ground.early().iter() {
+            self.set_memory_pkey(start, pages, Pkey::PAGE_TABLES)?;
+        }
+        Ok(())
+    }
+
+    /// Records page-table pages that this library did not allocate, such as static ones in the kernel image, for
+    /// [`enable_protection`](Self::enable_protection) to key. They must be in the linear map.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::EarlyRecordFull`]: the pages would stay unprotected. [`Error::OutsideLinearMap`].
+    pub fn record_early_ptps(&self, start: PhysAddr, pages: usize) -> Result<(), Error> {
+        if !self.machine().memory().contains(start, pages) || !start.is_aligned(PAGE_SIZE) {
+            return Err(Error::OutsideLinearMap(start, pages));
+        }
+        self.ground.record_early(start, pages)
+    }
+
+    /// Sets the key of a range of memory in the linear map, and flushes what TLBs hold of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutsideLinearMap`] if the range is not page-aligned or not all in the linear map,
+    /// [`Error::KeyOutOfRange`] if the format has no such key, [`Error::OutOfMemory`] if a block had to be split and no
+    /// page-table page was in reserve. Keys are as before then.
+    pub fn set_memory_pkey(&self, start: PhysAddr, pages: usize, key: Pkey) -> Result<(), Error> {
+        match &self.pool {
+            None => self.ground.set_key(start, pages, key, &mut linear::Reserve::new()),
+            Some(pool) => pool.set_key(&self.ground, start, pages, key),
+        }
+    }
+
+    /// The key that a frame carries in the linear map, if it is mapped there.
+    pub fn memory_pkey(&self, frame: PhysAddr) -> Option<Pkey> {
+        self.ground.linear().key_of(self.machine(), frame)
+    }
+
+    /// Gives wholly free blocks of the pool back to the frame allocator; returns how many pages. Zero without pool.
+    pub fn shrink(&self) -> usize {
+        self.pool.as_ref().map_or(0, |pool| pool.shrink(&self.ground))
+    }
+
+    /// The machine.
+    #[inline(always)]
+    pub fn machine(&self) -> &M {
+        self.ground.machine()
+    }
+
+    /// The frame allocator.
+    #[inline(always)]
+    pub fn frames(&self) -> &F {
+        self.ground.frames()
+    }
+
+    /// The protection mode.
+    #[inline(always)]
+    pub fn mode(&self) -> Mode {
+        self.ground.mode()
+    }
+
+    /// Whether page-table pages carry their key by now.
+    pub fn is_protected(&self) -> bool {
+        self.ground.is_protected()
+    }
+
+    /// The kernel's root.
+    pub fn kernel(&self) -> &Root {
+        &self.kernel
+    }
+
+    /// Begins an operation on the tables of an address space, on the calling CPU.
+    #[inline(always)]
+    pub fn section(&self, root: &Root) -> Section<'_, M> {
+        self.ground.section(root.space)
+    }
+
+    /// Makes the root of a new user address space. Where user roots hold the kernel's half (x86-64), that is copied: kernel
+    /// entries of the root must not change from then on, so link all tables below them first with
+    /// [`link_kernel_half`](Self::link_kernel_half).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`].
+    pub fn new_user_root(&self, section: &Section<'_, M>) -> Result<Root, Error> {
+        let page = self.allocate(section)?;
+        if M::Format::USER_ROOT_HAS_KERNEL_HALF {
+            let kernel = self.table(self.kernel.frame);
+            let user = page.table(self.machine());
+            for i in KERNEL_HALF {
+                let entry = kernel.slot(i).load();
+                if !entry.is_empty() {
+                    section.set_upper(user.slot(i), entry);
+                }
+            }
+        }
+        Ok(Root::new(page.link(), Space::User))
+    }
+
+    /// Ends a user address space whose tables are all unlinked: flushes it from every TLB and releases its root.
+    pub fn release_user_root(&self, root: Root) {
+        self.flush(Flush::AddressSpace(root.frame));
+        self.release(UnlinkedPtp::new(root.frame).flushed());
+    }
+
+    /// Links a table below each root entry that translates part of a kernel range, so that root entries never change later.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`].
+    pub fn link_kernel_half(&self, range: PageRange) -> Result<(), Error> {
+        let section = self.section(&self.kernel);
+        for piece in range.by_table(Level::Pud) {
+            self.table_for(&section, &self.kernel, piece.start(), Level::Pud)?;
+        }
+        Ok(())
+    }
+
+    /// Invalidates translations on every CPU.
+    pub fn flush(&self, flush: Flush) {
+        self.machine().probe().count(Event::TlbFlush, 1);
+        self.machine().flush_tlb(flush);
+    }
+
+    /// Flushes, then releases page-table pages that translated nothing but addresses covered by the flush. This is the
+    /// one way back for an unlinked page: there is no releasing without flushing.
+    pub fn flush_and_release(&self, flush: Flush, unlinked: impl IntoIterator<Item = UnlinkedPtp>) {
+        self.flush(flush);
+        for ptp in unlinked {
+            self.release(ptp.flushed());
+        }
+    }
+
+    /// The entry that translates an address now: its level and slot, if it is valid.
+    pub fn walk(&self, root: &Root, va: VirtAddr) -> Option<(Level, Slot<'_>, Entry)> {
+        let mut table = self.table(root.frame);
+        let mut level = Level::Pgd;
+        loop {
+            let slot = table.slot(va.index(level));
+            let entry = slot.load();
+            if M::Format::is_leaf(level, entry) {
+                return Some((level, slot, entry));
+            }
+            table = self.lower_table(level, entry)?;
+            level = level.below()?;
+        }
+    }
+
+    /// The table at `level` that translates an address, if it is linked.
+    #[inline]
+    pub fn find_table(&self, root: &Root, va: VirtAddr, level: Level) -> Option<Table<'_>> {
+        let mut table = self.table(root.frame);
+        let mut at = Level::Pgd;
+        while at > level {
+            table = self.lower_table(at, table.slot(va.index(at)).load())?;
+            at = at.below()?;
+        }
+        Some(table)
+    }
+
+    /// The table at `level` that translates an address; missing tables on the way are allocated and linked.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`]; [`Error::MappedByBlock`] if a block is in the way.
+    #[inline]
+    pub fn table_for(
+        &self,
+        section: &Section<'_, M>,
+        root: &Root,
+        va: VirtAddr,
+        level: Level,
+    ) -> Result<Table<'_>, Error> {
+        let mut table = self.table(root.frame);
+        let mut at = Level::Pgd;
+        while at > level {
+            let slot = table.slot(va.index(at));
+            table = match self.lower_table(at, slot.load()) {
+                Some(lower) => lower,
+                None => self.link_table(section, root, slot, at, va)?,
+            };
+            at = at.below().unwrap_or(Level::Pte);
+        }
+        Ok(table)
+    }
+
+    #[cold]
+    fn link_table(
+        &self,
+        section: &Section<'_, M>,
+        root: &Root,
+        slot: Slot<'_>,
+        level: Level,
+        va: VirtAddr,
+    ) -> Result<Table<'_>, Error> {
+        let page = self.allocate(section)?;
+        let _linking = root.link.lock();
+        let entry = slot.load();
+        if entry.is_empty() {
+            let table = page.table(self.machine());
+            section.set_upper(slot, M::Format::table(page.link(), root.space == Space::User));
+            return Ok(table);
+        }
+        self.release(page.never_linked());
+        // Another CPU linked one meanwhile; or a block is in the way.
+        self.lower_table(level, entry).ok_or(Error::MappedByBlock(va))
+    }
+
+    pub(crate) fn allocate(&self, section: &Section<'_, M>) -> Result<Ptp, Error> {
+        self.ptps().allocate(&self.ground, section)
+    }
+
+    fn release(&self, ptp: FlushedPtp) {
+        self.ptps().release(&self.ground, ptp);
+    }
+
+    pub(crate) fn ptps(&self) -> &dyn PtpAllocator<M, F> {
+        allocator(&self.pool)
+    }
+
+    /// The table in a frame that is known to hold one: a root, or what a table entry points to.
+    #[inline(always)]
+    fn table(&self, frame: PhysAddr) -> Table<'_> {
+        // SAFETY: roots are tables until released, which consumes them; entries of tables are stored by this crate alone,
+        // and point to pages that stay tables until they are unlinked and flushed, while the caller keeps other users of
+        // the same range away (crate protocol).
+        unsafe { Table::at(self.machine(), frame) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn lower_table(&self, level: Level, entry: Entry) -> Option<Table<'_>> {
+        M::Format::is_table(level, entry).then(|| self.table(M::Format::frame(level, entry)))
+    }
+
+    pub(crate) fn root_table(&self, root: &Root) -> Table<'_> {
+        self.table(root.frame)
+    }
+
+    fn build_linear_map(&self, memory: Memory, granule: Level) -> Result<(), Error> {
+        let section = self.ground.section(Space::Linear);
+        let mut frame = memory.start;
+        let end = memory.frame(memory.pages);
+        while frame < end {
+            let level = largest_leaf(memory, frame, granule);
+            let table =
+                self.table_for(&section, &self.kernel, memory.linear_address(frame), level)?;
+            let slot = table.slot(memory.linear_address(frame).index(level));
+            section.set_upper(slot, linear::leaf::<M::Format>(level, frame)?);
+            frame = frame.offset(level.entry_bytes());
+        }
+        Ok(())
+    }
+}
+
+/// Root entries that translate the kernel's half: addresses with bit 47 set, in both formats. (arm64's kernel root could translate
+/// the other half too; it stays empty, so that kernel addresses are the same canonical ones everywhere.)
+pub(crate) const KERNEL_HALF: core::ops::Range<usize> = 256..512;
+/// Root entries that translate the user's half.
+pub(crate) const USER_HALF: core::ops::Range<usize> = 0..256;
+
+/// The largest leaf, no larger than `granule`, that maps memory from `frame` without leaving it.
+fn largest_leaf(memory: Memory, frame: PhysAddr, granule: Level) -> Level {
+    let mut level = granule.min(Level::Pud);
+    while let Some(below) = level.below() {
+        if frame.is_aligned(level.entry_bytes()) && memory.contains(frame, level.entry_pages()) {
+            break;
+        }
+        level = below;
+    }
+    level
+}
+
+fn allocator<M: Machine, F: Frames>(pool: &Option<Pool>) -> &dyn PtpAllocator<M, F> {
+    match pool {
+        Some(pool) => pool,
+        None => &PerPage,
+    }
+}

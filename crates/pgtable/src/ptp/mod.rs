@@ -1,0 +1,113 @@
+//! Page-table pages: where they come from, and the tokens that mark the stations of their life.
+//!
+//! ```text
+//!   allocate ──> Ptp ──link──> (in a table) ──unlink──> UnlinkedPtp ──flush──> FlushedPtp ──release──> allocator
+//!             zeroed, keyed                          the TLB may still            key may be reset,
+//!                                                    hold a path through it       frame may be reused
+//! ```
+//!
+//! Each token is made in one place and consumed by the next step, so a page cannot skip the flush, be freed twice, or be used
+//! after it was freed.
+
+mod early;
+mod per_page;
+mod pool;
+
+pub use early::EarlyPtps;
+pub use per_page::PerPage;
+pub use pool::{Pool, REFILL_ORDERS};
+
+use crate::addr::PhysAddr;
+use crate::error::Error;
+use crate::ground::Ground;
+use crate::machine::{Frames, Machine};
+use crate::section::Section;
+use crate::table::Table;
+
+/// A page-table page that is zeroed, carries its key where protection is on, and is not linked anywhere.
+#[must_use = "an unlinked page-table page is lost unless it is linked or released"]
+#[derive(Debug)]
+pub struct Ptp(PhysAddr);
+
+/// A page-table page that was taken out of a table. TLBs may still hold paths through it.
+#[must_use = "a page-table page is lost unless it is flushed and released"]
+#[derive(Debug)]
+pub struct UnlinkedPtp(PhysAddr);
+
+/// A page-table page that no table and no TLB refers to.
+#[must_use = "a page-table page is lost unless it is released"]
+#[derive(Debug)]
+pub struct FlushedPtp(PhysAddr);
+
+impl Ptp {
+    pub(crate) fn new(frame: PhysAddr) -> Ptp {
+        Ptp(frame)
+    }
+
+    /// Its frame.
+    pub fn frame(&self) -> PhysAddr {
+        self.0
+    }
+
+    /// Its entries.
+    pub(crate) fn table<'m, M: Machine>(&self, machine: &'m M) -> Table<'m> {
+        // SAFETY: a `Ptp` is made only from frames that an allocator turned into page-table pages.
+        unsafe { Table::at(machine, self.0) }
+    }
+
+    /// The page is about to be linked: its frame, for the entry that will point to it.
+    pub(crate) fn link(self) -> PhysAddr {
+        self.0
+    }
+
+    /// The page was never linked, so no TLB knows it.
+    pub(crate) fn never_linked(self) -> FlushedPtp {
+        FlushedPtp(self.0)
+    }
+}
+
+impl UnlinkedPtp {
+    /// The caller has just emptied the only entry that pointed to `frame`.
+    pub(crate) fn new(frame: PhysAddr) -> UnlinkedPtp {
+        UnlinkedPtp(frame)
+    }
+
+    /// The caller has just flushed every TLB for the addresses this page translated.
+    pub(crate) fn flushed(self) -> FlushedPtp {
+        FlushedPtp(self.0)
+    }
+
+    /// Its frame.
+    pub fn frame(&self) -> PhysAddr {
+        self.0
+    }
+}
+
+impl FlushedPtp {
+    pub(crate) fn into_frame(self) -> PhysAddr {
+        self.0
+    }
+}
+
+/// Where page-table pages come from and go back to.
+pub trait PtpAllocator<M: Machine, F: Frames> {
+    /// A page-table page, zeroed and keyed. `section` is the operation that needs it, whose window it may use.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`], or why the key could not be set; nothing is allocated then.
+    fn allocate(&self, ground: &Ground<M, F>, section: &Section<'_, M>) -> Result<Ptp, Error>;
+
+    /// Takes a page-table page back and, where the allocator says so, resets its key.
+    fn release(&self, ground: &Ground<M, F>, ptp: FlushedPtp);
+
+    /// Keys every page-table page handed out so far, and from now on each new one.
+    ///
+    /// # Errors
+    ///
+    /// Why a key could not be set. Pages may be left without key: protection must not be claimed.
+    fn enable_protection(&self, ground: &Ground<M, F>) -> Result<(), Error>;
+
+    /// Passes each page that is ready to become a page-table page and carries the key already.
+    fn for_each_keyed_spare(&self, f: &mut dyn FnMut(PhysAddr));
+}

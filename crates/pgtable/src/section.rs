@@ -1,0 +1,366 @@
+//! Sections: where windows open and close, as the protection mode says.
+//!
+//! A [`Section`] stands for one operation on page tables (a fork, a map, an unmap). Inside it, [`Section::lazy`] marks
+//! lazy-MMU sections: stretches, one table long at most, whose entries need not be visible to the hardware before the end.
+//! The four modes differ only in where the window is:
+//!
+//! | mode | window |
+//! |---|---|
+//! | `off` | none |
+//! | `unbatched` | around each store |
+//! | `batched` | around each lazy-MMU section, and around each store outside one |
+//! | `fused` | around the operation, reopened after every [`FUSED_WINDOW_STORES`] stores |
+//!
+//! # The interrupt rule
+//!
+//! A section is a value on the stack of the code that opened it. An interrupt handler has no way to reach the section it
+//! interrupted, so it cannot take the interrupted code's window for its own: it makes its own section, whose window is a real
+//! switch, because exception entry reset the register.
+//!
+//! # Barriers
+//!
+//! Where the format needs a barrier to make kernel entries valid, it is issued once when a lazy-MMU section ends (once at the
+//! end of the operation in `fused`, since nobody may use a mapping before the operation returned). If a window closes at that
+//! very point, the same barrier also makes the closing register write effective, and the write's own barrier is not issued:
+//! the window closes no later for it.
+
+use core::cell::Cell;
+use core::marker::PhantomData;
+
+use kpkeys::context::PageTables;
+use kpkeys::{Backend, Guard, Window};
+
+use crate::entry::{Entry, Format};
+use crate::machine::{Event, Machine, Probe};
+use crate::mode::Mode;
+use crate::store;
+use crate::table::{Slot, Slots, Table};
+
+/// After how many stores an operation in mode `fused` closes and reopens its window.
+pub const FUSED_WINDOW_STORES: usize = 4096;
+
+/// Whose tables a section changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Space {
+    /// Tables of the kernel's half: valid entries may need a barrier.
+    Kernel,
+    /// Tables of a user address space.
+    User,
+    /// The linear map's own tables, whose changes are followed by a TLB flush that contains the barrier.
+    Linear,
+}
+
+/// One operation on page tables, on the calling CPU.
+pub struct Section<'m, M: Machine> {
+    machine: &'m M,
+    mode: Mode,
+    space: Space,
+    guard: Cell<Option<Guard<'m, M::Backend, PageTables>>>,
+    /// Whether stores must open their own window now.
+    per_store: Cell<bool>,
+    lazy_depth: Cell<u32>,
+    barrier_due: Cell<bool>,
+    window_stores: Cell<usize>,
+    this_cpu_only: PhantomData<*mut ()>,
+}
+
+impl<'m, M: Machine> Section<'m, M> {
+    /// Begins an operation. In mode `fused` this opens its window.
+    #[inline]
+    pub(crate) fn begin(machine: &'m M, mode: Mode, space: Space) -> Self {
+        let section = Section {
+            machine,
+            mode,
+            space,
+            guard: Cell::new(None),
+            per_store: Cell::new(mode.protects()),
+            lazy_depth: Cell::new(0),
+            barrier_due: Cell::new(false),
+            window_stores: Cell::new(0),
+            this_cpu_only: PhantomData,
+        };
+        if mode == Mode::Fused {
+            section.open();
+        }
+        section
+    }
+
+    /// Begins a lazy-MMU section, which ends when the returned value is dropped. Only the outermost of nested ones acts.
+    #[inline]
+    pub fn lazy(&self) -> LazyMmu<'_, 'm, M> {
+        let depth = self.lazy_depth.get();
+        self.lazy_depth.set(depth + 1);
+        if depth == 0 && self.mode == Mode::Batched {
+            self.open();
+        }
+        LazyMmu { section: self }
+    }
+
+    /// Runs `f` with the window closed and pending barriers issued: for work that is long or is not about page tables.
+    pub fn paused<R>(&self, f: impl FnOnce() -> R) -> R {
+        let was_open = self.close();
+        let result = f();
+        if was_open {
+            self.open();
+        }
+        result
+    }
+
+    /// Bounds the window of a `fused` operation: call it before storing `stores` entries in a row.
+    #[inline(always)]
+    pub fn will_store(&self, stores: usize) {
+        if self.mode == Mode::Fused {
+            let total = self.window_stores.get() + stores;
+            if total > FUSED_WINDOW_STORES && self.close() {
+                self.open();
+            }
+            self.window_stores.set(if total > FUSED_WINDOW_STORES { stores } else { total });
+        }
+    }
+
+    /// Stores an entry that points to a table, or a block: one above the last level.
+    #[inline(always)]
+    pub fn set_upper(&self, slot: Slot<'_>, entry: Entry) {
+        self.count(Event::UpperStore, 1);
+        self.store(|window| store::set(window, slot, entry));
+        self.stored_valid(entry);
+    }
+
+    /// Empties an entry above the last level.
+    #[inline(always)]
+    pub fn clear_upper(&self, slot: Slot<'_>) {
+        self.count(Event::UpperStore, 1);
+        self.store(|window| store::clear(window, slot));
+    }
+
+    /// Stores a PTE.
+    #[inline(always)]
+    pub fn set(&self, slot: Slot<'_>, entry: Entry) {
+        self.count(Event::EntryStore, 1);
+        self.store(|window| store::set(window, slot, entry));
+        self.stored_valid(entry);
+    }
+
+    /// Stores `entry(i)` to each PTE of a run.
+    #[inline(always)]
+    pub fn set_range(&self, slots: Slots<'_>, mut entry: impl FnMut(usize) -> Entry) {
+        self.for_each(slots, |window, slot, i| store::set(window, slot, entry(i)));
+        if self.space == Space::Kernel {
+            self.valid_kernel_entries_stored();
+        }
+    }
+
+    /// Empties each PTE of a run and passes what it was, with the flags hardware has set.
+    #[inline(always)]
+    pub fn get_and_clear_range(&self, slots: Slots<'_>, mut was: impl FnMut(usize, Entry)) {
+        self.for_each(slots, |window, slot, i| was(i, store::get_and_clear(window, slot)));
+    }
+
+    /// Takes write permission from each PTE of a run.
+    #[inline(always)]
+    pub fn wrprotect_range(&self, slots: Slots<'_>) {
+        self.modify_range(slots, M::Format::write_protected);
+    }
+
+    /// Changes each PTE of a run, keeping the flags that hardware sets meanwhile.
+    #[inline(always)]
+    pub fn modify_range(&self, slots: Slots<'_>, change: impl Fn(Entry) -> Entry) {
+        self.for_each(slots, |window, slot, _| {
+            store::modify(window, slot, &change);
+        });
+    }
+
+    /// Replaces a PTE and returns the old one.
+    #[inline(always)]
+    pub fn establish(&self, slot: Slot<'_>, entry: Entry) -> Entry {
+        self.count(Event::EntryStore, 1);
+        let old = self.store(|window| store::establish(window, slot, entry));
+        self.stored_valid(entry);
+        old
+    }
+
+    /// Changes a leaf from `old` to `new` if it still is `old`; returns whether it was.
+    #[inline(always)]
+    pub fn set_access_flags(&self, slot: Slot<'_>, old: Entry, new: Entry) -> bool {
+        self.count(Event::EntryStore, 1);
+        self.store(|window| store::set_access_flags(window, slot, old, new))
+    }
+
+    /// Clears the young flag of a leaf and returns whether it was set.
+    #[inline(always)]
+    pub fn test_and_clear_young(&self, slot: Slot<'_>) -> bool {
+        self.count(Event::EntryStore, 1);
+        self.store(|window| store::test_and_clear_young::<M::Format>(window, slot))
+    }
+
+    /// Empties a table that nobody else can reach.
+    ///
+    /// # Safety
+    ///
+    /// As [`store::zero`].
+    #[inline]
+    pub(crate) unsafe fn zero(&self, table: Table<'_>) {
+        // SAFETY: the caller's promise is the one asked for.
+        self.store(|window| unsafe { store::zero(window, table) });
+    }
+
+    /// Fills a table that is not linked.
+    #[inline]
+    pub(crate) fn fill(&self, table: Table<'_>, entry: impl FnMut(usize) -> Entry) {
+        self.count(Event::LinearStore, table.all().len() as u64);
+        self.store(|window| store::set_range(window, table.all(), entry));
+    }
+
+    /// The machine this section acts on.
+    #[inline(always)]
+    pub(crate) fn machine(&self) -> &'m M {
+        self.machine
+    }
+
+    /// One store to each entry of a run: in one window, or in a window each.
+    #[inline(always)]
+    fn for_each(&self, slots: Slots<'_>, mut f: impl FnMut(&Window<'_>, Slot<'_>, usize)) {
+        self.count(Event::EntryStore, slots.len() as u64);
+        if self.per_store.get() {
+            for (i, slot) in slots.iter().enumerate() {
+                self.in_own_window(|window| f(window, slot, i));
+            }
+        } else {
+            // SAFETY: `per_store` is clear only if nothing is protected or this section's guard is open.
+            let window = unsafe { Window::assume_open() };
+            for (i, slot) in slots.iter().enumerate() {
+                f(&window, slot, i);
+            }
+        }
+    }
+
+    /// Runs one store in a window: its own, or the one that is open.
+    #[inline(always)]
+    fn store<R>(&self, f: impl FnOnce(&Window<'_>) -> R) -> R {
+        if self.per_store.get() {
+            self.in_own_window(f)
+        } else {
+            // SAFETY: `per_store` is clear only if nothing is protected or this section's guard is open.
+            f(&unsafe { Window::assume_open() })
+        }
+    }
+
+    #[inline(always)]
+    fn in_own_window<R>(&self, f: impl FnOnce(&Window<'_>) -> R) -> R {
+        let guard = self.open_guard();
+        let result = f(&guard.window());
+        self.close_guard(guard, false);
+        result
+    }
+
+    /// A valid entry was stored: the kernel's own may need a barrier, now or at the end of the section.
+    #[inline(always)]
+    fn stored_valid(&self, entry: Entry) {
+        if self.space == Space::Kernel && M::Format::is_present(entry) {
+            self.valid_kernel_entries_stored();
+        }
+    }
+
+    #[inline(always)]
+    fn valid_kernel_entries_stored(&self) {
+        if M::Format::VALID_KERNEL_STORE_NEEDS_BARRIER {
+            self.barrier_due.set(true);
+            if self.lazy_depth.get() == 0 && self.mode != Mode::Fused {
+                self.issue_due_barrier();
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn issue_due_barrier(&self) {
+        if self.barrier_due.replace(false) {
+            self.count(Event::Barrier, 1);
+            self.machine.entry_barrier();
+        }
+    }
+
+    #[inline]
+    fn open(&self) {
+        self.guard.set(Some(self.open_guard()));
+        self.per_store.set(false);
+    }
+
+    /// Closes the section's window if it is open, merging its barrier with one that is due. Returns whether it was open.
+    #[inline]
+    fn close(&self) -> bool {
+        let Some(guard) = self.guard.take() else {
+            self.issue_due_barrier();
+            return false;
+        };
+        self.per_store.set(self.mode.protects());
+        let merge = self.barrier_due.replace(false);
+        self.close_guard(guard, merge);
+        true
+    }
+
+    #[inline(always)]
+    fn open_guard(&self) -> Guard<'m, M::Backend, PageTables> {
+        let guard = Guard::enter(self.machine.backend());
+        if guard.switched() {
+            self.count_switch();
+            self.count(Event::WindowOpened, 1);
+        }
+        guard
+    }
+
+    #[inline(always)]
+    fn close_guard(&self, guard: Guard<'m, M::Backend, PageTables>, merge_barrier: bool) {
+        if guard.switched() {
+            self.count(Event::WindowClosed, 1);
+            if merge_barrier {
+                self.count(Event::Switch, 1);
+            } else {
+                self.count_switch();
+            }
+        }
+        if merge_barrier {
+            self.count(Event::Barrier, 1);
+            guard.leave_with(|| self.machine.entry_barrier());
+        }
+    }
+
+    #[inline(always)]
+    fn count_switch(&self) {
+        self.count(Event::Switch, 1);
+        self.count(Event::Barrier, u64::from(M::Backend::WRITE_NEEDS_BARRIER));
+    }
+
+    #[inline(always)]
+    fn count(&self, event: Event, times: u64) {
+        let event = match (self.space, event) {
+            (Space::Linear, Event::EntryStore | Event::UpperStore) => Event::LinearStore,
+            _ => event,
+        };
+        self.machine.probe().count(event, times);
+    }
+}
+
+impl<M: Machine> Drop for Section<'_, M> {
+    #[inline]
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// A lazy-MMU section, until it is dropped.
+#[must_use = "the lazy-MMU section ends as soon as this is dropped"]
+pub struct LazyMmu<'s, 'm, M: Machine> {
+    section: &'s Section<'m, M>,
+}
+
+impl<M: Machine> Drop for LazyMmu<'_, '_, M> {
+    #[inline]
+    fn drop(&mut self) {
+        let section = self.section;
+        let depth = section.lazy_depth.get() - 1;
+        section.lazy_depth.set(depth);
+        if depth == 0 && section.mode != Mode::Fused {
+            section.close();
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Reading tables. Reading needs no window; what is read may have been stored by another CPU a moment ago.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::addr::{ENTRIES, PhysAddr};
+use crate::entry::Entry;
+use crate::machine::Machine;
+
+/// A page-table page, seen through the linear map.
+#[derive(Clone, Copy, Debug)]
+pub struct Table<'m> {
+    entries: &'m [AtomicU64; ENTRIES],
+}
+
+/// One entry of a table.
+#[derive(Clone, Copy, Debug)]
+pub struct Slot<'m>(pub(crate) &'m AtomicU64);
+
+/// A run of entries of one table.
+#[derive(Clone, Copy, Debug)]
+pub struct Slots<'m>(pub(crate) &'m [AtomicU64]);
+
+impl<'m> Table<'m> {
+    /// The table in `frame`.
+    ///
+    /// # Safety
+    ///
+    /// `frame` must be a page-aligned frame of the machine's memory that holds a page-table page and goes on doing so
+    /// for as long as the returned value is used.
+    #[inline(always)]
+    pub(crate) unsafe fn at<M: Machine>(machine: &'m M, frame: PhysAddr) -> Table<'m> {
+        let address = machine.table(frame).cast::<[AtomicU64; ENTRIES]>();
+        // SAFETY: the machine gives a page-aligned address, readable as long as the machine lives; the frame holds a
+        // table (caller's promise), which is accessed by atomic operations alone. Read-only mappings are no obstacle:
+        // atomic loads of 64 bits are plain loads on every architecture served, and stores need a window.
+        Table { entries: unsafe { address.as_ref() } }
+    }
+
+    /// The entry with this index, taken modulo 512.
+    #[inline(always)]
+    pub fn slot(self, index: usize) -> Slot<'m> {
+        Slot(&self.entries[index % ENTRIES])
+    }
+
+    /// `count` entries from `index`.
+    ///
+    /// # Panics
+    ///
+    /// If they are not all in the table.
+    #[inline(always)]
+    pub fn slots(self, index: usize, count: usize) -> Slots<'m> {
+        Slots(&self.entries[index..index + count])
+    }
+
+    /// All entries.
+    #[inline(always)]
+    pub fn all(self) -> Slots<'m> {
+        Slots(self.entries)
+    }
+}
+
+impl<'m> Slot<'m> {
+    /// The entry now. If it points to a table, that table's initialisation is visible.
+    #[inline(always)]
+    pub fn load(self) -> Entry {
+        Entry(self.0.load(Ordering::Acquire))
+    }
+}
+
+impl<'m> Slots<'m> {
+    /// How many entries.
+    #[inline(always)]
+    pub fn len(self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is no entry in the run.
+    #[inline(always)]
+    pub fn is_empty(self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The entry with this index in the run.
+    ///
+    /// # Panics
+    ///
+    /// If the run is shorter.
+    #[inline(always)]
+    pub fn slot(self, index: usize) -> Slot<'m> {
+        Slot(&self.0[index])
+    }
+
+    /// The entries from `index`, `count` of them.
+    ///
+    /// # Panics
+    ///
+    /// If the run is shorter.
+    #[inline(always)]
+    #[must_use]
+    pub fn sub(self, index: usize, count: usize) -> Slots<'m> {
+        Slots(&self.0[index..index + count])
+    }
+
+    /// The entries, in order.
+    #[inline(always)]
+    pub fn iter(self) -> impl Iterator<Item = Slot<'m>> {
+        self.0.iter().map(Slot)
+    }
+}

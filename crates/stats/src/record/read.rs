@@ -1,0 +1,254 @@
+//! Reading the sample file, line by line, without trusting it.
+//!
+//! A line that was torn by a kill is the last one and has no line end; it is dropped and reported
+//! as a notice. Every other departure from the format is an error that names file and line.
+
+use super::{Done, FORMAT, Record, Run, ValueError};
+use crate::notice::Notice;
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::{self, BufRead, BufReader},
+    path::Path,
+};
+
+/// What was wrong with a sample file, and where.
+#[derive(Debug, thiserror::Error)]
+#[error("{file}:{line}: {problem}")]
+pub struct ReadError {
+    /// The file as the caller named it.
+    pub file: String,
+    /// The line, counted from 1; 0 when the file could not be opened.
+    pub line: u64,
+    /// What is wrong there.
+    pub problem: Problem,
+}
+
+/// The ways in which a sample file can be wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// The file could not be opened or read.
+    #[error("cannot read: {0}")]
+    Io(#[from] io::Error),
+    /// There is nothing in it.
+    #[error("the file holds no complete line; expected a `run` record first")]
+    Empty,
+    /// The first line is something else than the header.
+    #[error("found a record before the header; expected a `run` record on the first line")]
+    NoHeader,
+    /// A header after the first line.
+    #[error("a second `run` record; expected one header, then samples of that run only")]
+    SecondHeader,
+    /// A header of another version.
+    #[error("format version {found}; expected {FORMAT}: use the program that wrote the file")]
+    Format {
+        /// The version found.
+        found: u32,
+    },
+    /// Not a JSON object of the format.
+    #[error("malformed record: {0}; expected one JSON object of kind run, sample, counts or done")]
+    Malformed(serde_json::Error),
+    /// Not text.
+    #[error("the line is not UTF-8; expected one JSON object")]
+    NotText,
+    /// A number that no measurement can have.
+    #[error(transparent)]
+    Value(#[from] ValueError),
+    /// A sample of a worker that had already finished.
+    #[error("a sample of mode {} in block {} after its `done` record; expected none", .0.mode, .0.block)]
+    AfterDone(Done),
+}
+
+/// Streams the records of a sample file, checking each.
+pub struct Reader<R> {
+    input: R,
+    file: String,
+    line: u64,
+    buffer: Vec<u8>,
+    torn: bool,
+    /// Bytes up to the end of the last good line.
+    good_bytes: u64,
+}
+
+impl<R: BufRead> Reader<R> {
+    /// Reads records from `input`; `file` is the name used in errors.
+    pub fn new(input: R, file: &str) -> Self {
+        let buffer = Vec::new();
+        Reader { input, file: file.to_owned(), line: 0, buffer, torn: false, good_bytes: 0 }
+    }
+
+    /// Whether the last line was torn and therefore dropped. Meaningful once the records ended.
+    #[must_use]
+    pub fn torn(&self) -> bool {
+        self.torn
+    }
+
+    fn next_record(&mut self) -> Result<Option<Record>, Problem> {
+        self.buffer.clear();
+        self.line += 1;
+        let bytes = self.input.read_until(b'\n', &mut self.buffer)?;
+        if bytes == 0 {
+            return if self.line == 1 { Err(Problem::Empty) } else { Ok(None) };
+        }
+        match parse(&self.buffer).and_then(|record| self.in_its_place(record)) {
+            Ok(record) => {
+                self.good_bytes += bytes as u64;
+                Ok(Some(record))
+            }
+            // Every record ends with a brace, so a torn one never parses: what is malformed and
+            // lacks its line end was torn.
+            Err(Problem::Malformed(_) | Problem::NotText) if !self.buffer.ends_with(b"\n") => {
+                self.torn = true;
+                if self.line == 1 { Err(Problem::Empty) } else { Ok(None) }
+            }
+            Err(problem) => Err(problem),
+        }
+    }
+
+    fn in_its_place(&self, record: Record) -> Result<Record, Problem> {
+        match (&record, self.line) {
+            (Record::Run(run), 1) if run.format != FORMAT => {
+                Err(Problem::Format { found: run.format })
+            }
+            (Record::Run(_), 1) => Ok(record),
+            (Record::Run(_), _) => Err(Problem::SecondHeader),
+            (_, 1) => Err(Problem::NoHeader),
+            _ => Ok(record),
+        }
+    }
+
+    fn error(&self, problem: Problem) -> ReadError {
+        ReadError { file: self.file.clone(), line: self.line, problem }
+    }
+}
+
+impl<R: BufRead> Iterator for Reader<R> {
+    type Item = Result<Record, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_record().map_err(|problem| self.error(problem)).transpose()
+    }
+}
+
+fn parse(line: &[u8]) -> Result<Record, Problem> {
+    let text = str::from_utf8(line).map_err(|_| Problem::NotText)?;
+    let record: Record = serde_json::from_str(text).map_err(Problem::Malformed)?;
+    record.check()?;
+    Ok(record)
+}
+
+/// A whole sample file in memory, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recording {
+    run: Run,
+    records: Vec<Record>,
+    done: BTreeSet<Done>,
+    notices: Vec<Notice>,
+    good_bytes: u64,
+}
+
+impl Recording {
+    /// Reads the sample file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// A [`ReadError`] for the first thing that is not as the format says, except a torn last
+    /// line, which is dropped and appears in [`Recording::notices`].
+    pub fn read(path: &Path) -> Result<Self, ReadError> {
+        let name = path.display().to_string();
+        match File::open(path) {
+            Ok(file) => Self::read_from(BufReader::new(file), &name),
+            Err(error) => Err(ReadError { file: name, line: 0, problem: error.into() }),
+        }
+    }
+
+    /// Reads a sample file from `input`; `name` is used in errors.
+    ///
+    /// # Errors
+    ///
+    /// As [`Recording::read`].
+    pub fn read_from(input: impl BufRead, name: &str) -> Result<Self, ReadError> {
+        let mut reader = Reader::new(input, name);
+        let run = match reader.next().transpose()? {
+            Some(Record::Run(run)) => run,
+            // The reader has refused both; kept as errors, since this is input.
+            Some(_) => return Err(reader.error(Problem::NoHeader)),
+            None => return Err(reader.error(Problem::Empty)),
+        };
+        let mut recording = Recording::of(run);
+        while let Some(record) = reader.next().transpose()? {
+            recording.push(record).map_err(|problem| reader.error(problem))?;
+        }
+        if reader.torn() {
+            recording.notices.push(Notice::TornLine { line: reader.line });
+        }
+        recording.good_bytes = reader.good_bytes;
+        Ok(recording)
+    }
+
+    /// A recording made in memory.
+    ///
+    /// # Errors
+    ///
+    /// The [`Problem`] that reading the same records from a file would have met.
+    pub fn new(run: Run, records: impl IntoIterator<Item = Record>) -> Result<Self, Problem> {
+        let mut recording = Recording::of(run);
+        for record in records {
+            record.check()?;
+            recording.push(record)?;
+        }
+        Ok(recording)
+    }
+
+    fn of(run: Run) -> Self {
+        let done = BTreeSet::new();
+        Recording { run, records: Vec::new(), done, notices: Vec::new(), good_bytes: 0 }
+    }
+
+    fn push(&mut self, record: Record) -> Result<(), Problem> {
+        match &record {
+            Record::Run(_) => return Err(Problem::SecondHeader),
+            Record::Sample(sample) => {
+                let worker = Done { mode: sample.mode, block: sample.block };
+                if self.done.contains(&worker) {
+                    return Err(Problem::AfterDone(worker));
+                }
+            }
+            Record::Done(done) => {
+                self.done.insert(*done);
+            }
+            Record::Counts(_) => {}
+        }
+        self.records.push(record);
+        Ok(())
+    }
+
+    /// The header.
+    #[must_use]
+    pub fn run(&self) -> &Run {
+        &self.run
+    }
+
+    /// Everything after the header.
+    #[must_use]
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// Workers that finished; a continued run need not repeat these.
+    #[must_use]
+    pub fn done(&self) -> &BTreeSet<Done> {
+        &self.done
+    }
+
+    /// What was tolerated while reading.
+    #[must_use]
+    pub fn notices(&self) -> &[Notice] {
+        &self.notices
+    }
+
+    /// Length of the good part of the file, where a continued run goes on writing.
+    pub(super) fn good_bytes(&self) -> u64 {
+        self.good_bytes
+    }
+}

@@ -1,0 +1,36 @@
+//! What keeps the lower crates fit for a kernel: they build where there is no operating system, and
+//! the bottom one depends on nothing.
+
+use anyhow::{Result, bail};
+
+use crate::command;
+use crate::step::Outcome;
+use crate::toolchain::Toolchain;
+
+/// The crates that a kernel links.
+const NO_STD_CRATES: [&str; 4] = ["kpkeys", "kpkeys-pgtable", "kpkeys-mm", "kpkeys-workloads"];
+
+/// Builds them for both bare targets. Those have no `std` at all, so that a use of it anywhere in the
+/// dependencies ends the build.
+pub fn build() -> Result<Outcome> {
+    let targets = Toolchain::of_workspace()?.targets;
+    let mut arguments = vec!["build"];
+    arguments.extend(NO_STD_CRATES.iter().flat_map(|name| ["--package", name]));
+    arguments.extend(targets.iter().flat_map(|target| ["--target", target]));
+    command::run(&mut command::cargo(&arguments))?;
+    Ok(Outcome::Done)
+}
+
+/// Checks that `kpkeys` has no dependency on any target. Test-only dependencies do not count: no user
+/// builds them.
+pub fn no_dependencies() -> Result<Outcome> {
+    let arguments =
+        ["tree", "--package=kpkeys", "--edges=normal,build", "--target=all", "--prefix=none"];
+    let tree = command::output(&mut command::cargo(&arguments))?;
+    let dependencies: Vec<_> = tree.lines().skip(1).collect();
+    if !dependencies.is_empty() {
+        bail!("`kpkeys` must depend on nothing, but pulls in: {}", dependencies.join(", "));
+    }
+    println!("kpkeys depends on nothing");
+    Ok(Outcome::Done)
+}

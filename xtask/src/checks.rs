@@ -1,0 +1,103 @@
+//! `cargo xtask test`: everything that must hold before a change goes in, as a list of steps.
+//!
+//! A new check is one more [`Step`] in [`steps`]. The cheap ones come first.
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::step::{self, AfterFailure, Outcome, Step};
+use crate::{bare, command, docs, setup};
+
+#[derive(Args)]
+pub struct Arguments {
+    /// Run only these steps (repeat, or separate by commas)
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    only: Vec<String>,
+    /// List the steps and run nothing
+    #[arg(long)]
+    list: bool,
+    /// Run the remaining steps after one has failed; always on when CI is set
+    #[arg(long)]
+    keep_going: bool,
+}
+
+/// Runs the steps that the arguments select.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let steps = step::select(steps(), &arguments.only)?;
+    if arguments.list {
+        print!("{}", step::list(&steps));
+        return Ok(());
+    }
+    let go_on = arguments.keep_going || command::in_ci();
+    step::run_all(&steps, if go_on { AfterFailure::GoOn } else { AfterFailure::Stop })
+}
+
+fn steps() -> Vec<Step> {
+    vec![
+        Step {
+            name: "setup",
+            about: "install what is missing: Rust components and targets, emulators",
+            run: setup::run,
+        },
+        Step { name: "fmt", about: "the sources are formatted", run: fmt },
+        Step {
+            name: "links",
+            about: "no broken relative link in the book and the README",
+            run: docs::check_book,
+        },
+        Step {
+            name: "no-deps",
+            about: "the bottom crate depends on nothing",
+            run: bare::no_dependencies,
+        },
+        Step { name: "clippy", about: "no warning in any target of any crate", run: clippy },
+        Step {
+            name: "bare",
+            about: "the no_std crates build for both bare targets",
+            run: bare::build,
+        },
+        Step { name: "rustdoc", about: "the API documentation has no warning", run: docs::rustdoc },
+        Step {
+            name: "test",
+            about: "unit, property, compile-fail and documentation tests",
+            run: test,
+        },
+    ]
+}
+
+fn fmt() -> Result<Outcome> {
+    cargo(&["fmt", "--all", "--check"])
+}
+
+fn clippy() -> Result<Outcome> {
+    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
+}
+
+/// All of them, even after a failure, so that one run shows every test that fails.
+fn test() -> Result<Outcome> {
+    cargo(&["test", "--workspace", "--no-fail-fast"])
+}
+
+fn cargo(arguments: &[&str]) -> Result<Outcome> {
+    command::run(&mut command::cargo(arguments))?;
+    Ok(Outcome::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_step_has_its_own_name() {
+        let mut names: Vec<_> = steps().iter().map(|step| step.name).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn setup_comes_before_what_needs_it() {
+        assert_eq!(steps()[0].name, "setup");
+    }
+}

@@ -1,0 +1,59 @@
+//! The documentation: what rustdoc makes of the sources, and the book in `docs/`.
+//!
+//! The command is documented into a folder of its own: its binary is called `kpkeys` like the bottom
+//! crate, and each would overwrite the other's pages. The build folder stays the shared one.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::step::Outcome;
+use crate::{command, links, workspace};
+
+/// rustdoc over all crates, warnings denied.
+pub fn rustdoc() -> Result<Outcome> {
+    command::run(&mut denying_warnings(&[
+        "doc",
+        "--workspace",
+        "--exclude=kpkeys-cli",
+        "--no-deps",
+    ]))?;
+    command::run(&mut denying_warnings(&[
+        "doc",
+        "--package=kpkeys-cli",
+        "--no-deps",
+        "--target-dir=target/command",
+        "--config=build.build-dir=\"target\"",
+    ]))?;
+    Ok(Outcome::Done)
+}
+
+fn denying_warnings(arguments: &[&str]) -> Command {
+    let mut command = command::cargo(arguments);
+    command.env("RUSTDOCFLAGS", "-D warnings");
+    command
+}
+
+/// Checks the Markdown files, without mdbook.
+pub fn check_book() -> Result<Outcome> {
+    let report = links::check(workspace::root())?;
+    if !report.problems.is_empty() {
+        bail!("{}", report.problems.join("\n"));
+    }
+    println!("{} Markdown files, {} relative links, none broken", report.files, report.links);
+    Ok(Outcome::Done)
+}
+
+/// `cargo xtask docs`: everything, for reading.
+pub fn build() -> Result<()> {
+    check_book()?;
+    rustdoc()?;
+    println!("API documentation: target/doc/kpkeys/index.html");
+    if command::find("mdbook").is_none() {
+        println!("mdbook is not installed (cargo install mdbook): the book stays docs/src/*.md");
+        return Ok(());
+    }
+    command::run(&mut command::program("mdbook", &["build", "docs"]))?;
+    println!("the book: docs/book/index.html");
+    Ok(())
+}
