@@ -1,7 +1,7 @@
 //! `kpkeys trace`: records a command's memory history, and says what is in a recording.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -95,7 +95,9 @@ fn record_command(args: RecordArgs) -> Result<ExitCode> {
         until_parent: args.until_parent,
         compare: args.compare,
     };
-    match record::record(&options, OnFirstWrite::new(&args.output)) {
+    let out = Output::open(&args.output)
+        .with_context(|| format!("cannot write {}", args.output.display()))?;
+    match record::record(&options, out) {
         Ok(report) => {
             print_report(&report, &args.output);
             Ok(exit_code(report.trailer.outcome))
@@ -107,36 +109,43 @@ fn record_command(args: RecordArgs) -> Result<ExitCode> {
     }
 }
 
-/// A file that is made when something is written to it: a recording that may not even begin leaves an
-/// older one as it was.
-struct OnFirstWrite<'a> {
+/// The file to write. It is opened before the command runs, since nobody wants to learn afterwards that
+/// it cannot be, and emptied only when there is something to write: a recording that could not begin
+/// leaves an older one as it was.
+struct Output<'a> {
     path: &'a Path,
-    file: Option<File>,
+    file: File,
+    is_new: bool,
+    written: bool,
 }
 
-impl<'a> OnFirstWrite<'a> {
-    fn new(path: &'a Path) -> Self {
-        Self { path, file: None }
-    }
-
-    fn file(&mut self) -> io::Result<&mut File> {
-        if self.file.is_none() {
-            let named = |error: io::Error| {
-                io::Error::new(error.kind(), format!("{}: {error}", self.path.display()))
-            };
-            self.file = Some(File::create(self.path).map_err(named)?);
-        }
-        self.file.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
+impl<'a> Output<'a> {
+    fn open(path: &'a Path) -> io::Result<Self> {
+        let is_new = !path.exists();
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        Ok(Self { path, file, is_new, written: false })
     }
 }
 
-impl Write for OnFirstWrite<'_> {
+impl Write for Output<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file()?.write(bytes)
+        if !std::mem::replace(&mut self.written, true) && self.file.metadata()?.is_file() {
+            self.file.set_len(0)?;
+        }
+        self.file.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.as_mut().map_or(Ok(()), File::flush)
+        self.file.flush()
+    }
+}
+
+impl Drop for Output<'_> {
+    fn drop(&mut self) {
+        if self.is_new && !self.written {
+            // An empty file that stays behind does no harm.
+            let _ = std::fs::remove_file(self.path);
+        }
     }
 }
 
