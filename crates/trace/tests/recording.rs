@@ -209,6 +209,134 @@ fn every_page_touched_is_one_fault() {
     });
 }
 
+/// The pages of anonymous private mappings, and those of them that are present now, from /proc: what
+/// the kernel knows.
+fn anonymous_pages() -> (BTreeSet<u64>, BTreeSet<u64>) {
+    use std::os::unix::fs::FileExt;
+    let pagemap = fs::File::open("/proc/self/pagemap").expect("the page map");
+    let maps = fs::read_to_string("/proc/self/maps").expect("the mappings");
+    let anonymous = |line: &&str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let kernels_own = ["[vvar]", "[vvar_vclock]", "[vdso]", "[vsyscall]"];
+        words[4] == "0" && !words.get(5).is_some_and(|name| kernels_own.contains(name))
+    };
+    let present = |page: &u64| {
+        let mut entry = [0; 8];
+        let read = pagemap.read_at(&mut entry, page * 8).unwrap_or(0);
+        read == 8 && u64::from_ne_bytes(entry) >> 63 == 1
+    };
+    let anonymous: Vec<_> = maps.lines().filter(anonymous).collect();
+    let mapped = mapped_in(&anonymous.join("\n"));
+    let present = mapped.iter().copied().filter(present).collect();
+    (mapped, present)
+}
+
+/// Length of a mapping that only says: until here.
+const MARK: u64 = 54_321;
+
+fn mark_the_moment() {
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+    let size = MARK as usize * 4096;
+    // SAFETY: a new mapping at an address of the kernel's choice that nobody accesses.
+    let mark = unsafe {
+        mmap_anonymous(std::ptr::null_mut(), size, ProtFlags::empty(), MapFlags::PRIVATE)
+    };
+    mark.expect("addresses");
+}
+
+/// Drops some of the pages it touched, moves others, and says what is present in the end.
+fn leave_pages(folder: &Path) {
+    let _kept: Vec<_> = (1..40).map(|size| vec![size as u8; size * 5000]).collect();
+    let mut growing = Vec::new();
+    (0..2_000_000u32).for_each(|number| growing.push(number));
+    drop(
+        (0..8)
+            .map(|_| std::thread::spawn(|| vec![1u8; 300_000]))
+            .map(|thread| thread.join())
+            .collect::<Vec<_>>(),
+    );
+    let (mapped, present) = anonymous_pages();
+    mark_the_moment();
+    for (name, pages) in [("mapped", mapped), ("present", present)] {
+        let lines: Vec<_> = pages.iter().map(u64::to_string).collect();
+        fs::write(folder.join(name), lines.join("\n")).expect("a note");
+    }
+    // No tear-down: what is there stays until the exit.
+    Command::new("kill").args(["-KILL", &std::process::id().to_string()]).status().expect("killed");
+}
+
+/// The pages that are present by what the trace says, in the address space that made the mark, then.
+fn present_at_mark(recording: &Recording) -> BTreeSet<u64> {
+    let mut spaces = Spaces::new(recording.reader().header());
+    let mut present: BTreeMap<SpaceId, BTreeSet<u64>> = BTreeMap::new();
+    let mut steps = Vec::new();
+    for entry in recording.entries() {
+        spaces.follow(&entry, &mut steps);
+        for step in steps.drain(..) {
+            let pages = present.entry(step.space).or_default();
+            let mut drop_pages = |range: PageRange| -> Vec<u64> {
+                let dropped: Vec<_> = pages.range(range.first..range.end()).copied().collect();
+                dropped.iter().for_each(|page| {
+                    pages.remove(page);
+                });
+                dropped
+            };
+            match step.op {
+                SpaceOp::Map { range, .. } | SpaceOp::Unmap(range) | SpaceOp::Discard(range) => {
+                    drop_pages(range);
+                }
+                SpaceOp::Move { from, to, .. } => {
+                    let moved = drop_pages(from);
+                    let kept = moved.into_iter().map(|page| page - from.first + to.first);
+                    pages.extend(kept.filter(|page| *page < to.end()));
+                }
+                SpaceOp::Populate(range) => pages.extend(range.first..range.end()),
+                SpaceOp::Fault { page, .. } => {
+                    pages.insert(page);
+                }
+                _ => {}
+            }
+            if matches!(step.op, SpaceOp::Map { range, .. } if range.count == MARK) {
+                return present.remove(&step.space).unwrap_or_default();
+            }
+        }
+    }
+    panic!("the mark is missing")
+}
+
+#[test]
+fn the_pages_present_are_those_the_kernel_shows() {
+    if let Some(folder) = recorded_in() {
+        return leave_pages(&folder);
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let name = "the_pages_present_are_those_the_kernel_shows";
+    with_each_method_on_self(name, folder.path(), |recording| {
+        if !recording.report.kinds.contains(Kinds::FAULTS | Kinds::KERNEL_FAULTS) {
+            eprintln!("SKIPPED: not all faults are recorded here");
+            return;
+        }
+        let header = recording.reader().header().clone();
+        if header.huge_pages == "always" {
+            eprintln!("SKIPPED: this kernel maps huge pages by itself");
+            return;
+        }
+        let noted = |name: &str| -> BTreeSet<u64> {
+            let pages = fs::read_to_string(folder.path().join(name)).expect("a note");
+            pages.lines().map(|line| line.parse().expect("a page")).collect()
+        };
+        let (mapped, shown) = (noted("mapped"), noted("present"));
+        let present = present_at_mark(recording);
+        let missing: Vec<_> = shown.difference(&present).map(|page| format!("{page:x}")).collect();
+        assert!(shown.len() > 2000, "{} pages", shown.len());
+        assert!(missing.is_empty(), "missing of {}: {missing:?}", shown.len());
+        // The program touched a few more while it looked.
+        let later = present.intersection(&mapped).filter(|page| !shown.contains(page)).count();
+        eprintln!("{} pages, and {later} later", shown.len());
+        assert!(later < 32, "{later} pages too many");
+    });
+}
+
 #[test]
 fn threads_share_their_address_space() {
     if recorded_in().is_some() {
