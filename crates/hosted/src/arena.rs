@@ -43,10 +43,6 @@ impl Arena {
             )
         }?;
         let base = non_null(base)?;
-        // SAFETY: the range was mapped above; the advice only asks for 2 MiB pages behind it, as a kernel's linear map has.
-        let _ = unsafe {
-            rustix::mm::madvise(base.as_ptr().cast(), bytes, rustix::mm::Advice::LinuxHugepage)
-        };
         Ok(Arena { tables: base, data: base, bytes })
     }
 

@@ -173,7 +173,8 @@ pub(crate) fn store_barrier() {
 }
 
 /// A register whose windows are real to this process: it makes the arena's tables writable, or not. One thread at a time.
-#[derive(Clone, Debug)]
+/// Clones are the same register.
+#[derive(Debug)]
 pub struct ArenaRegister<E> {
     arena: Arc<Arena>,
     value: Arc<AtomicU64>,
@@ -184,6 +185,13 @@ impl<E: Encoding> ArenaRegister<E> {
     /// The register that guards an arena made by [`Arena::guarded`].
     pub fn new(arena: Arc<Arena>) -> Self {
         ArenaRegister { arena, value: Arc::new(AtomicU64::new(0)), encoding: PhantomData }
+    }
+}
+
+impl<E> Clone for ArenaRegister<E> {
+    fn clone(&self) -> Self {
+        let (arena, value) = (self.arena.clone(), self.value.clone());
+        ArenaRegister { arena, value, encoding: PhantomData }
     }
 }
 

@@ -7,10 +7,12 @@ use crate::context::{Context, PageTables};
 
 /// The time this CPU spends in context `C`. Dropping it goes back to the context before.
 ///
-/// A guard belongs to the CPU that made it: it is neither `Send` nor `Sync`. Guards nest and are dropped in
-/// reverse order, as scopes make them. It borrows its backend, so it cannot be kept in a `static`; leaking one
-/// with `mem::forget` is the one misuse types cannot stop, and it leaves the CPU in `C` until the next exception
-/// resets the register for its handler.
+/// A guard belongs to the CPU that made it: it is neither `Send` nor `Sync`, so it cannot be kept in a `static`
+/// either. Guards nest and are dropped in reverse order, as scopes make them.
+///
+/// Two misuses types cannot stop. A guard leaked with `mem::forget` leaves the CPU in `C` until the next exception
+/// resets the register for its handler. Guards of *different* contexts dropped out of order leave the CPU in the
+/// context that the last one dropped was entered from; of the same context, they close early.
 #[must_use = "the context is left as soon as the guard is dropped"]
 pub struct Guard<'b, B: Backend, C: Context> {
     backend: &'b B,

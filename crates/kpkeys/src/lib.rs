@@ -46,6 +46,8 @@ mod guard;
 mod key;
 pub mod keyed;
 pub mod mock;
+#[cfg(target_arch = "x86_64")]
+mod msr;
 pub mod null;
 pub mod pks;
 pub mod poe;

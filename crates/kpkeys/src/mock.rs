@@ -21,6 +21,7 @@ mod x86_64 {
     use core::arch::asm;
 
     use crate::keyed::{Register, Value};
+    use crate::msr;
 
     /// The GS base of the calling thread, written by WRGSBASE and synchronised by LFENCE.
     #[derive(Clone, Copy, Debug)]
@@ -83,30 +84,21 @@ mod x86_64 {
         }
     }
 
-    // SAFETY: RDMSR and WRMSR act on the calling CPU; neither `asm!` is `nomem`; both are inlined.
+    // SAFETY: RDMSR and WRMSR act on the calling CPU; the compiler moves no access across them; both are
+    // inlined.
     unsafe impl Register for TscAux {
         const NEEDS_BARRIER: bool = false;
 
         #[inline(always)]
         fn read(&self) -> u64 {
-            let (low, high): (u32, u32);
             // SAFETY: the MSR exists and this is privilege level 0 (contract of `new`).
-            unsafe {
-                asm!("rdmsr", in("ecx") IA32_TSC_AUX, out("eax") low, out("edx") high, options(nostack, preserves_flags));
-            }
-            u64::from(high) << 32 | u64::from(low)
+            unsafe { msr::read::<IA32_TSC_AUX>() }
         }
 
         #[inline(always)]
         fn write(&self, value: Value) {
-            // SAFETY: as for `read`; the upper half is reserved and written as zero.
-            unsafe {
-                asm!(
-                    "wrmsr",
-                    in("ecx") IA32_TSC_AUX, in("eax") value.bits() as u32, in("edx") 0,
-                    options(nostack, preserves_flags)
-                );
-            }
+            // SAFETY: as for `read`; nothing depends on the value (contract of `new`).
+            unsafe { msr::write::<IA32_TSC_AUX>(value) };
         }
 
         #[inline(always)]

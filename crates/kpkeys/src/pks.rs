@@ -53,6 +53,7 @@ mod cpu {
 
     use super::{InitError, PkrsMsr, Pks};
     use crate::keyed::{Keyed, Register, Value};
+    use crate::msr;
 
     const IA32_PKRS: u32 = 0x6E1;
     const CR0_WP: u64 = 1 << 16;
@@ -66,25 +67,14 @@ mod cpu {
 
         #[inline(always)]
         fn read(&self) -> u64 {
-            let (low, high): (u32, u32);
             // SAFETY: the MSR exists (`init` checked CPUID) and this is kernel code (`init`'s contract).
-            unsafe {
-                asm!("rdmsr", in("ecx") IA32_PKRS, out("eax") low, out("edx") high, options(nostack, preserves_flags));
-            }
-            u64::from(high) << 32 | u64::from(low)
+            unsafe { msr::read::<IA32_PKRS>() }
         }
 
         #[inline(always)]
         fn write(&self, value: Value) {
-            // The reserved upper half must be written as zero (#GP otherwise): `Pkrs` produces 32-bit values.
-            // SAFETY: as for `read`; the value comes from a context or a saved state, so reserved bits are zero.
-            unsafe {
-                asm!(
-                    "wrmsr",
-                    in("ecx") IA32_PKRS, in("eax") value.bits() as u32, in("edx") 0,
-                    options(nostack, preserves_flags)
-                );
-            }
+            // SAFETY: as for `read`; accesses that follow are checked against the new value, which is what the caller asked for.
+            unsafe { msr::write::<IA32_PKRS>(value) };
         }
 
         #[inline(always)]

@@ -28,6 +28,34 @@
 //!   together with a TLB flush; only then is its key reset and its frame free.
 //! - *Locks.* Tables of one root are changed by one caller at a time, which the caller ensures, or by several on
 //!   disjoint ranges; [`paging::Paging`] itself serialises linking of tables in a root and everything about the linear map.
+//!
+//! # Example
+//!
+//! A kernel implements [`Machine`] - where a frame is in the linear map, how TLBs are flushed, which backend - and hands over its
+//! frames. Here the machine is the hosted one, whose MMU is a model, so that the example runs anywhere.
+//!
+//! ```
+//! use kpkeys_hosted::{Setup, boot, mmu::{Fault, Mmu}};
+//! use kpkeys_pgtable::entry::X86_64;
+//! use kpkeys_pgtable::{Attrs, Config, Machine, Mode, PageRange, PhysAddr, VirtAddr};
+//!
+//! let setup = Setup { pages: 4096, cpus: 1, config: Config::of(Mode::Fused) };
+//! let kernel = boot::<X86_64>(setup)?;                    // linear map built, every table keyed
+//! let (paging, root) = (kernel.paging(), kernel.paging().kernel());
+//!
+//! // Map a device page: one operation, one window.
+//! let range = PageRange::new(VirtAddr(0xffff_d000_0000_0000), 1)?;
+//! paging.map(&paging.section(root), root, range, Attrs::KERNEL_DATA, |_| PhysAddr(0xfee0_0000))?;
+//! assert!(paging.walk(root, range.start()).is_some());
+//!
+//! // An attacker's store to the root table, through the linear map, outside any window.
+//! let machine = kernel.machine();
+//! let protected = 0b1000;                                 // what IA32_PKRS holds: key 1 write-disabled
+//! let mmu = Mmu::new(machine, root.frame(), None, protected);
+//! let table = machine.memory().linear_address(root.frame());
+//! assert_eq!(mmu.store(table, 0), Err(Fault::Key(kpkeys::Pkey::PAGE_TABLES)));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![no_std]
 
 #[cfg(test)]

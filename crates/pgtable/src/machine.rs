@@ -53,6 +53,8 @@ impl Memory {
 pub enum Flush {
     /// Kernel translations of a range.
     Kernel(PageRange),
+    /// All kernel translations.
+    AllKernel,
     /// User translations of a range, in the address space with this root.
     User(PhysAddr, PageRange),
     /// All user translations of the address space with this root, tables included.

@@ -100,13 +100,15 @@ impl<'m, M: Machine> Section<'m, M> {
     pub fn paused<R>(&self, f: impl FnOnce() -> R) -> R {
         let was_open = self.close();
         let result = f();
-        if was_open {
+        // A lazy-MMU section may have ended meanwhile: nobody would close a window opened for it again.
+        if was_open && self.has_window() {
             self.open();
         }
         result
     }
 
-    /// Bounds the window of a `fused` operation: call it before storing `stores` entries in a row.
+    /// Bounds the window of a `fused` operation: call it before storing `stores` PTEs in a row. Stores above the last level
+    /// need no such call: they bound the window themselves.
     #[inline(always)]
     pub fn will_store(&self, stores: usize) {
         if self.mode == Mode::Fused {
@@ -121,23 +123,22 @@ impl<'m, M: Machine> Section<'m, M> {
     /// Stores an entry that points to a table, or a block: one above the last level.
     #[inline(always)]
     pub fn set_upper(&self, slot: Slot<'_>, entry: Entry) {
-        self.count(Event::UpperStore, 1);
-        self.store(|window| store::set(window, slot, entry));
+        self.will_store(1);
+        self.store(Event::UpperStore, |window| store::set(window, slot, entry));
         self.stored_valid(entry);
     }
 
     /// Empties an entry above the last level.
     #[inline(always)]
     pub fn clear_upper(&self, slot: Slot<'_>) {
-        self.count(Event::UpperStore, 1);
-        self.store(|window| store::clear(window, slot));
+        self.will_store(1);
+        self.store(Event::UpperStore, |window| store::clear(window, slot));
     }
 
     /// Stores a PTE.
     #[inline(always)]
     pub fn set(&self, slot: Slot<'_>, entry: Entry) {
-        self.count(Event::EntryStore, 1);
-        self.store(|window| store::set(window, slot, entry));
+        self.store(Event::EntryStore, |window| store::set(window, slot, entry));
         self.stored_valid(entry);
     }
 
@@ -173,8 +174,7 @@ impl<'m, M: Machine> Section<'m, M> {
     /// Replaces a PTE and returns the old one.
     #[inline(always)]
     pub fn establish(&self, slot: Slot<'_>, entry: Entry) -> Entry {
-        self.count(Event::EntryStore, 1);
-        let old = self.store(|window| store::establish(window, slot, entry));
+        let old = self.store(Event::EntryStore, |window| store::establish(window, slot, entry));
         self.stored_valid(entry);
         old
     }
@@ -182,15 +182,15 @@ impl<'m, M: Machine> Section<'m, M> {
     /// Changes a leaf from `old` to `new` if it still is `old`; returns whether it was.
     #[inline(always)]
     pub fn set_access_flags(&self, slot: Slot<'_>, old: Entry, new: Entry) -> bool {
-        self.count(Event::EntryStore, 1);
-        self.store(|window| store::set_access_flags(window, slot, old, new))
+        self.store(Event::EntryStore, |window| store::set_access_flags(window, slot, old, new))
     }
 
     /// Clears the young flag of a leaf and returns whether it was set.
     #[inline(always)]
     pub fn test_and_clear_young(&self, slot: Slot<'_>) -> bool {
-        self.count(Event::EntryStore, 1);
-        self.store(|window| store::test_and_clear_young::<M::Format>(window, slot))
+        self.store(Event::EntryStore, |window| {
+            store::test_and_clear_young::<M::Format>(window, slot)
+        })
     }
 
     /// Empties a table that nobody else can reach.
@@ -201,14 +201,17 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline]
     pub(crate) unsafe fn zero(&self, table: Table<'_>) {
         // SAFETY: the caller's promise is the one asked for.
-        self.store(|window| unsafe { store::zero(window, table) });
+        self.in_window(|window| unsafe { store::zero(window, table) });
     }
 
     /// Fills a table that is not linked.
     #[inline]
     pub(crate) fn fill(&self, table: Table<'_>, entry: impl FnMut(usize) -> Entry) {
-        self.count(Event::LinearStore, table.all().len() as u64);
-        self.store(|window| store::set_range(window, table.all(), entry));
+        self.will_store(table.all().len());
+        self.in_window(|window| {
+            self.count(Event::LinearStore, table.all().len() as u64);
+            store::set_range(window, table.all(), entry);
+        });
     }
 
     /// The machine this section acts on.
@@ -217,15 +220,27 @@ impl<'m, M: Machine> Section<'m, M> {
         self.machine
     }
 
+    /// Whether the mode has a window open at this point, unless paused.
+    fn has_window(&self) -> bool {
+        match self.mode {
+            Mode::Off | Mode::Unbatched => false,
+            Mode::Batched => self.lazy_depth.get() > 0,
+            Mode::Fused => true,
+        }
+    }
+
     /// One store to each entry of a run: in one window, or in a window each.
     #[inline(always)]
     fn for_each(&self, slots: Slots<'_>, mut f: impl FnMut(&Window<'_>, Slot<'_>, usize)) {
-        self.count(Event::EntryStore, slots.len() as u64);
         if self.per_store.get() {
             for (i, slot) in slots.iter().enumerate() {
-                self.in_own_window(|window| f(window, slot, i));
+                self.in_own_window(|window| {
+                    self.count(Event::EntryStore, 1);
+                    f(window, slot, i);
+                });
             }
         } else {
+            self.count(Event::EntryStore, slots.len() as u64);
             // SAFETY: `per_store` is clear only if nothing is protected or this section's guard is open.
             let window = unsafe { Window::assume_open() };
             for (i, slot) in slots.iter().enumerate() {
@@ -234,9 +249,18 @@ impl<'m, M: Machine> Section<'m, M> {
         }
     }
 
-    /// Runs one store in a window: its own, or the one that is open.
+    /// One store. It is counted while its window is open, so that a probe can tell which window it belongs to.
     #[inline(always)]
-    fn store<R>(&self, f: impl FnOnce(&Window<'_>) -> R) -> R {
+    fn store<R>(&self, event: Event, f: impl FnOnce(&Window<'_>) -> R) -> R {
+        self.in_window(|window| {
+            self.count(event, 1);
+            f(window)
+        })
+    }
+
+    /// Runs `f` in a window: its own, or the one that is open.
+    #[inline(always)]
+    fn in_window<R>(&self, f: impl FnOnce(&Window<'_>) -> R) -> R {
         if self.per_store.get() {
             self.in_own_window(f)
         } else {

@@ -130,8 +130,10 @@ fn machine(table: &Table) -> String {
 }
 
 fn run(table: &Table) -> String {
+    let how = table.machine.extra.get("switch").and_then(|how| how.as_str());
+    let how = how.map_or(String::new(), |how| format!(" ({how})"));
     let switch = match table.switch_ns {
-        Some(ns) => format!("one switch {ns:.1} ns"),
+        Some(ns) => format!("one switch {ns:.1} ns{how}"),
         None => "switch cost not measured".to_owned(),
     };
     format!(

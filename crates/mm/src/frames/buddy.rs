@@ -91,7 +91,8 @@ impl Buddy {
     #[inline]
     pub(crate) fn take(&self, order: u8) -> Option<u32> {
         if order == 0 {
-            self.list().lock().take(self)
+            let frame = self.list().lock().take(self);
+            frame.or_else(|| self.take_last())
         } else {
             self.take_block(order).or_else(|| {
                 // Frames on CPU lists may be what a larger block lacks.
@@ -103,12 +104,21 @@ impl Buddy {
 
     /// Fills `frames` with single frames; returns how many there were.
     pub(crate) fn take_bulk(&self, frames: &mut [u32]) -> usize {
-        let mut list = self.list().lock();
         let mut taken = 0;
-        for frame in frames {
-            let Some(number) = list.take(self) else { break };
-            *frame = number;
-            taken += 1;
+        {
+            let mut list = self.list().lock();
+            while taken < frames.len()
+                && let Some(frame) = list.take(self)
+            {
+                frames[taken] = frame;
+                taken += 1;
+            }
+        }
+        if taken == 0
+            && let (Some(first), Some(frame)) = (frames.first_mut(), self.take_last())
+        {
+            *first = frame;
+            taken = 1;
         }
         taken
     }
@@ -126,6 +136,13 @@ impl Buddy {
     #[inline(always)]
     fn list(&self) -> &Mutex<CpuList> {
         &self.lists[(self.cpu)() % CPUS]
+    }
+
+    /// A single frame when neither the calling CPU's list nor the buddy has one: other CPUs' lists may.
+    #[cold]
+    fn take_last(&self) -> Option<u32> {
+        self.drain_lists();
+        self.list().lock().take(self)
     }
 
     fn take_block(&self, order: u8) -> Option<u32> {

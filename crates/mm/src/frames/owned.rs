@@ -1,5 +1,7 @@
 //! Single frames of data, owned by a value.
 
+use core::sync::atomic::Ordering;
+
 use kpkeys_pgtable::PhysAddr;
 
 use super::buddy::Buddy;
@@ -24,13 +26,36 @@ impl Buddy {
     ///
     /// [`Error::OutOfMemory`].
     pub fn new_frame(&self) -> Result<OwnedFrame, Error> {
-        let frame = self.address(self.take(0).ok_or(Error::OutOfMemory)?);
+        let number = self.take(0).ok_or(Error::OutOfMemory)?;
+        let frame = self.address(number);
+        self.meta(number).refs.store(1, Ordering::Relaxed);
         self.will_write(frame);
         Ok(OwnedFrame(frame))
     }
 
-    /// Takes a frame back. No mapping of it may be left.
+    /// Takes a frame back. It is free once nothing [holds](Self::hold) it any more.
     pub fn free_frame(&self, frame: OwnedFrame) {
-        self.put(self.number(frame.0), 0);
+        self.let_go(frame.0);
+    }
+
+    /// Keeps a frame from being reused until [`let_go`](Self::let_go): some mapping of it is still to be cleared.
+    #[inline]
+    pub(crate) fn hold(&self, frame: PhysAddr) {
+        if self.memory.contains(frame, 1) {
+            self.meta(self.number(frame)).refs.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Gives up one hold on a frame, or its ownership.
+    #[inline]
+    pub(crate) fn let_go(&self, frame: PhysAddr) {
+        if !self.memory.contains(frame, 1) {
+            return;
+        }
+        let number = self.number(frame);
+        // The last one must see every access made before the others let go.
+        if self.meta(number).refs.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.put(number, 0);
+        }
     }
 }

@@ -60,6 +60,9 @@ impl<M: Machine> AddressSpace<'_, M> {
             while done < piece.pages() {
                 let va = piece.start().offset_pages(done);
                 let vma = self.vmas.find(va).ok_or(Error::NotMapped(va))?;
+                if !vma.flags.write {
+                    return Err(Error::Forbidden(va));
+                }
                 done += if M::Format::is_present(table.slot(va.index(Level::Pte)).load()) {
                     1
                 } else {

@@ -65,7 +65,7 @@ impl Vmas {
             }
             next = vma.range.end();
         }
-        if next >= range.end() { Ok(()) } else { Err(Error::NotMapped(next)) }
+        if next > last_page(range) { Ok(()) } else { Err(Error::NotMapped(next)) }
     }
 
     /// Cuts the mappings that reach over either end of a range, so that each lies inside or outside.
@@ -101,7 +101,7 @@ impl Vmas {
 
     fn touching(&self, range: PageRange) -> impl Iterator<Item = &Vma> {
         let first = self.find(range.start()).map_or(range.start().0, |vma| vma.range.start().0);
-        self.by_start.range(first..range.end().0).map(|(_, vma)| vma)
+        self.by_start.range(first..=last_page(range).0).map(|(_, vma)| vma)
     }
 
     fn split_at(&mut self, va: VirtAddr) {
@@ -111,6 +111,11 @@ impl Vmas {
             self.insert(Vma { range: above, flags });
         }
     }
+}
+
+/// The first address of a range's last page. (The range may end with the address space, where its end is no address.)
+fn last_page(range: PageRange) -> VirtAddr {
+    range.start().offset_pages(range.pages() - 1)
 }
 
 fn part(start: VirtAddr, end: VirtAddr) -> Option<PageRange> {

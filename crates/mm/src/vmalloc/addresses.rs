@@ -25,8 +25,9 @@ impl FreeAddresses {
     /// can hold it, its lowest part.
     pub fn take(&mut self, pages: usize, align: u64) -> Option<VirtAddr> {
         let fits = |&(size, start): &(usize, u64)| {
-            let lost = (start.next_multiple_of(align) - start) / PAGE_SIZE;
-            lost as usize + pages <= size
+            start
+                .checked_next_multiple_of(align)
+                .is_some_and(|aligned| ((aligned - start) / PAGE_SIZE) as usize + pages <= size)
         };
         let (size, start) = self.by_size.range((pages, 0)..).copied().find(fits)?;
         self.remove(start, size);

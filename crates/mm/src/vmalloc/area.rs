@@ -60,7 +60,8 @@ impl<M: Machine> Kernel<M> {
     ///
     /// As [`vmalloc`](Self::vmalloc).
     pub fn vmalloc_aligned(&self, pages: usize, align: u64) -> Result<VirtAddr, Error> {
-        self.allocate_area(pages, align.max(PAGE_SIZE).next_power_of_two(), Backing::Pages)
+        let align = align.max(PAGE_SIZE).checked_next_power_of_two();
+        self.allocate_area(pages, align.ok_or(Error::OutOfAddresses(pages))?, Backing::Pages)
     }
 
     /// As [`vmalloc`](Self::vmalloc), from physically contiguous blocks mapped as such where it is large enough: runs of 64 KiB, one
@@ -95,7 +96,7 @@ impl<M: Machine> Kernel<M> {
         PageRange::new(VirtAddr(0), pages)?;
         let start = self.take_addresses(pages + 1, align)?;
         let addresses = PageRange::new(start, pages + 1)?;
-        let frames = match AreaFrames::take(self.frames(), pages, backing) {
+        let frames = match self.take_frames(pages, backing) {
             Ok(frames) => frames,
             Err(error) => {
                 self.return_addresses(addresses);
@@ -114,6 +115,14 @@ impl<M: Machine> Kernel<M> {
                 Err(error)
             }
         }
+    }
+
+    /// The frames for an area. Unmaps that wait for a window hold frames, which memory must not run out for.
+    fn take_frames(&self, pages: usize, backing: Backing) -> Result<AreaFrames, Error> {
+        AreaFrames::take(self.frames(), pages, backing).or_else(|_| {
+            self.clear_all_deferred();
+            AreaFrames::take(self.frames(), pages, backing)
+        })
     }
 
     fn map_area(

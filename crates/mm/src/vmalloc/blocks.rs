@@ -4,6 +4,7 @@
 //! every slot of the block was, and then the whole block waits for a purge. So a TLB flush is due once per 1024 pages at most.
 
 use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::Entry;
 
 use kpkeys_pgtable::{Attrs, Machine, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
 
@@ -24,10 +25,13 @@ pub(super) struct CpuBlock {
     used: usize,
 }
 
-/// All blocks, by start address: how many of their pages are done with.
+/// All blocks, and what is mapped in them and beside them.
 #[derive(Debug, Default)]
 pub(super) struct BlockMap {
+    /// How many pages of the block that starts at an address are done with.
     done: BTreeMap<u64, usize>,
+    /// Pages of the mapping that starts at an address.
+    mapped: BTreeMap<u64, usize>,
 }
 
 impl<M: Machine> Kernel<M> {
@@ -55,7 +59,10 @@ impl<M: Machine> Kernel<M> {
         drop(section);
         cleared.finish(self);
         match mapped {
-            Ok(()) => Ok(start),
+            Ok(()) => {
+                self.areas().blocks.lock().mapped.insert(start.0, frames.len());
+                Ok(start)
+            }
             Err(error) => {
                 self.done_with(range);
                 Err(error.into())
@@ -67,11 +74,10 @@ impl<M: Machine> Kernel<M> {
     ///
     /// # Errors
     ///
-    /// [`Error::NotMapped`] if the range is not mapped, whole.
+    /// [`Error::NotMapped`] if the range is not what one call of `vm_map_ram` mapped.
     pub fn vm_unmap_ram(&self, start: VirtAddr, pages: usize) -> Result<(), Error> {
         let mapped = PageRange::new(start, pages)?;
-        let first = self.paging().walk(self.paging().kernel(), start);
-        if first.is_none() || !self.areas().is_mapped_ram(mapped) {
+        if !self.areas().blocks.lock().forget(mapped) {
             return Err(Error::NotMapped(start));
         }
         self.unmap_lazily(Unmap { mapped, frees: Frees::Slots });
@@ -122,15 +128,6 @@ impl<M: Machine> Kernel<M> {
     }
 }
 
-impl super::Vmalloc {
-    /// Whether a range can be one that `vm_map_ram` mapped: in a block, or too large for one.
-    fn is_mapped_ram(&self, range: PageRange) -> bool {
-        let block = range.start().0 & !(BLOCK_BYTES - 1);
-        let inside = range.start().0 - block + range.pages() as u64 * PAGE_SIZE <= BLOCK_BYTES;
-        range.pages() > MAX_SLOTS || (inside && self.blocks.lock().done.contains_key(&block))
-    }
-}
-
 impl CpuBlock {
     fn take(&mut self, pages: usize) -> VirtAddr {
         let start = self.start.offset_pages(self.used);
@@ -140,6 +137,17 @@ impl CpuBlock {
 }
 
 impl BlockMap {
+    /// Forgets a mapping; false if there is none of exactly this range.
+    fn forget(&mut self, range: PageRange) -> bool {
+        match self.mapped.entry(range.start().0) {
+            Entry::Occupied(mapping) if *mapping.get() == range.pages() => {
+                mapping.remove();
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Counts pages of a block that are done with; true if that were the last, and the block is forgotten.
     fn count_done(&mut self, block: VirtAddr, pages: usize) -> bool {
         let Some(done) = self.done.get_mut(&block.0) else { return false };

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use kpkeys_pgtable::{Flush, Machine, Mode, PAGE_SIZE, PageRange, Section, VirtAddr};
+use kpkeys_pgtable::{Flush, Format, Machine, Mode, PAGE_SIZE, PageRange, Section, VirtAddr};
 
 use super::area::AreaFrames;
 use crate::kernel::Kernel;
@@ -40,16 +40,22 @@ pub(super) struct Unmap {
 pub(super) enum Frees {
     /// An area of its own: its addresses, guard page included, and its frames.
     Area(PageRange, AreaFrames),
-    /// Slots of a `vm_map_ram` block. The frames are the caller's.
+    /// Slots of a `vm_map_ram` block. The frames are the caller's, who may give them back at any time.
     Slots,
+    /// The same, and the frames behind them are held until their entries are cleared.
+    HeldSlots,
 }
 
 impl<M: Machine> Kernel<M> {
     /// Unmaps now or, in mode `fused`, when this CPU next opens a window for kernel mappings.
-    pub(super) fn unmap_lazily(&self, unmap: Unmap) {
+    pub(super) fn unmap_lazily(&self, mut unmap: Unmap) {
         let pages = unmap.mapped.pages();
         if self.paging().mode() != Mode::Fused || pages > MAX_DEFERRED_UNMAP {
             return self.unmap_now(unmap);
+        }
+        if let Frees::Slots = unmap.frees {
+            self.hold_frames(unmap.mapped);
+            unmap.frees = Frees::HeldSlots;
         }
         let per_cpu = self.areas().this_cpu(self.machine().cpu());
         let full = {
@@ -66,9 +72,19 @@ impl<M: Machine> Kernel<M> {
     fn unmap_now(&self, unmap: Unmap) {
         {
             let section = self.paging().section(self.paging().kernel());
-            self.clear(&section, unmap.mapped);
+            self.clear(&section, &unmap);
         }
         self.set_free(unmap);
+    }
+
+    fn hold_frames(&self, mapped: PageRange) {
+        for page in 0..mapped.pages() {
+            if let Some((level, _, entry)) =
+                self.paging().walk(self.paging().kernel(), mapped.start().offset_pages(page))
+            {
+                self.frames().hold(M::Format::frame(level, entry));
+            }
+        }
     }
 
     /// Clears this CPU's deferred unmaps in the window of `section`. What they set free is set free by the returned value's
@@ -85,7 +101,7 @@ impl<M: Machine> Kernel<M> {
             core::mem::replace(&mut deferred.unmaps, spare)
         };
         for unmap in &unmaps {
-            self.clear(section, unmap.mapped);
+            self.clear(section, unmap);
         }
         Cleared { unmaps }
     }
@@ -101,7 +117,7 @@ impl<M: Machine> Kernel<M> {
             if !unmaps.is_empty() {
                 {
                     let section = self.paging().section(self.paging().kernel());
-                    unmaps.iter().for_each(|unmap| self.clear(&section, unmap.mapped));
+                    unmaps.iter().for_each(|unmap| self.clear(&section, unmap));
                 }
                 unmaps.drain(..).for_each(|unmap| self.set_free(unmap));
             }
@@ -158,9 +174,19 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Clears the entries of a range. Each table's are one lazy-MMU section.
-    fn clear(&self, section: &Section<'_, M>, mapped: PageRange) {
+    fn clear(&self, section: &Section<'_, M>, unmap: &Unmap) {
+        let held = matches!(unmap.frees, Frees::HeldSlots);
         // The range is what a call of this module mapped, whole, so it cuts no block.
-        let _ = self.paging().unmap(section, self.paging().kernel(), mapped, |_, _, _| ());
+        let _ = self.paging().unmap(
+            section,
+            self.paging().kernel(),
+            unmap.mapped,
+            |_, level, entry| {
+                if held {
+                    self.frames().let_go(M::Format::frame(level, entry));
+                }
+            },
+        );
     }
 
     fn set_free(&self, unmap: Unmap) {
@@ -169,7 +195,7 @@ impl<M: Machine> Kernel<M> {
                 frames.release(self.frames());
                 self.free_addresses_lazily(addresses);
             }
-            Frees::Slots => self.slots_cleared(unmap.mapped),
+            Frees::Slots | Frees::HeldSlots => self.slots_cleared(unmap.mapped),
         }
     }
 }

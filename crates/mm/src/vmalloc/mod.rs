@@ -17,9 +17,8 @@
 //!
 //! A small unmap would need a window of its own for a handful of stores. In mode `fused` it waits, per CPU, for the next window
 //! that `vmalloc` or `vm_map_ram` opens there, and its stores share it. Until then the mapping still translates, and its frames
-//! stay allocated: whoever uses the address after freeing it finds the old contents instead of a fault, never somebody else's memory.
-//! (`vm_map_ram`'s caller owns its frames, and may free them at once: there, a use after unmap may reach a frame's next owner, as
-//! it may through a stale TLB entry in every mode.) At most [`MAX_DEFERRED_PAGES`](lazy::MAX_DEFERRED_PAGES) pages wait on a CPU.
+//! stay allocated, those of `vm_map_ram`'s caller too, even if the caller gives them back: whoever uses the address after freeing it
+//! finds the old contents instead of a fault, never somebody else's memory, and never a page table. At most [`MAX_DEFERRED_PAGES`](lazy::MAX_DEFERRED_PAGES) pages wait on a CPU.
 
 pub mod addresses;
 pub mod area;

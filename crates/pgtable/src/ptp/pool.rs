@@ -18,7 +18,7 @@ use crate::addr::{ENTRIES, PAGE_SIZE, PhysAddr};
 use crate::error::Error;
 use crate::ground::Ground;
 use crate::linear::Reserve;
-use crate::machine::{Event, Frames, Machine, Probe};
+use crate::machine::{Event, Flush, Frames, Machine, Probe};
 use crate::section::Section;
 use crate::table::Table;
 
@@ -134,15 +134,18 @@ impl Pool {
                 .is_ok()
     }
 
-    /// Moves half a magazine of pages in, taking a new block if none is spare.
+    /// Moves half a magazine of pages in, taking new blocks if none is spare: a block of the least order may go to the
+    /// reserve as a whole. The window of the operation that needs the pages is closed meanwhile, since a new block's key is
+    /// flushed from every CPU's TLB.
     fn refill<M: Machine, F: Frames>(
         &self,
         ground: &Ground<M, F>,
+        section: &Section<'_, M>,
         magazine: &mut Magazine,
     ) -> Result<(), Error> {
         let mut blocks = self.blocks.lock();
-        if blocks.spare == 0 {
-            self.add_block(ground, &mut blocks)?;
+        while blocks.spare == 0 {
+            section.paused(|| self.add_block(ground, &mut blocks))?;
         }
         while magazine.len < MAGAZINE / 2
             && let Some(page) = blocks.take()
@@ -179,6 +182,8 @@ impl Pool {
         Err(failure)
     }
 
+    /// Keys a new block. Kernel mappings that the frames had before may still be in TLBs, writable: they are flushed first, so that no
+    /// page-table page can be reached through one.
     fn key_block<M: Machine, F: Frames>(
         &self,
         ground: &Ground<M, F>,
@@ -186,6 +191,8 @@ impl Pool {
         order: u8,
     ) -> Result<bool, Error> {
         if ground.is_protected() {
+            ground.machine().probe().count(Event::TlbFlush, 1);
+            ground.machine().flush_tlb(Flush::AllKernel);
             ground.set_key(start, 1 << order, Pkey::PAGE_TABLES, &mut self.reserve.lock())?;
         }
         Ok(ground.is_protected())
@@ -210,7 +217,7 @@ impl<M: Machine, F: Frames> PtpAllocator<M, F> for Pool {
             match magazine.pop() {
                 Some(page) => page,
                 None => {
-                    self.refill(ground, &mut magazine)?;
+                    self.refill(ground, section, &mut magazine)?;
                     magazine.pop().ok_or(Error::OutOfMemory)?
                 }
             }

@@ -1,0 +1,20 @@
+//! A guard cannot leave the scope of the backend it borrows.
+//! expect: E0515
+
+use kpkeys::{Guard, context::PageTables, null::Null};
+
+#[cfg(feature = "misuse")]
+fn enter() -> Guard<'static, Null, PageTables> {
+    let backend = Null::new();
+    Guard::enter(&backend)
+}
+
+#[cfg(not(feature = "misuse"))]
+fn enter() -> Guard<'static, Null, PageTables> {
+    static BACKEND: Null = Null::new();
+    Guard::enter(&BACKEND)
+}
+
+fn main() {
+    let _guard = enter();
+}

@@ -1,0 +1,15 @@
+//! Only a guard for `PageTables` gives a window.
+//! expect: E0599
+
+use kpkeys::{Guard, context, null::Null};
+
+#[cfg(feature = "misuse")]
+type Entered = context::Default;
+#[cfg(not(feature = "misuse"))]
+type Entered = context::PageTables;
+
+fn main() {
+    let backend = Null::new();
+    let guard: Guard<'_, _, Entered> = Guard::enter(&backend);
+    let _ = guard.window();
+}

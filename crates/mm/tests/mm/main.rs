@@ -1,0 +1,9 @@
+//! Memory management as its callers see it, on hosted machines of both entry formats and in every protection mode.
+//!
+//! Most tests run on a guarded machine, on which a store to a page table outside a window is SIGSEGV: a test binary that dies by
+//! that signal has found one.
+
+mod bad_input;
+mod concurrency;
+mod failure;
+mod support;

@@ -1,0 +1,65 @@
+//! What the tests of the memory manager share: machines, and the account of every frame.
+
+use kpkeys_hosted::boot::{Counted, Guarded};
+use kpkeys_hosted::{HostedFormat, Setup, boot_counted, boot_guarded};
+use kpkeys_mm::{AddressSpace, Kernel};
+use kpkeys_pgtable::check::{Report, Scratch, check};
+use kpkeys_pgtable::{Config, Machine, Mode, PageRange, Root, VirtAddr};
+
+/// Makes a test of each generic function for both entry formats.
+macro_rules! for_both_formats {
+    ($($test:ident),* $(,)?) => {
+        mod aarch64 {
+            $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::Aarch64>(); })*
+        }
+        mod x86_64 {
+            $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::X86_64>(); })*
+        }
+    };
+}
+pub(crate) use for_both_formats;
+
+/// A machine of one CPU on which a stray store to a page table is SIGSEGV.
+pub fn guarded<F: HostedFormat>(mode: Mode, pages: usize) -> Kernel<Guarded<F>> {
+    boot_guarded(Setup { pages, cpus: 1, config: Config::of(mode) }).expect("the host has memory")
+}
+
+/// A machine of several CPUs.
+pub fn of_cpus<F: HostedFormat>(mode: Mode, pages: usize, cpus: usize) -> Kernel<Counted<F>> {
+    boot_counted(Setup { pages, cpus, config: Config::of(mode) }).expect("the host has memory")
+}
+
+/// The range of `pages` pages from `start`.
+pub fn range(start: u64, pages: usize) -> PageRange {
+    PageRange::new(VirtAddr(start), pages).expect("a good range")
+}
+
+/// Runs the checker over all tables, which must be as promised.
+pub fn assert_clean<M: Machine>(kernel: &Kernel<M>, users: &[&AddressSpace<'_, M>]) -> Report {
+    let memory = kernel.machine().memory();
+    let roots: Vec<&Root> = users.iter().map(|space| space.root()).collect();
+    let mut bits = vec![0; Scratch::words(&memory)];
+    let mut findings = Vec::new();
+    let report =
+        check(kernel.paging(), &roots, Scratch::new(&mut bits), |finding| findings.push(finding))
+            .expect("scratch memory of the size the checker asks for");
+    assert_eq!(findings, []);
+    report
+}
+
+/// Accounts for every frame: each is free, is a page-table page, waits in the pool to become one, or is one of `data` that the
+/// test knows to be in use.
+pub fn assert_every_frame_accounted_for<M: Machine>(
+    kernel: &Kernel<M>,
+    users: &[&AddressSpace<'_, M>],
+    data: usize,
+) {
+    let report = assert_clean(kernel, users);
+    let free = kernel.frames().free_frames();
+    let pages = kernel.machine().memory().pages;
+    assert_eq!(
+        free + report.ptps + report.spare + data,
+        pages,
+        "{free} free, {data} data, {report:?}"
+    );
+}

@@ -1,0 +1,197 @@
+//! The attacker: kernel stores to page tables, through the MMU model, with the register as it really is.
+//!
+//! Every attack is first shown to work with protection off.
+
+mod support;
+
+use kpkeys::context::PageTables;
+use kpkeys::{Guard, Pkey};
+use kpkeys_hosted::HostedFormat;
+use kpkeys_hosted::mmu::{Fault, Privilege, Want};
+use kpkeys_pgtable::entry::{Aarch64, X86_64};
+use kpkeys_pgtable::{Attrs, Level, Machine, Mode, PAGE_SIZE, PhysAddr, Root, VirtAddr};
+use support::{KERNEL, LARGE, SMALL, System, USER, configs, pages};
+
+/// A system with one user and one kernel mapping: tables of all four levels in both halves.
+fn populated<F: HostedFormat>(config: kpkeys_pgtable::Config) -> (System<F>, Root) {
+    let memory = if config.linear == Level::Pud { LARGE } else { SMALL };
+    let system = System::<F>::boot(config, memory);
+    let data = system.data_block(0);
+    system.map(system.paging.kernel(), pages(KERNEL, 1), Attrs::KERNEL_DATA, data).unwrap();
+    let user = system.new_user_root();
+    system.map(&user, pages(USER, 1), Attrs::USER_DATA, data).unwrap();
+    (system, user)
+}
+
+/// Stores the first word of a table over itself, so that an attack that works does no harm.
+fn attack<F: HostedFormat>(system: &System<F>, user: &Root, table: PhysAddr) -> Result<(), Fault> {
+    let same = system.read(table, 0);
+    system.mmu(Some(user)).store(system.linear(table), same.0)
+}
+
+/// Each table with its level, and what a store to it through the linear map comes to.
+fn attack_all<F: HostedFormat>(
+    system: &System<F>,
+    user: &Root,
+) -> Vec<(Level, PhysAddr, Result<(), Fault>)> {
+    let mut tables = system.tables(system.paging.kernel());
+    tables.extend(system.tables(user));
+    tables.into_iter().map(|(level, table)| (level, table, attack(system, user, table))).collect()
+}
+
+fn every_table_of_every_level_refuses_a_store_unless_protection_is_off<F: HostedFormat>() {
+    for config in configs() {
+        let (system, user) = populated::<F>(config);
+        let attacks = attack_all(&system, &user);
+        for level in [Level::Pte, Level::Pmd, Level::Pud, Level::Pgd] {
+            assert!(attacks.iter().any(|attack| attack.0 == level), "no {level:?} table attacked");
+        }
+        let expected =
+            if config.mode == Mode::Off { Ok(()) } else { Err(Fault::Key(Pkey::PAGE_TABLES)) };
+        for (level, table, outcome) in attacks {
+            assert_eq!(outcome, expected, "{config:?}: {level:?} table at {table:?}");
+        }
+    }
+}
+
+fn inside_a_window_the_store_goes_through_and_after_it_no_more<F: HostedFormat>() {
+    for config in configs().filter(|config| config.mode.protects()) {
+        let (system, user) = populated::<F>(config);
+        let window: Guard<'_, _, PageTables> = Guard::enter(system.machine().backend());
+        for (level, table, outcome) in attack_all(&system, &user) {
+            assert_eq!(outcome, Ok(()), "{config:?}: {level:?} table at {table:?}");
+        }
+        drop(window);
+        for (level, table, outcome) in attack_all(&system, &user) {
+            let refused = Err(Fault::Key(Pkey::PAGE_TABLES));
+            assert_eq!(outcome, refused, "{config:?}: {level:?} table at {table:?}");
+        }
+    }
+}
+
+fn data_next_to_tables_stays_writable<F: HostedFormat>() {
+    for config in configs() {
+        let (system, user) = populated::<F>(config);
+        let data = system.data_block(0);
+        let stored = system.mmu(Some(&user)).store(system.linear(data), 0x1234);
+        assert_eq!(stored, Ok(()), "{config:?}");
+        assert_eq!(system.read(data, 0).0, 0x1234);
+    }
+}
+
+fn reading_tables_needs_no_window<F: HostedFormat>() {
+    for config in configs() {
+        let (system, user) = populated::<F>(config);
+        for (level, table) in system.tables(&user) {
+            let read =
+                system.mmu(Some(&user)).access(system.linear(table), Want::Read, Privilege::Kernel);
+            assert_eq!(read, Ok(table), "{config:?}: {level:?}");
+        }
+    }
+}
+
+/// What a key's register field allows: read, write, execute.
+type Allowed = (u64, [bool; 3]);
+
+/// Intel SDM vol. 3A 5.6.2: access-disable is bit 0 of the field, write-disable bit 1; fetches are not restricted.
+const PKRS_TABLE: [Allowed; 4] = [
+    (0b00, [true, true, true]),
+    (0b01, [false, false, true]),
+    (0b10, [true, false, true]),
+    (0b11, [false, false, true]),
+];
+
+/// Arm ARM, POR_EL1: read is bit 0, execute bit 1, write bit 2. Write without read is refused for data: no context has it.
+const POR_TABLE: [Allowed; 8] = [
+    (0b000, [false, false, false]),
+    (0b001, [true, false, false]),
+    (0b010, [false, false, true]),
+    (0b011, [true, false, true]),
+    (0b100, [false, false, false]),
+    (0b101, [true, true, false]),
+    (0b110, [false, false, true]),
+    (0b111, [true, true, true]),
+];
+
+/// Every key, every register field, every access, every leaf permission, in both privileges: against the table.
+fn keys_follow_the_manual<F: HostedFormat>(bits: u32, table: &[Allowed]) {
+    let config = kpkeys_pgtable::Config { mode: Mode::Off, linear: Level::Pte, pool: false };
+    let system = System::<F>::boot(config, SMALL);
+    let data = system.data_block(0);
+    let user = system.new_user_root();
+    system.map(&user, pages(USER, 1), Attrs::USER_DATA, data).unwrap();
+    system.map(system.paging.kernel(), pages(KERNEL, 1), Attrs::KERNEL_DATA, data).unwrap();
+    let kernel_place = system.place(system.paging.kernel(), KERNEL);
+    let user_place = system.place(&user, USER);
+
+    for key in (0..F::KEYS).filter_map(Pkey::new) {
+        for (write, execute) in [(false, false), (false, true), (true, false), (true, true)] {
+            let attrs = Attrs { write, execute, key, ..Attrs::KERNEL_DATA };
+            let leaf = F::leaf(Level::Pte, data, attrs).unwrap();
+            system.plant(kernel_place.table, kernel_place.index, leaf);
+            let user_leaf = F::leaf(Level::Pte, data, Attrs { user: true, ..attrs }).unwrap();
+            system.plant(user_place.table, user_place.index, user_leaf);
+            for &(field, by_key) in table {
+                // All other keys get the opposite, so that reading another key's field would show.
+                let others = !(((1u64 << bits) - 1) << (u32::from(key.number()) * bits));
+                for rest in [0, others] {
+                    let register = field << (u32::from(key.number()) * bits) | rest;
+                    let mut mmu = system.mmu(Some(&user));
+                    mmu.register = register;
+                    let by_leaf = [true, write, execute];
+                    for (i, want) in
+                        [Want::Read, Want::Write, Want::Execute].into_iter().enumerate()
+                    {
+                        let expected = match (by_leaf[i], by_key[i]) {
+                            (false, _) => Err(Fault::Permission(Level::Pte)),
+                            (true, false) => Err(Fault::Key(key)),
+                            (true, true) => Ok(data),
+                        };
+                        let what = format!("key {key:?} field {field:#b} {want:?} {attrs:?}");
+                        assert_eq!(mmu.access(KERNEL, want, Privilege::Kernel), expected, "{what}");
+                        // The register binds supervisor pages: user pages follow another one.
+                        let expected =
+                            by_leaf[i].then_some(data).ok_or(Fault::Permission(Level::Pte));
+                        assert_eq!(mmu.access(USER, want, Privilege::User), expected, "{what}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_key_field_and_access_follows_the_intel_manual() {
+    keys_follow_the_manual::<X86_64>(2, &PKRS_TABLE);
+}
+
+#[test]
+fn every_key_field_and_access_follows_the_arm_manual() {
+    keys_follow_the_manual::<Aarch64>(4, &POR_TABLE);
+}
+
+fn what_does_not_translate_says_at_which_level<F: HostedFormat>() {
+    let (system, user) = populated::<F>(kpkeys_pgtable::Config::of(Mode::Batched));
+    let mmu = system.mmu(Some(&user));
+    let read = |va| mmu.access(va, Want::Read, Privilege::Kernel);
+    assert_eq!(read(VirtAddr(1 << 47)), Err(Fault::NotCanonical));
+    assert_eq!(read(VirtAddr(KERNEL.0 + (1 << 39))), Err(Fault::NotPresent(Level::Pgd)));
+    assert_eq!(read(VirtAddr(KERNEL.0 + (1 << 30))), Err(Fault::NotPresent(Level::Pud)));
+    assert_eq!(read(VirtAddr(KERNEL.0 + (1 << 21))), Err(Fault::NotPresent(Level::Pmd)));
+    assert_eq!(read(KERNEL.offset(PAGE_SIZE)), Err(Fault::NotPresent(Level::Pte)));
+    assert_eq!(read(USER), Err(Fault::Permission(Level::Pte)), "SMAP, PAN");
+    let by_user = mmu.access(KERNEL, Want::Read, Privilege::User);
+    assert_eq!(by_user, Err(Fault::Permission(Level::Pte)));
+    let mut no_user = mmu;
+    no_user.user_root = None;
+    let nowhere = no_user.access(USER, Want::Read, Privilege::User);
+    assert_eq!(nowhere, Err(Fault::NotPresent(Level::Pgd)));
+}
+
+for_both_formats!(
+    every_table_of_every_level_refuses_a_store_unless_protection_is_off,
+    inside_a_window_the_store_goes_through_and_after_it_no_more,
+    data_next_to_tables_stays_writable,
+    reading_tables_needs_no_window,
+    what_does_not_translate_says_at_which_level,
+);

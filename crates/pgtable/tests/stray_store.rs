@@ -1,0 +1,125 @@
+//! The oracle of all other tests: in the guarded arena a store to a page table outside a window really kills the process.
+//!
+//! The store is made by a child: this very program, told by an environment variable what to do.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus};
+
+use kpkeys::context::PageTables;
+use kpkeys::{Backend, Guard};
+use kpkeys_hosted::{HostedFormat, Setup, boot_guarded};
+use kpkeys_pgtable::entry::{Aarch64, X86_64};
+use kpkeys_pgtable::{Config, Format, Level, Machine, Mode, VirtAddr};
+
+const SIGSEGV: i32 = 11;
+const TASK: &str = "KPKEYS_STRAY_STORE";
+/// What the child prints right before its store, so that dying earlier is not taken for the proof.
+const ABOUT_TO_STORE: &str = "about to store";
+
+const LEVELS: [Level; 4] = [Level::Pte, Level::Pmd, Level::Pud, Level::Pgd];
+
+/// Does nothing unless this process is such a child.
+#[test]
+fn child() {
+    let Ok(task) = std::env::var(TASK) else { return };
+    let task: Vec<&str> = task.split(' ').collect();
+    let [format, mode, level, place] = task[..] else { panic!("{TASK} has four words") };
+    let mode = Mode::from_name(mode).expect("the parent names a mode");
+    let level = LEVELS.into_iter().find(|l| format!("{l:?}") == level).expect("and a level");
+    match format {
+        X86_64::NAME => store_over::<X86_64>(mode, level, place),
+        _ => store_over::<Aarch64>(mode, level, place),
+    }
+}
+
+/// Stores the first word of a table of the linear map over itself, through the address that page tables are stored through.
+fn store_over<F: HostedFormat>(mode: Mode, level: Level, place: &str) {
+    let config = Config { linear: Level::Pte, pool: false, ..Config::of(mode) };
+    let kernel = boot_guarded::<F>(Setup { pages: 1 << 12, cpus: 1, config }).expect("boots");
+    let machine = kernel.machine();
+    let table = find_table(&kernel, level);
+    let guard: Option<Guard<'_, _, PageTables>> =
+        (place != "outside").then(|| Guard::enter(machine.backend()));
+    let interrupted = (place == "interrupted").then(|| machine.backend().exception_entry());
+    println!("{ABOUT_TO_STORE}");
+    // SAFETY: the address is a word of the arena's view of tables, which this thread alone uses. Where the view is read-only the
+    // process ends here, which is what is tested.
+    unsafe { table.write_volatile(table.read_volatile()) };
+    if let Some(saved) = interrupted {
+        machine.backend().exception_return(saved);
+    }
+    drop(guard);
+}
+
+fn find_table<M: Machine>(kernel: &kpkeys_mm::Kernel<M>, level: Level) -> *mut u64 {
+    let (paging, machine) = (kernel.paging(), kernel.machine());
+    let va: VirtAddr = machine.memory().linear;
+    let frame = LEVELS.iter().rev().find_map(|&above| {
+        if above == Level::Pgd && level == Level::Pgd {
+            return Some(paging.kernel().frame());
+        }
+        let entry = paging.find_table(paging.kernel(), va, above)?.slot(va.index(above)).load();
+        (above.below() == Some(level)).then(|| M::Format::frame(above, entry))
+    });
+    let frame = frame.expect("the linear map of pages has tables of every level");
+    machine.table(frame).cast::<u64>().as_ptr()
+}
+
+fn run_child(format: &str, mode: Mode, level: Level, place: &str) -> ExitStatus {
+    let program = std::env::current_exe().expect("a test knows its program");
+    let output = Command::new(program)
+        .args(["--exact", "child", "--nocapture", "--test-threads=1"])
+        .env(TASK, format!("{format} {} {level:?} {place}", mode.name()))
+        .output()
+        .expect("the program can be started again");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(printed.contains(ABOUT_TO_STORE), "the child did not come that far: {printed}");
+    output.status
+}
+
+fn assert_killed(format: &str, mode: Mode, level: Level) {
+    let status = run_child(format, mode, level, "outside");
+    assert_eq!(status.signal(), Some(SIGSEGV), "{format} {mode:?} {level:?}: {status}");
+}
+
+#[test]
+fn with_protection_off_a_stray_store_goes_unnoticed() {
+    for format in [Aarch64::NAME, X86_64::NAME] {
+        for level in LEVELS {
+            let status = run_child(format, Mode::Off, level, "outside");
+            assert!(status.success(), "{format} {level:?}: {status}");
+        }
+    }
+}
+
+#[test]
+fn in_every_protecting_mode_a_stray_store_kills() {
+    for format in [Aarch64::NAME, X86_64::NAME] {
+        for mode in Mode::ALL.into_iter().filter(|mode| mode.protects()) {
+            assert_killed(format, mode, Level::Pte);
+        }
+    }
+}
+
+#[test]
+fn a_stray_store_to_a_table_of_any_level_kills() {
+    for level in LEVELS {
+        assert_killed(Aarch64::NAME, Mode::Batched, level);
+    }
+}
+
+#[test]
+fn the_same_store_inside_a_window_does_no_harm() {
+    for format in [Aarch64::NAME, X86_64::NAME] {
+        let status = run_child(format, Mode::Batched, Level::Pte, "inside");
+        assert!(status.success(), "{format}: {status}");
+    }
+}
+
+#[test]
+fn an_interrupt_handler_does_not_inherit_the_window_it_interrupted() {
+    for format in [Aarch64::NAME, X86_64::NAME] {
+        let status = run_child(format, Mode::Batched, Level::Pte, "interrupted");
+        assert_eq!(status.signal(), Some(SIGSEGV), "{format}: {status}");
+    }
+}
