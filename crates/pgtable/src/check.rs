@@ -3,8 +3,10 @@
 //! What is promised, and so what is checked:
 //!
 //! 1. every page-table page reachable from a root carries [`Pkey::PAGE_TABLES`] in the linear map;
-//! 2. nothing else does, except pages that wait in the pool to become page-table pages;
-//! 3. no mapping outside the linear map reaches a page-table page with write permission and without its key.
+//! 2. nothing else does, except pages that wait in the pool to become page-table pages, and those all do;
+//! 3. no mapping outside the linear map reaches a page-table page with write permission and without its key - or for user mode,
+//!    which the key does not bind;
+//! 4. no root has entries in a half that is not its own, except that user roots may hold the kernel root's own entries.
 //!
 //! The checker trusts nothing it reads: entries that point outside memory are findings too, and are not followed. It needs
 //! that no table changes while it runs.
@@ -28,6 +30,13 @@ pub enum Finding {
         frame: PhysAddr,
         /// The level of its entries.
         level: Level,
+        /// What the linear map says: another key, or not mapped there.
+        key: Option<Pkey>,
+    },
+    /// A page that waits in the pool to become a page-table page does not carry the key.
+    UnprotectedSpare {
+        /// The page.
+        frame: PhysAddr,
         /// What the linear map says: another key, or not mapped there.
         key: Option<Pkey>,
     },
@@ -57,6 +66,15 @@ pub enum Finding {
         /// The second address it was found for.
         address: VirtAddr,
     },
+    /// An entry of a root in a half that is not the root's: hardware would follow it, and nobody here stored it.
+    ForeignRootEntry {
+        /// The root.
+        root: PhysAddr,
+        /// The index of the entry.
+        index: usize,
+        /// The entry.
+        entry: Entry,
+    },
 }
 
 impl fmt::Display for Finding {
@@ -67,6 +85,12 @@ impl fmt::Display for Finding {
             }
             Finding::UnprotectedPtp { frame, level, key: None } => {
                 write!(f, "{level:?} table at {frame:?} is not in the linear map")
+            }
+            Finding::UnprotectedSpare { frame, key: Some(key) } => {
+                write!(f, "{frame:?} waits in the pool with key {}", key.number())
+            }
+            Finding::UnprotectedSpare { frame, key: None } => {
+                write!(f, "{frame:?} waits in the pool and is not in the linear map")
             }
             Finding::KeyedData { frame } => {
                 write!(f, "{frame:?} carries the page-table key and is no page-table page")
@@ -79,6 +103,9 @@ impl fmt::Display for Finding {
             }
             Finding::SharedPtp { frame, address } => {
                 write!(f, "{frame:?} is linked again, for {address:?}")
+            }
+            Finding::ForeignRootEntry { root, index, entry } => {
+                write!(f, "{entry:?} at index {index} of the root {root:?} is in the wrong half")
             }
         }
     }
@@ -139,8 +166,14 @@ pub fn check<M: Machine, F: Frames>(
     }
     let mut walk = Walk { paging, memory, report: Report::default(), found: &mut found };
     walk.mark_tables(paging.kernel(), KERNEL_HALF, &mut scratch);
+    walk.find_foreign_entries(paging.kernel(), USER_HALF, |_| Entry::EMPTY);
     for user in users {
         walk.mark_tables(user, USER_HALF, &mut scratch);
+        let kernel = paging.root_table(paging.kernel());
+        let shared = M::Format::USER_ROOT_HAS_KERNEL_HALF;
+        walk.find_foreign_entries(user, KERNEL_HALF, |index| {
+            if shared { kernel.slot(index).load() } else { Entry::EMPTY }
+        });
     }
     if paging.is_protected() {
         walk.mark_spares(&mut scratch);
@@ -174,6 +207,22 @@ impl<M: Machine, F: Frames> Walk<'_, M, F> {
     ) {
         self.mark(root.frame(), Level::Pgd, VirtAddr(0), marks);
         self.mark_below(self.paging.root_table(root), Level::Pgd, entries, 0, marks);
+    }
+
+    /// Entries of the half of a root that is not its own, other than `allowed`.
+    fn find_foreign_entries(
+        &mut self,
+        root: &Root,
+        half: core::ops::Range<usize>,
+        allowed: impl Fn(usize) -> Entry,
+    ) {
+        let table = self.paging.root_table(root);
+        for index in half {
+            let entry = table.slot(index).load();
+            if !entry.is_empty() && entry != allowed(index) {
+                self.find(Finding::ForeignRootEntry { root: root.frame(), index, entry });
+            }
+        }
     }
 
     /// Counts and marks one table and checks its key. False if it was met before.
@@ -228,6 +277,10 @@ impl<M: Machine, F: Frames> Walk<'_, M, F> {
         paging.ptps().for_each_keyed_spare(&mut |frame| {
             if marks.mark(self.memory.frame_number(frame)) {
                 self.report.spare += 1;
+                let key = paging.memory_pkey(frame);
+                if key != Some(Pkey::PAGE_TABLES) {
+                    self.find(Finding::UnprotectedSpare { frame, key });
+                }
             } else {
                 self.find(Finding::SharedPtp { frame, address: VirtAddr(0) });
             }
@@ -272,7 +325,9 @@ impl<M: Machine, F: Frames> Walk<'_, M, F> {
     }
 
     fn check_leaf(&mut self, level: Level, entry: Entry, address: u64, marks: &Scratch<'_>) {
-        if !M::Format::is_writable(entry) || M::Format::key(entry) == Pkey::PAGE_TABLES {
+        // The protection register binds kernel pages alone: a key on a user page protects nothing.
+        let is_bound = !M::Format::attrs(entry).user && M::Format::key(entry) == Pkey::PAGE_TABLES;
+        if !M::Format::is_writable(entry) || is_bound {
             return;
         }
         let start = M::Format::frame(level, entry);

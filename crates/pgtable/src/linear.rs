@@ -136,6 +136,22 @@ impl Linear {
         unsafe { Table::at(machine, self.root) }
     }
 
+    /// Where the linear map has frames whose key is to change, if they may be given this key.
+    pub(crate) fn key_range<F: Format>(
+        &self,
+        start: PhysAddr,
+        pages: usize,
+        key: Pkey,
+    ) -> Result<PageRange, Error> {
+        if !start.is_aligned(PAGE_SIZE) || !self.memory.contains(start, pages) {
+            return Err(Error::OutsideLinearMap(start, pages));
+        }
+        if key.number() >= F::KEYS {
+            return Err(Error::KeyOutOfRange(key));
+        }
+        Ok(PageRange::new(self.memory.linear_address(start), pages)?)
+    }
+
     /// See [`Ground::set_key`](crate::ground::Ground::set_key).
     pub(crate) fn set_key<M: Machine>(
         &self,
@@ -145,13 +161,7 @@ impl Linear {
         key: Pkey,
         reserve: &mut Reserve,
     ) -> Result<(), Error> {
-        if !start.is_aligned(PAGE_SIZE) || !self.memory.contains(start, pages) {
-            return Err(Error::OutsideLinearMap(start, pages));
-        }
-        if key.number() >= M::Format::KEYS {
-            return Err(Error::KeyOutOfRange(key));
-        }
-        let range = PageRange::new(self.memory.linear_address(start), pages)?;
+        let range = self.key_range::<M::Format>(start, pages, key)?;
         let _locked = self.lock.lock();
         match self.leaf_of(section.machine(), range.start()) {
             // One page of a map of pages, by far the most common change: there is nothing to split.

@@ -266,8 +266,9 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         if pages >= block.entry_pages()
             && va.is_aligned(block.entry_bytes())
             && pa.is_aligned(block.entry_bytes())
+            && self.map_block(section, root, va, pa, attrs)?
         {
-            return self.map_block(section, root, va, pa, attrs);
+            return Ok(block.entry_pages());
         }
         let template = leaf_template::<M::Format>(attrs)?;
         let aligned = va.is_aligned(CONT_BYTES) && pa.is_aligned(CONT_BYTES);
@@ -282,6 +283,8 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         Ok(run)
     }
 
+    /// Maps a 2 MiB block; false if a table is linked there. It may be an empty one, left by mappings that were there before:
+    /// tables are not freed on unmap, and it takes pages as well.
     fn map_block(
         &self,
         section: &Section<'_, M>,
@@ -289,14 +292,18 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         va: VirtAddr,
         pa: PhysAddr,
         attrs: Attrs,
-    ) -> Result<usize, Error> {
+    ) -> Result<bool, Error> {
         let entry = M::Format::leaf(Level::Pmd, pa, attrs).ok_or(Error::NotMappable(pa))?;
         let slot = self.table_for(section, root, va, Level::Pmd)?.slot(va.index(Level::Pmd));
-        if !slot.load().is_empty() {
+        let now = slot.load();
+        if M::Format::is_table(Level::Pmd, now) {
+            return Ok(false);
+        }
+        if !now.is_empty() {
             return Err(Error::AlreadyMapped(va));
         }
         section.set_upper(slot, entry);
-        Ok(Level::Pmd.entry_pages())
+        Ok(true)
     }
 
     fn unmap_block(

@@ -40,7 +40,7 @@ impl Buddy {
     /// [`Error::OutOfMemory`].
     #[inline]
     pub(crate) fn new_folio<M: Machine>(&self, machine: &M, order: u8) -> Result<PhysAddr, Error> {
-        let head = self.take(order).ok_or(Error::OutOfMemory)?;
+        let head = self.take_movable(order).ok_or(Error::OutOfMemory)?;
         let meta = self.meta(head);
         meta.refs.store(1, Ordering::Relaxed);
         meta.maps.store(0, Ordering::Relaxed);

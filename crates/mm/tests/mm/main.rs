@@ -6,4 +6,6 @@
 mod bad_input;
 mod concurrency;
 mod failure;
+mod space_model;
 mod support;
+mod vmalloc_model;

@@ -100,7 +100,7 @@ impl Format for Aarch64 {
         let user = entry.0 & EL0 != 0;
         let never = if user { USER_EXECUTE_NEVER } else { PRIVILEGED_EXECUTE_NEVER };
         Attrs {
-            write: entry.0 & WRITE != 0,
+            write: Self::is_writable(entry),
             execute: entry.0 & never == 0,
             user,
             young: entry.0 & ACCESS_FLAG != 0,
@@ -121,7 +121,8 @@ impl Format for Aarch64 {
 
     #[inline(always)]
     fn is_writable(entry: Entry) -> bool {
-        entry.0 & WRITE != 0
+        // Either bit alone lets some CPU write. The format always sets `READ_ONLY` where it takes `WRITE` away; an attacker need not.
+        entry.0 & (WRITE | READ_ONLY) != READ_ONLY
     }
 
     #[inline(always)]

@@ -33,6 +33,10 @@ const MAGAZINES: usize = 64;
 const BLOCKS: usize = 512;
 /// Spare pages that shrinking leaves.
 const KEEP: usize = 16;
+/// Pages from one that is handed out to the next: odd, so that every page's turn comes. Tables that are walked side by side, as a
+/// fork's are, would lie at equal offsets of different blocks if pages were handed out in order, and evict one another from caches
+/// (a fork of small pages took 40 % longer on an AMD EPYC).
+const STRIDE: usize = 197;
 
 /// The keyed pool.
 pub struct Pool {
@@ -59,6 +63,8 @@ struct Block {
     order: u8,
     keyed: bool,
     free: usize,
+    /// The page handed out last.
+    cursor: usize,
     /// One bit a page, set while it is free.
     map: [u64; ENTRIES / 64],
 }
@@ -118,9 +124,12 @@ impl Pool {
         pages: usize,
         key: Pkey,
     ) -> Result<(), Error> {
+        // A bad request is refused before a block is taken for it.
+        ground.linear().key_range::<M::Format>(start, pages, key)?;
         let mut blocks = self.blocks.lock();
         if blocks.spare < Reserve::CAPACITY {
-            self.add_block(ground, &mut blocks)?;
+            // Whether the pages that are left suffice is found out below: most changes split nothing.
+            let _ = self.add_block(ground, &mut blocks);
         }
         self.top_up_reserve(ground, &mut blocks);
         ground.set_key(start, pages, key, &mut self.reserve.lock())
@@ -245,16 +254,16 @@ impl<M: Machine, F: Frames> PtpAllocator<M, F> for Pool {
 
     fn enable_protection(&self, ground: &Ground<M, F>) -> Result<(), Error> {
         let mut blocks = self.blocks.lock();
-        self.top_up_reserve(ground, &mut blocks);
-        let len = blocks.len;
-        for block in &mut blocks.blocks[..len] {
-            ground.set_key(
-                block.start,
-                block.pages(),
-                Pkey::PAGE_TABLES,
-                &mut self.reserve.lock(),
-            )?;
+        let mut i = 0;
+        while i < blocks.len {
+            // Keying this block may split blocks of the linear map. Blocks taken for that are keyed in their turn.
+            self.top_up_reserve(ground, &mut blocks);
+            while !self.reserve.lock().is_full() && self.add_block(ground, &mut blocks).is_ok() {}
+            let block = &mut blocks.blocks[i];
+            let mut reserve = self.reserve.lock();
+            ground.set_key(block.start, block.pages(), Pkey::PAGE_TABLES, &mut reserve)?;
             block.keyed = true;
+            i += 1;
         }
         Ok(())
     }
@@ -313,8 +322,14 @@ impl Blocks {
 }
 
 impl Block {
-    const NONE: Block =
-        Block { start: PhysAddr(0), order: 0, keyed: false, free: 0, map: [0; ENTRIES / 64] };
+    const NONE: Block = Block {
+        start: PhysAddr(0),
+        order: 0,
+        keyed: false,
+        free: 0,
+        cursor: 0,
+        map: [0; ENTRIES / 64],
+    };
 
     fn new(start: PhysAddr, order: u8, keyed: bool) -> Block {
         let mut block = Block { start, order, keyed, free: 1 << order, ..Block::NONE };
@@ -332,12 +347,25 @@ impl Block {
         page >= self.start && page < self.start.offset(self.pages() as u64 * PAGE_SIZE)
     }
 
+    /// A free page, a stride on from the last one handed out.
     fn take(&mut self) -> Option<PhysAddr> {
-        let word = self.map.iter().position(|&bits| bits != 0)?;
-        let bit = self.map[word].trailing_zeros() as usize;
-        self.map[word] &= self.map[word] - 1;
+        self.cursor = (self.cursor + STRIDE) % self.pages();
+        let index = self.first_free_from(self.cursor)?;
+        self.map[index / 64] &= !(1 << (index % 64));
         self.free -= 1;
-        Some(self.page(word * 64 + bit))
+        Some(self.page(index))
+    }
+
+    /// The first free page at or behind an index, going round.
+    fn first_free_from(&self, index: usize) -> Option<usize> {
+        let bit_in = |word: usize, bits: u64| {
+            (bits != 0).then(|| word * 64 + bits.trailing_zeros() as usize)
+        };
+        let (word, words) = (index / 64, self.pages().div_ceil(64));
+        let behind = bit_in(word, self.map[word] & (!0 << (index % 64)));
+        behind.or_else(|| {
+            (1..=words).map(|i| (word + i) % words).find_map(|word| bit_in(word, self.map[word]))
+        })
     }
 
     fn put(&mut self, page: PhysAddr) {

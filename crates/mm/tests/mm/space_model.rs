@@ -1,0 +1,502 @@
+//! User address spaces against a plain model, by random sequences of everything a process can ask for.
+//!
+//! The model knows no page tables: for each process and page, which mapping it is in, whether it is there, in which frame, what it
+//! holds, and whether it may be written without a fault. After every operation the MMU model must say the same of the real tables.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kpkeys_hosted::HostedFormat;
+use kpkeys_hosted::boot::Guarded;
+use kpkeys_hosted::mmu::{Mmu, Privilege, Want};
+use kpkeys_mm::{AddressSpace, Error, Kernel, MapFlags};
+use kpkeys_pgtable::{Machine, Mode, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::support::{assert_every_frame_accounted_for, for_both_formats, guarded, range};
+
+/// Sequences for each format and mode, and their length.
+const SEQUENCES: u32 = 24;
+const OPERATIONS: usize = 64;
+const _: () = assert!(SEQUENCES as usize * OPERATIONS * Mode::ALL.len() * 2 >= 10_000);
+
+const PROCESSES: usize = 3;
+/// Pages that sequences touch: two whole PTE tables, and a little on either side.
+const REGION: usize = EDGE + 2 * 512 + EDGE;
+const EDGE: usize = 64;
+/// The first page lies below 512 GiB, so that even PUD tables differ.
+const START: u64 = (1 << 39) - EDGE as u64 * PAGE_SIZE;
+
+#[derive(Clone, Debug)]
+enum Operation {
+    Mmap {
+        first: usize,
+        pages: usize,
+        write: bool,
+        huge: bool,
+    },
+    Munmap {
+        first: usize,
+        pages: usize,
+    },
+    Mprotect {
+        first: usize,
+        pages: usize,
+        write: bool,
+    },
+    Populate {
+        first: usize,
+        pages: usize,
+    },
+    Discard {
+        first: usize,
+        pages: usize,
+    },
+    Fault {
+        page: usize,
+        write: bool,
+    },
+    /// A program's store: the access, the fault if there is one, the access again.
+    Store {
+        page: usize,
+        value: u64,
+    },
+    Fork,
+    Exit,
+}
+
+/// An operation, and the process that asks for it.
+fn operation() -> impl Strategy<Value = (usize, Operation)> {
+    let span = || {
+        let pages = prop_oneof![4 => 1..24_usize, 1 => 1..=REGION];
+        (0..REGION, pages).prop_map(|(first, pages)| (first, pages.min(REGION - first)))
+    };
+    let page = 0..REGION;
+    let operation = prop_oneof![
+        3 => (span(), any::<bool>(), any::<bool>()).prop_map(|((first, pages), read_only, huge)| {
+            Operation::Mmap { first, pages, write: !read_only || huge, huge }
+        }),
+        // Of a size that large folios fit.
+        2 => (0..EDGE, any::<bool>()).prop_map(|(first, huge)| {
+            Operation::Mmap { first, pages: REGION - first - 8, write: true, huge }
+        }),
+        2 => span().prop_map(|(first, pages)| Operation::Munmap { first, pages }),
+        2 => (span(), any::<bool>()).prop_map(|((first, pages), write)| Operation::Mprotect { first, pages, write }),
+        3 => span().prop_map(|(first, pages)| Operation::Populate { first, pages }),
+        1 => span().prop_map(|(first, pages)| Operation::Discard { first, pages }),
+        3 => (page.clone(), any::<bool>()).prop_map(|(page, write)| Operation::Fault { page, write }),
+        6 => (page, any::<u64>()).prop_map(|(page, value)| Operation::Store { page, value }),
+        2 => Just(Operation::Fork),
+        1 => Just(Operation::Exit),
+    ];
+    (0..PROCESSES, operation)
+}
+
+/// A frame, by the folio it belongs to and its place in it.
+type Frame = (usize, usize);
+
+#[derive(Clone, Debug)]
+struct Page {
+    /// Pages of one mapping bear the same number.
+    mapping: usize,
+    write: bool,
+    huge: bool,
+    present: Option<Present>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Present {
+    frame: Frame,
+    value: u64,
+    /// A store needs no fault.
+    writable: bool,
+}
+
+/// One process of the model.
+#[derive(Clone, Default)]
+struct Process {
+    pages: BTreeMap<usize, Page>,
+}
+
+/// All processes of the model, and what they share.
+#[derive(Default)]
+struct Model {
+    processes: Vec<Process>,
+    /// Pages of each folio, and how many mapped entries refer to it.
+    folios: BTreeMap<usize, (usize, usize)>,
+    next_number: usize,
+}
+
+impl Model {
+    fn number(&mut self) -> usize {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    fn unmap(&mut self, process: usize, pages: impl Iterator<Item = usize>) {
+        for page in pages {
+            let present =
+                self.processes[process].pages.get_mut(&page).and_then(|page| page.present.take());
+            if let Some(present) = present {
+                self.forget(present.frame);
+            }
+        }
+    }
+
+    fn forget(&mut self, frame: Frame) {
+        let (_, references) = self.folios.get_mut(&frame.0).expect("a mapped frame has a folio");
+        *references -= 1;
+        if *references == 0 {
+            self.folios.remove(&frame.0);
+        }
+    }
+
+    /// Cuts a mapping in two where a range ends inside it.
+    fn split_at(&mut self, process: usize, at: usize) {
+        let upper = self.number();
+        let pages = &mut self.processes[process].pages;
+        let below = at.checked_sub(1).and_then(|below| pages.get(&below)).map(|page| page.mapping);
+        for (_, page) in pages.range_mut(at..).take_while(|(_, page)| Some(page.mapping) == below) {
+            page.mapping = upper;
+        }
+    }
+
+    /// The first page of a range that is in no mapping.
+    fn gap(&self, process: usize, first: usize, pages: usize) -> Option<usize> {
+        (first..first + pages).find(|page| !self.processes[process].pages.contains_key(page))
+    }
+
+    fn mmap(
+        &mut self,
+        process: usize,
+        first: usize,
+        pages: usize,
+        write: bool,
+        huge: bool,
+    ) -> Result<(), Error> {
+        if self.processes[process].pages.range(first..first + pages).next().is_some() {
+            return Err(Error::Occupied(region(first, pages)));
+        }
+        let mapping = self.number();
+        let new =
+            (first..first + pages).map(|page| (page, Page { mapping, write, huge, present: None }));
+        self.processes[process].pages.extend(new);
+        Ok(())
+    }
+
+    fn munmap(&mut self, process: usize, first: usize, pages: usize) {
+        self.split_at(process, first);
+        self.split_at(process, first + pages);
+        self.unmap(process, first..first + pages);
+        self.processes[process].pages.retain(|page, _| !(first..first + pages).contains(page));
+    }
+
+    fn mprotect(
+        &mut self,
+        process: usize,
+        first: usize,
+        pages: usize,
+        write: bool,
+    ) -> Result<(), Error> {
+        if let Some(gap) = self.gap(process, first, pages) {
+            return Err(Error::NotMapped(address(gap)));
+        }
+        self.split_at(process, first);
+        self.split_at(process, first + pages);
+        for (_, page) in self.processes[process].pages.range_mut(first..first + pages) {
+            page.write = write;
+            if let Some(present) = &mut page.present {
+                // Permission is taken at once, and given by the next fault.
+                present.writable &= write;
+            }
+        }
+        Ok(())
+    }
+
+    fn populate(&mut self, process: usize, first: usize, pages: usize) -> Result<(), Error> {
+        if let Some(gap) = self.gap(process, first, pages) {
+            return Err(Error::NotMapped(address(gap)));
+        }
+        for page in first..first + pages {
+            let now = &self.processes[process].pages[&page];
+            if !now.write {
+                return Err(Error::Forbidden(address(page)));
+            }
+            if now.present.is_none() {
+                self.first_touch(process, page);
+            }
+        }
+        Ok(())
+    }
+
+    /// A large folio if the mapping asks for it, reaches over the whole 2 MiB, and none of them is there yet; a page otherwise.
+    fn first_touch(&mut self, process: usize, page: usize) {
+        let folio = self.number();
+        let pages = &mut self.processes[process].pages;
+        let Page { mapping, write, huge, .. } = pages[&page];
+        let table = (page + 512 - EDGE) / 512 * 512;
+        let whole = table.saturating_sub(512 - EDGE)..table + EDGE;
+        let fits = huge
+            && whole.len() == 512
+            && whole.clone().all(|page| {
+                pages
+                    .get(&page)
+                    .is_some_and(|page| page.mapping == mapping && page.present.is_none())
+            });
+        let touched = if fits { whole } else { page..page + 1 };
+        self.folios.insert(folio, (touched.len(), touched.len()));
+        for (index, page) in touched.enumerate() {
+            let present = Present { frame: (folio, index), value: 0, writable: write };
+            pages.get_mut(&page).expect("in the mapping").present = Some(present);
+        }
+    }
+
+    fn fault(&mut self, process: usize, page: usize, write: bool) -> Result<(), Error> {
+        let Some(now) = self.processes[process].pages.get(&page) else {
+            return Err(Error::NotMapped(address(page)));
+        };
+        if write && !now.write {
+            return Err(Error::Forbidden(address(page)));
+        }
+        match now.present {
+            None => self.first_touch(process, page),
+            Some(present) if write && !present.writable => {
+                self.make_writable(process, page, present)
+            }
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Copies a page unless it is a folio of its own that nobody else refers to.
+    fn make_writable(&mut self, process: usize, page: usize, now: Present) {
+        let frame = if self.folios[&now.frame.0] == (1, 1) {
+            now.frame
+        } else {
+            let copy = self.number();
+            self.folios.insert(copy, (1, 1));
+            self.forget(now.frame);
+            (copy, 0)
+        };
+        let page = self.processes[process].pages.get_mut(&page).expect("a page that is there");
+        page.present = Some(Present { frame, writable: true, ..now });
+    }
+
+    fn fork(&mut self, process: usize) {
+        for page in self.processes[process].pages.values_mut() {
+            if let Some(present) = &mut page.present {
+                present.writable = false;
+                self.folios.get_mut(&present.frame.0).expect("a mapped frame has a folio").1 += 1;
+            }
+        }
+        self.processes.push(self.processes[process].clone());
+    }
+
+    fn exit(&mut self, process: usize) {
+        self.unmap(process, 0..REGION);
+        self.processes.swap_remove(process);
+    }
+
+    /// Frames of data in use.
+    fn frames(&self) -> usize {
+        self.folios.values().map(|(pages, _)| pages).sum()
+    }
+}
+
+fn address(page: usize) -> VirtAddr {
+    VirtAddr(START).offset_pages(page)
+}
+
+fn region(first: usize, pages: usize) -> PageRange {
+    range(address(first).0, pages)
+}
+
+/// The real thing beside the model.
+struct Pair<'k, F: HostedFormat> {
+    kernel: &'k Kernel<Guarded<F>>,
+    model: Model,
+    spaces: Vec<AddressSpace<'k, Guarded<F>>>,
+}
+
+impl<'k, F: HostedFormat> Pair<'k, F> {
+    fn new(kernel: &'k Kernel<Guarded<F>>) -> Self {
+        let mut pair = Pair { kernel, model: Model::default(), spaces: Vec::new() };
+        pair.start_process();
+        pair
+    }
+
+    fn start_process(&mut self) {
+        self.spaces.push(AddressSpace::new(self.kernel).expect("memory"));
+        self.model.processes.push(Process::default());
+    }
+
+    fn apply(&mut self, process: usize, operation: Operation) {
+        let process = process % self.spaces.len();
+        let may_fork = self.spaces.len() < PROCESSES;
+        let (space, model) = (&mut self.spaces[process], &mut self.model);
+        match operation {
+            Operation::Mmap { first, pages, write, huge } => {
+                let order = if huge { MapFlags::HUGE_DATA.order } else { 0 };
+                let flags = MapFlags { write, execute: false, order };
+                assert_eq!(
+                    space.mmap(region(first, pages), flags),
+                    model.mmap(process, first, pages, write, huge)
+                );
+            }
+            Operation::Munmap { first, pages } => {
+                assert_eq!(space.munmap(region(first, pages)), Ok(()));
+                model.munmap(process, first, pages);
+            }
+            Operation::Mprotect { first, pages, write } => {
+                assert_eq!(
+                    space.mprotect(region(first, pages), write),
+                    model.mprotect(process, first, pages, write)
+                );
+            }
+            Operation::Populate { first, pages } => {
+                assert_eq!(
+                    space.populate(region(first, pages)),
+                    model.populate(process, first, pages)
+                );
+            }
+            Operation::Discard { first, pages } => {
+                space.discard(region(first, pages));
+                model.unmap(process, first..first + pages);
+            }
+            Operation::Fault { page, write } => {
+                assert_eq!(space.fault(address(page), write), model.fault(process, page, write));
+            }
+            Operation::Store { page, value } => self.store(process, page, value),
+            Operation::Fork if may_fork => {
+                let child = space.fork().expect("memory");
+                model.fork(process);
+                self.spaces.push(child);
+            }
+            Operation::Fork | Operation::Exit => {
+                self.spaces.swap_remove(process);
+                model.exit(process);
+                if self.spaces.is_empty() {
+                    self.start_process();
+                }
+            }
+        }
+    }
+
+    fn store(&mut self, process: usize, page: usize, value: u64) {
+        if self.access(process, page, Want::Write).is_none() {
+            let result = self.spaces[process].fault(address(page), true);
+            assert_eq!(result, self.model.fault(process, page, true));
+            if result.is_err() {
+                return;
+            }
+        }
+        let pa = self.access(process, page, Want::Write).expect("a store succeeds after its fault");
+        self.kernel.frames().will_write(pa);
+        // SAFETY: a page of the process's own, as the translation says, of which there are no references.
+        unsafe { self.kernel.machine().data(pa).cast::<u64>().write(value) };
+        let page =
+            self.model.processes[process].pages.get_mut(&page).expect("a page that can be written");
+        page.present.as_mut().expect("a page that can be written").value = value;
+    }
+
+    /// Where an access of the process goes.
+    fn access(&self, process: usize, page: usize, want: Want) -> Option<PhysAddr> {
+        let root = Some(self.spaces[process].root().frame());
+        let mmu = Mmu::new(self.kernel.machine(), self.kernel.paging().kernel().frame(), root, 0);
+        mmu.access(address(page), want, Privilege::User).ok()
+    }
+
+    /// The tables say of every page what the model says.
+    fn compare(&self) {
+        let (mut frames, mut addresses) = (BTreeMap::new(), BTreeSet::new());
+        for (process, space) in self.spaces.iter().enumerate() {
+            let pages = &self.model.processes[process].pages;
+            for page in 0..REGION {
+                let expected = pages.get(&page).and_then(|page| page.present);
+                let read = self.access(process, page, Want::Read);
+                let write = self.access(process, page, Want::Write);
+                assert_eq!(read.is_some(), expected.is_some(), "process {process} page {page}");
+                assert_eq!(
+                    write.is_some(),
+                    expected.is_some_and(|present| present.writable),
+                    "process {process} page {page}"
+                );
+                assert_eq!(self.access(process, page, Want::Execute), None);
+                let (Some(pa), Some(present)) = (read, expected) else { continue };
+                // SAFETY: a frame of data that is mapped, of which there are no references.
+                let value = unsafe { self.kernel.machine().data(pa).cast::<u64>().read() };
+                assert_eq!(value, present.value, "process {process} page {page}");
+                // Two pages are in one frame exactly if the model says so.
+                addresses.insert(pa);
+                assert_eq!(
+                    *frames.entry(present.frame).or_insert(pa),
+                    pa,
+                    "process {process} page {page}"
+                );
+            }
+            let present = pages.values().filter(|page| page.present.is_some()).count();
+            assert_eq!(space.mapped_pages(), present);
+            self.compare_mappings(space, pages);
+        }
+        assert_eq!(addresses.len(), frames.len(), "different frames are at different addresses");
+    }
+
+    fn compare_mappings(
+        &self,
+        space: &AddressSpace<'_, Guarded<F>>,
+        pages: &BTreeMap<usize, Page>,
+    ) {
+        let mapped = space.mappings().flat_map(|(range, flags)| {
+            (0..range.pages()).map(move |page| (range.start().offset_pages(page), flags.write))
+        });
+        let expected = pages.iter().map(|(&page, now)| (address(page), now.write));
+        assert!(mapped.eq(expected), "mappings differ");
+    }
+
+    fn finish(self) {
+        let users: Vec<_> = self.spaces.iter().collect();
+        assert_every_frame_accounted_for(self.kernel, &users, self.model.frames());
+        drop(self.spaces);
+        assert_every_frame_accounted_for(self.kernel, &[], 0);
+    }
+}
+
+/// 8,192 frames: three processes with every page of the region in a frame of its own, twice over, so that 2 MiB are always to be had.
+fn run<F: HostedFormat>(mode: Mode) {
+    let config = Config { cases: SEQUENCES, failure_persistence: None, ..Config::default() };
+    let sequence = prop::collection::vec(operation(), OPERATIONS);
+    let result = TestRunner::new(config).run(&sequence, |operations| {
+        let kernel = guarded::<F>(mode, 8192);
+        let mut pair = Pair::new(&kernel);
+        for (process, operation) in operations {
+            pair.apply(process, operation);
+            pair.compare();
+        }
+        pair.finish();
+        Ok(())
+    });
+    result.unwrap_or_else(|failure| panic!("{mode:?}: {failure}"));
+}
+
+fn spaces_do_what_the_model_does_off<F: HostedFormat>() {
+    run::<F>(Mode::Off);
+}
+
+fn spaces_do_what_the_model_does_unbatched<F: HostedFormat>() {
+    run::<F>(Mode::Unbatched);
+}
+
+fn spaces_do_what_the_model_does_batched<F: HostedFormat>() {
+    run::<F>(Mode::Batched);
+}
+
+fn spaces_do_what_the_model_does_fused<F: HostedFormat>() {
+    run::<F>(Mode::Fused);
+}
+
+for_both_formats!(
+    spaces_do_what_the_model_does_off,
+    spaces_do_what_the_model_does_unbatched,
+    spaces_do_what_the_model_does_batched,
+    spaces_do_what_the_model_does_fused,
+);

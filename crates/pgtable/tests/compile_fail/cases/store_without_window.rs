@@ -1,0 +1,17 @@
+//! An entry cannot be stored without a window.
+//! expect: E0061
+
+use kpkeys::{Backend, Guard, context::PageTables};
+use kpkeys_pgtable::table::Slot;
+use kpkeys_pgtable::{Entry, store};
+
+pub fn stray<B: Backend>(backend: &B, slot: Slot<'_>) {
+    let guard: Guard<'_, B, PageTables> = Guard::enter(backend);
+    #[cfg(feature = "misuse")]
+    store::set(slot, Entry::EMPTY);
+    #[cfg(not(feature = "misuse"))]
+    store::set(&guard.window(), slot, Entry::EMPTY);
+    drop(guard);
+}
+
+fn main() {}
