@@ -256,10 +256,10 @@ impl Advice {
         Self::ALL.into_iter().find(|&advice| advice as u64 == value)
     }
 
-    /// True when the pages are gone, or may be, after it.
+    /// True when the pages are gone after it.
     pub fn drops_pages(self) -> bool {
-        use Advice::{DontNeed, DontNeedLocked, Free, GuardInstall, Remove};
-        matches!(self, DontNeed | DontNeedLocked | Free | GuardInstall | Remove)
+        use Advice::{DontNeed, DontNeedLocked, GuardInstall, Remove};
+        matches!(self, DontNeed | DontNeedLocked | GuardInstall | Remove)
     }
 
     /// True when every page is present after it.

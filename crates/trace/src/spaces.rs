@@ -68,6 +68,8 @@ pub enum SpaceOp {
     },
     /// Pages are dropped, the mapping stays.
     Discard(PageRange),
+    /// Pages are not in use and may be taken back; they stay present until somebody does.
+    MarkUnused(PageRange),
     /// Pages become present without a fault each.
     Populate(PageRange),
     /// What later copies do with a range changes.
@@ -299,6 +301,8 @@ fn advised(range: PageRange, advice: Advice) -> Option<SpaceOp> {
         Advice::DontFork => on_copy(CopyPolicy::Skip),
         Advice::WipeOnFork => on_copy(CopyPolicy::Wipe),
         Advice::DoFork | Advice::KeepOnFork => on_copy(CopyPolicy::Copy),
+        // The kernel takes these back under memory pressure alone.
+        Advice::Free => Some(SpaceOp::MarkUnused(range)),
         advice if advice.drops_pages() => Some(SpaceOp::Discard(range)),
         advice if advice.populates() => Some(SpaceOp::Populate(range)),
         // Huge pages and guards change nothing that is mapped now.

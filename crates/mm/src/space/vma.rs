@@ -126,7 +126,9 @@ impl<'k> Vmas<'k> {
     pub(super) fn join_in(&mut self, range: PageRange) {
         let before = self.by_start.range(..range.start().0).next_back();
         let mut at = before.map_or(range.start().0, |(&start, _)| start);
-        while let Some(vma) = self.by_start.range(at..=range.end().0).next().map(|(_, vma)| *vma) {
+        while at <= range.end().0
+            && let Some(vma) = self.by_start.range(at..=range.end().0).next().map(|(_, vma)| *vma)
+        {
             let next = self.by_start.get(&vma.range.end().0);
             if let Some(both) = next.and_then(|next| vma.joined(next)) {
                 self.by_start.remove(&vma.range.end().0);
@@ -223,11 +225,11 @@ impl<'k> Vmas<'k> {
         self.touching(range).filter_map(move |vma| intersection(vma.range, range))
     }
 
-    /// Takes out the mappings inside a range that was split at.
-    pub(super) fn remove_inside(&mut self, range: PageRange) {
-        let mut from_start = self.by_start.split_off(&range.start().0);
-        let mut behind = from_start.split_off(&range.end().0);
-        self.by_start.append(&mut behind);
+    /// Takes out mappings, each given by its whole range.
+    pub(super) fn remove(&mut self, ranges: &[PageRange]) {
+        for range in ranges {
+            self.by_start.remove(&range.start().0);
+        }
     }
 
     /// The end of the mapping before a range, and the start of the one behind it: what page tables may be freed between.
