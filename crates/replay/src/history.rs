@@ -1,7 +1,7 @@
 //! A trace as steps in memory, so that a timed replay reads and decodes nothing.
 
 use kpkeys_trace::{
-    Damage, Header, Kinds, Spaces, SpaceId, SpaceOp, Summary, TraceError, TraceReader, Trailer,
+    Damage, Header, Kinds, SpaceId, SpaceOp, Spaces, Summary, TraceError, TraceReader, Trailer,
 };
 
 use crate::stage;
@@ -16,7 +16,9 @@ pub enum HistoryError {
     #[error("it has pages of {} KiB; tables here have pages of 4 KiB", 1u64 << (.0 - 10))]
     PageSize(u8),
     /// It has no faults, which are what page tables are filled by.
-    #[error("it holds no page faults: recording them needs perf events (`kpkeys trace info` lists what was recorded)")]
+    #[error(
+        "it holds no page faults: recording them needs perf events (`kpkeys trace info` lists what was recorded)"
+    )]
     NoFaults,
 }
 
@@ -48,7 +50,8 @@ impl History {
             return Err(HistoryError::NoFaults);
         }
         let steps = steps(&mut reader)?;
-        let at_its_end = TraceError::Truncated { offset: bytes.len() as u64, inside: "the trailer" };
+        let at_its_end =
+            TraceError::Truncated { offset: bytes.len() as u64, inside: "the trailer" };
         let trailer = *reader.trailer().ok_or(at_its_end)?;
         let summary = Summary::of(&mut TraceReader::new(bytes, Damage::Refuse)?)?;
         Ok(History { header, trailer, summary, steps })
@@ -63,8 +66,9 @@ impl History {
     pub fn memory_pages(&self) -> usize {
         let touched = self.summary.peak_touched_pages + stage::FILE_PAGES as u64;
         let tables = self.summary.peak_spaces * TABLES_OF_A_SPACE;
-        // Fault-around makes tables where no touched page is, and linear-map tables come on top: an eighth, and 128 MiB at least.
-        (touched + tables + touched / 8 + (1 << 15)) as usize
+        // Fault-around makes tables where no touched page is, and linear-map tables come on top: an eighth, and 32 MiB at least.
+        // Not more, since a kernel that has run for a while has no frames that were never used.
+        (touched + tables + touched / 8 + (1 << 13)) as usize
     }
 }
 
@@ -76,7 +80,8 @@ fn steps(reader: &mut TraceReader<&[u8]>) -> Result<Vec<(SpaceId, SpaceOp)>, Tra
     let (mut steps, mut of_entry) = (Vec::new(), Vec::new());
     while let Some(entry) = reader.next_entry()? {
         spaces.follow(&entry, &mut of_entry);
-        let changes_tables = of_entry.drain(..).filter(|step| !matches!(step.op, SpaceOp::TaskEnded(_)));
+        let changes_tables =
+            of_entry.drain(..).filter(|step| !matches!(step.op, SpaceOp::TaskEnded(_)));
         steps.extend(changes_tables.map(|step| (step.space, step.op)));
     }
     Ok(steps)

@@ -112,9 +112,7 @@ impl<'k, M: Machine> Stage<'k, M> {
             }
             SpaceOp::MarkUnused(range) => space.mark_unused(pages(range)?),
             SpaceOp::Populate(range) => space.fault_in(pages(range)?),
-            SpaceOp::OnCopy { range, policy } => {
-                space.set_on_fork(pages(range)?, on_fork(policy))
-            }
+            SpaceOp::OnCopy { range, policy } => space.set_on_fork(pages(range)?, on_fork(policy)),
             // Not inside one space; a replayer has done them.
             _ => Ok(()),
         }
@@ -155,7 +153,11 @@ impl<'k, M: Machine> Stage<'k, M> {
         space.munmap(range)?;
         let shared = flags.contains(Traced::SHARED);
         if shared || !flags.contains(Traced::ANONYMOUS) {
-            space.mmap_file(range, access, FilePages { file: self.file, first: place(number), shared })?;
+            space.mmap_file(
+                range,
+                access,
+                FilePages { file: self.file, first: place(number), shared },
+            )?;
         } else if flags.contains(Traced::GROWS_DOWN) {
             space.mmap_stack(range, access)?;
         } else {

@@ -8,8 +8,8 @@ use kpkeys_pgtable::entry::X86_64;
 use kpkeys_pgtable::{Config, Machine, Mode};
 use kpkeys_replay::{History, HistoryError, Replayer, Stage};
 use kpkeys_trace::{
-    Arch, CopyPolicy, Entry, Event, FaultFlags, Header, Kinds, MapFlags, Method, Outcome, PageRange,
-    Protection, RunTimes, SpaceId, SpaceOp, TaskId, TraceWriter, Trailer,
+    Arch, CopyPolicy, Entry, Event, FaultFlags, Header, Kinds, MapFlags, Method, Outcome,
+    PageRange, Protection, RunTimes, SpaceId, SpaceOp, TaskId, TraceWriter, Trailer,
 };
 use proptest::prelude::*;
 
@@ -129,7 +129,9 @@ fn trace(header: &Header, events: &[Event]) -> Vec<u8> {
 #[test]
 fn traces_that_cannot_be_replayed_are_refused() {
     let start = [Event::Start { pid: 1 }];
-    let read = |header: &Header| History::read(&trace(header, &start)).map(|history| history.steps().len());
+    let read = |header: &Header| {
+        History::read(&trace(header, &start)).map(|history| history.steps().len())
+    };
     assert_eq!(read(&header(12, Kinds::all())).expect("a good trace"), 1);
     let error = read(&header(16, Kinds::all())).expect_err("larger pages").to_string();
     assert!(error.contains("64 KiB"), "{error}");

@@ -105,7 +105,9 @@ fn look_at_the_stopped(folder: &Path, done: &AtomicBool) -> BTreeMap<u32, Shown>
     let mut seen = BTreeMap::new();
     while !done.load(Ordering::Relaxed) {
         for entry in fs::read_dir(folder).expect("the folder").flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
             if !seen.contains_key(&pid) && is_stopped(pid) {
                 seen.insert(pid, shown(pid));
                 let pid = rustix::process::Pid::from_raw(pid as i32).expect("a process");
@@ -280,7 +282,8 @@ fn a_cargo_build_replays() {
     let _alone = alone();
     let folder = tempfile::tempdir().expect("a folder");
     fs::create_dir(folder.path().join("src")).expect("a folder");
-    let manifest = "[package]\nname = \"small\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[workspace]\n";
+    let manifest =
+        "[package]\nname = \"small\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[workspace]\n";
     fs::write(folder.path().join("Cargo.toml"), manifest).expect("a file");
     fs::write(folder.path().join("src/main.rs"), "fn main() { println!(\"{:?}\", vec![1; 9]) }")
         .expect("a file");

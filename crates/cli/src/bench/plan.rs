@@ -61,6 +61,14 @@ impl PlannedRow {
         }
     }
 
+    /// Whether there is a time of Linux's to set beside it: its own now, or when it was recorded.
+    pub fn linux_did_it(&self) -> bool {
+        match self {
+            PlannedRow::Workload(row) => cfg!(target_os = "linux") && row.span == Span::Once,
+            PlannedRow::Traced { .. } => true,
+        }
+    }
+
     /// What it says of a trace, if it replays one.
     pub fn traced(&self) -> Option<TracedRow> {
         match self {
@@ -183,9 +191,7 @@ impl Plan {
             None => published(),
         };
         let rows = choose(&valid, &options.rows)?;
-        let once = |row: &PlannedRow| matches!(row, PlannedRow::Workload(row) if row.span == Span::Once);
-        let host_has_a_row = cfg!(target_os = "linux") && rows.iter().any(once);
-        let host = host_has_a_row.then_some(Mode::Linux);
+        let host = rows.iter().any(PlannedRow::linux_did_it).then_some(Mode::Linux);
         let modes =
             [Mode::Off, Mode::Aa].into_iter().chain(modes(&options.modes)?).chain(host).collect();
         Ok(Plan {
@@ -231,8 +237,9 @@ pub fn choose(valid: &[PlannedRow], patterns: &[String]) -> Result<Vec<PlannedRo
             valid.join("\n  ")
         )));
     }
-    let wanted =
-        |row: &&PlannedRow| patterns.is_empty() || patterns.iter().any(|pattern| matches(pattern, row));
+    let wanted = |row: &&PlannedRow| {
+        patterns.is_empty() || patterns.iter().any(|pattern| matches(pattern, row))
+    };
     Ok(valid.iter().filter(wanted).copied().collect())
 }
 

@@ -73,7 +73,8 @@ pub fn read(file: Option<&Path>) -> Result<History> {
     let Some(file) = file else {
         return History::read(REFERENCE).context("the reference trace cannot be used");
     };
-    let bytes = std::fs::read(file).map_err(|error| UsageError(format!("cannot read {}: {error}", file.display())))?;
+    let bytes = std::fs::read(file)
+        .map_err(|error| UsageError(format!("cannot read {}: {error}", file.display())))?;
     History::read(&bytes).map_err(|error| UsageError(format!("{}: {error}", file.display())).into())
 }
 
@@ -96,6 +97,15 @@ pub struct Times {
 }
 
 impl Times {
+    /// What it was in the recording, where that is known.
+    pub fn recorded(history: &History) -> Times {
+        let (costs, trailer) = (&history.summary.costs, &history.trailer);
+        let replaced = [costs.fault_ns, costs.call_ns, trailer.teardown_ns];
+        let replaced_ns = replaced.iter().fold(0, |sum: u64, ns| sum.saturating_add(*ns));
+        let recorded = trailer.unrecorded.unwrap_or(trailer.recorded);
+        Times { recorded, replaced_ns, replayed_ns: replaced_ns.min(recorded.system_ns) }
+    }
+
     /// What a row says, in nanoseconds.
     pub fn of(&self, row: TracedRow) -> f64 {
         let RunTimes { real_ns, user_ns, system_ns } = self.recorded;
@@ -118,6 +128,20 @@ pub fn setup(history: &History, cpus: usize, config: Config) -> Setup {
     Setup { pages: history.memory_pages(), cpus, config }
 }
 
+/// Uses every frame once, as in a kernel that has run for a while: from then on each must be cleared before it is used again.
+///
+/// # Errors
+///
+/// None in practice: it asks for what is there.
+pub fn wear_in<M: Machine>(kernel: &Kernel<M>) -> Result<()> {
+    for _ in 0..2 {
+        let all = kernel.frames().free_frames();
+        let file = kernel.new_file(all - all / 64, 1).context("no memory to wear in")?;
+        kernel.close_file(file);
+    }
+    Ok(())
+}
+
 /// Replays a trace once.
 ///
 /// # Errors
@@ -136,15 +160,7 @@ pub fn replay<M: Machine, C: Clock>(
     clock.end();
     kernel.close_file(file);
     let tally = result.context("the replay stopped")?;
-    let costs = &history.summary.costs;
-    let trailer = &history.trailer;
-    let replaced = [costs.fault_ns, costs.call_ns, trailer.teardown_ns];
-    let times = Times {
-        recorded: trailer.unrecorded.unwrap_or(trailer.recorded),
-        replaced_ns: replaced.iter().fold(0, |sum, ns| sum.saturating_add(*ns)),
-        replayed_ns,
-    };
-    Ok((times, tally))
+    Ok((Times { replayed_ns, ..Times::recorded(history) }, tally))
 }
 
 #[cfg(test)]

@@ -14,12 +14,12 @@ use kpkeys_hosted::{Counter, Counts, HostedFormat, Setup};
 use kpkeys_mm::Kernel;
 use kpkeys_pgtable::entry::{Aarch64, X86_64};
 use kpkeys_pgtable::{Config, Event, Machine};
-use kpkeys_stats::record::{self, CountsRecord, Exposure, Mode, Record, Sample, Unit};
 use kpkeys_replay::History;
+use kpkeys_stats::record::{self, CountsRecord, Exposure, Mode, Record, Sample, Unit};
 use kpkeys_workloads::{Clock, Row, Span, Test, Timing};
 
 use super::plan::{self, Effort, Paging, PlannedRow};
-use super::traced::{self, TracedRow};
+use super::traced::{self, Times, TracedRow};
 
 /// Physical memory of the machine in the process: enough for two processes of 1 GiB and the tables of a linear map of pages.
 const MEMORY_PAGES: usize = 1 << 19;
@@ -154,6 +154,7 @@ impl Worker {
 
     fn time_trace<M: Machine>(&self, kernel: &Kernel<M>, history: &History) -> Result<()> {
         let clock = Stopwatch::default();
+        traced::wear_in(kernel)?;
         traced::replay(kernel, &clock, history)?;
         for iteration in 0..self.effort.iterations() {
             let (times, tally) = traced::replay(kernel, &clock, history)?;
@@ -171,6 +172,7 @@ impl Worker {
         history: &History,
     ) -> Result<()> {
         let clock = CountingClock::new(kernel.machine().probe());
+        traced::wear_in(kernel)?;
         traced::replay(kernel, &clock, history)?;
         let (_, tally) = traced::replay(kernel, &clock, history)?;
         for (row, _) in self.traced().filter(|(_, traced)| traced.has_events()) {
@@ -212,8 +214,15 @@ impl Worker {
             .with_context(|| format!("row `{}` failed", row.result_class))
     }
 
-    /// The host kernel's own fork and munmap.
+    /// The host kernel's own fork and munmap, and what Linux took for the trace when it was recorded.
     fn time_linux(&self) -> Result<()> {
+        if let Some(history) = &self.history {
+            let times = Times::recorded(history);
+            let known = |traced| traced != TracedRow::Memory || times.of(traced) > 0.0;
+            for (row, traced) in self.traced().filter(|(_, traced)| known(*traced)) {
+                self.print_sample(row, 0, times.of(traced), None)?;
+            }
+        }
         for row in self.workloads().filter(|row| row.span == Span::Once) {
             for iteration in 0..self.effort.linux_iterations() {
                 let mapping = match Mapping::populated(row.pages, row.huge) {
@@ -261,12 +270,7 @@ fn entries(row: &Row) -> Option<f64> {
 }
 
 /// Per-operation averages of what was counted.
-fn counts_record(
-    mode: Mode,
-    row: &PlannedRow,
-    counts: &Counts,
-    operations: u64,
-) -> CountsRecord {
+fn counts_record(mode: Mode, row: &PlannedRow, counts: &Counts, operations: u64) -> CountsRecord {
     let each = |event: Event| counts.of(event) as f64 / operations as f64;
     CountsRecord {
         mode,

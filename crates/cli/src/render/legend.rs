@@ -71,7 +71,8 @@ fn replayed(table: &Table) -> Option<String> {
     table.rows.iter().any(|row| ["kernbench", "trace"].contains(&row.benchmark.as_str())).then(|| {
         "kernbench, trace: a recorded command's mappings, faults, forks, execs and exits, carried out again. \
          System time is the recorded one with its memory management replaced by that; user time is the \
-         recorded one in every mode; real time follows from both. Not modelled: everything else the kernel \
+         recorded one in every mode; real time follows from both; `linux here` is the recording, on the machine \
+         that made it. Not modelled: everything else the kernel \
          and the command did, caches that they share with it, TLB misses, reclaim, which files were mapped."
             .to_owned()
     })

@@ -37,21 +37,34 @@ impl<M: Machine> AddressSpace<'_, M> {
             None => self.mapped_pages += self.map_missing(va, &vma, write)?,
         }
         let makes_own = write && !vma.is_shared() || vma.flags.order == HUGE_ORDER;
-        if makes_own && !vma.owns_pages && let Some(vma) = self.vmas.find_mut(va) {
+        if makes_own
+            && !vma.owns_pages
+            && let Some(vma) = self.vmas.find_mut(va)
+        {
             vma.owns_pages = true;
         }
         Ok(())
     }
 
     /// A page that is present: makes it writable, or notes that it is in use.
-    fn permit(&self, slot: Slot<'_>, va: VirtAddr, vma: &Vma<'_>, write: bool) -> Result<(), Error> {
+    fn permit(
+        &self,
+        slot: Slot<'_>,
+        va: VirtAddr,
+        vma: &Vma<'_>,
+        write: bool,
+    ) -> Result<(), Error> {
         let entry = slot.load();
         if write && !M::Format::is_writable(entry) && !vma.is_shared() {
             return self.unshare(slot, entry, va, vma.flags);
         }
         let attrs = M::Format::attrs(entry);
-        let touched =
-            Attrs { young: true, dirty: write || attrs.dirty, write: write || attrs.write, ..attrs };
+        let touched = Attrs {
+            young: true,
+            dirty: write || attrs.dirty,
+            write: write || attrs.write,
+            ..attrs
+        };
         self.relax(slot, entry, touched);
         Ok(())
     }
@@ -61,14 +74,23 @@ impl<M: Machine> AddressSpace<'_, M> {
         match vma.backing {
             Backing::File(file) if !write => self.map_around(va, vma, file),
             Backing::File(file) => self.map_for_write(va, vma, file).map(|()| 1),
-            _ if write || vma.flags.order == HUGE_ORDER => {
+            _ if vma.flags.order == HUGE_ORDER => {
                 let paging = self.kernel.paging();
                 let section = paging.section(self.root());
                 let table = paging.table_for(&section, self.root(), va, Level::Pte)?;
                 self.first_touch(&section, table, va, vma, write)
             }
+            _ if write => self.map_new_page(va, vma.flags).map(|()| 1),
             _ => self.map_zeroes(va, vma.flags).map(|()| 1),
         }
+    }
+
+    /// Writing what was never written: a page of its own, cleared before any window opens.
+    fn map_new_page(&self, va: VirtAddr, flags: MapFlags) -> Result<(), Error> {
+        let frames = self.kernel.frames();
+        let page = frames.new_folio(self.kernel.machine(), 0)?;
+        frames.map_new(page, 1);
+        self.map_counted(va, page, writable(flags))
     }
 
     /// Reading what was never written: the page of zeroes.
@@ -90,7 +112,7 @@ impl<M: Machine> AddressSpace<'_, M> {
             frames.map_new(copy, 1);
             copy
         };
-        self.map_counted(va, page, Attrs { write: true, dirty: true, ..read_only(vma.flags) })
+        self.map_counted(va, page, writable(vma.flags))
     }
 
     /// Maps a page whose reference and mapping are counted already.
@@ -229,7 +251,7 @@ impl<M: Machine> AddressSpace<'_, M> {
     ) -> Result<(), Error> {
         let frames = self.kernel.frames();
         let shared = M::Format::frame(Level::Pte, entry);
-        let attrs = Attrs { write: true, execute: flags.execute, ..Attrs::USER_DATA };
+        let attrs = writable(flags);
         if frames.is_exclusive(shared) {
             self.relax(slot, entry, attrs);
             return Ok(());
@@ -264,6 +286,11 @@ fn is_present<M: Machine>(slot: &Slot<'_>) -> bool {
 /// What an entry allows that must fault before it is written.
 fn read_only(flags: MapFlags) -> Attrs {
     Attrs { write: false, execute: flags.execute, dirty: false, ..Attrs::USER_DATA }
+}
+
+/// What an entry allows that a write has made.
+fn writable(flags: MapFlags) -> Attrs {
+    Attrs { write: true, execute: flags.execute, dirty: true, ..Attrs::USER_DATA }
 }
 
 /// Which page of a mapping an address is in.

@@ -78,7 +78,12 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
         self.map(range, MapFlags { order: 0, ..flags }, Backing::File(file))
     }
 
-    fn map(&mut self, range: PageRange, flags: MapFlags, backing: Backing<'k>) -> Result<(), Error> {
+    fn map(
+        &mut self,
+        range: PageRange,
+        flags: MapFlags,
+        backing: Backing<'k>,
+    ) -> Result<(), Error> {
         if flags.order != 0 && flags.order != HUGE_ORDER {
             return Err(Error::BadOrder(flags.order));
         }

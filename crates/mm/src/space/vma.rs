@@ -143,7 +143,9 @@ impl<'k> Vmas<'k> {
     /// Notes that pages are made for every mapping that reaches into a range.
     pub(super) fn own_pages_in(&mut self, range: PageRange) {
         let first = self.find(range.start()).map_or(range.start().0, |vma| vma.range.start().0);
-        self.by_start.range_mut(first..=last_page(range).0).for_each(|(_, vma)| vma.owns_pages = true);
+        self.by_start
+            .range_mut(first..=last_page(range).0)
+            .for_each(|(_, vma)| vma.owns_pages = true);
     }
 
     /// The mapping that holds an address, to be changed.
@@ -165,7 +167,8 @@ impl<'k> Vmas<'k> {
     pub(super) fn grow_stack_to(&mut self, va: VirtAddr) -> Option<Vma<'k>> {
         let page = VirtAddr(va.0 & !(PAGE_SIZE - 1));
         let (&start, stack) = self.by_start.range(page.0..).next()?;
-        let below = self.by_start.range(..page.0).next_back().map_or(0, |(_, vma)| vma.range.end().0);
+        let below =
+            self.by_start.range(..page.0).next_back().map_or(0, |(_, vma)| vma.range.end().0);
         if stack.backing != Backing::Stack || page.0 < below + STACK_GUARD_BYTES {
             return None;
         }

@@ -3,7 +3,9 @@
 use kpkeys_hosted::boot::Guarded;
 use kpkeys_hosted::{Counts, HostedFormat};
 use kpkeys_mm::{AddressSpace, Error, File, FilePages, Kernel, MapFlags, OnFork};
-use kpkeys_pgtable::{Event, Format, Level, Machine, Mode, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{
+    Event, Format, Level, Machine, Mode, PAGE_SIZE, PageRange, PhysAddr, VirtAddr,
+};
 
 use crate::support::{
     assert_clean, assert_every_frame_accounted_for, for_both_formats, guarded, range,
@@ -100,7 +102,10 @@ fn reading_a_file_maps_the_pages_around<F: HostedFormat>() {
         other.mmap_file(range(ELSEWHERE, 4), READ_ONLY, private(9)).unwrap();
         other.fault(VirtAddr(ELSEWHERE), false).unwrap();
         assert_eq!(frame(&other, at(ELSEWHERE, 0)), frame(&space, at(START, 5 + 2)));
-        assert_eq!(other.fault(VirtAddr(ELSEWHERE), true), Err(Error::Forbidden(VirtAddr(ELSEWHERE))));
+        assert_eq!(
+            other.fault(VirtAddr(ELSEWHERE), true),
+            Err(Error::Forbidden(VirtAddr(ELSEWHERE)))
+        );
         assert_clean(kernel, &[&space, &other]);
     });
 }
@@ -145,7 +150,10 @@ fn a_fork_does_not_copy_what_is_found_again<F: HostedFormat>() {
         parent.fault(VirtAddr(ELSEWHERE), false).unwrap();
         let mut child = None;
         let counts = counted(kernel, || child = parent.fork().ok());
-        assert_eq!((counts.of(Event::EntryStore), child.map(|child| child.mapped_pages())), (0, Some(0)));
+        assert_eq!(
+            (counts.of(Event::EntryStore), child.map(|child| child.mapped_pages())),
+            (0, Some(0))
+        );
 
         parent.fault(VirtAddr(START), true).unwrap();
         parent.fault(VirtAddr(ELSEWHERE), true).unwrap();
@@ -213,7 +221,9 @@ fn a_stack_grows_down_to_what_is_touched<F: HostedFormat>() {
 fn mappings_of_one_kind_join<F: HostedFormat>() {
     in_every_mode::<F>(|kernel, file, _| {
         let mut space = AddressSpace::new(kernel).unwrap();
-        for (first, flags) in [(0, MapFlags::DATA), (8, MapFlags::DATA), (4, MapFlags::DATA), (12, READ_ONLY)] {
+        for (first, flags) in
+            [(0, MapFlags::DATA), (8, MapFlags::DATA), (4, MapFlags::DATA), (12, READ_ONLY)]
+        {
             space.mmap(range(at(START, first).0, 4), flags).unwrap();
         }
         assert_eq!(ranges(&space), [(START, 12), (at(START, 12).0, 4)]);
@@ -321,7 +331,11 @@ fn impossible_moves_change_nothing<F: HostedFormat>() {
             (range(ELSEWHERE, 1), from, Error::NotMapped(VirtAddr(ELSEWHERE))),
             (range(NEAR_END, 25), range(ELSEWHERE, 25), Error::NotMapped(at(NEAR_END, 24))),
             (from, range(at(NEAR_END, 3).0, 24), Error::Occupied(range(at(NEAR_END, 3).0, 24))),
-            (from, range(0xffff_8000_0000_0000, 1), Error::Occupied(range(0xffff_8000_0000_0000, 1))),
+            (
+                from,
+                range(0xffff_8000_0000_0000, 1),
+                Error::Occupied(range(0xffff_8000_0000_0000, 1)),
+            ),
         ];
         for (from, to, error) in refused {
             assert_eq!(space.mremap(from, to, false), Err(error));
@@ -338,7 +352,9 @@ fn a_move_without_memory_leaves_the_pages_where_they_are<F: HostedFormat>() {
         let roots: Vec<_> = std::iter::from_fn(|| AddressSpace::new(kernel).ok()).collect();
         let mut failures = 0;
         // Two PTE tables and the upper ones: with a frame more each time, until it succeeds.
-        while let Err(error) = space.mremap(range(NEAR_END, 24), range(START + (7 << 39), 24), false) {
+        while let Err(error) =
+            space.mremap(range(NEAR_END, 24), range(START + (7 << 39), 24), false)
+        {
             assert_eq!(error, Error::OutOfMemory);
             assert_eq!((ranges(&space), numbers(&space, NEAR_END, 24)), before);
             failures += 1;
