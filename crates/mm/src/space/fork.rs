@@ -36,10 +36,10 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
             mapped,
             format: core::marker::PhantomData,
         };
-        let owners = child.vmas.iter().filter(|vma| vma.owns_pages);
-        owners
-            .map(|vma| paging.copy(&section, self.root(), child.root(), vma.range, &mut share))
-            .collect()
+        let mut owners = child.vmas.iter().filter(|vma| vma.owns_pages);
+        owners.try_for_each(|vma| {
+            paging.copy(&section, self.root(), child.root(), vma.range, &mut share)
+        })
     }
 }
 
