@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::step::{self, AfterFailure, Outcome, Step};
-use crate::{bare, command, docs, setup};
+use crate::{bare, command, docs, kernel, setup};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -58,9 +58,19 @@ fn steps() -> Vec<Step> {
         },
         Step { name: "rustdoc", about: "the API documentation has no warning", run: docs::rustdoc },
         Step {
+            name: "kernel",
+            about: "the reference kernel is formatted and has no warning",
+            run: kernel::lint,
+        },
+        Step {
             name: "test",
-            about: "unit, property, compile-fail and documentation tests",
+            about: "unit, property, compile-fail, documentation and in-kernel tests",
             run: test,
+        },
+        Step {
+            name: "attack",
+            about: "promised attacks on the reference kernel are blocked, all succeed without protection",
+            run: kernel::attack,
         },
     ]
 }

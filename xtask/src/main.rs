@@ -8,6 +8,7 @@ mod bare;
 mod checks;
 mod command;
 mod docs;
+mod kernel;
 mod links;
 mod packages;
 mod setup;

@@ -10,7 +10,7 @@
 //! | [`machine`] | what this machine is |
 
 mod machine;
-mod plan;
+pub mod plan;
 mod results;
 mod run;
 mod traced;

@@ -3,10 +3,13 @@
 //! Machine-readable output goes to standard output, progress and notes to standard error. Exit code 0: done, and all gates held; 1: a
 //! gate or a check failed; 2: usage.
 
+mod attack;
 mod bench;
 mod doctor;
+mod emulated;
 mod reference;
 mod render;
+mod run;
 mod trace;
 mod usage;
 
@@ -29,6 +32,10 @@ struct Arguments {
 enum Call {
     /// Run the evaluation and print its table for this machine
     Bench(bench::Options),
+    /// Attack the page tables of a running kernel and say what came of it
+    Attack(attack::Options),
+    /// Boot the reference kernel in an emulator
+    Run(run::Options),
     /// Print the tables the Linux series published
     Reference {
         /// Which table [default: all]
@@ -63,11 +70,11 @@ fn main() -> ExitCode {
 
 fn run(call: Call) -> Result<ExitCode> {
     let done = |()| ExitCode::SUCCESS;
+    let gates = |held: bool| if held { ExitCode::SUCCESS } else { ExitCode::from(1) };
     match call {
-        Call::Bench(options) => {
-            let all_gates_held = bench::run(&options)?;
-            Ok(if all_gates_held { ExitCode::SUCCESS } else { ExitCode::from(1) })
-        }
+        Call::Bench(options) => bench::run(&options).map(gates),
+        Call::Attack(options) => attack::run(&options).map(gates),
+        Call::Run(options) => run::run(&options).map(gates),
         Call::Reference { table, format } => print_reference(table.as_deref(), format).map(done),
         Call::Doctor { format } => doctor::run(format).map(done),
         Call::Trace(call) => trace::run(call),

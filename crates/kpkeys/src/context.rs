@@ -7,7 +7,7 @@ use crate::key::{Access, AccessMap, Pkey};
 
 /// A symbolic configuration of all managed keys.
 ///
-/// Implement it for a unit type of your own by changing the map of [`Default`]; entering a context checks
+/// Implement it for a unit type of your own by changing the map of [`struct@Default`]; entering a context checks
 /// its map at compile time.
 ///
 /// ```
@@ -17,7 +17,7 @@ use crate::key::{Access, AccessMap, Pkey};
 /// struct Credentials;
 /// impl Context for Credentials {
 ///     const ACCESS: AccessMap =
-///         AccessMap::PROTECTED.with(Pkey::new(2).unwrap(), Access::ReadWrite);
+///         AccessMap::PROTECTED.with(Pkey::WRITE_RARELY, Access::ReadWrite);
 /// }
 /// ```
 pub trait Context {
@@ -33,7 +33,7 @@ impl Context for Default {
     const ACCESS: AccessMap = AccessMap::PROTECTED;
 }
 
-/// [`Default`], and page tables may be written.
+/// [`struct@Default`], and page tables may be written.
 #[derive(Clone, Copy, Debug)]
 pub struct PageTables;
 

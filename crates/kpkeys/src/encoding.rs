@@ -152,17 +152,12 @@ mod tests {
     const ACCESSES: [Access; 3] = [Access::ReadWrite, Access::ReadOnly, Access::NoAccess];
 
     fn every_key_round_trips<E: Encoding>() {
-        for number in 1..E::KEYS {
-            let key = Pkey::new(number).unwrap();
+        for key in [Pkey::PAGE_TABLES, Pkey::WRITE_RARELY] {
             for access in ACCESSES {
                 let update = Update::from_map::<E>(&AccessMap::PROTECTED.with(key, access));
                 for register in [0, register_mask::<E>(), 0x5555_5555_5555_5555, u64::MAX] {
                     let value = update.apply(register);
-                    assert_eq!(
-                        decode::<E>(value, key),
-                        Some(access),
-                        "key {number} from {register:#x}"
-                    );
+                    assert_eq!(decode::<E>(value, key), Some(access), "{key:?} from {register:#x}");
                     assert_eq!(decode::<E>(value, Pkey::DEFAULT), Some(Access::ReadWrite));
                     assert_eq!(value & !register_mask::<E>(), 0, "reserved bits set");
                 }
@@ -176,7 +171,7 @@ mod tests {
     fn unmanaged_keys_are_untouched<E: Encoding>() {
         let field = (1u64 << E::BITS) - 1;
         let update = Update::of::<E, context::PageTables>();
-        for number in 2..E::KEYS {
+        for number in 3..E::KEYS {
             let bits = (field << (u32::from(number) * E::BITS)) & register_mask::<E>();
             assert_eq!(update.apply(bits) & bits, bits, "set bits of key {number} were lost");
             assert_eq!(update.apply(!bits) & bits, 0, "clear bits of key {number} were set");
@@ -206,16 +201,16 @@ mod tests {
     #[test]
     fn pkrs_values_are_the_manuals() {
         // Key 1: write-disable is bit 3, access-disable bit 2. Read-only must not be access-disabled.
-        assert_eq!(Update::of::<Pkrs, context::Default>().apply(0), 0b1000);
-        assert_eq!(Update::of::<Pkrs, context::PageTables>().apply(0b1000), 0);
+        assert_eq!(Update::of::<Pkrs, context::Default>().apply(0), 0b10_1000);
+        assert_eq!(Update::of::<Pkrs, context::PageTables>().apply(0b10_1000), 0b10_0000);
         assert_eq!(Update::of::<Pkrs, context::Default>().apply(u64::MAX) >> 32, 0);
     }
 
     #[test]
     fn por_values_are_the_manuals() {
-        assert_eq!(Update::of::<Por, context::Default>().apply(0), 0x17);
-        assert_eq!(Update::of::<Por, context::PageTables>().apply(0x17), 0x57);
+        assert_eq!(Update::of::<Por, context::Default>().apply(0), 0x117);
+        assert_eq!(Update::of::<Por, context::PageTables>().apply(0x117), 0x157);
         // Bit 3 of each field is reserved, and so are the fields from key 8 up.
-        assert_eq!(Update::of::<Por, context::Default>().apply(u64::MAX), 0x7777_7717);
+        assert_eq!(Update::of::<Por, context::Default>().apply(u64::MAX), 0x7777_7117);
     }
 }

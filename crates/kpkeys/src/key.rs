@@ -14,6 +14,8 @@ impl Pkey {
     pub const DEFAULT: Pkey = Pkey(0);
     /// The key of page-table pages.
     pub const PAGE_TABLES: Pkey = Pkey(1);
+    /// The key of other data that a kernel wants to write rarely, such as credentials: for contexts of its own.
+    pub const WRITE_RARELY: Pkey = Pkey(2);
     /// How many keys the largest format has.
     pub const COUNT: usize = 16;
 
@@ -51,6 +53,7 @@ impl AccessMap {
         let mut managed = [None; Pkey::COUNT];
         managed[Pkey::DEFAULT.0 as usize] = Some(Access::ReadWrite);
         managed[Pkey::PAGE_TABLES.0 as usize] = Some(Access::ReadOnly);
+        managed[Pkey::WRITE_RARELY.0 as usize] = Some(Access::ReadOnly);
         AccessMap { managed }
     };
 
@@ -58,12 +61,16 @@ impl AccessMap {
     ///
     /// # Panics
     ///
-    /// If it would take read-write away from key 0. A context's map is a constant, so this is a compile error
-    /// there.
+    /// If it would take read-write away from key 0, or name a key that [`PROTECTED`](Self::PROTECTED) does not manage: leaving the
+    /// context, or an exception inside it, would not close that key. A context's map is a constant, so both are compile errors there.
     pub const fn with(mut self, key: Pkey, access: Access) -> AccessMap {
         assert!(
             key.0 != 0 || matches!(access, Access::ReadWrite),
             "key 0 must stay read-write in every context: exceptions save their frames through it"
+        );
+        assert!(
+            self.managed[key.0 as usize].is_some(),
+            "a context can change only keys that every context manages"
         );
         self.managed[key.0 as usize] = Some(access);
         self
@@ -90,7 +97,7 @@ mod tests {
         for number in 0..16 {
             let expected = match number {
                 0 => Some(Access::ReadWrite),
-                1 => Some(Access::ReadOnly),
+                1 | 2 => Some(Access::ReadOnly),
                 _ => None,
             };
             assert_eq!(AccessMap::PROTECTED.get(Pkey(number)), expected, "key {number}");
@@ -101,5 +108,11 @@ mod tests {
     #[should_panic(expected = "key 0 must stay read-write")]
     fn key_zero_cannot_lose_write_access() {
         let _ = AccessMap::PROTECTED.with(Pkey::DEFAULT, Access::ReadOnly);
+    }
+
+    #[test]
+    #[should_panic(expected = "only keys that every context manages")]
+    fn a_key_that_nothing_closes_cannot_be_opened() {
+        let _ = AccessMap::PROTECTED.with(Pkey(3), Access::ReadWrite);
     }
 }

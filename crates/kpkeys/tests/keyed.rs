@@ -1,7 +1,7 @@
 //! What `Keyed` does to its register, write by write and barrier by barrier.
 //!
-//! Values are spelled out by hand. In `POR_EL1`, `0x17` is the default context (key 0 read-write-execute, key 1 read-only) and
-//! `0x57` allows key 1 to be written; in `IA32_PKRS` they are `0b1000` and `0`.
+//! Values are spelled out by hand. In `POR_EL1`, `0x117` is the default context (key 0 read-write-execute, keys 1 and 2 read-only) and
+//! `0x157` allows key 1 to be written; in `IA32_PKRS` they are `0b10_1000` and `0b10_0000`.
 
 mod fake;
 
@@ -11,16 +11,16 @@ use kpkeys::encoding::{Encoding, Pkrs, Por};
 use kpkeys::keyed::Keyed;
 use kpkeys::{Access, AccessMap, Backend, Context, Guard, Pkey, context};
 
-const POR_DEFAULT: u64 = 0x17;
-const POR_PAGE_TABLES: u64 = 0x57;
-const PKRS_DEFAULT: u64 = 0b1000;
-const PKRS_PAGE_TABLES: u64 = 0;
+const POR_DEFAULT: u64 = 0x117;
+const POR_PAGE_TABLES: u64 = 0x157;
+const PKRS_DEFAULT: u64 = 0b10_1000;
+const PKRS_PAGE_TABLES: u64 = 0b10_0000;
 
 /// A context of a user of the crate: key 2 may be written, page tables may not.
 struct Credentials;
 
 impl Context for Credentials {
-    const ACCESS: AccessMap = AccessMap::PROTECTED.with(Pkey::new(2).unwrap(), Access::ReadWrite);
+    const ACCESS: AccessMap = AccessMap::PROTECTED.with(Pkey::WRITE_RARELY, Access::ReadWrite);
 }
 
 fn por(value: u64) -> (Fake<true>, Keyed<Fake<true>, Por>) {
@@ -88,7 +88,8 @@ fn guards_of_different_contexts_nest() {
     drop(page_tables_again);
     drop(credentials);
     drop(page_tables);
-    let values = [0x0157, 0x0517, 0x0557, 0x0517, 0x0157, 0x0117];
+    // A context says what every managed key allows: inside the credentials', page tables are closed.
+    let values = [0x0157, 0x0517, 0x0157, 0x0517, 0x0157, 0x0117];
     let expected: Vec<_> = values.into_iter().flat_map(|value| [Write(value), Barrier]).collect();
     assert_eq!(register.done(), expected);
 }
@@ -223,7 +224,7 @@ fn reset_brings_any_register_into_the_default_context() {
     for before in [0, PKRS_DEFAULT, 0b0100, u64::MAX] {
         let (register, backend) = pkrs(before);
         backend.reset();
-        assert_eq!(register.value() & 0b1111, PKRS_DEFAULT, "from {before:#x}");
+        assert_eq!(register.value() & 0b11_1111, PKRS_DEFAULT, "from {before:#x}");
         assert_eq!(register.value() >> 32, 0, "the upper half is reserved: #GP if set");
     }
 }

@@ -16,7 +16,7 @@ use proptest::prelude::*;
 struct Hidden;
 
 impl Context for Hidden {
-    const ACCESS: AccessMap = AccessMap::PROTECTED.with(Pkey::new(2).unwrap(), Access::NoAccess);
+    const ACCESS: AccessMap = AccessMap::PROTECTED.with(Pkey::WRITE_RARELY, Access::NoAccess);
 }
 
 /// An encoding, spelled a second time by hand.
@@ -33,19 +33,19 @@ trait ByHand: Encoding {
 
 impl ByHand for Pkrs {
     const USED: u64 = 0xffff_ffff;
-    const MANAGED: u64 = 0b1111;
+    const MANAGED: u64 = 0b11_1111;
     const KEY_2: u64 = 0b11_0000;
-    const DEFAULT: u64 = 0b1000;
-    const PAGE_TABLES: u64 = 0b0000;
+    const DEFAULT: u64 = 0b10_1000;
+    const PAGE_TABLES: u64 = 0b10_0000;
     const HIDDEN: u64 = 0b01_1000;
 }
 
 impl ByHand for Por {
     const USED: u64 = 0x7777_7777;
-    const MANAGED: u64 = 0xff;
+    const MANAGED: u64 = 0xfff;
     const KEY_2: u64 = 0xf00;
-    const DEFAULT: u64 = 0x17;
-    const PAGE_TABLES: u64 = 0x57;
+    const DEFAULT: u64 = 0x117;
+    const PAGE_TABLES: u64 = 0x157;
     const HIDDEN: u64 = 0x017;
 }
 

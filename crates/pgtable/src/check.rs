@@ -3,7 +3,8 @@
 //! What is promised, and so what is checked:
 //!
 //! 1. every page-table page reachable from a root carries [`Pkey::PAGE_TABLES`] in the linear map;
-//! 2. nothing else does, except pages that wait in the pool to become page-table pages, and those all do;
+//! 2. nothing else does, except pages that wait in the pool to become page-table pages, and those recorded as made before
+//!    keys worked, whether or not they are linked; and those all do;
 //! 3. no mapping outside the linear map reaches a page-table page with write permission and without its key - or for user mode,
 //!    which the key does not bind;
 //! 4. no root has entries in a half that is not its own, except that user roots may hold the kernel root's own entries.
@@ -176,6 +177,7 @@ pub fn check<M: Machine, F: Frames>(
         });
     }
     if paging.is_protected() {
+        walk.mark_foreign(&mut scratch);
         walk.mark_spares(&mut scratch);
         walk.find_keyed_data(&scratch);
         walk.find_aliases(paging.kernel(), KERNEL_HALF, &scratch);
@@ -267,6 +269,18 @@ impl<M: Machine, F: Frames> Walk<'_, M, F> {
                 && let Some(lower) = self.paging.lower_table(level, entry)
             {
                 self.mark_below(lower, below, 0..ENTRIES, address, marks);
+            }
+        }
+    }
+
+    /// Recorded pages that no root leads to.
+    fn mark_foreign(&mut self, marks: &mut Scratch<'_>) {
+        for (start, pages) in self.paging.foreign_ptps().iter() {
+            for page in 0..pages as u64 {
+                let frame = start.offset(page * PAGE_SIZE);
+                if !marks.is_marked(self.memory.frame_number(frame)) {
+                    self.mark(frame, Level::Pgd, VirtAddr(0), marks);
+                }
             }
         }
     }

@@ -20,13 +20,15 @@ pub struct Ground<M, F> {
     mode: Mode,
     linear: Linear,
     early: Mutex<EarlyPtps>,
+    foreign: Mutex<EarlyPtps>,
     protected: AtomicBool,
 }
 
 impl<M: Machine, F: Frames> Ground<M, F> {
     pub(crate) fn new(machine: M, frames: F, mode: Mode, linear: Linear) -> Self {
-        let (early, protected) = (Mutex::new(EarlyPtps::new()), AtomicBool::new(false));
-        Ground { machine, frames, mode, linear, early, protected }
+        let [early, foreign] = [const { Mutex::new(EarlyPtps::new()) }; 2];
+        let protected = AtomicBool::new(false);
+        Ground { machine, frames, mode, linear, early, foreign, protected }
     }
 
     /// The same, with the linear map it is to use.
@@ -96,6 +98,15 @@ impl<M: Machine, F: Frames> Ground<M, F> {
 
     pub(crate) fn forget_early(&self, page: PhysAddr) -> Result<(), Error> {
         self.early.lock().forget(page)
+    }
+
+    /// Records pages that are never freed, and may or may not be linked.
+    pub(crate) fn record_foreign(&self, start: PhysAddr, pages: usize) -> Result<(), Error> {
+        if self.mode.protects() { self.foreign.lock().record(start, pages) } else { Ok(()) }
+    }
+
+    pub(crate) fn foreign(&self) -> EarlyPtps {
+        self.foreign.lock().clone()
     }
 
     pub(crate) fn early(&self) -> EarlyPtps {

@@ -28,6 +28,9 @@
 //!   together with a TLB flush; only then is its key reset and its frame free.
 //! - *Locks.* Tables of one root are changed by one caller at a time, which the caller ensures, or by several on
 //!   disjoint ranges; [`paging::Paging`] itself serialises linking of tables in a root and everything about the linear map.
+//! - *Interrupts.* The locks are spinlocks that leave interrupts alone, and are held over TLB flushes. Take them from threads with
+//!   interrupts on and never from an interrupt handler: then whoever waits still answers the holder's flush, and a holder that
+//!   is preempted goes on in its turn.
 //!
 //! # Example
 //!

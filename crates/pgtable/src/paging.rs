@@ -10,7 +10,7 @@ use crate::ground::Ground;
 use crate::linear::{self, Linear};
 use crate::machine::{Event, Flush, Frames, Machine, Memory, Probe};
 use crate::mode::Mode;
-use crate::ptp::{FlushedPtp, PerPage, Pool, Ptp, PtpAllocator, UnlinkedPtp};
+use crate::ptp::{EarlyPtps, FlushedPtp, PerPage, Pool, Ptp, PtpAllocator, UnlinkedPtp};
 use crate::section::{Section, Space};
 use crate::table::{Slot, Table};
 
@@ -109,14 +109,17 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         }
         self.ptps().enable_protection(&self.ground)?;
         self.ground.set_protected();
-        for (start, pages) in self.ground.early().iter() {
-            self.set_memory_pkey(start, pages, Pkey::PAGE_TABLES)?;
+        for early in [self.ground.early(), self.ground.foreign()] {
+            for (start, pages) in early.iter() {
+                self.set_memory_pkey(start, pages, Pkey::PAGE_TABLES)?;
+            }
         }
         Ok(())
     }
 
     /// Records page-table pages that this library did not allocate, such as static ones in the kernel image, for
-    /// [`enable_protection`](Self::enable_protection) to key. They must be in the linear map.
+    /// [`enable_protection`](Self::enable_protection) to key. They must be in the linear map, and are page-table pages for ever,
+    /// whether or not they are linked into these tables: tables that CPUs start on stay worth attacking.
     ///
     /// # Errors
     ///
@@ -125,7 +128,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         if !self.machine().memory().contains(start, pages) || !start.is_aligned(PAGE_SIZE) {
             return Err(Error::OutsideLinearMap(start, pages));
         }
-        self.ground.record_early(start, pages)
+        self.ground.record_foreign(start, pages)
     }
 
     /// Sets the key of a range of memory in the linear map, and flushes what TLBs hold of it.
@@ -343,12 +346,19 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         M::Format::is_table(level, entry).then(|| self.table(M::Format::frame(level, entry)))
     }
 
+    /// The pages given to [`record_early_ptps`](Self::record_early_ptps).
+    pub(crate) fn foreign_ptps(&self) -> EarlyPtps {
+        self.ground.foreign()
+    }
+
     pub(crate) fn root_table(&self, root: &Root) -> Table<'_> {
         self.table(root.frame)
     }
 
     fn build_linear_map(&self, memory: Memory, granule: Level) -> Result<(), Error> {
-        let section = self.ground.section(Space::Linear);
+        // A store for each page of memory: whatever the mode, a window around each would take longer than all the rest of boot.
+        let mode = if self.mode().protects() { Mode::Fused } else { Mode::Off };
+        let section = Section::begin(self.machine(), mode, Space::Linear);
         let mut frame = memory.start;
         let end = memory.frame(memory.pages);
         while frame < end {

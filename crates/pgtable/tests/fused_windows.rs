@@ -85,11 +85,12 @@ fn freeing_tables_is_bounded<F: HostedFormat>() {
     let system = boot::<F>();
     let user = system.new_user_root();
     let tables = FUSED_WINDOW_STORES + 100;
+    let section = system.paging.section(&user);
     for i in 0..tables {
-        let section = system.paging.section(&user);
         let va = VirtAddr(USER.0 + ((i as u64) << 21));
         system.paging.table_for(&section, &user, va, Level::Pte).unwrap();
     }
+    drop(section);
     let range = pages(USER, tables * 512);
     let freed = bounded(&system, "free_tables", || system.free_user_tables(&user, range));
     assert!(freed >= tables);

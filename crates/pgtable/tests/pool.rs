@@ -28,10 +28,10 @@ fn memory_for(linear: Level) -> usize {
 
 const GRANULES: [Level; 3] = [Level::Pte, Level::Pmd, Level::Pud];
 
-/// Links this many PTE tables of a user address space, one by one.
+/// Links this many PTE tables of a user address space, in one operation.
 fn link_tables<F: HostedFormat>(system: &System<F>, user: &Root, tables: usize) -> PageRange {
+    let section = system.paging.section(user);
     for i in 0..tables {
-        let section = system.paging.section(user);
         let va = VirtAddr(USER.0 + ((i as u64) << 21));
         system.paging.table_for(&section, user, va, Level::Pte).expect("there is memory");
     }

@@ -1,4 +1,4 @@
-//! The benchmarks of the evaluation, written once for every machine.
+//! The benchmarks of the evaluation and the [attacks](attack), written once for every machine.
 //!
 //! A [`Row`] is one line of the table: which benchmark, with which parameter, under the name the Linux series printed it by. What it
 //! does is in [`vmalloc`] and [`process`]; both are generic over the machine, so hosted runs and reference kernels execute the same
@@ -7,6 +7,7 @@
 
 extern crate alloc;
 
+pub mod attack;
 pub mod process;
 mod row;
 pub mod vmalloc;

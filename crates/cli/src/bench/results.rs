@@ -56,9 +56,11 @@ impl Results {
         Ok(Results { folder, _temporary: temporary, writer, earlier })
     }
 
-    /// Whether a worker's records are there already.
-    pub fn has(&self, done: &Done) -> bool {
-        self.earlier.as_ref().is_some_and(|earlier| earlier.done().contains(done))
+    /// Whether all of these records are there already.
+    pub fn has(&self, done: &[Done]) -> bool {
+        self.earlier
+            .as_ref()
+            .is_some_and(|earlier| done.iter().all(|done| earlier.done().contains(done)))
     }
 
     /// Whether a mode's counts are there already.
@@ -68,14 +70,15 @@ impl Results {
         self.earlier.as_ref().is_some_and(|earlier| earlier.records().iter().any(counted))
     }
 
-    /// Appends the records of a worker.
+    /// Appends records, and what they make whole.
     ///
     /// # Errors
     ///
     /// A record that no reader would take, or a full disk.
-    pub fn add(&mut self, records: Vec<Record>, done: Option<Done>) -> Result<()> {
-        for record in records.iter().chain(done.map(Record::Done).iter()) {
-            self.writer.write(record).context("cannot write the samples")?;
+    pub fn add(&mut self, records: Vec<Record>, done: &[Done]) -> Result<()> {
+        let done = done.iter().map(|&done| Record::Done(done));
+        for record in records.into_iter().chain(done) {
+            self.writer.write(&record).context("cannot write the samples")?;
         }
         Ok(())
     }

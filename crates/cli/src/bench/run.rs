@@ -1,5 +1,5 @@
-//! Blocks of workers. A block runs every mode once, each in a fresh process, in an order drawn from the seed; so what drifts on
-//! the machine during a run falls on all modes alike.
+//! Blocks of workers. A block runs every row in every mode once, each in a fresh process. A row's modes run one right after the
+//! other, in an order drawn from the seed: what drifts on the machine, over seconds or over the session, falls on all modes alike.
 
 use std::process::{Command, Stdio};
 
@@ -10,14 +10,14 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 
-use super::plan::Plan;
+use super::plan::{Plan, PlannedRow};
 use super::results::Results;
 use super::worker;
 
 /// The block number of workers that count: they belong to no block.
 const COUNTING: u32 = u32::MAX;
 
-/// Runs what the results do not hold yet.
+/// Runs what the results do not hold yet. A block's records are kept when the block is whole.
 ///
 /// # Errors
 ///
@@ -25,42 +25,69 @@ const COUNTING: u32 = u32::MAX;
 pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
     let counting = plan.modes.iter().filter(|mode| !matches!(mode, Mode::Aa | Mode::Linux));
     let counting: Vec<Mode> = counting.copied().filter(|&mode| !results.has_counts(mode)).collect();
-    let steps = blocks(plan).filter(|done| !results.has(done)).collect::<Vec<_>>();
-    let progress = progress_bar(steps.len() + counting.len());
-    for done in steps {
-        progress.set_message(format!(
-            "block {} of {}: {}",
-            done.block + 1,
-            plan.blocks,
-            done.mode.name()
-        ));
-        results.add(worker_records(plan, done.mode, done.block, false)?, Some(done))?;
-        progress.inc(1);
+    let blocks: Vec<Block<'_>> =
+        blocks(plan).filter(|block| !results.has(&block.done(plan))).collect();
+    let timed: usize = blocks.iter().map(|block| block.steps.len()).sum();
+    let progress = progress_bar(timed + counting.len());
+    for block in blocks {
+        let mut records = Vec::new();
+        for (rows, mode) in &block.steps {
+            let name = rows.first().map_or("", PlannedRow::result_class);
+            progress.set_message(format!("block {} of {}: {name}", block.number + 1, plan.blocks));
+            records.extend(worker_records(plan, rows, *mode, block.number, false)?);
+            progress.inc(1);
+        }
+        results.add(records, &block.done(plan))?;
     }
     for mode in counting {
         progress.set_message(format!("counting events: {}", mode.name()));
-        results.add(worker_records(plan, mode, COUNTING, true)?, None)?;
+        results.add(worker_records(plan, &plan.rows, mode, COUNTING, true)?, &[])?;
         progress.inc(1);
     }
     progress.finish_and_clear();
     Ok(())
 }
 
-/// Every (mode, block), in the order in which they run.
-fn blocks(plan: &Plan) -> impl Iterator<Item = Done> + '_ {
+/// One block: what runs in it, in order. The rows of a trace come from one replay, so they run together.
+struct Block<'p> {
+    number: u32,
+    steps: Vec<(&'p [PlannedRow], Mode)>,
+}
+
+impl Block<'_> {
+    /// The records that say it is whole.
+    fn done(&self, plan: &Plan) -> Vec<Done> {
+        plan.modes.iter().map(|&mode| Done { mode, block: self.number }).collect()
+    }
+}
+
+fn blocks(plan: &Plan) -> impl Iterator<Item = Block<'_>> {
     let mut order = SmallRng::seed_from_u64(plan.seed);
-    (0..plan.blocks).flat_map(move |block| {
-        let mut modes = plan.modes.clone();
-        modes.shuffle(&mut order);
-        modes.into_iter().map(move |mode| Done { mode, block })
+    (0..plan.blocks).map(move |number| {
+        let together =
+            |a: &PlannedRow, b: &PlannedRow| a.traced().is_some() && b.traced().is_some();
+        let steps = plan.rows.chunk_by(together).flat_map(|rows| {
+            let mut modes = plan.modes.clone();
+            let linux_did_it = rows.iter().any(PlannedRow::linux_did_it);
+            modes.retain(|&mode| mode != Mode::Linux || linux_did_it);
+            modes.shuffle(&mut order);
+            modes.into_iter().map(move |mode| (rows, mode))
+        });
+        Block { number, steps: steps.collect() }
     })
 }
 
 /// Runs one worker and reads what it prints.
-fn worker_records(plan: &Plan, mode: Mode, block: u32, count: bool) -> Result<Vec<Record>> {
+fn worker_records(
+    plan: &Plan,
+    rows: &[PlannedRow],
+    mode: Mode,
+    block: u32,
+    count: bool,
+) -> Result<Vec<Record>> {
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let output = Command::new(program)
-        .args(worker::arguments(plan, mode, block, count))
+        .args(worker::arguments(plan, rows, mode, block, count))
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()

@@ -53,7 +53,13 @@ pub struct Options {
 }
 
 /// Arguments for a worker process.
-pub fn arguments(plan: &plan::Plan, mode: Mode, block: u32, count: bool) -> Vec<OsString> {
+pub fn arguments(
+    plan: &plan::Plan,
+    rows: &[PlannedRow],
+    mode: Mode,
+    block: u32,
+    count: bool,
+) -> Vec<OsString> {
     let mut arguments: Vec<OsString> =
         ["bench-worker", "--mode", mode.name(), "--paging", plan.paging.name()]
             .map(OsString::from)
@@ -64,7 +70,7 @@ pub fn arguments(plan: &plan::Plan, mode: Mode, block: u32, count: bool) -> Vec<
         "--block".into(),
         block.to_string().into(),
     ]);
-    arguments.extend(plan.rows.iter().flat_map(|row| ["--row".into(), row.result_class().into()]));
+    arguments.extend(rows.iter().flat_map(|row| ["--row".into(), row.result_class().into()]));
     arguments.extend(plan.trace.iter().flat_map(|file| ["--trace".into(), file.into()]));
     arguments.extend(count.then(|| "--count".into()));
     arguments
@@ -176,7 +182,9 @@ impl Worker {
         traced::replay(kernel, &clock, history)?;
         let (_, tally) = traced::replay(kernel, &clock, history)?;
         for (row, _) in self.traced().filter(|(_, traced)| traced.has_events()) {
-            let mut record = counts_record(self.mode, row, &clock.counted(), 1);
+            let counts = clock.counted();
+            let each = |event| counts.of(event) as f64;
+            let mut record = counts_record(self.mode, row, each, Some(exposure(&counts)));
             let steps = [("steps", tally.done), ("refused_steps", tally.refused)];
             record.counts.extra.extend(steps.map(|(name, steps)| (name.to_owned(), steps as f64)));
             print(&Record::Counts(record))?;
@@ -199,9 +207,10 @@ impl Worker {
         let clock = CountingClock::new(kernel.machine().probe());
         self.iterate(kernel, &clock, row)?;
         let timing = self.iterate(kernel, &clock, row)?;
-        let planned = PlannedRow::Workload(*row);
-        let record = counts_record(self.mode, &planned, &clock.counted(), timing.operations);
-        print(&Record::Counts(record))
+        let counts = clock.counted();
+        let each = |event| counts.of(event) as f64 / timing.operations as f64;
+        let row = PlannedRow::Workload(*row);
+        print(&Record::Counts(counts_record(self.mode, &row, each, Some(exposure(&counts)))))
     }
 
     fn iterate<M: Machine, C: Clock>(
@@ -269,9 +278,13 @@ fn entries(row: &Row) -> Option<f64> {
     (row.span == Span::Once).then_some(row.pages as f64)
 }
 
-/// Per-operation averages of what was counted.
-fn counts_record(mode: Mode, row: &PlannedRow, counts: &Counts, operations: u64) -> CountsRecord {
-    let each = |event: Event| counts.of(event) as f64 / operations as f64;
+/// A record of counts. `each` is how many events of a kind there were per operation, on average.
+pub fn counts_record(
+    mode: Mode,
+    row: &PlannedRow,
+    each: impl Fn(Event) -> f64,
+    exposure: Option<Exposure>,
+) -> CountsRecord {
     CountsRecord {
         mode,
         benchmark: row.benchmark().into(),
@@ -290,10 +303,15 @@ fn counts_record(mode: Mode, row: &PlannedRow, counts: &Counts, operations: u64)
             ]
             .into(),
         },
-        exposure: Some(Exposure {
-            open_share: counts.open_ns as f64 / counts.at_ns.max(1) as f64,
-            longest_window_stores: counts.longest_window_stores,
-        }),
+        exposure,
+    }
+}
+
+/// How exposed tables were while events were counted.
+fn exposure(counts: &Counts) -> Exposure {
+    Exposure {
+        open_share: counts.open_ns as f64 / counts.at_ns.max(1) as f64,
+        longest_window_stores: counts.longest_window_stores,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The buddy allocator: all frames of a machine, in two zones.
 //!
-//! The upper three quarters of memory are for user folios, which can be anywhere; the rest is for what a kernel needs for itself, page
+//! The lower three quarters of memory are for user folios, which can be anywhere; the rest is for what a kernel needs for itself, page
 //! tables above all. So the kernel's frames stay together, as they do in a kernel with a movable zone. Either borrows from the other
 //! when it runs out.
 
@@ -17,9 +17,9 @@ pub struct Buddy {
     pub(super) table: FrameTable,
     /// Whether frames held zeroes at boot, so that an untouched one need not be zeroed.
     pub(super) zero_at_boot: bool,
-    kernel: Zone,
     movable: Zone,
-    /// The first frame of the movable zone.
+    kernel: Zone,
+    /// The first frame of the kernel's zone.
     boundary: u32,
     cpu: fn() -> usize,
 }
@@ -38,16 +38,16 @@ impl Buddy {
         );
         assert!(memory.pages < NONE as usize, "too much memory for 32-bit frame numbers");
         // No block straddles the boundary.
-        let boundary = (memory.pages / 4) as u32 >> MAX_ORDER << MAX_ORDER;
-        let (kernel, movable) = (Zone::new(), Zone::new());
-        Buddy { memory, table, zero_at_boot, kernel, movable, boundary, cpu }
+        let boundary = (memory.pages / 4 * 3) as u32 >> MAX_ORDER << MAX_ORDER;
+        let (movable, kernel) = (Zone::new(), Zone::new());
+        Buddy { memory, table, zero_at_boot, movable, kernel, boundary, cpu }
     }
 
     /// Gives a range of frames, by number, to the allocator. They must be in memory, unused, and given once.
     pub fn add(&self, frames: Range<usize>) {
         let (boundary, end) = (self.boundary as usize, frames.end.min(self.memory.pages));
-        self.kernel.add(&self.table, frames.start..end.min(boundary));
-        self.movable.add(&self.table, frames.start.max(boundary)..end);
+        self.movable.add(&self.table, frames.start..end.min(boundary));
+        self.kernel.add(&self.table, frames.start.max(boundary)..end);
     }
 
     /// How many frames are free.
@@ -84,7 +84,7 @@ impl Buddy {
     /// Takes back a block. Nothing may refer to it any more.
     #[inline]
     pub(crate) fn put(&self, frame: u32, order: u8) {
-        let zone = if frame < self.boundary { &self.kernel } else { &self.movable };
+        let zone = if frame < self.boundary { &self.movable } else { &self.kernel };
         zone.put(&self.table, (self.cpu)(), frame, order);
     }
 

@@ -49,20 +49,23 @@ impl Buddy {
         self.let_go(frame.0);
     }
 
-    /// Keeps a frame from being reused until [`let_go`](Self::let_go): some mapping of it is still to be cleared.
+    /// Keeps a frame from being reused until [`let_go`](Self::let_go): some mapping of it is still to be cleared. False, and
+    /// nothing done, if the frame has no owner that counts: a page-table page, the image's, or none of this memory.
     #[inline]
-    pub(crate) fn hold(&self, frame: PhysAddr) {
-        if self.memory.contains(frame, 1) {
-            self.meta(self.number(frame)).refs.fetch_add(1, Ordering::Relaxed);
-        }
+    #[must_use]
+    pub(crate) fn hold(&self, frame: PhysAddr) -> bool {
+        let one_more = |refs| (refs != 0 && refs < u32::MAX / 2).then(|| refs + 1);
+        self.memory.contains(frame, 1)
+            && self
+                .meta(self.number(frame))
+                .refs
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+                .is_ok()
     }
 
     /// Gives up one hold on a frame, or its ownership.
     #[inline]
     pub(crate) fn let_go(&self, frame: PhysAddr) {
-        if !self.memory.contains(frame, 1) {
-            return;
-        }
         let number = self.number(frame);
         // The last one must see every access made before the others let go.
         if self.meta(number).refs.fetch_sub(1, Ordering::AcqRel) == 1 {

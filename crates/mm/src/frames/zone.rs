@@ -238,6 +238,8 @@ impl FreeLists {
         if let Some(next) = table.get(next as usize) {
             next.refs.store(previous, Relaxed);
         }
+        // No longer a link: an allocated frame has no references until somebody says so.
+        meta.refs.store(0, Relaxed);
         meta.set_kind(Kind::Used(order));
     }
 }

@@ -54,7 +54,10 @@ impl<M: Machine> Kernel<M> {
             return self.unmap_now(unmap);
         }
         if let Frees::Slots = unmap.frees {
-            self.hold_frames(unmap.mapped);
+            if !self.hold_frames(unmap.mapped) {
+                // Nothing keeps these frames from being reused, so their mapping must not outlive this call.
+                return self.unmap_now(unmap);
+            }
             unmap.frees = Frees::HeldSlots;
         }
         let per_cpu = self.areas().this_cpu(self.machine().cpu());
@@ -77,14 +80,19 @@ impl<M: Machine> Kernel<M> {
         self.set_free(unmap);
     }
 
-    fn hold_frames(&self, mapped: PageRange) {
-        for page in 0..mapped.pages() {
-            if let Some((level, _, entry)) =
-                self.paging().walk(self.paging().kernel(), mapped.start().offset_pages(page))
-            {
-                self.frames().hold(M::Format::frame(level, entry));
-            }
+    /// Holds every frame behind a range; false, and none held, if one cannot be.
+    fn hold_frames(&self, mapped: PageRange) -> bool {
+        let frame = |page| {
+            let va = mapped.start().offset_pages(page);
+            let (level, _, entry) = self.paging().walk(self.paging().kernel(), va)?;
+            Some(M::Format::frame(level, entry))
+        };
+        let hold = |page: &usize| frame(*page).is_some_and(|frame| self.frames().hold(frame));
+        let held = (0..mapped.pages()).take_while(hold).count();
+        if held < mapped.pages() {
+            (0..held).filter_map(frame).for_each(|frame| self.frames().let_go(frame));
         }
+        held == mapped.pages()
     }
 
     /// Clears this CPU's deferred unmaps in the window of `section`. What they set free is set free by the returned value's

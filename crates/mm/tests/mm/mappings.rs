@@ -3,9 +3,7 @@
 use kpkeys_hosted::boot::Guarded;
 use kpkeys_hosted::{Counts, HostedFormat};
 use kpkeys_mm::{AddressSpace, Error, File, FilePages, Kernel, MapFlags, OnFork};
-use kpkeys_pgtable::{
-    Event, Format, Level, Machine, Mode, PAGE_SIZE, PageRange, PhysAddr, VirtAddr,
-};
+use kpkeys_pgtable::{Event, Level, Machine, Mode, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
 
 use crate::support::{
     assert_clean, assert_every_frame_accounted_for, for_both_formats, guarded, range,

@@ -33,10 +33,6 @@ const MAGAZINES: usize = 64;
 const BLOCKS: usize = 512;
 /// Spare pages that shrinking leaves.
 const KEEP: usize = 16;
-/// Pages from one that is handed out to the next: odd, so that every page's turn comes. Tables that are walked side by side, as a
-/// fork's are, would lie at equal offsets of different blocks if pages were handed out in order, and evict one another from caches
-/// (a fork of small pages took 40 % longer on an AMD EPYC).
-const STRIDE: usize = 197;
 
 /// The keyed pool.
 pub struct Pool {
@@ -347,9 +343,10 @@ impl Block {
         page >= self.start && page < self.start.offset(self.pages() as u64 * PAGE_SIZE)
     }
 
-    /// A free page, a stride on from the last one handed out.
+    /// A free page, from the top down, as the lists of a frame allocator give them. (Handed out upwards, the tables of a fork lay one
+    /// above the other as they were filled, and filling them took 8 % longer on an AMD EPYC.)
     fn take(&mut self) -> Option<PhysAddr> {
-        self.cursor = (self.cursor + STRIDE) % self.pages();
+        self.cursor = self.cursor.checked_sub(1).unwrap_or(self.pages() - 1);
         let index = self.first_free_from(self.cursor)?;
         self.map[index / 64] &= !(1 << (index % 64));
         self.free -= 1;

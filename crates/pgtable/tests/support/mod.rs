@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use kpkeys::Guard;
+use kpkeys::context::PageTables;
 use kpkeys::keyed::{Keyed, Register};
 use kpkeys_hosted::arena::Arena;
 use kpkeys_hosted::boot::Guarded;
@@ -114,7 +116,12 @@ impl<F: HostedFormat> System<F> {
         let machine = Hosted::new(arena, backend, Counter::default(), 1);
         let frames = Scarce::new(machine.memory());
         prepare(&frames);
-        Ok(System { paging: Paging::new(machine, frames, config)?, register })
+        // Nothing is protected until `enable_protection`: one window for the whole of it saves two system calls a store.
+        let building: Keyed<_, F::Encoding> = Keyed::new(register.clone());
+        let window: Guard<'_, _, PageTables> = Guard::enter(&building);
+        let paging = Paging::new(machine, frames, config)?;
+        drop(window);
+        Ok(System { paging, register })
     }
 
     pub fn machine(&self) -> &Guarded<F> {

@@ -1,22 +1,25 @@
 //! A context cannot manage a key that the register has no field for.
 //! expect: E0080 the context manages a key that this register does not have
 
-use kpkeys::encoding::{Por, Update};
-use kpkeys::{Access, AccessMap, Context, Pkey};
+use kpkeys::context::PageTables;
+use kpkeys::encoding::{Encoding, Por, Update};
 
-#[cfg(feature = "misuse")]
-const NUMBER: u8 = 8;
-#[cfg(not(feature = "misuse"))]
-const NUMBER: u8 = 7;
+/// A register like POR_EL1 with fewer keys.
+struct Short;
 
-struct Own;
-
-impl Context for Own {
-    const ACCESS: AccessMap =
-        AccessMap::PROTECTED.with(Pkey::new(NUMBER).unwrap(), Access::ReadWrite);
+impl Encoding for Short {
+    #[cfg(feature = "misuse")]
+    const KEYS: u8 = 2;
+    #[cfg(not(feature = "misuse"))]
+    const KEYS: u8 = 3;
+    const BITS: u32 = Por::BITS;
+    const KEY0: u64 = Por::KEY0;
+    const READ_WRITE: u64 = Por::READ_WRITE;
+    const READ_ONLY: u64 = Por::READ_ONLY;
+    const NO_ACCESS: u64 = Por::NO_ACCESS;
 }
 
 fn main() {
-    let update = const { Update::of::<Por, Own>() };
+    let update = const { Update::of::<Short, PageTables>() };
     assert_ne!(update.apply(0), 0);
 }

@@ -1,0 +1,127 @@
+//! `kpkeys attack`: attacks the page tables of a running kernel and says what came of it.
+//!
+//! Each mode is one boot, in which every attack is made. The kernel judges its own attacks, and so does this program from what was
+//! reported, by the same code; both must find that everything held.
+//!
+//! | module | concept |
+//! |---|---|
+//! | [`record`] | what the kernel reports |
+//! | [`gates`] | what must hold of all attacks together |
+//! | [`print`] | the table |
+
+mod gates;
+mod print;
+mod record;
+
+use std::io;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use kpkeys_emulator::Line;
+use kpkeys_pgtable::Mode;
+use serde::Serialize;
+
+use crate::emulated::{Emulated, MachineOptions};
+use crate::usage::UsageError;
+use gates::Gates;
+use record::Attack;
+
+/// The options of `kpkeys attack`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Options {
+    #[command(flatten)]
+    machine: MachineOptions,
+    /// Modes to attack, separated by commas [default: off, unbatched, batched, fused]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    modes: Vec<String>,
+    /// How to print it
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
+}
+
+/// How the attacks are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Tables to read
+    Table,
+    /// One JSON object
+    Json,
+}
+
+/// Everything that was found.
+#[derive(Serialize)]
+struct Report {
+    on: String,
+    backend: String,
+    results: Vec<Attack>,
+    gates: Gates,
+}
+
+/// Makes all attacks in every mode asked for and prints what came of them. Returns whether every gate held.
+///
+/// # Errors
+///
+/// [`UsageError`] for an unknown mode; a kernel that did not start, panicked or did not end in time.
+pub fn run(options: &Options) -> Result<bool> {
+    let modes = modes(&options.modes)?;
+    let emulated = options.machine.build()?;
+    let (mut results, mut backend, mut kernel_agrees) = (Vec::new(), String::new(), true);
+    for mode in modes {
+        eprintln!("kpkeys: attacking mode {} on {}", mode.name(), options.machine.on());
+        let boot = attack_mode(&emulated, mode)?;
+        results.extend(boot.attacks);
+        backend = boot.backend;
+        kernel_agrees &= boot.held;
+    }
+    let gates = Gates::of(&results, kernel_agrees);
+    let report = Report { on: options.machine.on().to_owned(), backend, results, gates };
+    match options.format {
+        Format::Table => print::write(&mut io::stdout().lock(), &report)?,
+        Format::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+    }
+    Ok(report.gates.hold())
+}
+
+/// What one boot delivered.
+struct Boot {
+    backend: String,
+    attacks: Vec<Attack>,
+    /// Whether the kernel itself found that everything held, its final check of all tables included.
+    held: bool,
+}
+
+fn attack_mode(emulated: &Emulated, mode: Mode) -> Result<Boot> {
+    let (mut attacks, mut backend, mut announced) = (Vec::new(), None, None);
+    let mut bad = None;
+    let held = emulated.boot(&format!("attack mode={}", mode.name()), &mut |line| match line {
+        Line::Record(json) => match record::parse(json) {
+            Ok(record::Record::Attack(attack)) => attacks.push(attack),
+            Ok(record::Record::Protection { backend: name }) => backend = Some(name),
+            Ok(record::Record::Attacks { made }) => announced = Some(made),
+            Ok(record::Record::Other) => {}
+            Err(error) => bad = Some(error),
+        },
+        Line::Log(text) if text.contains("error: ") => eprintln!("{text}"),
+        Line::Log(_) => {}
+    })?;
+    if let Some(error) = bad {
+        return Err(error);
+    }
+    let backend = backend.context("the kernel did not say what protects it")?;
+    match announced {
+        Some(made) if made == attacks.len() => Ok(Boot { backend, attacks, held }),
+        Some(made) => bail!("the kernel made {made} attacks and reported {}", attacks.len()),
+        None => bail!("the kernel did not make all attacks in mode {}", mode.name()),
+    }
+}
+
+fn modes(names: &[String]) -> Result<Vec<Mode>, UsageError> {
+    if names.is_empty() {
+        return Ok(Mode::ALL.into());
+    }
+    let known = |name: &String| {
+        Mode::from_name(name)
+            .ok_or_else(|| UsageError::unknown("mode", name, Mode::ALL.map(Mode::name)))
+    };
+    names.iter().map(known).collect()
+}

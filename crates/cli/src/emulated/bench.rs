@@ -1,0 +1,138 @@
+//! Rows of the table, run by the reference kernel: the emulated counterpart of a worker process.
+//!
+//! Each row gets a boot of its own, as it gets a machine of its own in a process, so that what one leaves behind is not another's set-up.
+
+use anyhow::{Context, Result, bail};
+use kpkeys_emulator::Line;
+use kpkeys_pgtable::Event;
+use kpkeys_stats::record::{Exposure, Mode, Record, Sample, Unit};
+use kpkeys_workloads::{ALL_ROWS, Row, Span};
+use serde::Deserialize;
+
+use super::Emulated;
+use crate::bench::plan::PlannedRow;
+use crate::bench::worker::counts_record;
+
+/// CPUs and memory a machine needs for every row: as the machine in a process has them.
+pub const CPUS: u32 = 2;
+/// Memory for two processes of 1 GiB and the tables of a linear map of pages.
+pub const MEMORY_MIB: u32 = 2304;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// The mode; [`Mode::Aa`] runs as `off`.
+    pub mode: Mode,
+    /// The block that samples are for.
+    pub block: u32,
+    /// The rows.
+    pub rows: &'a [Row],
+    /// What the published number of loops is divided by.
+    pub scale: u64,
+    /// Timed iterations of each row.
+    pub iterations: u32,
+    /// Count events instead of timing.
+    pub count: bool,
+}
+
+/// The kernel's records of a benchmark.
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+enum Reported {
+    Sample {
+        row: String,
+        iteration: u32,
+        ns: u64,
+        operations: u64,
+    },
+    Counts {
+        row: String,
+        operations: u64,
+        events: Vec<u64>,
+        longest_window_stores: u64,
+    },
+    #[serde(other)]
+    Other,
+}
+
+impl Emulated {
+    /// Runs rows and returns what was measured or counted, as a worker process would have printed it. Times are the emulated machine's.
+    ///
+    /// # Errors
+    ///
+    /// A boot that failed, with what the kernel printed last.
+    pub fn bench(&self, request: &Request<'_>) -> Result<Vec<Record>> {
+        let mut records = Vec::new();
+        for row in request.rows {
+            self.bench_row(request, row, &mut records)?;
+        }
+        Ok(records)
+    }
+
+    fn bench_row(&self, request: &Request<'_>, row: &Row, records: &mut Vec<Record>) -> Result<()> {
+        let number = ALL_ROWS.iter().position(|known| known == row);
+        let number = number.context("a row of another build")?;
+        let Request { mode, scale, iterations, .. } = *request;
+        let (what, mode) = (
+            if request.count { "count" } else { "bench" },
+            if mode == Mode::Aa { Mode::Off } else { mode },
+        );
+        let words = format!("{what}={number} scale={scale} iterations={iterations} mode={mode}");
+        let before = records.len();
+        let mut bad = None;
+        let held = self.boot(&words, &mut |line| match line {
+            Line::Record(json) => match record_of(request, row, json) {
+                Ok(record) => records.extend(record),
+                Err(error) => bad = Some(error),
+            },
+            Line::Log(text) if text.contains("error: ") => eprintln!("{text}"),
+            Line::Log(_) => {}
+        })?;
+        if let Some(error) = bad {
+            return Err(error);
+        }
+        if !held || records.len() == before {
+            bail!("row `{}` failed in the kernel, booted with `{words}`", row.result_class);
+        }
+        Ok(())
+    }
+}
+
+fn record_of(request: &Request<'_>, row: &Row, json: &str) -> Result<Option<Record>> {
+    let reported = serde_json::from_str(json)
+        .with_context(|| format!("not a record of the kernel: {json}"))?;
+    Ok(match reported {
+        Reported::Sample { row: name, iteration, ns, operations } if name == row.result_class => {
+            Some(Record::Sample(Sample {
+                mode: request.mode,
+                block: request.block,
+                iteration,
+                benchmark: row.benchmark.into(),
+                result_class: name,
+                unit: Unit::Ns,
+                value: ns as f64 / operations as f64,
+                entries: (row.span == Span::Once).then_some(row.pages as f64),
+            }))
+        }
+        Reported::Counts { row: name, operations, events, longest_window_stores }
+            if name == row.result_class =>
+        {
+            let each = |event: Event| {
+                events.get(event as usize).map_or(0.0, |&count| count as f64 / operations as f64)
+            };
+            // The share of time means nothing where a register write costs thousands of cycles.
+            let exposure = Exposure { open_share: 0.0, longest_window_stores };
+            Some(Record::Counts(counts_record(
+                request.mode,
+                &PlannedRow::Workload(*row),
+                each,
+                Some(exposure),
+            )))
+        }
+        Reported::Other => None,
+        _ => bail!("the kernel ran another row than `{}`: {json}", row.result_class),
+    })
+}
+
+#[cfg(test)]
+mod tests;

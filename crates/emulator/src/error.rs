@@ -1,0 +1,124 @@
+//! What can go wrong before and around the kernel.
+
+use crate::Target;
+use std::fmt;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+/// Why there is no outcome.
+#[derive(Debug)]
+pub enum Error {
+    /// No emulated machine has this name.
+    UnknownTarget {
+        /// The name.
+        name: String,
+    },
+    /// The emulator is not installed.
+    EmulatorMissing {
+        /// For which machine.
+        target: Target,
+    },
+    /// The kernel's source is not where this program was built from.
+    SourceMissing {
+        /// The folder looked at.
+        folder: PathBuf,
+    },
+    /// `cargo build` of the kernel failed; its messages went to standard error.
+    Build {
+        /// How it ended.
+        status: ExitStatus,
+    },
+    /// A program could not be started or watched.
+    Io {
+        /// The program.
+        program: PathBuf,
+        /// The reason.
+        source: std::io::Error,
+    },
+    /// The emulator was killed at the time limit.
+    TimeLimit {
+        /// The limit.
+        limit: Duration,
+        /// What was printed last.
+        last: LastLines,
+    },
+    /// The emulator ended without the kernel having said how it went.
+    Died {
+        /// The emulator's status.
+        status: ExitStatus,
+        /// What was printed last.
+        last: LastLines,
+    },
+}
+
+/// The end of what the kernel printed, and of what the emulator itself said.
+#[derive(Clone, Debug, Default)]
+pub struct LastLines {
+    /// From the serial line.
+    pub serial: Vec<String>,
+    /// From the emulator's standard error.
+    pub emulator: Vec<String>,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownTarget { name } => {
+                let known = Target::ALL.map(Target::name).join(", ");
+                write!(f, "no emulated machine is called `{name}`; known: {known}")
+            }
+            Self::EmulatorMissing { target } => {
+                let (program, package) = (target.program(), target.debian_package());
+                write!(
+                    f,
+                    "`{program}` is not installed; on Debian it is in the package `{package}`: apt-get install {package}"
+                )
+            }
+            Self::SourceMissing { folder } => {
+                write!(
+                    f,
+                    "the kernel's source is not in {}; run from a checkout of the repository",
+                    folder.display()
+                )
+            }
+            Self::Build { status } => write!(f, "building the kernel failed ({status})"),
+            Self::Io { program, source } => write!(f, "{}: {source}", program.display()),
+            Self::TimeLimit { limit, last } => {
+                write!(
+                    f,
+                    "the emulator did not end within {} s and was stopped; {last}",
+                    limit.as_secs_f32()
+                )
+            }
+            Self::Died { status, last } => {
+                write!(
+                    f,
+                    "the emulator ended ({status}) without the kernel's word, perhaps by a reset; {last}"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for LastLines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.serial.as_slice() {
+            [] => f.write_str("it printed nothing")?,
+            lines => write!(f, "it last printed:\n  {}", lines.join("\n  "))?,
+        }
+        match self.emulator.as_slice() {
+            [] => Ok(()),
+            lines => write!(f, "\nthe emulator said:\n  {}", lines.join("\n  ")),
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! What the emulated machine is to have.
+
+use std::time::Duration;
+
+/// The machine and how long it may run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// RAM in MiB.
+    pub memory_mib: u32,
+    /// CPUs; the kernel uses up to 8.
+    pub cpus: u32,
+    /// The emulator's name for the CPU model.
+    pub cpu_model: String,
+    /// The kernel's command line.
+    pub command_line: String,
+    /// The emulator is killed after this.
+    pub time_limit: Duration,
+}
+
+impl Default for Machine {
+    /// One CPU with every feature the emulator knows, 256 MiB, one minute.
+    fn default() -> Self {
+        Self {
+            memory_mib: 256,
+            cpus: 1,
+            cpu_model: "max".to_owned(),
+            command_line: String::new(),
+            time_limit: Duration::from_secs(60),
+        }
+    }
+}

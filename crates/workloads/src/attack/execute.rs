@@ -1,0 +1,211 @@
+//! Running one attack.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use kpkeys_mm::{AddressSpace, Kernel};
+use kpkeys_pgtable::{Attrs, Flush, Machine, PageRange, PhysAddr, VirtAddr};
+use spin::Mutex;
+
+use super::Failure;
+use super::prepare::{Prepared, USER_START};
+use super::primitive::Primitive;
+use super::promise::Outcome;
+use super::site::{Fault, Place, SavedIn, Site, Store};
+use super::target::Target;
+
+/// Attacks a target.
+///
+/// # Errors
+///
+/// Why the attack could not be made.
+pub(super) fn attack<M: Machine, S: Site>(
+    kernel: &Kernel<M>,
+    site: &S,
+    prepared: &Prepared<'_, M>,
+    target: Target,
+    primitive: Primitive,
+) -> Result<Outcome, Failure> {
+    let (page, offset) = prepared.locate(target)?;
+    let store = primitive.store();
+    // Sixty-four bytes must not leave the page.
+    let offset = if store == Store::Bulk { offset & !63 } else { offset };
+    let address = kernel.machine().memory().linear_address(page).offset(offset);
+    let plain = || outcome(site.store(store, address));
+    match primitive {
+        Primitive::Byte | Primitive::Word | Primitive::Bulk | Primitive::ReadModifyWrite => {
+            Ok(plain())
+        }
+        Primitive::Interrupt
+        | Primitive::Nmi
+        | Primitive::OtherCpu
+        | Primitive::OtherThread
+        | Primitive::PageFault => {
+            let place = primitive.place().ok_or(Failure::NoTarget("no place"))?;
+            in_window(kernel, site, prepared, place, address)
+        }
+        Primitive::VmallocAlias => through_vmalloc_alias(kernel, site, page, offset),
+        Primitive::UserAlias => through_user_alias(kernel, site, page, offset),
+        Primitive::MapWritable => by_mapping(kernel, site, prepared, page, offset),
+        Primitive::ForgedRoot => by_forged_root(kernel, site, page),
+        Primitive::ForgedFrame => with_forged_register(site, SavedIn::Frame, address),
+        Primitive::ForgedThread => with_forged_register(site, SavedIn::Thread, address),
+    }
+}
+
+fn outcome(result: Result<(), Fault>) -> Outcome {
+    match result {
+        Ok(()) => Outcome::Succeeded,
+        Err(fault) => Outcome::Faulted(fault),
+    }
+}
+
+/// Stores from another place while an operation on page tables has its window open.
+fn in_window<M: Machine, S: Site>(
+    kernel: &Kernel<M>,
+    site: &S,
+    prepared: &Prepared<'_, M>,
+    place: Place,
+    address: VirtAddr,
+) -> Result<Outcome, Failure> {
+    let (own, attack) = (Mutex::new(None), Mutex::new(None));
+    let done = AtomicBool::new(false);
+    inside_window(kernel, prepared.vmalloc, || {
+        // The operation may look at an entry twice.
+        if !done.swap(true, Ordering::Relaxed) {
+            *own.lock() = Some(site.store(Store::Word, address));
+            site.run_in(place, &|| *attack.lock() = Some(site.store(Store::Word, address)));
+        }
+    })?;
+    match (own.into_inner(), attack.into_inner()) {
+        (Some(Err(fault)), _) => Err(Failure::WindowClosed(fault)),
+        (Some(Ok(())), Some(result)) => Ok(outcome(result)),
+        _ => Err(Failure::NoTarget("the attack did not run")),
+    }
+}
+
+/// Runs `f` inside the window that the mode opens for changing a PTE: the one of the mapped page at `mapped`, which stays as it is.
+///
+/// # Errors
+///
+/// The page is not mapped as a page.
+pub fn inside_window<M: Machine>(
+    kernel: &Kernel<M>,
+    mapped: VirtAddr,
+    f: impl Fn(),
+) -> Result<(), Failure> {
+    let paging = kernel.paging();
+    let section = paging.section(paging.kernel());
+    let page = PageRange::new(mapped, 1).map_err(kpkeys_mm::Error::from)?;
+    Ok(paging.protect(&section, paging.kernel(), page, |entry| {
+        f();
+        entry
+    })?)
+}
+
+fn through_vmalloc_alias<M: Machine, S: Site>(
+    kernel: &Kernel<M>,
+    site: &S,
+    page: PhysAddr,
+    offset: u64,
+) -> Result<Outcome, Failure> {
+    let Ok(alias) = kernel.vm_map_ram(&[page]) else { return Ok(Outcome::Refused) };
+    let outcome = outcome(site.store(Store::Word, alias.offset(offset)));
+    kernel.vm_unmap_ram(alias, 1)?;
+    // The alias must be gone before anything is checked.
+    kernel.purge_vmalloc();
+    Ok(outcome)
+}
+
+fn through_user_alias<M: Machine, S: Site>(
+    kernel: &Kernel<M>,
+    site: &S,
+    page: PhysAddr,
+    offset: u64,
+) -> Result<Outcome, Failure> {
+    let paging = kernel.paging();
+    let mut space = AddressSpace::new(kernel)?;
+    let range = PageRange::new(USER_START, 1).map_err(kpkeys_mm::Error::from)?;
+    space.mmap(range, kpkeys_mm::MapFlags::DATA)?;
+    // A page of its own first, so that the tables on the way belong to the address space and go with it.
+    space.fault(USER_START, true)?;
+    space.discard(range);
+    let root = space.root();
+    let mapped = {
+        let section = paging.section(root);
+        paging.map(&section, root, range, Attrs::USER_DATA, |_| page)
+    };
+    if mapped.is_err() {
+        return Ok(Outcome::Refused);
+    }
+    let result = site.store_in_user_space(root.frame(), Store::Word, USER_START.offset(offset));
+    {
+        let section = paging.section(root);
+        paging.unmap(&section, root, range, |_, _, _| ())?;
+    }
+    paging.flush(Flush::User(root.frame(), range));
+    Ok(outcome(result))
+}
+
+/// Remaps a page of the vmalloc area to the target for a moment.
+fn by_mapping<M: Machine, S: Site>(
+    kernel: &Kernel<M>,
+    site: &S,
+    prepared: &Prepared<'_, M>,
+    page: PhysAddr,
+    offset: u64,
+) -> Result<Outcome, Failure> {
+    let range = PageRange::new(prepared.vmalloc, 1).map_err(kpkeys_mm::Error::from)?;
+    let own = remap(kernel, range, page)?;
+    let Some(own) = own else { return Ok(Outcome::Refused) };
+    let outcome = outcome(site.store(Store::Word, prepared.vmalloc.offset(offset)));
+    remap(kernel, range, own)?.ok_or(Failure::NoTarget("the page could not be mapped back"))?;
+    Ok(outcome)
+}
+
+/// Maps a page elsewhere and returns where it was mapped to; `None`, and no change, if the page-table code refuses.
+fn remap<M: Machine>(
+    kernel: &Kernel<M>,
+    range: PageRange,
+    to: PhysAddr,
+) -> Result<Option<PhysAddr>, Failure> {
+    use kpkeys_pgtable::Format;
+    let paging = kernel.paging();
+    let section = paging.section(paging.kernel());
+    let map = |frame| paging.map(&section, paging.kernel(), range, Attrs::KERNEL_DATA, |_| frame);
+    let mut own = None;
+    paging.unmap(&section, paging.kernel(), range, |_, level, entry| {
+        own = Some(M::Format::frame(level, entry));
+    })?;
+    paging.flush(Flush::Kernel(range));
+    let own = own.ok_or(Failure::NoTarget("the page was not mapped"))?;
+    if map(to).is_err() {
+        map(own)?;
+        return Ok(None);
+    }
+    Ok(Some(own))
+}
+
+fn by_forged_root<M: Machine, S: Site>(
+    kernel: &Kernel<M>,
+    site: &S,
+    root: PhysAddr,
+) -> Result<Outcome, Failure> {
+    let copy = kernel.frames().new_frame()?;
+    let loaded = site.load_copy_of_root(root, copy.address());
+    kernel.frames().free_frame(copy);
+    Ok(if loaded.map_err(Failure::Site)? { Outcome::Succeeded } else { Outcome::Refused })
+}
+
+fn with_forged_register<S: Site>(
+    site: &S,
+    saved_in: SavedIn,
+    address: VirtAddr,
+) -> Result<Outcome, Failure> {
+    let result = Mutex::new(None);
+    site.with_forged_register(saved_in, &|| {
+        *result.lock() = Some(site.store(Store::Word, address));
+    })
+    .map_err(Failure::Site)?;
+    let result = result.into_inner().ok_or(Failure::NoTarget("the attack did not run"))?;
+    Ok(outcome(result))
+}

@@ -1,0 +1,130 @@
+//! How a write gets to its target.
+
+use core::fmt;
+
+use super::site::{Place, Store};
+use super::target::Target;
+
+/// A way to write.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Primitive {
+    /// A store of one byte.
+    Byte,
+    /// A store of eight bytes, a whole entry.
+    Word,
+    /// A string copy over eight entries.
+    Bulk,
+    /// An atomic read-modify-write.
+    ReadModifyWrite,
+    /// From an interrupt handler that interrupted an open window.
+    Interrupt,
+    /// From an NMI handler that interrupted an open window.
+    Nmi,
+    /// From another CPU while this one has a window open.
+    OtherCpu,
+    /// From another thread, after the one with the open window was preempted.
+    OtherThread,
+    /// From a page-fault handler inside an open window.
+    PageFault,
+    /// Through an alias in the vmalloc area that maps the page writable.
+    VmallocAlias,
+    /// Through a user mapping that was left over when the page became a table.
+    UserAlias,
+    /// By asking the page-table code itself to map the page writable.
+    MapWritable,
+    /// By loading a root that is no page-table page.
+    ForgedRoot,
+    /// By changing the saved register in an exception frame.
+    ForgedFrame,
+    /// By changing the saved register of a suspended thread.
+    ForgedThread,
+}
+
+impl Primitive {
+    /// All of them, in the order of the table's columns.
+    pub const ALL: [Primitive; 15] = [
+        Primitive::Byte,
+        Primitive::Word,
+        Primitive::Bulk,
+        Primitive::ReadModifyWrite,
+        Primitive::Interrupt,
+        Primitive::Nmi,
+        Primitive::OtherCpu,
+        Primitive::OtherThread,
+        Primitive::PageFault,
+        Primitive::VmallocAlias,
+        Primitive::UserAlias,
+        Primitive::MapWritable,
+        Primitive::ForgedRoot,
+        Primitive::ForgedFrame,
+        Primitive::ForgedThread,
+    ];
+
+    /// Its name in results.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Primitive::Byte => "store-1",
+            Primitive::Word => "store-8",
+            Primitive::Bulk => "store-bulk",
+            Primitive::ReadModifyWrite => "read-modify-write",
+            Primitive::Interrupt => "interrupt-in-window",
+            Primitive::Nmi => "nmi-in-window",
+            Primitive::OtherCpu => "other-cpu-in-window",
+            Primitive::OtherThread => "other-thread-in-window",
+            Primitive::PageFault => "page-fault-in-window",
+            Primitive::VmallocAlias => "vmalloc-alias",
+            Primitive::UserAlias => "user-alias",
+            Primitive::MapWritable => "map-writable",
+            Primitive::ForgedRoot => "forged-root",
+            Primitive::ForgedFrame => "forged-frame",
+            Primitive::ForgedThread => "forged-thread",
+        }
+    }
+
+    /// The one with this name.
+    pub fn from_name(name: &str) -> Option<Primitive> {
+        Self::ALL.into_iter().find(|primitive| primitive.name() == name)
+    }
+
+    /// What kind of store the attack ends in.
+    pub const fn store(self) -> Store {
+        match self {
+            Primitive::Byte => Store::Byte,
+            Primitive::Bulk => Store::Bulk,
+            Primitive::ReadModifyWrite => Store::ReadModifyWrite,
+            _ => Store::Word,
+        }
+    }
+
+    /// Where the store is executed while a window is open, for the primitives that are about that.
+    pub const fn place(self) -> Option<Place> {
+        match self {
+            Primitive::Interrupt => Some(Place::Interrupt),
+            Primitive::Nmi => Some(Place::Nmi),
+            Primitive::OtherCpu => Some(Place::OtherCpu),
+            Primitive::OtherThread => Some(Place::OtherThread),
+            Primitive::PageFault => Some(Place::PageFault),
+            _ => None,
+        }
+    }
+
+    /// Whether the pair makes sense: roots alone can be forged, and ordinary data needs no tricks to be written.
+    pub fn applies_to(self, target: Target) -> bool {
+        match (self, target) {
+            (Primitive::ForgedRoot, target) => target.is_root(),
+            (primitive, Target::TableBecomeData) => primitive.is_plain_store(),
+            _ => true,
+        }
+    }
+
+    /// Whether it is just a store, by the address the linear map gives the page.
+    pub const fn is_plain_store(self) -> bool {
+        matches!(self, Self::Byte | Self::Word | Self::Bulk | Self::ReadModifyWrite)
+    }
+}
+
+impl fmt::Display for Primitive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}

@@ -1,0 +1,123 @@
+//! What is promised, and whether it was kept.
+
+use core::fmt;
+
+use kpkeys_pgtable::Mode;
+
+use super::primitive::Primitive;
+use super::site::Fault;
+use super::target::Target;
+
+/// What is protected, and by what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Protection {
+    /// The protection mode.
+    pub mode: Mode,
+    /// Whether the backend makes hardware refuse stores.
+    pub enforced: bool,
+    /// Whether page-table pages come from the keyed pool.
+    pub pool: bool,
+}
+
+/// What the documentation promises of an attack.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Promise {
+    /// It faults.
+    Blocked,
+    /// Nothing: it is reported as it is.
+    None,
+}
+
+/// What came of an attack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// A fault stopped it.
+    Faulted(Fault),
+    /// An interface refused what it was asked for.
+    Refused,
+    /// It wrote.
+    Succeeded,
+}
+
+/// How an outcome breaks what must hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Broken {
+    /// It was promised to be blocked and was not.
+    NotBlocked,
+    /// Something stopped it that is not the protection under test.
+    OtherFault,
+    /// It must succeed without protection, or protects nothing when it is on.
+    BlockedWithoutProtection,
+    /// The page is data again and cannot be written.
+    DataUnwritable,
+}
+
+/// What is promised of an attack.
+pub fn of(target: Target, primitive: Primitive, protection: Protection) -> Promise {
+    let Protection { mode, enforced, pool } = protection;
+    let is_table = match target {
+        Target::Table(..) | Target::Early | Target::Static | Target::DataBecomeTable => true,
+        Target::GivenBack => pool,
+        Target::TableBecomeData => false,
+    };
+    let is_covered = primitive.is_plain_store() || primitive.place().is_some();
+    if mode.protects() && enforced && is_table && is_covered {
+        Promise::Blocked
+    } else {
+        Promise::None
+    }
+}
+
+/// Holds an attack against what must be true of it.
+///
+/// # Errors
+///
+/// How it is not.
+pub fn check(target: Target, promise: Promise, outcome: Outcome, mode: Mode) -> Result<(), Broken> {
+    match (promise, outcome) {
+        (_, Outcome::Faulted(_) | Outcome::Refused) if !mode.protects() => {
+            Err(Broken::BlockedWithoutProtection)
+        }
+        (Promise::Blocked, Outcome::Succeeded) => Err(Broken::NotBlocked),
+        (Promise::Blocked, Outcome::Faulted(fault)) if !fault.by_protection => {
+            Err(Broken::OtherFault)
+        }
+        (_, Outcome::Faulted(_) | Outcome::Refused) if target == Target::TableBecomeData => {
+            Err(Broken::DataUnwritable)
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Promise {
+    /// Its name in results.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Promise::Blocked => "blocked",
+            Promise::None => "none",
+        }
+    }
+}
+
+impl Outcome {
+    /// Its name in results.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Outcome::Faulted(_) | Outcome::Refused => "blocked",
+            Outcome::Succeeded => "succeeded",
+        }
+    }
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Broken::NotBlocked => "was promised to be blocked and succeeded",
+            Broken::OtherFault => "was stopped by something else than the protection register",
+            Broken::BlockedWithoutProtection => {
+                "was blocked with protection off, so that blocking it proves nothing"
+            }
+            Broken::DataUnwritable => "was blocked, though the page is data again",
+        })
+    }
+}

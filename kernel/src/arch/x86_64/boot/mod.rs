@@ -1,0 +1,151 @@
+//! From the boot loader to the kernel proper, on the boot CPU.
+//!
+//! `entry` (assembly) reaches 64-bit mode on the boot tables; [`boot_cpu`] finds out what
+//! machine this is, builds the early tables from that, and moves to them and to a stack with
+//! a guard page. Whatever the machine lacks stops the boot with a reason.
+
+pub mod early_tables;
+pub mod entry;
+mod pvh;
+
+use super::backend::Choice;
+use super::{acpi, apic, context, control, cpu_state, descriptors, image, layout, time};
+use crate::boot_info::BootInfo;
+use crate::lock::IrqLock;
+use crate::memory::{BootMemory, PhysRange};
+use crate::stack::Stack;
+use crate::{console, cpu, exit, protection};
+use core::sync::atomic::Ordering;
+use x86_64::PhysAddr;
+use x86_64::registers::control::{Cr3, Cr3Flags};
+use x86_64::structures::paging::PhysFrame;
+
+/// The first 1 MiB belongs to the firmware, and to the trampoline.
+const LOW_MEMORY: PhysRange = PhysRange::new(0, 1 << 20);
+
+/// What [`boot_cpu`] found, on its way to [`on_final_stack`].
+static FOUND: IrqLock<Option<(BootInfo, acpi::Topology)>> = IrqLock::new(None);
+
+/// The kernel's first Rust code. `start_info` is what the boot loader passed in EBX.
+pub extern "C" fn boot_cpu(start_info: u32) -> ! {
+    time::start_clock();
+    let boot_cpu = cpu::get(cpu::CpuId(0)).expect("CPU 0 always exists");
+    // SAFETY: the first thing on the first CPU; the console comes right after.
+    unsafe {
+        boot_cpu.arch.install();
+        console::init();
+    }
+    log::info!("kpkeys kernel {} on x86_64", env!("CARGO_PKG_VERSION"));
+    descriptors::install();
+    if let Err(missing) = control::enable_required() {
+        exit::refuse(format_args!("{missing}"));
+    }
+    // SAFETY: called by the entry code with the loader's pointer, on the boot tables.
+    let mut found = unsafe { discover(start_info) };
+    // SAFETY: `discover` left out of free memory whatever is in use.
+    unsafe { move_to_early_tables(&mut found.0.memory) };
+    *FOUND.lock() = Some(found);
+
+    let Some(stack) = Stack::take() else { exit::refuse(format_args!("no stack is left")) };
+    let top = stack.top();
+    core::mem::forget(stack); // CPU 0's idle thread has it for ever
+    // SAFETY: the stack is fresh, and nothing refers to the boot stack any more.
+    unsafe { context::call_on_stack(top, on_final_stack) }
+}
+
+extern "C" fn on_final_stack() -> ! {
+    let found = FOUND.lock().take();
+    let (info, topology) = found.expect("`boot_cpu` stored it");
+    crate::kernel_main(info, |backend, memory_is_ready| {
+        start_machine(&topology, backend, memory_is_ready);
+    })
+}
+
+/// # Safety
+///
+/// `start_info` must be the loader's pointer, and the boot tables in use.
+unsafe fn discover(start_info: u32) -> (BootInfo, acpi::Topology) {
+    // SAFETY: forwarded.
+    let info = match unsafe { pvh::BootInformation::read(start_info) } {
+        Ok(info) => info,
+        Err(error) => exit::refuse(format_args!("{error}")),
+    };
+    let mut memory = BootMemory::new(info.ram());
+    for used in [LOW_MEMORY, image::frames()] {
+        memory.reserve(used);
+    }
+    let command_line = info.command_line().unwrap_or_else(|| {
+        exit::refuse(format_args!("the command line is not valid UTF-8"));
+    });
+    // SAFETY: forwarded.
+    let topology = match unsafe { acpi::cpus(info.rsdp()) } {
+        Ok(topology) => topology,
+        Err(error) => exit::refuse(format_args!("{error}")),
+    };
+    match BootInfo::new(memory, command_line) {
+        Ok(info) => (info, topology),
+        Err(error) => exit::refuse(format_args!("{error}")),
+    }
+}
+
+/// # Safety
+///
+/// Free boot memory must be unused, and the boot tables in use.
+unsafe fn move_to_early_tables(memory: &mut BootMemory) {
+    let local_apic = match apic::address() {
+        Ok(address) => address,
+        Err(error) => exit::refuse(format_args!("{error}")),
+    };
+    // SAFETY: forwarded.
+    if let Err(error) = unsafe { early_tables::build(memory, local_apic) } {
+        exit::refuse(format_args!("{error}"));
+    }
+    let root = PhysAddr::new(early_tables::ROOT.load(Ordering::Acquire));
+    // SAFETY: the early tables map the image where the boot tables do, so execution goes on;
+    // the boot stack is part of it. One-to-one addresses are not used from here on.
+    unsafe { Cr3::write(PhysFrame::containing_address(root), Cr3Flags::empty()) };
+}
+
+/// The backend, interrupts, time and the other CPUs, in this order.
+fn start_machine(topology: &acpi::Topology, backend: Choice, _: crate::heap::Ready) {
+    // SAFETY: once, on the boot CPU, interrupts off, no thread and no other CPU yet.
+    if let Err(unusable) = unsafe { protection::select(backend) } {
+        exit::refuse(format_args!("{unusable}"));
+    }
+    apic::mask_legacy_controllers();
+    apic::enable();
+    time::calibrate();
+    control::report();
+    crate::sched::adopt_idle_thread();
+    if topology.left_out > 0 {
+        let (used, left_out) = (topology.apic_ids.len(), topology.left_out);
+        log::warn!("{left_out} CPUs stay off: this kernel uses at most {used}");
+    }
+    // SAFETY: once, on the boot CPU, with the early tables in use; low memory is reserved.
+    if let Err(error) = unsafe { super::smp::start_others(&topology.apic_ids) } {
+        exit::refuse(format_args!("{error}"));
+    }
+    if let Some((id, has)) = control::first_without_required() {
+        exit::refuse(format_args!("CPU {id} has only {has} switched on"));
+    }
+    time::start_ticks();
+    debug_assert_eq!(cpu_state::current_index(), 0);
+}
+
+/// Wipes the boot tables, which map memory writable and executable. The image maps them read-only, so this goes
+/// through the linear map.
+///
+/// # Safety
+///
+/// No CPU may use them any more, and none may be started later.
+pub unsafe fn retire_boot_tables() {
+    let frames = boot_table_frames();
+    // SAFETY: the pages are the image's own, and nobody's tables any more.
+    unsafe { core::ptr::write_bytes(layout::linear(frames.start), 0, frames.len() as usize) };
+}
+
+/// The frames of the boot tables: page-table pages inside the image.
+pub fn boot_table_frames() -> PhysRange {
+    let (start, end) = image::boot_tables();
+    PhysRange { start: image::phys(start), end: image::phys(end) }
+}

@@ -1,0 +1,194 @@
+//! Entry and return of every exception and interrupt.
+//!
+//! The CPU pushes the interrupted state; a stub per vector pushes a zero where the CPU
+//! pushed no error code, and the vector; the common part pushes the general registers, the
+//! fault address and a slot for the protection register, and calls
+//! [`exceptions::dispatch`](super::exceptions::dispatch) with the [`Frame`]. The way back
+//! undoes it and executes IRETQ.
+//!
+//! One return does without IRETQ: that of a fault taken inside an NMI handler. IRETQ would
+//! let the next NMI in (Intel SDM vol. 3A, 6.7.1 "Handling Multiple NMIs") while the first
+//! still uses the NMI stack, and the second would overwrite the first's frame. `dispatch`
+//! tells which return is due.
+//!
+//! The fault address (CR2) is saved on *every* entry and, for NMIs, restored: an NMI may hit
+//! between the delivery of a page fault and the handler's first look at CR2, and may itself
+//! fault. EFLAGS.AC and DF belong to the interrupted code; entry clears both.
+
+use core::arch::global_asm;
+use core::mem::offset_of;
+
+/// Vectors of the architecture.
+pub const VECTORS: usize = 256;
+/// Non-maskable interrupt.
+pub const NMI: u8 = 2;
+/// A fault while delivering a fault.
+pub const DOUBLE_FAULT: u8 = 8;
+/// Page fault.
+pub const PAGE_FAULT: u8 = 14;
+/// Machine check.
+pub const MACHINE_CHECK: u8 = 18;
+
+/// The interrupted state as it lies on the handler's stack, lowest address first.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Frame {
+    /// The protection register of the interrupted code; see `protection`.
+    pub protection: kpkeys::Saved,
+    /// CR2 as it was at entry. Means something for page faults only.
+    pub fault_address: u64,
+    /// General registers.
+    pub r15: u64,
+    /// General registers.
+    pub r14: u64,
+    /// General registers.
+    pub r13: u64,
+    /// General registers.
+    pub r12: u64,
+    /// General registers.
+    pub r11: u64,
+    /// General registers.
+    pub r10: u64,
+    /// General registers.
+    pub r9: u64,
+    /// General registers.
+    pub r8: u64,
+    /// General registers.
+    pub rbp: u64,
+    /// General registers.
+    pub rdi: u64,
+    /// General registers.
+    pub rsi: u64,
+    /// General registers.
+    pub rdx: u64,
+    /// General registers.
+    pub rcx: u64,
+    /// General registers.
+    pub rbx: u64,
+    /// General registers.
+    pub rax: u64,
+    /// Which exception or interrupt.
+    pub vector: u64,
+    /// The exception's error code, or zero.
+    pub error_code: u64,
+    /// Pushed by the CPU: where the code was interrupted.
+    pub rip: u64,
+    /// Pushed by the CPU.
+    pub cs: u64,
+    /// Pushed by the CPU.
+    pub rflags: u64,
+    /// Pushed by the CPU.
+    pub rsp: u64,
+    /// Pushed by the CPU.
+    pub ss: u64,
+}
+
+impl Frame {
+    /// Whether a program was interrupted: the privilege level in the saved code segment.
+    pub fn is_from_user(&self) -> bool {
+        self.cs & 3 == 3
+    }
+}
+
+/// Bytes from one stub to the next; the longest stub has 12.
+const STUB_SIZE: u64 = 16;
+
+/// The address of the stub of `vector`.
+pub fn stub_address(vector: usize) -> u64 {
+    // SAFETY: the symbol is defined below; only its address is used.
+    unsafe extern "C" {
+        static exception_stubs: u8;
+    }
+    &raw const exception_stubs as u64 + vector as u64 * STUB_SIZE
+}
+
+// Exceptions with an error code: Intel SDM vol. 3A, table 6-1 (8, 10 to 14, 17, 21) and AMD
+// APM vol. 2, 8.2 (29, 30). The frame is 24 words, so RSP is 16-byte aligned at the call.
+global_asm!(
+    r#"
+    .balign 16
+    .global exception_stubs
+exception_stubs:
+    .set vector, 0
+    .rept 256
+    .balign 16
+    .if (vector == 8) || (vector >= 10 && vector <= 14) || (vector == 17) || (vector == 21) || (vector == 29) || (vector == 30)
+    .else
+    push 0
+    .endif
+    push vector
+    jmp exception_common
+    .set vector, vector + 1
+    .endr
+
+    .macro restore_registers
+    add rsp, 16
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rbp
+    pop rdi
+    pop rsi
+    pop rdx
+    pop rcx
+    pop rbx
+    pop rax
+    .endm
+
+    .balign 16
+exception_common:
+    cld
+    clac
+    push rax
+    push rbx
+    push rcx
+    push rdx
+    push rsi
+    push rdi
+    push rbp
+    push r8
+    push r9
+    push r10
+    push r11
+    push r12
+    push r13
+    push r14
+    push r15
+    mov rax, cr2
+    push rax
+    push 0
+    mov rdi, rsp
+    xor ebp, ebp
+    call {dispatch}
+    test al, al
+    jnz return_without_iret
+    restore_registers
+    add rsp, 16
+    iretq
+
+    # Rebuild what IRETQ would load as two words on the interrupted stack (RFLAGS below
+    # RIP), and let POPFQ and RET load them. CS and SS are the kernel's before and after.
+return_without_iret:
+    mov rcx, [rsp + {rsp_at}]
+    mov rdx, [rsp + {rip_at}]
+    mov rsi, [rsp + {rflags_at}]
+    sub rcx, 16
+    mov [rcx + 8], rdx
+    mov [rcx], rsi
+    mov [rsp + {vector_at}], rcx
+    restore_registers
+    pop rsp
+    popfq
+    ret
+"#,
+    dispatch = sym super::exceptions::dispatch,
+    rsp_at = const offset_of!(Frame, rsp),
+    rip_at = const offset_of!(Frame, rip),
+    rflags_at = const offset_of!(Frame, rflags),
+    vector_at = const offset_of!(Frame, vector),
+);

@@ -1,0 +1,173 @@
+//! What the kernel does about each exception and interrupt.
+
+use super::entry::{DOUBLE_FAULT, Frame, MACHINE_CHECK, NMI, PAGE_FAULT};
+use super::user::{self, SYSTEM_CALL};
+use super::{apic, probe, tlb};
+use crate::program::{self, End};
+use crate::{calls, cpu, protection, sched, stack};
+use core::fmt;
+use core::sync::atomic::Ordering;
+
+/// Vectors of interrupts. The high nibble is the priority (Intel SDM vol. 3A, 11.8.3.1):
+/// a shootdown must get through whatever else is pending.
+pub mod vector {
+    /// The local APIC's timer.
+    pub const TIMER: u8 = 0x20;
+    /// Run the function in this CPU's mailbox.
+    pub const CALL: u8 = 0xe0;
+    /// Flush the TLB and acknowledge.
+    pub const SHOOTDOWN: u8 = 0xf0;
+    /// The local APIC's word for "it was nothing after all".
+    pub const SPURIOUS: u8 = 0xff;
+}
+
+/// Every exception and interrupt comes here from the entry code, interrupts off. Returns
+/// whether the entry code must return without IRETQ.
+///
+/// The protection register is reset before anything else runs and restored last, so that a
+/// handler never starts inside the window it interrupted.
+pub extern "C" fn dispatch(frame: &mut Frame) -> bool {
+    if frame.is_from_user() || has_own_stack(frame.vector as u8) {
+        // A program may have changed the GS base, and an NMI may have hit before this line.
+        super::cpu_state::restore();
+    }
+    frame.protection = protection::enter_exception();
+    handle(frame);
+    let is_inside_nmi = cpu::this().arch.in_nmi.load(Ordering::Relaxed);
+    protection::leave_exception(frame.protection);
+    is_inside_nmi
+}
+
+/// Whether the exception can arrive at any instruction of the kernel, the first of an entry included.
+fn has_own_stack(vector: u8) -> bool {
+    matches!(vector, NMI | DOUBLE_FAULT | MACHINE_CHECK)
+}
+
+fn handle(frame: &mut Frame) {
+    match frame.vector as u8 {
+        NMI => handle_nmi(frame),
+        DOUBLE_FAULT => die_of_double_fault(frame),
+        MACHINE_CHECK => die(frame, "machine check"),
+        vector::TIMER => handle_timer(),
+        vector::CALL => {
+            apic::end_of_interrupt();
+            let register = (&raw mut frame.protection).cast();
+            cpu::this().arch.interrupted_register.store(register, Ordering::Relaxed);
+            calls::run_interrupt_call();
+        }
+        vector::SHOOTDOWN => {
+            tlb::answer_pending();
+            apic::end_of_interrupt();
+        }
+        vector::SPURIOUS => {} // needs no end of interrupt: Intel SDM vol. 3A, 11.9
+        exception if frame.is_from_user() => handle_program(frame, exception),
+        _ if probe::recover(frame) => {}
+        exception => die(frame, name(exception)),
+    }
+}
+
+/// A program's system call, page fault or mistake. Interrupts are on while the memory manager works.
+fn handle_program(frame: &mut Frame, exception: u8) {
+    const WRITE: u64 = 1 << 1;
+    let end = match exception {
+        SYSTEM_CALL => End::Exit(frame.rdi),
+        PAGE_FAULT => {
+            let (address, write) = (frame.fault_address, frame.error_code & WRITE != 0);
+            super::irq::enable();
+            let handled = program::fault(address, write);
+            super::irq::disable();
+            if handled {
+                return;
+            }
+            End::Killed { exception, address }
+        }
+        _ => End::Killed { exception, address: 0 },
+    };
+    let kernel_stack = program::end(end);
+    user::leave(frame, kernel_stack, 0);
+}
+
+/// The next tick may preempt, so this one is finished first.
+fn handle_timer() {
+    cpu::this().ticks.fetch_add(1, Ordering::Relaxed);
+    apic::end_of_interrupt();
+    sched::tick();
+}
+
+/// NMIs stay blocked until the handler's own IRETQ, so there is never one inside another
+/// (`entry`). One without a request is counted and otherwise harmless: two NMIs that arrive
+/// while a third is handled become one.
+fn handle_nmi(frame: &Frame) {
+    let state = &cpu::this().arch;
+    state.in_nmi.store(true, Ordering::Relaxed);
+    if !calls::run_nmi_call() {
+        state.nmis_without_request.fetch_add(1, Ordering::Relaxed);
+    }
+    restore_fault_address(frame);
+    state.in_nmi.store(false, Ordering::Relaxed);
+}
+
+/// The interrupted code may be a page fault's entry that has not yet read CR2.
+fn restore_fault_address(frame: &Frame) {
+    // SAFETY: CR2 has no effect on the CPU; it is only read by page-fault entry.
+    unsafe {
+        core::arch::asm!("mov cr2, {}", in(reg) frame.fault_address, options(nomem, nostack, preserves_flags));
+    }
+}
+
+/// CR2 still holds the address of the fault that could not be delivered; a guard page there
+/// means that the stack ran out (Intel SDM vol. 3A, 6.15 "Interrupt 8").
+fn die_of_double_fault(frame: &Frame) -> ! {
+    if stack::is_guard(frame.fault_address) {
+        die(frame, "stack overflow (double fault on a stack's guard page)")
+    }
+    die(frame, "double fault")
+}
+
+fn die(frame: &Frame, what: &str) -> ! {
+    panic!("{what}\n{frame}");
+}
+
+fn name(vector: u8) -> &'static str {
+    match vector {
+        0 => "divide error",
+        1 => "debug exception",
+        3 => "breakpoint",
+        4 => "overflow",
+        5 => "bound exceeded",
+        6 => "invalid opcode",
+        7 => "no FPU",
+        10 => "invalid TSS",
+        11 => "segment not present",
+        12 => "stack fault",
+        13 => "general protection fault",
+        PAGE_FAULT => "page fault",
+        16 => "x87 error",
+        17 => "alignment check",
+        19 => "SIMD exception",
+        20 => "virtualisation exception",
+        21 => "control protection exception",
+        _ => "unexpected interrupt",
+    }
+}
+
+impl fmt::Display for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  vector {} error code {:#x}", self.vector, self.error_code)?;
+        match self.vector as u8 {
+            PAGE_FAULT => {
+                let cause = probe::cause(self.error_code);
+                writeln!(f, "  address {:#x}: {cause:?}", self.fault_address)?;
+            }
+            DOUBLE_FAULT => writeln!(f, "  last fault address {:#x}", self.fault_address)?,
+            _ => {}
+        }
+        writeln!(f, "  rip {:#018x} rsp {:#018x} rflags {:#x}", self.rip, self.rsp, self.rflags)?;
+        writeln!(f, "  rax {:#018x} rbx {:#018x} rcx {:#018x}", self.rax, self.rbx, self.rcx)?;
+        writeln!(f, "  rdx {:#018x} rsi {:#018x} rdi {:#018x}", self.rdx, self.rsi, self.rdi)?;
+        writeln!(f, "  rbp {:#018x} r8  {:#018x} r9  {:#018x}", self.rbp, self.r8, self.r9)?;
+        writeln!(f, "  r10 {:#018x} r11 {:#018x} r12 {:#018x}", self.r10, self.r11, self.r12)?;
+        writeln!(f, "  r13 {:#018x} r14 {:#018x} r15 {:#018x}", self.r13, self.r14, self.r15)?;
+        write!(f, "  protection register {:x?}", self.protection)
+    }
+}

@@ -1,0 +1,21 @@
+//! Where things lie in the kernel half of the address space.
+//!
+//! | from | what |
+//! |---|---|
+//! | `0xffff_8880_0000_0000` | linear map: all RAM, 2 MiB blocks, never executable |
+//! | `0xffff_ffff_8000_0000` | kernel image (see `image.ld`) |
+//! | `0xffff_ffff_c000_0000` | device registers, uncached |
+//!
+//! The linear map starts where Linux's does, so addresses in reports look familiar.
+
+use crate::memory::PhysAddr;
+
+/// First address of the linear map.
+pub const LINEAR_MAP: u64 = 0xffff_8880_0000_0000;
+/// First address of the device mappings; the local APIC's page comes first.
+pub const DEVICES: u64 = 0xffff_ffff_c000_0000;
+
+/// The address at which the linear map has physical address `phys`.
+pub const fn linear(phys: PhysAddr) -> *mut u8 {
+    (LINEAR_MAP + phys.0) as *mut u8
+}

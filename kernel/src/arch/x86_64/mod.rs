@@ -1,0 +1,60 @@
+//! x86-64: booted by PVH, driven by local APICs.
+//!
+//! What the rest of the kernel uses: `backend`, `boot` (the early page tables), `context`, `control`,
+//! `cpu_state`, `exit`, `image`, `ipi`, `irq`, `layout`, `probe`, `root`, `serial`, `time`, `tlb`, `user`.
+
+mod acpi;
+mod apic;
+pub mod backend;
+pub mod boot;
+pub mod context;
+pub mod control;
+pub mod cpu_state;
+pub mod descriptors;
+mod entry;
+mod exceptions;
+pub mod exit;
+pub mod image;
+pub mod ipi;
+pub mod irq;
+pub mod layout;
+pub mod probe;
+pub mod root;
+pub mod serial;
+mod smp;
+pub mod time;
+pub mod tlb;
+pub mod user;
+
+use crate::memory::PhysAddr;
+use kpkeys_pgtable::Entry;
+
+/// The format of this architecture's page tables.
+pub type Format = kpkeys_pgtable::entry::X86_64;
+
+/// Nothing: page-table stores are ordered with the walks of the CPU that makes them (Intel SDM vol. 3A, 4.10.4.3), and
+/// other CPUs fault once more at worst.
+pub fn entry_barrier() {}
+
+/// The device pages that the kernel's tables map from [`layout::DEVICES`] up.
+pub fn devices() -> impl Iterator<Item = PhysAddr> {
+    // Boot read the same register and refused a machine without a local APIC.
+    apic::address().ok().into_iter()
+}
+
+/// A leaf entry made uncached: PWT and PCD (Intel SDM vol. 3A, 4.9).
+pub fn uncached(entry: Entry) -> Entry {
+    const WRITE_THROUGH: u64 = 1 << 3;
+    const CACHE_DISABLE: u64 = 1 << 4;
+    Entry(entry.0 | WRITE_THROUGH | CACHE_DISABLE)
+}
+
+/// Where the frame of the call interrupt being handled keeps the interrupted protection register. For attacks.
+pub fn interrupted_register() -> *mut u64 {
+    crate::cpu::this().arch.interrupted_register.load(core::sync::atomic::Ordering::Relaxed)
+}
+
+/// One line about a CPU, for the boot log: its id on the bus and its control bits.
+pub fn describe_cpu(cpu: &crate::cpu::Cpu) -> alloc::string::String {
+    alloc::format!("APIC {}, {}", cpu.arch.apic_id(), control::reported(cpu))
+}

@@ -1,0 +1,63 @@
+//! The root register, CR3.
+//!
+//! Every thread has a root table, and a CPU holds the one of the thread it runs. Threads without an address space of
+//! their own run on the kernel's root, so no CPU ever holds on to a root that is released: there is no lazy switching.
+
+use super::tlb;
+use crate::lock::IrqsOff;
+use crate::memory::PhysAddr;
+use core::sync::atomic::{AtomicU64, Ordering};
+use x86_64::registers::control::{Cr3, Cr3Flags};
+use x86_64::structures::paging::PhysFrame;
+
+/// Physical address of a root table; 0 stands for the kernel's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RootTable(pub u64);
+
+impl RootTable {
+    /// The kernel's own.
+    pub const KERNEL: Self = Self(0);
+}
+
+/// The kernel's own root: the early tables' until [`adopt`].
+static KERNEL_ROOT: AtomicU64 = AtomicU64::new(0);
+
+/// What the running CPU's root register holds.
+pub fn current() -> PhysAddr {
+    PhysAddr(Cr3::read().0.start_address().as_u64())
+}
+
+/// Loads a root table, if it is not loaded already. Interrupts are off.
+pub fn load(root: RootTable) {
+    let wanted = match root {
+        RootTable::KERNEL => KERNEL_ROOT.load(Ordering::Relaxed),
+        RootTable(address) => address,
+    };
+    if wanted != 0 && wanted != current().0 {
+        // SAFETY: whoever named the root promised that it holds the kernel's half (`Thread::set_root`, `adopt`), so
+        // everything this CPU uses stays where it is.
+        unsafe { write(wanted) };
+    }
+}
+
+/// Makes `root` the kernel's own root and moves the running CPU to it, dropping every old translation. Every CPU must do it.
+///
+/// # Safety
+///
+/// The table must map everything the kernel uses where the present one does, and live for ever.
+pub unsafe fn adopt(root: PhysAddr) {
+    let _irqs_off = IrqsOff::new();
+    KERNEL_ROOT.store(root.0, Ordering::Relaxed);
+    // SAFETY: forwarded.
+    unsafe { write(root.0) };
+    tlb::flush_all_with_global();
+}
+
+/// # Safety
+///
+/// The table must map everything the kernel uses where the present one does.
+unsafe fn write(root: u64) {
+    let frame = PhysFrame::containing_address(x86_64::PhysAddr::new_truncate(root));
+    // SAFETY: forwarded.
+    unsafe { Cr3::write(frame, Cr3Flags::empty()) };
+}

@@ -1,0 +1,138 @@
+//! Ring 3: entering it, and coming back.
+//!
+//! [`enter`] remembers its stack pointer and returns to user mode. From there the CPU comes back by interrupts and
+//! exceptions alone, on the stack that the task state names: right below what `enter` left ([`descriptors::set_kernel_stack`]).
+//! To end a program, the handler turns its frame into a return to `enter`'s caller ([`leave`]).
+//!
+//! The one system call is `int 0x80`: it ends the program with the value in RDI. Programs have no FPU, and no GS base of their
+//! own: entry code puts the kernel's back, whatever a program did to it.
+
+use super::descriptors::{self, KERNEL_CODE, KERNEL_DATA, USER_CODE, USER_DATA};
+use super::entry::Frame;
+use core::arch::{global_asm, naked_asm};
+use core::mem::offset_of;
+
+/// The vector of the system call.
+pub const SYSTEM_CALL: u8 = 0x80;
+
+/// What a program starts with.
+#[repr(C)]
+pub struct Start {
+    /// Its first instruction.
+    pub instruction: u64,
+    /// Its stack pointer.
+    pub stack: u64,
+    /// What it finds in RDI, RSI and RDX.
+    pub arguments: [u64; 3],
+}
+
+/// Runs a program until [`leave`], and returns what that was given.
+///
+/// # Safety
+///
+/// Interrupts must be off; they are on in the program and off again afterwards. The running thread must have an address space loaded whose
+/// user half is the program's. `kernel_stack` must point to where the thread keeps the stack for its exceptions.
+pub unsafe fn enter(start: &Start, kernel_stack: *mut u64) -> u64 {
+    // SAFETY: interrupts are off, so this CPU's task state stays this thread's until the program runs.
+    unsafe { enter_user(start, kernel_stack, descriptors::kernel_stack()) }
+}
+
+/// Ends the program that `frame` interrupted: its `enter` returns `result`.
+pub fn leave(frame: &mut Frame, kernel_stack: u64, result: u64) {
+    const INTERRUPTS_OFF: u64 = 1 << 1; // the bit that is always set
+    frame.rip = back_from_user as *const () as u64;
+    frame.cs = u64::from(KERNEL_CODE);
+    frame.ss = u64::from(KERNEL_DATA);
+    frame.rflags = INTERRUPTS_OFF;
+    frame.rsp = kernel_stack;
+    frame.rax = result;
+}
+
+/// The bytes of a program that fills memory: stores RDX to RSI pages from RDI, then ends with the sum of what it reads back.
+pub fn fill_program() -> &'static [u8] {
+    let start = &raw const user_fill_start;
+    let len = &raw const user_fill_end as usize - start as usize;
+    // SAFETY: the symbols bracket the program below.
+    unsafe { core::slice::from_raw_parts(start, len) }
+}
+
+// SAFETY: defined by the assembly below; only the addresses are used.
+unsafe extern "C" {
+    static user_fill_start: u8;
+    static user_fill_end: u8;
+}
+
+/// IRETQ's frame (Intel SDM vol. 3A, 6.14.3): SS, RSP, RFLAGS with interrupts on, CS, RIP.
+#[unsafe(naked)]
+unsafe extern "C" fn enter_user(
+    start: &Start,
+    kernel_stack: *mut u64,
+    task_stack: *mut u64,
+) -> u64 {
+    naked_asm!(
+        "push rbp",
+        "push rbx",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "mov [rsi], rsp",
+        "mov [rdx], rsp",
+        "mov rax, rdi",
+        "push {data}",
+        "push [rax + {stack}]",
+        "push 0x202",
+        "push {code}",
+        "push [rax + {instruction}]",
+        "mov rdi, [rax + {arguments}]",
+        "mov rsi, [rax + {arguments} + 8]",
+        "mov rdx, [rax + {arguments} + 16]",
+        "xor eax, eax",
+        "xor ebx, ebx",
+        "xor ecx, ecx",
+        "xor ebp, ebp",
+        "xor r8d, r8d",
+        "xor r9d, r9d",
+        "xor r10d, r10d",
+        "xor r11d, r11d",
+        "xor r12d, r12d",
+        "xor r13d, r13d",
+        "xor r14d, r14d",
+        "xor r15d, r15d",
+        "iretq",
+        data = const USER_DATA,
+        code = const USER_CODE,
+        stack = const offset_of!(Start, stack),
+        instruction = const offset_of!(Start, instruction),
+        arguments = const offset_of!(Start, arguments),
+    )
+}
+
+/// Where [`leave`] sends the CPU: the end of [`enter_user`], with the result in RAX.
+#[unsafe(naked)]
+extern "C" fn back_from_user() {
+    naked_asm!("pop r15", "pop r14", "pop r13", "pop r12", "pop rbx", "pop rbp", "ret")
+}
+
+global_asm!(
+    r#"
+    .pushsection .rodata
+user_fill_start:
+    mov rcx, rsi
+    mov r8, rdi
+1:  mov [r8], rdx
+    add r8, 4096
+    dec rcx
+    jnz 1b
+    mov rcx, rsi
+    xor eax, eax
+2:  add rax, [rdi]
+    add rdi, 4096
+    dec rcx
+    jnz 2b
+    mov rdi, rax
+    int 0x80
+user_fill_end:
+    .popsection
+"#
+);

@@ -1,0 +1,273 @@
+//! The attacks of `kpkeys-workloads`, made from inside this kernel.
+//!
+//! An attacker here is code of this kernel that may do whatever a stray or hostile data access may: its stores go through
+//! [`probe`], so that a refused one comes back as a fault instead of ending the machine. What it must not do is
+//! execute the protection register's own instructions; the windows it attacks from are opened by real operations.
+
+use crate::arch::{self, boot, image, layout, probe};
+use crate::cpu::{self, CpuId};
+use crate::fault::{Cause, Fault};
+use crate::lock::IrqLock;
+use crate::memory::{PAGE_SIZE, PhysAddr};
+use crate::paging::{Memories, memories, user};
+use crate::report::{Record, emit};
+use crate::sched::{self, Thread};
+use crate::{calls, protection};
+use alloc::string::{String, ToString};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use kpkeys_pgtable::{Config, VirtAddr};
+use kpkeys_workloads::attack::site::{Place, SavedIn};
+use kpkeys_workloads::attack::{self, Attack, Outcome, Protection, Site, Store, promise};
+
+/// Runs the whole matrix, each attack a record. Returns how many went otherwise than they must.
+///
+/// # Errors
+///
+/// Why an attack could not be made.
+pub fn run_all(config: Config) -> Result<usize, String> {
+    let cpu = cpu::this().id;
+    let thread = sched::spawn("attacker", Some(cpu), move || run_here(memories(), cpu, config));
+    thread.map_err(|error| error.to_string())?.join()
+}
+
+fn run_here(kernel: &'static Memories, cpu: CpuId, config: Config) -> Result<usize, String> {
+    let protection = Protection {
+        mode: config.mode,
+        enforced: protection::selected().enforces(),
+        pool: config.pool,
+    };
+    let (mut made, mut broken) = (0, 0);
+    attack::run(kernel, &Here { cpu }, protection, |attack| {
+        made += 1;
+        broken += usize::from(!report(&attack, config));
+    })
+    .map_err(|failure| failure.to_string())?;
+    emit(&Record::Attacks { mode: config.mode.name(), made, broken });
+    Ok(broken)
+}
+
+/// Writes an attack's record; false if it went otherwise than it must.
+fn report(attack: &Attack, config: Config) -> bool {
+    let Attack { target, primitive, outcome, promise } = *attack;
+    let fault = match outcome {
+        Outcome::Faulted(fault) => Some(fault),
+        Outcome::Refused | Outcome::Succeeded => None,
+    };
+    emit(&Record::Attack {
+        mode: config.mode.name(),
+        target: &target.to_string(),
+        primitive: primitive.name(),
+        outcome: outcome.name(),
+        promised: promise.name(),
+        code: fault.map(|fault| fault.code),
+        by_protection: fault.map(|fault| fault.by_protection),
+    });
+    let checked = promise::check(target, promise, outcome, config.mode);
+    if let Err(broken) = checked {
+        log::error!("{primitive} on {target} in mode {}: {broken}", config.mode.name());
+    }
+    checked.is_ok()
+}
+
+/// This kernel under attack, from a thread that is bound to `cpu`.
+pub struct Here {
+    /// The CPU of the attacking thread.
+    pub cpu: CpuId,
+}
+
+impl Site for Here {
+    fn image_address(&self) -> VirtAddr {
+        static DATA: AtomicU64 = AtomicU64::new(0);
+        VirtAddr(DATA.as_ptr() as u64)
+    }
+
+    fn early_table(&self) -> PhysAddr {
+        PhysAddr(boot::early_tables::ROOT.load(Ordering::Relaxed))
+    }
+
+    fn static_table(&self) -> PhysAddr {
+        image::phys(image::boot_tables().0)
+    }
+
+    fn store(&self, store: Store, at: VirtAddr) -> Result<(), attack::Fault> {
+        write_back(store, at.0 as *mut u64).map_err(described)
+    }
+
+    fn store_in_user_space(
+        &self,
+        root: PhysAddr,
+        store: Store,
+        at: VirtAddr,
+    ) -> Result<(), attack::Fault> {
+        // SAFETY: the address space is the caller's and outlives this call.
+        let result = unsafe { user::in_space(root, || write_back(store, at.0 as *mut u64)) };
+        result.map_err(described)
+    }
+
+    fn has(&self, place: Place) -> bool {
+        place != Place::OtherCpu || self.other_cpu().is_some()
+    }
+
+    fn run_in(&self, place: Place, f: &(dyn Fn() + Sync)) {
+        match place {
+            Place::Interrupt => calls::run_in_interrupt(self.cpu, f),
+            Place::Nmi => calls::run_in_nmi(self.cpu, f),
+            Place::OtherCpu => {
+                if let Some(other) = self.other_cpu() {
+                    calls::run_in_interrupt(other, f);
+                }
+            }
+            Place::OtherThread => self.run_in_other_thread(f),
+            Place::PageFault => probe::run_in_page_fault(&|| f()),
+        }
+    }
+
+    fn with_forged_register(&self, saved_in: SavedIn, f: &(dyn Fn() + Sync)) -> Result<(), String> {
+        match saved_in {
+            SavedIn::Frame => self.with_forged_frame(f),
+            SavedIn::Thread => self.with_forged_thread(f),
+        }
+    }
+
+    fn load_copy_of_root(&self, root: PhysAddr, copy: PhysAddr) -> Result<bool, String> {
+        let (from, to) = (layout::linear(root), layout::linear(copy));
+        // SAFETY: the copy is a frame of data that the caller owns.
+        unsafe { probe::copy(to, from, PAGE_SIZE as usize) }.map_err(|fault| fault.to_string())?;
+        let victim = Victim::spawn(self.cpu, || arch::root::current().0)?;
+        let stored = overwrite(victim.thread().root_address(), copy.0);
+        let loaded = victim.run();
+        stored?;
+        Ok(loaded == copy.0)
+    }
+}
+
+impl Here {
+    fn other_cpu(&self) -> Option<CpuId> {
+        cpu::online().map(|cpu| cpu.id).find(|&id| id != self.cpu)
+    }
+
+    /// Runs `f` in another thread of this CPU, and spins until the timer has let it.
+    fn run_in_other_thread(&self, f: &(dyn Fn() + Sync)) {
+        let done = AtomicBool::new(false);
+        let shared = Shared { f, done: &done };
+        // SAFETY: the thread is joined below, before what it borrows goes.
+        let shared: Shared<'static> = unsafe { core::mem::transmute(shared) };
+        let thread = sched::spawn("other thread", Some(self.cpu), move || shared.run());
+        match thread {
+            Ok(thread) => {
+                while !done.load(Ordering::Acquire) {
+                    core::hint::spin_loop();
+                }
+                thread.join();
+            }
+            Err(error) => log::error!("no thread to attack from: {error}"),
+        }
+    }
+
+    /// An interrupt handler's attack on the frame of what it interrupted, undone by a second one.
+    fn with_forged_frame(&self, f: &(dyn Fn() + Sync)) -> Result<(), String> {
+        let forge = |value: u64| {
+            let result = IrqLock::new(Err(String::new()));
+            calls::run_in_interrupt(self.cpu, &|| {
+                let at = arch::interrupted_register();
+                *result.lock() = probe::load_u64(at)
+                    .map_err(|fault| fault.to_string())
+                    .and_then(|old| overwrite(at, value).map(|()| old));
+            });
+            result.lock().clone()
+        };
+        let original = forge(arch::backend::ALL_ALLOWED)?;
+        f();
+        forge(original).map(drop)
+    }
+
+    fn with_forged_thread(&self, f: &(dyn Fn() + Sync)) -> Result<(), String> {
+        // SAFETY: the victim is joined before this returns.
+        let f: &'static (dyn Fn() + Sync) = unsafe { core::mem::transmute(f) };
+        let victim = Victim::spawn(self.cpu, f)?;
+        let stored = overwrite(victim.thread().protection_address(), arch::backend::ALL_ALLOWED);
+        victim.run();
+        stored
+    }
+}
+
+/// A thread that is suspended until it is let run, so that what it keeps in memory can be changed.
+struct Victim<T> {
+    handle: sched::JoinHandle<T>,
+    go: &'static AtomicBool,
+}
+
+impl<T: Send + 'static> Victim<T> {
+    fn spawn(cpu: CpuId, f: impl FnOnce() -> T + Send + 'static) -> Result<Self, String> {
+        static GO: AtomicBool = AtomicBool::new(false);
+        static READY: AtomicBool = AtomicBool::new(false);
+        GO.store(false, Ordering::Relaxed);
+        READY.store(false, Ordering::Relaxed);
+        let handle = sched::spawn("victim", Some(cpu), move || {
+            READY.store(true, Ordering::Relaxed);
+            while !GO.load(Ordering::Relaxed) {
+                sched::yield_now();
+            }
+            f()
+        });
+        let handle = handle.map_err(|error| error.to_string())?;
+        while !READY.load(Ordering::Relaxed) {
+            sched::yield_now();
+        }
+        Ok(Self { handle, go: &GO })
+    }
+
+    fn thread(&self) -> &Thread {
+        self.handle.thread()
+    }
+
+    fn run(self) -> T {
+        self.go.store(true, Ordering::Relaxed);
+        self.handle.join()
+    }
+}
+
+/// What another thread is to run, and how it says that it did.
+struct Shared<'a> {
+    f: &'a (dyn Fn() + Sync),
+    done: &'a AtomicBool,
+}
+
+impl Shared<'_> {
+    fn run(self) {
+        (self.f)();
+        self.done.store(true, Ordering::Release);
+    }
+}
+
+/// Reads and writes back.
+fn write_back(store: Store, at: *mut u64) -> Result<(), Fault> {
+    let mut bulk = [0u64; 8];
+    let value = probe::load_u64(at)?;
+    // SAFETY: what is written is what was just read, or nothing is added to it. Nothing else changes these words
+    // meanwhile but accessed flags of other CPUs, which may be lost: they are hints.
+    unsafe {
+        match store {
+            Store::Byte => probe::store_u8(at.cast(), value as u8),
+            Store::Word => probe::store_u64(at, value),
+            Store::ReadModifyWrite => probe::fetch_add_u64(at, 0).map(drop),
+            Store::Bulk => {
+                let len = size_of_val(&bulk);
+                probe::copy(bulk.as_mut_ptr().cast(), at.cast(), len)?;
+                probe::copy(at.cast(), bulk.as_ptr().cast(), len)
+            }
+        }
+    }
+}
+
+/// Writes something else than what is there: this is what an attacker gains from a saved state in ordinary memory.
+fn overwrite(at: *mut u64, value: u64) -> Result<(), String> {
+    // SAFETY: `at` is a saved register or root of a thread or frame that the attack itself set up and runs only code that is
+    // sound with either value.
+    unsafe { probe::store_u64(at, value) }.map_err(|fault| fault.to_string())
+}
+
+fn described(fault: Fault) -> attack::Fault {
+    let Fault { code, address, cause } = fault;
+    attack::Fault { code, address, by_protection: cause == Cause::Key }
+}

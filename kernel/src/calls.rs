@@ -1,0 +1,103 @@
+//! Running a function on a CPU inside an interrupt or an NMI, and waiting for it.
+//!
+//! Each CPU has one mailbox for each of the two. The sender claims the mailbox, puts the
+//! function in, sends the interrupt and waits until the receiver has run it; so a mailbox
+//! holds one function at a time.
+
+use crate::arch;
+use crate::cpu::{self, Cpu, CpuId};
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+
+/// Where a CPU finds the function to run.
+pub struct Mailbox(AtomicPtr<Request<'static>>);
+
+struct Request<'a> {
+    function: &'a (dyn Fn() + Sync),
+    done: AtomicBool,
+}
+
+impl Mailbox {
+    /// An empty mailbox.
+    pub const fn new() -> Self {
+        Self(AtomicPtr::new(core::ptr::null_mut()))
+    }
+
+    /// Puts `function` in, calls `notify`, and waits until it has run.
+    fn deliver(&self, function: &(dyn Fn() + Sync), notify: impl FnOnce()) {
+        let request = Request { function, done: AtomicBool::new(false) };
+        // The receiver is done with the request before this function returns, so the
+        // lifetime it sees may be stretched.
+        let pointer = (&raw const request).cast::<Request<'static>>().cast_mut();
+        let empty = core::ptr::null_mut();
+        while self.0.compare_exchange(empty, pointer, Ordering::AcqRel, Ordering::Relaxed).is_err()
+        {
+            arch::irq::relax();
+        }
+        notify();
+        while !request.done.load(Ordering::Acquire) {
+            arch::irq::relax();
+        }
+    }
+
+    /// Runs the function inside and empties the mailbox. False when there is none.
+    fn run(&self) -> bool {
+        let pointer = self.0.load(Ordering::Acquire);
+        if pointer.is_null() {
+            return false;
+        }
+        // SAFETY: a request in the mailbox stays valid until `done` is set, which only happens
+        // below, and only this CPU takes from its own mailbox.
+        let request = unsafe { &*pointer };
+        (request.function)();
+        self.0.store(core::ptr::null_mut(), Ordering::Release);
+        request.done.store(true, Ordering::Release);
+        true
+    }
+}
+
+impl Default for Mailbox {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Runs `function` on CPU `target` in an interrupt handler, also when that is the running
+/// CPU, and waits for it.
+///
+/// # Panics
+///
+/// When the CPU is not online, or interrupts are off: the caller could wait for itself, or
+/// for a CPU that waits for this one.
+pub fn run_in_interrupt(target: CpuId, function: &(dyn Fn() + Sync)) {
+    assert!(arch::irq::enabled(), "run_in_interrupt needs interrupts on");
+    let cpu = online(target);
+    cpu.interrupt_call.deliver(function, || arch::ipi::send_call(cpu));
+}
+
+/// Runs `function` on CPU `target` in an NMI handler, also when that is the running CPU or
+/// it has interrupts off, and waits for it. The function must not log or take locks.
+///
+/// # Panics
+///
+/// When the CPU is not online.
+pub fn run_in_nmi(target: CpuId, function: &(dyn Fn() + Sync)) {
+    let cpu = online(target);
+    cpu.nmi_call.deliver(function, || arch::ipi::send_nmi(cpu));
+}
+
+fn online(target: CpuId) -> &'static Cpu {
+    match cpu::get(target) {
+        Some(cpu) if cpu.is_online() => cpu,
+        _ => panic!("CPU {target} is not online"),
+    }
+}
+
+/// The interrupt handler's part. An interrupt with an empty mailbox does nothing.
+pub fn run_interrupt_call() {
+    cpu::this().interrupt_call.run();
+}
+
+/// The NMI handler's part; false when nobody in the kernel sent the NMI.
+pub fn run_nmi_call() -> bool {
+    cpu::this().nmi_call.run()
+}

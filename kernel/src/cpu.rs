@@ -1,0 +1,91 @@
+//! The CPUs and what each keeps for itself.
+//!
+//! [`this`] finds the running CPU's entry. A thread may be moved to another CPU at any
+//! moment interrupts are on, so callers that must not be moved hold an
+//! [`IrqsOff`](crate::lock::IrqsOff).
+
+use crate::{arch, calls, sched};
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// CPUs the kernel can use. More stay off, with a warning.
+pub const MAX_CPUS: usize = 8;
+
+/// A CPU's number: 0 for the one that booted, the others in the firmware's order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct CpuId(pub usize);
+
+impl fmt::Display for CpuId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a CPU keeps for itself. Everything is shared-safe; most of it only its own CPU writes.
+pub struct Cpu {
+    /// Its number.
+    pub id: CpuId,
+    /// Whether it runs threads.
+    online: AtomicBool,
+    /// Timer ticks it has taken.
+    pub ticks: AtomicU64,
+    /// The scheduler's state for it.
+    pub sched: sched::CpuState,
+    /// A function to run in an interrupt on it.
+    pub interrupt_call: calls::Mailbox,
+    /// A function to run in an NMI on it.
+    pub nmi_call: calls::Mailbox,
+    /// The architecture's state for it.
+    pub arch: arch::cpu_state::CpuState,
+}
+
+impl Cpu {
+    const fn new(id: usize) -> Self {
+        Self {
+            id: CpuId(id),
+            online: AtomicBool::new(false),
+            ticks: AtomicU64::new(0),
+            sched: sched::CpuState::new(),
+            interrupt_call: calls::Mailbox::new(),
+            nmi_call: calls::Mailbox::new(),
+            arch: arch::cpu_state::CpuState::new(id),
+        }
+    }
+
+    /// Whether it runs threads.
+    pub fn is_online(&self) -> bool {
+        self.online.load(Ordering::Acquire)
+    }
+
+    /// Declares that this CPU takes interrupts and runs threads from now on.
+    pub fn set_online(&self) {
+        self.online.store(true, Ordering::Release);
+    }
+}
+
+/// Written out, since a constant cannot be numbered by a loop.
+static CPUS: [Cpu; MAX_CPUS] = [
+    Cpu::new(0),
+    Cpu::new(1),
+    Cpu::new(2),
+    Cpu::new(3),
+    Cpu::new(4),
+    Cpu::new(5),
+    Cpu::new(6),
+    Cpu::new(7),
+];
+
+/// The running CPU.
+pub fn this() -> &'static Cpu {
+    &CPUS[arch::cpu_state::current_index()]
+}
+
+/// The CPU with this number; `None` when the kernel has no such CPU.
+pub fn get(id: CpuId) -> Option<&'static Cpu> {
+    CPUS.get(id.0)
+}
+
+/// The CPUs that run threads, by rising number.
+pub fn online() -> impl Iterator<Item = &'static Cpu> {
+    CPUS.iter().filter(|cpu| cpu.is_online())
+}

@@ -1,0 +1,212 @@
+//! The reference kernel: small, but a real one. It exists to prove that protected page
+//! tables are protected where hardware checks, and to run the workloads there.
+//!
+//! The road through it: `arch::*::boot` reaches [`kernel_main`] on early page tables;
+//! [`kernel_main`] opens the heap, brings up interrupts, time and the other CPUs, and starts
+//! the first thread, [`run`], which does what the command line asks for and leaves the
+//! machine with an [`exit::Exit`].
+
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod arch;
+mod attack;
+mod bench;
+mod boot_info;
+mod calls;
+mod command_line;
+mod console;
+mod counter;
+mod cpu;
+mod exit;
+mod fault;
+mod heap;
+mod lock;
+mod memory;
+mod paging;
+mod program;
+mod protection;
+mod report;
+mod sched;
+mod soak;
+mod stack;
+mod tests;
+
+use alloc::string::String;
+use arch::backend::Choice;
+use boot_info::BootInfo;
+use command_line::{Crash, Options};
+use counter::Counter;
+use exit::Exit;
+use kpkeys_pgtable::check::Report;
+use kpkeys_pgtable::{Config, Level, NoProbe, Probe};
+use memory::BootMemory;
+
+/// Least RAM the kernel starts with.
+const MIN_RAM_MIB: u64 = 48;
+
+/// The kernel proper, on the boot CPU, on early page tables, interrupts off.
+/// `start_machine` brings up interrupts, time and the other CPUs.
+fn kernel_main(mut info: BootInfo, start_machine: impl FnOnce(Choice, heap::Ready)) -> ! {
+    check_memory(&info.memory);
+    // SAFETY: called once by the boot code, which has put the linear map in place.
+    let heap = unsafe { heap::init(&mut info.memory) };
+    let heap = heap.unwrap_or_else(|error| exit::refuse(format_args!("{error}")));
+    let options = command_line::parse(&info.command_line)
+        .unwrap_or_else(|error| exit::refuse(format_args!("{error}")));
+    start_machine(options.backend(), heap);
+    log_machine(&info);
+    let first = sched::spawn("main", None, move || run(options, info.memory));
+    if let Err(error) = first {
+        exit::refuse(format_args!("the first thread: {error}"));
+    }
+    sched::idle()
+}
+
+fn check_memory(memory: &BootMemory) {
+    let mib = memory.ram_bytes() >> 20;
+    if mib < MIN_RAM_MIB {
+        exit::refuse(format_args!(
+            "{mib} MiB of memory are too little: at least {MIN_RAM_MIB} MiB are needed"
+        ));
+    }
+}
+
+fn log_machine(info: &BootInfo) {
+    let (ram, free) = (info.memory.ram_bytes() >> 10, info.memory.free_bytes() >> 10);
+    log::info!("memory: {ram} KiB of RAM, {free} KiB free");
+    for range in info.memory.ram() {
+        log::info!("memory: RAM  {range}");
+    }
+    for range in info.memory.free() {
+        log::info!("memory: free {range}");
+    }
+    for region in arch::image::regions().filter(|region| region.name != "stack") {
+        let (start, end) = (region.virt, region.virt + region.len);
+        log::info!("image: {:6} {start:#x}..{end:#x} {:?}", region.name, region.access);
+    }
+    for pages in arch::boot::early_tables::page_table_pages() {
+        log::info!("early page tables: {pages}");
+    }
+    for cpu in cpu::online() {
+        log::info!("CPU {}: {}", cpu.id, arch::describe_cpu(cpu));
+    }
+    let boot_ms = arch::time::since_boot().as_millis();
+    let cpus = cpu::online().count();
+    log::info!("{cpus} CPUs up in {boot_ms} ms; command line: \"{}\"", info.command_line);
+    report::emit(&report::Record::Boot { ram_kib: ram, cpus, boot_ms });
+}
+
+/// The first thread.
+fn run(options: Options, mut memory: BootMemory) {
+    match options.crash {
+        Some(Crash::Panic) => panic!("as the command line asked"),
+        Some(Crash::StackOverflow) => log::info!("overflowed to {}", overflow_stack(1)),
+        Some(Crash::Hang) => loop {
+            core::hint::spin_loop();
+        },
+        None => {}
+    }
+    let config = Config::of(options.mode());
+    let counting = options.bench.clone().filter(|request| request.count);
+    let failed = if let Some(request) = counting {
+        let kernel = start_memory::<Counter>(&mut memory, config);
+        failures(bench::count(kernel, request).map(|()| 0))
+    } else {
+        paging::adopt(start_memory::<NoProbe>(&mut memory, config));
+        run_on_memory(options, config)
+    };
+    exit::exit(if failed == 0 { Exit::Success } else { Exit::Failed })
+}
+
+/// Does what was asked for, once memory is up; returns how much went wrong.
+fn run_on_memory(options: Options, config: Config) -> usize {
+    let mut failed = options.tests.map_or(0, |part| tests::run_all(&part));
+    if let Some(request) = options.bench {
+        failed += failures(bench::time(paging::memories(), request).map(|()| 0));
+    }
+    if options.attack {
+        failed += failures(attack::run_all(config));
+    }
+    if let Some(length) = options.soak {
+        failed += failures(soak::run(length, options.seed.unwrap_or(1)));
+    }
+    failed + final_check()
+}
+
+/// One failure for what ended early, with its reason in the log.
+fn failures(result: Result<usize, String>) -> usize {
+    result.unwrap_or_else(|reason| {
+        log::error!("ended early: {reason}");
+        1
+    })
+}
+
+/// Checks all tables once more; returns how much is not as promised.
+fn final_check() -> usize {
+    let report =
+        paging::check(paging::memories(), &[], |finding| log::error!("checker: {finding}"));
+    let (ptps, spare) = (report.ptps, report.spare);
+    log::info!("checker: {ptps} page-table pages, {spare} spare, {} findings", report.findings);
+    report.findings
+}
+
+/// Moves to the final tables and says what is protected.
+fn start_memory<P: Probe + Default + 'static>(
+    memory: &mut BootMemory,
+    config: Config,
+) -> &'static kpkeys_mm::Kernel<paging::Bare<P>> {
+    // SAFETY: once, on the first thread, on the early tables; nobody else knows boot memory.
+    let kernel = unsafe { paging::start::<P>(memory, config) }
+        .unwrap_or_else(|error| exit::refuse(format_args!("{error}")));
+    let report = paging::check(kernel, &[], |finding| log::error!("checker: {finding}"));
+    log_protection(config, &report);
+    if report.findings > 0 {
+        exit::refuse(format_args!("{} findings in the final tables", report.findings));
+    }
+    kernel
+}
+
+fn log_protection(config: Config, report: &Report) {
+    let (mode, backend) = (config.mode.name(), protection::selected());
+    for cpu in cpu::online() {
+        log::info!("CPU {}: backend {}, verified", cpu.id, backend.choice().name());
+    }
+    let (ptps, spare) = (report.ptps, report.spare);
+    let leaves = if config.linear == Level::Pte { "4 KiB pages" } else { "2 MiB blocks" };
+    let meaning = match (config.mode.protects(), backend.enforces()) {
+        (false, _) => "not protected",
+        (true, false) => "keyed, NOT enforced by this backend",
+        (true, true) => "protected",
+    };
+    log::info!(
+        "mode {mode}: linear map of {leaves}, {ptps} page-table pages {meaning}, {spare} spare"
+    );
+    let up_ms = arch::time::since_boot().as_millis();
+    report::emit(&report::Record::Protection {
+        backend: backend.choice().name(),
+        mode,
+        enforced: config.mode.protects() && backend.enforces(),
+        ptps,
+        spare,
+        up_ms,
+    });
+}
+
+/// Recursion that the compiler cannot turn into a loop and that has no end in sight.
+fn overflow_stack(depth: u64) -> u64 {
+    let frame = core::hint::black_box([depth; 64]);
+    if frame[0] == u64::MAX { 0 } else { overflow_stack(depth + 1) + frame[63] }
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    arch::irq::disable();
+    console::take_over_for_panic();
+    let thread = sched::try_current();
+    let thread = thread.as_ref().map_or("none", |thread| thread.name());
+    log::error!("CPU {}, thread {thread}: {info}", cpu::this().id);
+    exit::exit(Exit::Panicked)
+}

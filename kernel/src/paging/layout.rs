@@ -1,0 +1,96 @@
+//! What the final tables map besides the linear map: the image by its permissions, and the devices. And what the linear map must
+//! not offer: holes between RAM, and a way to write code.
+
+use super::Bare;
+use crate::arch::image::{self, Access};
+use crate::arch::{self, layout};
+use crate::memory::{PAGE_SIZE, PhysAddr, PhysRange};
+use kpkeys_mm::Kernel;
+use kpkeys_pgtable::{Attrs, Error, Format, Level, Machine, PageRange, Probe, VirtAddr};
+
+/// Completes tables that have a linear map and nothing else.
+///
+/// # Errors
+///
+/// Why something could not be mapped.
+pub fn complete<P: Probe>(kernel: &Kernel<Bare<P>>, ram: &[PhysRange]) -> Result<(), Error> {
+    unmap_holes(kernel, ram)?;
+    protect_image_in_linear_map(kernel)?;
+    map_image(kernel)?;
+    map_devices(kernel)
+}
+
+/// Takes what is no RAM out of the linear map, in whole 2 MiB blocks: device registers must not be reachable through cached
+/// mappings.
+fn unmap_holes<P: Probe>(kernel: &Kernel<Bare<P>>, ram: &[PhysRange]) -> Result<(), Error> {
+    let paging = kernel.paging();
+    let mut behind = PhysAddr(0);
+    for range in ram {
+        let hole =
+            PhysRange { start: behind, end: range.start }.rounded_in(Level::Pmd.entry_bytes());
+        behind = range.end;
+        if !hole.is_empty() {
+            let section = paging.section(paging.kernel());
+            paging.unmap(&section, paging.kernel(), linear(hole)?, |_, _, _| ())?;
+        }
+    }
+    Ok(())
+}
+
+/// The linear map has the image's code and constants read-only, as the image's own mapping has.
+fn protect_image_in_linear_map<P: Probe>(kernel: &Kernel<Bare<P>>) -> Result<(), Error> {
+    let (paging, frames) = (kernel.paging(), image::read_only_frames());
+    let section = paging.section(paging.kernel());
+    let range = linear(frames)?;
+    match paging.protect(
+        &section,
+        paging.kernel(),
+        range,
+        <Bare<P> as Machine>::Format::write_protected,
+    ) {
+        // Mapped by blocks, which these frames fill: they are replaced. No CPU uses the tables yet.
+        Err(Error::MappedByBlock(_)) => {
+            paging.unmap(&section, paging.kernel(), range, |_, _, _| ())?;
+            let attrs = Attrs::KERNEL_DATA.read_only();
+            paging.map_contiguous(&section, paging.kernel(), range, attrs, frames.start)
+        }
+        done => done,
+    }
+}
+
+fn map_image<P: Probe>(kernel: &Kernel<Bare<P>>) -> Result<(), Error> {
+    let paging = kernel.paging();
+    for region in image::regions() {
+        let data = Attrs::KERNEL_DATA;
+        let attrs = match region.access {
+            Access::ReadExecute => Attrs { execute: true, ..data.read_only() },
+            Access::Read => data.read_only(),
+            Access::ReadWrite => data,
+        };
+        let (range, first) = (pages(region.virt, region.len)?, region.phys().start);
+        let section = paging.section(paging.kernel());
+        paging.map(&section, paging.kernel(), range, attrs, |page| {
+            first.offset(page as u64 * PAGE_SIZE)
+        })?;
+    }
+    Ok(())
+}
+
+fn map_devices<P: Probe>(kernel: &Kernel<Bare<P>>) -> Result<(), Error> {
+    let paging = kernel.paging();
+    let section = paging.section(paging.kernel());
+    for (page, device) in arch::devices().enumerate() {
+        let range = pages(layout::DEVICES + page as u64 * PAGE_SIZE, PAGE_SIZE)?;
+        paging.map(&section, paging.kernel(), range, Attrs::KERNEL_DATA, |_| device)?;
+        paging.protect(&section, paging.kernel(), range, arch::uncached)?;
+    }
+    Ok(())
+}
+
+fn linear(frames: PhysRange) -> Result<PageRange, Error> {
+    pages(layout::linear(frames.start) as u64, frames.len())
+}
+
+fn pages(start: u64, len: u64) -> Result<PageRange, Error> {
+    Ok(PageRange::new(VirtAddr(start), (len / PAGE_SIZE) as usize)?)
+}

@@ -1,0 +1,93 @@
+//! The machine below the page tables: this one.
+
+use crate::arch::backend::Selected;
+use crate::arch::tlb;
+use crate::arch::{self, layout};
+use crate::{cpu, protection};
+use core::ptr::NonNull;
+use kpkeys_pgtable::{Flush, Machine, Memory, PhysAddr, Probe, VirtAddr};
+
+/// Hardware, or what an emulator makes of it.
+pub struct Bare<P> {
+    memory: Memory,
+    backend: Selected,
+    probe: P,
+    cpus: usize,
+}
+
+impl<P: Probe> Bare<P> {
+    /// The running machine, whose linear map covers `memory`.
+    pub fn new(memory: Memory, probe: P) -> Self {
+        Self { memory, backend: protection::selected(), probe, cpus: cpu::online().count() }
+    }
+}
+
+// SAFETY: the linear map has every frame of RAM at its physical address above `LINEAR_MAP`, readable always and writable
+// unless its key forbids it (or it holds the image's code and constants, which no allocator hands out); holes between RAM are not
+// mapped and never handed out either. Flushes run on every online CPU before `shootdown` returns. CPU numbers are the online CPUs',
+// which are numbered from 0 without gaps.
+unsafe impl<P: Probe> Machine for Bare<P> {
+    type Format = arch::Format;
+    type Backend = Selected;
+    type Probe = P;
+
+    #[inline(always)]
+    fn backend(&self) -> &Selected {
+        &self.backend
+    }
+
+    #[inline(always)]
+    fn probe(&self) -> &P {
+        &self.probe
+    }
+
+    #[inline(always)]
+    fn memory(&self) -> Memory {
+        self.memory
+    }
+
+    #[inline(always)]
+    fn table(&self, frame: PhysAddr) -> NonNull<u8> {
+        let address = layout::linear(frame);
+        debug_assert!(!address.is_null());
+        // SAFETY: the linear map lies in the kernel's half, far from address zero.
+        unsafe { NonNull::new_unchecked(address) }
+    }
+
+    #[inline(always)]
+    fn data(&self, frame: PhysAddr) -> NonNull<u8> {
+        self.table(frame)
+    }
+
+    #[inline(always)]
+    fn direct(&self, va: VirtAddr) -> Option<NonNull<u8>> {
+        NonNull::new(va.0 as *mut u8)
+    }
+
+    #[inline(always)]
+    fn entry_barrier(&self) {
+        arch::entry_barrier();
+    }
+
+    fn flush_tlb(&self, flush: Flush) {
+        tlb::shootdown(match flush {
+            Flush::Kernel(range) | Flush::User(_, range) => {
+                // A range that ends with the address space wraps to 0.
+                let end = range.end().0.wrapping_sub(1);
+                tlb::Flush::Range { start: range.start().0, end: end.saturating_add(1) }
+            }
+            Flush::AllKernel => tlb::Flush::All,
+            Flush::AddressSpace(_) => tlb::Flush::User,
+        });
+    }
+
+    #[inline(always)]
+    fn cpu(&self) -> usize {
+        cpu::this().id.0
+    }
+
+    #[inline(always)]
+    fn cpus(&self) -> usize {
+        self.cpus
+    }
+}

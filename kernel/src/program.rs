@@ -1,0 +1,85 @@
+//! Programs: user code in an address space, with its page faults handled by the memory manager.
+
+use crate::arch::root::RootTable;
+use crate::arch::user::{self, Start};
+use crate::lock::IrqsOff;
+use crate::paging::Bare;
+use crate::sched;
+use core::fmt;
+use core::ptr::NonNull;
+use kpkeys_mm::AddressSpace;
+use kpkeys_pgtable::{NoProbe, VirtAddr};
+
+/// An address space programs run in.
+pub type Space = AddressSpace<'static, Bare<NoProbe>>;
+
+/// How a program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// By its own wish, with this value.
+    Exit(u64),
+    /// By an exception that nothing could be done about.
+    Killed {
+        /// Which.
+        exception: u8,
+        /// The address of a page fault.
+        address: u64,
+    },
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exit(value) => write!(f, "exit with {value:#x}"),
+            Self::Killed { exception, address } => {
+                write!(f, "killed by exception {exception}, address {address:#x}")
+            }
+        }
+    }
+}
+
+/// What a thread in user mode keeps for its exceptions.
+pub struct Running {
+    space: NonNull<Space>,
+    end: Option<End>,
+}
+
+/// Runs a program on the running thread until it ends.
+pub fn run(space: &mut Space, start: &Start) -> End {
+    let thread = sched::current();
+    let root = space.root().frame();
+    let mut running = Running { space: NonNull::from(space), end: None };
+    // SAFETY: the address space is borrowed until this function has put the kernel's root back.
+    unsafe { thread.set_root(RootTable(root.0)) };
+    thread.set_running(&raw mut running);
+    {
+        let _irqs_off = IrqsOff::new();
+        // SAFETY: interrupts are off and the address space is loaded.
+        unsafe { user::enter(start, thread.kernel_stack_address()) };
+    }
+    thread.set_running(core::ptr::null_mut());
+    // SAFETY: the kernel's own root lives for ever.
+    unsafe { thread.set_root(RootTable::KERNEL) };
+    running.end.expect("a program ends by `exit` or `kill`")
+}
+
+/// The program that the running thread is in the middle of ends. The caller returns to [`run`].
+pub fn end(end: End) -> u64 {
+    let thread = sched::current();
+    // SAFETY: the thread was in user mode, so `run` waits below on its stack and owns the state.
+    if let Some(running) = unsafe { thread.running().as_mut() } {
+        running.end = Some(end);
+    }
+    // SAFETY: only this thread writes it.
+    unsafe { *thread.kernel_stack_address() }
+}
+
+/// Handles a page fault of the running thread's program, interrupts on; false if the program is at fault.
+pub fn fault(address: u64, write: bool) -> bool {
+    let thread = sched::current();
+    // SAFETY: as in `end`; `run` has borrowed the address space for it.
+    let Some(running) = (unsafe { thread.running().as_mut() }) else { return false };
+    // SAFETY: `run` holds the exclusive borrow this pointer was made from and does not use it meanwhile.
+    let space = unsafe { running.space.as_mut() };
+    space.fault(VirtAddr(address), write).is_ok()
+}

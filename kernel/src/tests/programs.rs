@@ -1,0 +1,109 @@
+//! Programs in user mode, on demand-faulted memory.
+
+use crate::arch::user::{Start, fill_program};
+use crate::memory::PAGE_SIZE;
+use crate::paging::{memories, user};
+use crate::program::{self, End, Space};
+use crate::{cpu, ensure, kernel_test, sched};
+use alloc::string::{String, ToString};
+use kpkeys_mm::MapFlags;
+use kpkeys_pgtable::{PageRange, VirtAddr};
+
+const CODE: VirtAddr = VirtAddr(0x40_0000);
+const DATA: VirtAddr = VirtAddr(0x50_0000_0000);
+const PAGES: usize = 64;
+
+/// An address space with the program in it, and room for its data.
+fn space_with(program: &[u8]) -> Result<Space, String> {
+    let failed = |error: kpkeys_mm::Error| error.to_string();
+    let range = |start, pages| PageRange::new(start, pages).map_err(|error| error.to_string());
+    let mut space = Space::new(memories()).map_err(failed)?;
+    let code = range(CODE, 1)?;
+    space.mmap(code, MapFlags { execute: true, ..MapFlags::DATA }).map_err(failed)?;
+    for (number, bytes) in program.chunks(8).enumerate() {
+        let mut word = [0; 8];
+        word[..bytes.len()].copy_from_slice(bytes);
+        let at = CODE.offset(number as u64 * 8);
+        user::write(&mut space, at, u64::from_le_bytes(word)).map_err(failed)?;
+    }
+    // Code is not writable once it runs.
+    space.mprotect(code, false).map_err(failed)?;
+    space.mmap(range(DATA, PAGES)?, MapFlags::DATA).map_err(failed)?;
+    Ok(space)
+}
+
+fn start(arguments: [u64; 3]) -> Start {
+    Start { instruction: CODE.0, stack: DATA.0 + PAGE_SIZE, arguments }
+}
+
+kernel_test! {
+    /// A program fills memory it never had: each page comes with its first touch, and holds what it wrote.
+    fn programs_fault_their_memory_in() {
+        let mut space = space_with(fill_program())?;
+        let end = program::run(&mut space, &start([DATA.0, PAGES as u64, 3]));
+        ensure!(end == End::Exit(3 * PAGES as u64), "{end}");
+        ensure!(space.mapped_pages() == PAGES + 1, "{} pages are mapped", space.mapped_pages());
+    }
+
+    /// A forked process writes its own copy.
+    fn forked_programs_do_not_share_writes() {
+        let mut parent = space_with(fill_program())?;
+        let first = program::run(&mut parent, &start([DATA.0, 8, 1]));
+        let mut child = parent.fork().map_err(|error| error.to_string())?;
+        let second = program::run(&mut child, &start([DATA.0, 4, 5]));
+        let (own, other) = (user::read(&mut child, DATA), user::read(&mut parent, DATA));
+        ensure!((first, second) == (End::Exit(8), End::Exit(20)), "{first}, {second}");
+        ensure!((own, other) == (Ok(5), Ok(1)), "(child, parent) holds {own:?}, {other:?}");
+    }
+
+    /// A program that goes where it must not is ended, and the kernel goes on: outside its mappings, into its code, into kernel memory, and
+    /// to page tables.
+    fn programs_are_stopped() {
+        let linear = crate::arch::layout::linear(memories().paging().kernel().frame()) as u64;
+        for address in [0x1000, CODE.0, linear, crate::arch::layout::DEVICES] {
+            let mut space = space_with(fill_program())?;
+            let end = program::run(&mut space, &start([address, 1, 0]));
+            ensure!(end == End::Killed { exception: 14, address }, "writing {address:#x}: {end}");
+        }
+    }
+
+    /// Instructions that are the kernel's alone end a program: HLT, and WRMSR to the protection register.
+    fn privileged_instructions_are_refused() {
+        // mov ecx, 0x6e1; xor eax, eax; xor edx, edx; wrmsr
+        let open_register = [0xb9, 0xe1, 0x06, 0, 0, 0x31, 0xc0, 0x31, 0xd2, 0x0f, 0x30];
+        for program in [&[0xf4][..], &open_register] {
+            let mut space = space_with(program)?;
+            let end = program::run(&mut space, &start([0; 3]));
+            ensure!(end == End::Killed { exception: 13, address: 0 }, "{end}");
+        }
+    }
+
+    /// A program cannot take the kernel's per-CPU pointer away.
+    fn programs_cannot_change_the_kernels_gs() {
+        // xor eax, eax; mov gs, eax; mov edi, 9; int 0x80
+        let program = [0x31, 0xc0, 0x8e, 0xe8, 0xbf, 9, 0, 0, 0, 0xcd, 0x80];
+        let mut space = space_with(&program)?;
+        let end = program::run(&mut space, &start([0; 3]));
+        ensure!(end == End::Exit(9), "{end}");
+    }
+
+    /// Programs on all CPUs, two on each, preempted by the timer and moved around.
+    fn programs_share_the_cpus() {
+        let mut threads = alloc::vec::Vec::new();
+        for number in 0..2 * cpu::online().count() as u64 {
+            let thread = sched::spawn("program", None, move || {
+                let mut space = space_with(fill_program())?;
+                for round in 1..4 {
+                    let value = number * 100 + round;
+                    let end = program::run(&mut space, &start([DATA.0, PAGES as u64, value]));
+                    ensure!(end == End::Exit(value * PAGES as u64), "program {number}: {end}");
+                }
+                Ok(())
+            });
+            threads.push(thread.map_err(|error| error.to_string())?);
+        }
+        for thread in threads {
+            thread.join()?;
+        }
+    }
+}

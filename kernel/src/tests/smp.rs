@@ -1,0 +1,117 @@
+//! CPUs agree on their control bits and hear each other.
+
+use crate::arch::tlb::{self, Flush};
+use crate::lock::{IrqLock, IrqsOff};
+use crate::{arch, calls, cpu, ensure, kernel_test};
+use alloc::string::ToString;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+kernel_test! {
+    /// Every CPU reads its own control bits: all have the required ones, and all the same.
+    fn control_bits_agree() {
+        let first = arch::control::active();
+        ensure!(first.contains(arch::control::Features::REQUIRED), "this CPU has only {first}");
+        for target in cpu::online() {
+            calls::run_in_interrupt(target.id, &|| { arch::control::report(); });
+            let bits = arch::control::reported(target);
+            ensure!(bits == first, "CPU {} has {bits}, this one {first}", target.id);
+        }
+    }
+
+    /// Every CPU's backend is in force and closed, and PKS is on exactly where it was selected.
+    fn every_cpu_has_the_backend() {
+        use arch::backend::Choice;
+        use arch::control::{Features, active};
+        let selected = crate::protection::selected();
+        for target in cpu::online() {
+            let found = IrqLock::new(None);
+            calls::run_in_interrupt(target.id, &|| {
+                *found.lock() = Some((selected.verify(), active().contains(Features::PKS)));
+            });
+            let expected = Some((Ok(()), selected.choice() == Choice::Pks));
+            let found = *found.lock();
+            ensure!(found == expected, "CPU {}: (verified, PKS on) = {found:?}", target.id);
+        }
+    }
+
+    /// A function sent to a CPU runs on that CPU.
+    fn calls_run_where_they_are_sent() {
+        for target in cpu::online() {
+            let ran_on = AtomicUsize::new(usize::MAX);
+            calls::run_in_interrupt(target.id, &|| ran_on.store(cpu::this().id.0, Ordering::Relaxed));
+            let ran_on = ran_on.into_inner();
+            ensure!(ran_on == target.id.0, "sent to {}, ran on {ran_on}", target.id);
+        }
+    }
+
+    /// All CPUs acknowledge a shootdown, of a range and of everything.
+    fn shootdowns_are_acknowledged() {
+        let cpus = cpu::online().count();
+        for flush in [Flush::All, Flush::Range { start: 0x1000, end: 0x3000 }] {
+            let acknowledged = tlb::shootdown(flush);
+            ensure!(acknowledged == cpus, "{acknowledged} of {cpus} CPUs acknowledged {flush:?}");
+        }
+    }
+
+    /// Shootdowns from all CPUs at once, half of them under a lock that the others wait for
+    /// with interrupts off, all end.
+    fn shootdowns_do_not_deadlock() {
+        static LOCK: IrqLock<u64> = IrqLock::new(0);
+        /// Of all CPUs together: emulated CPUs that wait for each other share few real ones.
+        const ROUNDS: u64 = 80;
+        let rounds = ROUNDS / cpu::online().count() as u64;
+        let before = *LOCK.lock();
+        let mut handles = alloc::vec::Vec::new();
+        for target in cpu::online() {
+            let thread = crate::sched::spawn("shooter", Some(target.id), move || {
+                for _ in 0..rounds {
+                    let mut count = LOCK.lock();
+                    tlb::shootdown(Flush::All);
+                    *count += 1;
+                    drop(count);
+                    tlb::shootdown(Flush::Range { start: 0, end: 4096 });
+                }
+            });
+            handles.push(thread.map_err(|error| error.to_string())?);
+        }
+        let expected = before + rounds * handles.len() as u64;
+        handles.into_iter().for_each(|handle| handle.join());
+        let count = *LOCK.lock();
+        ensure!(count == expected, "{count} rounds instead of {expected}");
+    }
+
+    /// An NMI gets through where interrupts are off, on this CPU in a critical section too.
+    fn nmi_interrupts_a_critical_section() {
+        for target in cpu::online() {
+            let ran_on = AtomicUsize::new(usize::MAX);
+            let critical_section = IrqsOff::new();
+            calls::run_in_nmi(target.id, &|| ran_on.store(cpu::this().id.0, Ordering::Relaxed));
+            let still_off = !arch::irq::enabled();
+            drop(critical_section);
+            let ran_on = ran_on.into_inner();
+            ensure!(ran_on == target.id.0, "sent to {}, ran on {ran_on}", target.id);
+            ensure!(still_off, "the NMI's return turned interrupts on");
+        }
+    }
+
+    /// A fault inside an NMI handler does not let the next NMI in before the handler ends.
+    fn nmi_stays_blocked_after_a_fault_inside() {
+        let critical_section = IrqsOff::new();
+        let this = cpu::this();
+        let unasked = &this.arch.nmis_without_request;
+        let before = unasked.load(Ordering::Relaxed);
+        let seen_inside = AtomicU64::new(0);
+        calls::run_in_nmi(this.id, &|| {
+            let _ = arch::probe::load_u64(crate::stack::some_guard().cast());
+            arch::ipi::send_nmi(this);
+            for _ in 0..1000 {
+                core::hint::spin_loop();
+            }
+            seen_inside.store(unasked.load(Ordering::Relaxed) - before, Ordering::Relaxed);
+        });
+        let seen_after = unasked.load(Ordering::Relaxed) - before;
+        drop(critical_section);
+        let seen = (seen_inside.into_inner(), seen_after);
+        ensure!(seen == (0, 1), "(NMIs let in inside, after) = {seen:?} instead of (0, 1)");
+    }
+}
