@@ -4,14 +4,16 @@
 //! |---|---|
 //! | [`plan`] | what was asked for, checked: rows, modes, how much of it |
 //! | [`run`] | blocks of workers, each a fresh process, in seeded random order |
-//! | [`worker`] | one row in one mode, in a process of its own: prints records |
+//! | [`worker`] | one row in one mode, or the rows of one trace, in a process of its own: prints records |
+//! | [`traced`] | the rows that replay a trace |
 //! | [`results`] | where records are kept, and how a killed run goes on |
 //! | [`machine`] | what this machine is |
 
 mod machine;
-mod plan;
+pub mod plan;
 mod results;
 mod run;
+mod traced;
 pub mod worker;
 
 use std::io;
@@ -37,6 +39,9 @@ pub struct Options {
     /// Rows to run, by name with * and ?; may be given again [default: all]
     #[arg(long, value_name = "GLOB")]
     rows: Vec<String>,
+    /// Replay this trace instead of the rows of the evaluation
+    #[arg(long, value_name = "FILE")]
+    trace: Option<std::path::PathBuf>,
     /// Modes to compare with `off`, separated by commas: unbatched, batched, fused [default: all]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     modes: Vec<String>,

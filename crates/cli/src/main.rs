@@ -10,6 +10,7 @@ mod emulated;
 mod reference;
 mod render;
 mod run;
+mod trace;
 mod usage;
 
 use std::io;
@@ -49,14 +50,16 @@ enum Call {
         #[arg(long, value_enum, default_value = "text")]
         format: doctor::Format,
     },
+    /// Record what a real command does to its memory, or look at a recording
+    #[command(subcommand)]
+    Trace(trace::Call),
     #[command(hide = true)]
     BenchWorker(bench::worker::Options),
 }
 
 fn main() -> ExitCode {
     match run(Arguments::parse().call) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
+        Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("kpkeys: {error:#}");
@@ -65,17 +68,17 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether every gate held.
-fn run(call: Call) -> Result<bool> {
+fn run(call: Call) -> Result<ExitCode> {
+    let done = |()| ExitCode::SUCCESS;
+    let gates = |held: bool| if held { ExitCode::SUCCESS } else { ExitCode::from(1) };
     match call {
-        Call::Bench(options) => bench::run(&options),
-        Call::Attack(options) => attack::run(&options),
-        Call::Run(options) => run::run(&options),
-        Call::Reference { table, format } => {
-            print_reference(table.as_deref(), format).map(|()| true)
-        }
-        Call::Doctor { format } => doctor::run(format).map(|()| true),
-        Call::BenchWorker(options) => bench::worker::run(&options).map(|()| true),
+        Call::Bench(options) => bench::run(&options).map(gates),
+        Call::Attack(options) => attack::run(&options).map(gates),
+        Call::Run(options) => run::run(&options).map(gates),
+        Call::Reference { table, format } => print_reference(table.as_deref(), format).map(done),
+        Call::Doctor { format } => doctor::run(format).map(done),
+        Call::Trace(call) => trace::run(call),
+        Call::BenchWorker(options) => bench::worker::run(&options).map(done),
     }
 }
 

@@ -155,3 +155,52 @@ fn x86_64_tables_need_no_barrier_of_their_own() {
     assert_eq!(table["paging"], "x86_64");
     assert_eq!(table["rows"][0]["modes"]["off"]["counts"]["barriers"], 0.0);
 }
+
+#[test]
+fn a_trace_of_ones_own_is_replayed_in_each_mode() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("loop.trace");
+    let trace = trace.to_str().unwrap();
+    let script = "for i in 1 2 3 4 5; do /bin/true; done";
+    let recorded =
+        kpkeys(&["trace", "record", "--method", "perf", "-o", trace, "--", "sh", "-c", script]);
+    if !recorded.status.success() {
+        eprintln!("SKIPPED: {}", stderr(&recorded));
+        return;
+    }
+    let output =
+        kpkeys(&["bench", "--trace", trace, "--quick", "--blocks", "2", "--format", "json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let table: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let names: Vec<_> =
+        table["rows"].as_array().unwrap().iter().map(|row| &row["result_class"]).collect();
+    assert_eq!(names, ["real time", "system time", "user time", "memory management"]);
+    let memory = &table["rows"][3]["modes"];
+    let count = |mode: &str, name: &str| memory[mode]["counts"][name].as_f64().unwrap();
+    assert!(count("off", "entry_stores") > 1000.0);
+    assert_eq!(count("off", "windows"), 0.0);
+    // The same history: only windows and key changes differ.
+    for mode in ["unbatched", "batched", "fused"] {
+        assert_eq!(count(mode, "entry_stores"), count("off", "entry_stores"));
+        assert_eq!(count(mode, "ptps"), count("off", "ptps"));
+    }
+    assert!(count("fused", "windows") < count("batched", "windows"));
+    assert!(count("batched", "windows") < count("unbatched", "windows"));
+    assert_eq!(table["rows"][2]["modes"]["fused"]["effect_pct"], 0.0);
+
+    let one = kpkeys(&["bench", "--trace", trace, "--rows", "fork*"]);
+    assert_eq!(one.status.code(), Some(2));
+    assert!(stderr(&one).contains("memory management"), "{}", stderr(&one));
+}
+
+#[test]
+fn files_that_are_no_traces_are_refused() {
+    for (file, expected) in
+        [("/nowhere/a.trace", "No such file"), ("Cargo.toml", "not a kpkeys trace")]
+    {
+        let output = kpkeys(&["bench", "--trace", file]);
+        assert_eq!(output.status.code(), Some(2));
+        let said = stderr(&output);
+        assert!(said.contains(expected) && said.contains(file), "{said}");
+    }
+}

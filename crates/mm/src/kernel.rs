@@ -1,6 +1,7 @@
 //! A kernel's memory: frames, page tables and kernel mappings, put together.
 
-use kpkeys_pgtable::{Config, Machine, PageRange, Paging, VirtAddr};
+use kpkeys_pgtable::{Config, Machine, PageRange, Paging, PhysAddr, VirtAddr};
+use spin::Once;
 
 use crate::error::Error;
 use crate::frames::Buddy;
@@ -29,6 +30,7 @@ impl Layout {
 pub struct Kernel<M: Machine> {
     paging: Paging<M, Buddy>,
     vmalloc: Vmalloc,
+    zeroes: Once<PhysAddr>,
 }
 
 impl<M: Machine> Kernel<M> {
@@ -42,7 +44,7 @@ impl<M: Machine> Kernel<M> {
         let cpus = machine.cpus();
         let paging = Paging::new(machine, frames, config)?;
         paging.link_kernel_half(layout.vmalloc)?;
-        Ok(Kernel { paging, vmalloc: Vmalloc::new(layout.vmalloc, cpus) })
+        Ok(Kernel { paging, vmalloc: Vmalloc::new(layout.vmalloc, cpus), zeroes: Once::new() })
     }
 
     /// Turns protection on; see [`Paging::enable_protection`].
@@ -70,6 +72,12 @@ impl<M: Machine> Kernel<M> {
     #[inline(always)]
     pub fn frames(&self) -> &Buddy {
         self.paging.frames()
+    }
+
+    /// The page that stands for every page never written. It is allocated when first needed, and kept.
+    #[inline]
+    pub(crate) fn zero_page(&self) -> Result<PhysAddr, Error> {
+        self.zeroes.try_call_once(|| self.frames().new_folio(self.machine(), 0)).copied()
     }
 
     /// Kernel mappings.

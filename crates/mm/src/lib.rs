@@ -3,7 +3,7 @@
 //! | module | concept |
 //! |---|---|
 //! | [`frames`] | buddy allocator, per-CPU lists, per-frame metadata, folios |
-//! | [`space`] | user address spaces: mappings, faults, fork with copy-on-write, unmap |
+//! | [`space`] | user address spaces: mappings, faults, fork with copy-on-write, unmap, mremap |
 //! | [`vmalloc`] | kernel mappings: `vmalloc`, `vmalloc_huge`, `vfree` with lazy purge, `vm_map_ram` |
 //! | [`kernel`] | the three put together |
 //!
@@ -23,4 +23,4 @@ pub mod vmalloc;
 pub use error::Error;
 pub use frames::{Buddy, FrameMeta, FrameTable};
 pub use kernel::{Kernel, Layout};
-pub use space::{AddressSpace, MapFlags};
+pub use space::{AddressSpace, File, FilePages, MapFlags, OnFork};

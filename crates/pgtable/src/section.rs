@@ -179,6 +179,12 @@ impl<'m, M: Machine> Section<'m, M> {
         old
     }
 
+    /// Empties a PTE and returns what it was, with the flags hardware has set.
+    #[inline(always)]
+    pub fn get_and_clear(&self, slot: Slot<'_>) -> Entry {
+        self.store(Event::EntryStore, |window| store::get_and_clear(window, slot))
+    }
+
     /// Changes a leaf from `old` to `new` if it still is `old`; returns whether it was.
     #[inline(always)]
     pub fn set_access_flags(&self, slot: Slot<'_>, old: Entry, new: Entry) -> bool {

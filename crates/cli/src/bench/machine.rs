@@ -23,10 +23,11 @@ pub fn run_header(plan: &Plan) -> Run {
         blocks: plan.blocks,
         quick: plan.effort == Effort::Quick,
         build: format!(
-            "{} {}, {} effort",
+            "{} {}, {} effort{}",
             env!("CARGO_PKG_VERSION"),
             if cfg!(debug_assertions) { "debug" } else { "release" },
-            plan.effort.name()
+            plan.effort.name(),
+            plan.trace_name.as_ref().map_or(String::new(), |name| format!(", trace {name}"))
         ),
     }
 }

@@ -1,9 +1,12 @@
 //! What was asked for, checked.
 
+use std::path::PathBuf;
+
 use kpkeys_stats::record::Mode;
-use kpkeys_workloads::{ALL_ROWS, Row};
+use kpkeys_workloads::{ALL_ROWS, Row, Span};
 
 use super::Options;
+use super::traced::{self, TracedRow};
 use crate::usage::UsageError;
 
 /// A checked request.
@@ -14,7 +17,11 @@ pub struct Plan {
     /// Entry format of the tables.
     pub paging: Paging,
     /// Rows, in the order of the table.
-    pub rows: Vec<Row>,
+    pub rows: Vec<PlannedRow>,
+    /// The trace to replay, if not the one that belongs to kernbench.
+    pub trace: Option<PathBuf>,
+    /// What the trace is, for the header of a recording.
+    pub trace_name: Option<String>,
     /// What each block runs: the baseline, its twin, the modes, and the host kernel.
     pub modes: Vec<Mode>,
     /// How many blocks.
@@ -75,6 +82,62 @@ impl Place {
                 }
                 Ok(Place::Emulator { name: name.to_owned(), backend: options.backend.clone() })
             }
+        }
+    }
+}
+
+/// A row, and how it is run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PlannedRow {
+    /// A benchmark.
+    Workload(Row),
+    /// A trace, the reference trace or one that was given.
+    Traced {
+        /// What the row belongs to.
+        benchmark: &'static str,
+        /// What it says of the trace.
+        row: TracedRow,
+    },
+}
+
+impl PlannedRow {
+    /// What it belongs to.
+    pub fn benchmark(&self) -> &'static str {
+        match self {
+            PlannedRow::Workload(row) => row.benchmark,
+            PlannedRow::Traced { benchmark, .. } => benchmark,
+        }
+    }
+
+    /// Its name in the table.
+    pub fn result_class(&self) -> &'static str {
+        match self {
+            PlannedRow::Workload(row) => row.result_class,
+            PlannedRow::Traced { row, .. } => row.result_class(),
+        }
+    }
+
+    /// Whether there is a time of Linux's to set beside it: its own now, or when it was recorded.
+    pub fn linux_did_it(&self) -> bool {
+        match self {
+            PlannedRow::Workload(row) => cfg!(target_os = "linux") && row.span == Span::Once,
+            PlannedRow::Traced { .. } => true,
+        }
+    }
+
+    /// The benchmark it is, if it is one.
+    pub fn workload(&self) -> Option<Row> {
+        match self {
+            PlannedRow::Workload(row) => Some(*row),
+            PlannedRow::Traced { .. } => None,
+        }
+    }
+
+    /// What it says of a trace, if it replays one.
+    pub fn traced(&self) -> Option<TracedRow> {
+        match self {
+            PlannedRow::Workload(_) => None,
+            PlannedRow::Traced { row, .. } => Some(*row),
         }
     }
 }
@@ -175,7 +238,7 @@ impl Plan {
     /// # Errors
     ///
     /// [`UsageError`] with the names that are valid.
-    pub fn new(options: &Options) -> Result<Plan, UsageError> {
+    pub fn new(options: &Options) -> anyhow::Result<Plan> {
         let place = Place::new(options)?;
         let paging = match &place {
             Place::Host => Paging::from_name(options.paging.as_deref().unwrap_or("aarch64"))?,
@@ -189,15 +252,32 @@ impl Plan {
         let on_host = place == Place::Host;
         let blocks = options.blocks.unwrap_or(if on_host { effort.blocks() } else { 1 });
         if blocks == 0 {
-            return Err(UsageError("--blocks needs at least 1".into()));
+            return Err(UsageError("--blocks needs at least 1".into()).into());
         }
-        let rows = rows(&options.rows)?;
-        let beside =
-            cfg!(target_os = "linux") && on_host && rows.iter().any(super::worker::runs_on_linux);
+        let valid = match &options.trace {
+            Some(_) if !on_host => {
+                return Err(UsageError("--trace is replayed on the host alone".into()).into());
+            }
+            Some(file) => of_trace(traced::TRACE, traced::rows_of(&traced::read(Some(file))?)),
+            None if on_host => published(),
+            None => published().into_iter().filter(|row| row.traced().is_none()).collect(),
+        };
+        let rows = choose(&valid, &options.rows)?;
+        let beside = on_host && rows.iter().any(PlannedRow::linux_did_it);
         let linux = beside.then_some(Mode::Linux);
         let modes =
             [Mode::Off, Mode::Aa].into_iter().chain(modes(&options.modes)?).chain(linux).collect();
-        Ok(Plan { place, paging, rows, modes, blocks, effort, seed: options.seed })
+        Ok(Plan {
+            place,
+            paging,
+            trace_name: options.trace.as_deref().map(trace_name),
+            trace: options.trace.clone(),
+            rows,
+            modes,
+            blocks,
+            effort,
+            seed: options.seed,
+        })
     }
 }
 
@@ -209,26 +289,45 @@ fn one_of(what: &str, name: &str, valid: &[&str]) -> Result<(), UsageError> {
     }
 }
 
+/// The rows of the evaluation: the series' table, and more tests of the same module.
+pub fn published() -> Vec<PlannedRow> {
+    let kernbench = of_trace(traced::KERNBENCH, TracedRow::KERNBENCH.into());
+    kernbench.into_iter().chain(ALL_ROWS.map(PlannedRow::Workload)).collect()
+}
+
+/// Rows of a trace.
+pub fn of_trace(benchmark: &'static str, rows: Vec<TracedRow>) -> Vec<PlannedRow> {
+    rows.into_iter().map(|row| PlannedRow::Traced { benchmark, row }).collect()
+}
+
 /// The rows that some pattern names, or all.
-pub fn rows(patterns: &[String]) -> Result<Vec<Row>, UsageError> {
+pub fn choose(valid: &[PlannedRow], patterns: &[String]) -> Result<Vec<PlannedRow>, UsageError> {
     if let Some(none) =
-        patterns.iter().find(|pattern| !ALL_ROWS.iter().any(|row| matches(pattern, row)))
+        patterns.iter().find(|pattern| !valid.iter().any(|row| matches(pattern, row)))
     {
-        let valid = ALL_ROWS.map(|row| row.result_class);
+        let valid: Vec<_> = valid.iter().map(PlannedRow::result_class).collect();
         return Err(UsageError(format!(
             "no row matches `{none}`; the rows are:\n  {}",
             valid.join("\n  ")
         )));
     }
-    let wanted =
-        |row: &Row| patterns.is_empty() || patterns.iter().any(|pattern| matches(pattern, row));
-    Ok(ALL_ROWS.into_iter().filter(wanted).collect())
+    let wanted = |row: &&PlannedRow| {
+        patterns.is_empty() || patterns.iter().any(|pattern| matches(pattern, row))
+    };
+    Ok(valid.iter().filter(wanted).copied().collect())
 }
 
 /// Whether a pattern names a row: by its name, or by its benchmark.
-fn matches(pattern: &str, row: &Row) -> bool {
+fn matches(pattern: &str, row: &PlannedRow) -> bool {
     let pattern = wildmatch::WildMatch::new(pattern);
-    pattern.matches(row.result_class) || pattern.matches(row.benchmark)
+    pattern.matches(row.result_class()) || pattern.matches(row.benchmark())
+}
+
+/// What tells a trace from others that may have been given the same name.
+fn trace_name(file: &std::path::Path) -> String {
+    let changed = std::fs::metadata(file).and_then(|data| data.modified()).ok();
+    let changed = changed.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    format!("{} of {}", file.display(), changed.map_or(0, |time| time.as_secs()))
 }
 
 fn modes(names: &[String]) -> Result<Vec<Mode>, UsageError> {
@@ -248,16 +347,18 @@ mod tests {
 
     #[test]
     fn patterns_choose_rows_by_name_or_benchmark() {
-        let chosen = |pattern: &str| rows(&[pattern.to_owned()]).unwrap().len();
+        let all = published();
+        let chosen = |pattern: &str| choose(&all, &[pattern.to_owned()]).unwrap().len();
+        assert_eq!(chosen("kernbench"), 3);
         assert_eq!(chosen("fork"), 2);
         assert_eq!(chosen("*h:1"), 5);
         assert_eq!(chosen("fix_size_alloc_test: p:?, h:0"), 2);
-        assert_eq!(rows(&[]).unwrap().len(), ALL_ROWS.len());
+        assert_eq!(choose(&all, &[]).unwrap(), all);
     }
 
     #[test]
     fn a_pattern_for_nothing_lists_the_rows() {
-        let error = rows(&["frok".to_owned()]).unwrap_err().to_string();
+        let error = choose(&published(), &["frok".to_owned()]).unwrap_err().to_string();
         assert!(error.contains("`frok`") && error.contains("fork: h:1"), "{error}");
     }
 

@@ -2,7 +2,6 @@
 //! other, in an order drawn from the seed: what drifts on the machine, over seconds or over the session, falls on all modes alike.
 
 use std::process::{Command, Stdio};
-use std::slice;
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -12,7 +11,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 
-use super::plan::{Place, Plan};
+use super::plan::{Place, Plan, PlannedRow};
 use super::results::Results;
 use super::worker;
 use crate::emulated::Emulated;
@@ -29,25 +28,16 @@ const COUNTING: u32 = u32::MAX;
 pub fn run(plan: &Plan, machine: &Machine, results: &mut Results) -> Result<()> {
     let counting = plan.modes.iter().filter(|mode| !matches!(mode, Mode::Aa | Mode::Linux));
     let counting: Vec<Mode> = counting.copied().filter(|&mode| !results.has_counts(mode)).collect();
-    let blocks: Vec<Block> = blocks(plan).filter(|block| !results.has(&block.done(plan))).collect();
+    let blocks: Vec<Block<'_>> =
+        blocks(plan).filter(|block| !results.has(&block.done(plan))).collect();
     let timed: usize = blocks.iter().map(|block| block.steps.len()).sum();
     let progress = progress_bar(timed + counting.len());
     for block in blocks {
         let mut records = Vec::new();
-        for (row, mode) in &block.steps {
-            progress.set_message(format!(
-                "block {} of {}: {}",
-                block.number + 1,
-                plan.blocks,
-                row.result_class
-            ));
-            records.extend(machine.records(
-                plan,
-                slice::from_ref(row),
-                *mode,
-                block.number,
-                false,
-            )?);
+        for (rows, mode) in &block.steps {
+            let name = rows.first().map_or("", PlannedRow::result_class);
+            progress.set_message(format!("block {} of {}: {name}", block.number + 1, plan.blocks));
+            records.extend(machine.records(plan, rows, *mode, block.number, false)?);
             progress.inc(1);
         }
         results.add(records, &block.done(plan))?;
@@ -87,7 +77,7 @@ impl Machine {
     fn records(
         &self,
         plan: &Plan,
-        rows: &[Row],
+        rows: &[PlannedRow],
         mode: Mode,
         block: u32,
         count: bool,
@@ -96,33 +86,37 @@ impl Machine {
             Machine::Processes => worker_records(plan, rows, mode, block, count),
             Machine::Emulated(emulated) => {
                 let (scale, iterations) = (plan.effort.scale(), plan.effort.iterations());
-                emulated.bench(&Request { mode, block, rows, scale, iterations, count })
+                let rows: Vec<Row> = rows.iter().filter_map(PlannedRow::workload).collect();
+                emulated.bench(&Request { mode, block, rows: &rows, scale, iterations, count })
             }
         }
     }
 }
 
-/// One block: what runs in it, in order.
-struct Block {
+/// One block: what runs in it, in order. The rows of a trace come from one replay, so they run together.
+struct Block<'p> {
     number: u32,
-    steps: Vec<(Row, Mode)>,
+    steps: Vec<(&'p [PlannedRow], Mode)>,
 }
 
-impl Block {
+impl Block<'_> {
     /// The records that say it is whole.
     fn done(&self, plan: &Plan) -> Vec<Done> {
         plan.modes.iter().map(|&mode| Done { mode, block: self.number }).collect()
     }
 }
 
-fn blocks(plan: &Plan) -> impl Iterator<Item = Block> + '_ {
+fn blocks(plan: &Plan) -> impl Iterator<Item = Block<'_>> {
     let mut order = SmallRng::seed_from_u64(plan.seed);
     (0..plan.blocks).map(move |number| {
-        let steps = plan.rows.iter().flat_map(|&row| {
+        let together =
+            |a: &PlannedRow, b: &PlannedRow| a.traced().is_some() && b.traced().is_some();
+        let steps = plan.rows.chunk_by(together).flat_map(|rows| {
             let mut modes = plan.modes.clone();
-            modes.retain(|&mode| mode != Mode::Linux || worker::runs_on_linux(&row));
+            let linux_did_it = rows.iter().any(PlannedRow::linux_did_it);
+            modes.retain(|&mode| mode != Mode::Linux || linux_did_it);
             modes.shuffle(&mut order);
-            modes.into_iter().map(move |mode| (row, mode))
+            modes.into_iter().map(move |mode| (rows, mode))
         });
         Block { number, steps: steps.collect() }
     })
@@ -131,7 +125,7 @@ fn blocks(plan: &Plan) -> impl Iterator<Item = Block> + '_ {
 /// Runs one worker and reads what it prints.
 fn worker_records(
     plan: &Plan,
-    rows: &[Row],
+    rows: &[PlannedRow],
     mode: Mode,
     block: u32,
     count: bool,

@@ -3,6 +3,7 @@
 //! It is started by `kpkeys bench` and not meant for people. Each row is run once unrecorded first, so that frames, tables and
 //! caches are as in a kernel that has run for a while, then as often as the effort says.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::time::Instant;
 
@@ -13,10 +14,12 @@ use kpkeys_hosted::{Counter, Counts, HostedFormat, Setup};
 use kpkeys_mm::Kernel;
 use kpkeys_pgtable::entry::{Aarch64, X86_64};
 use kpkeys_pgtable::{Config, Event, Machine};
+use kpkeys_replay::History;
 use kpkeys_stats::record::{self, CountsRecord, Exposure, Mode, Record, Sample, Unit};
-use kpkeys_workloads::{Clock, Row, Span, Test};
+use kpkeys_workloads::{Clock, Row, Span, Test, Timing};
 
-use super::plan::{self, Effort, Paging};
+use super::plan::{self, Effort, Paging, PlannedRow};
+use super::traced::{self, Times, TracedRow};
 
 /// Physical memory of the machine in the process: enough for two processes of 1 GiB and the tables of a linear map of pages.
 const MEMORY_PAGES: usize = 1 << 19;
@@ -41,6 +44,9 @@ pub struct Options {
     /// The row to run; may be given again
     #[arg(long = "row")]
     rows: Vec<String>,
+    /// The trace to replay
+    #[arg(long)]
+    trace: Option<std::path::PathBuf>,
     /// Count events instead of timing
     #[arg(long)]
     count: bool,
@@ -49,29 +55,25 @@ pub struct Options {
 /// Arguments for a worker process.
 pub fn arguments(
     plan: &plan::Plan,
-    rows: &[Row],
+    rows: &[PlannedRow],
     mode: Mode,
     block: u32,
     count: bool,
-) -> Vec<String> {
-    let mut arguments: Vec<String> =
+) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> =
         ["bench-worker", "--mode", mode.name(), "--paging", plan.paging.name()]
-            .map(str::to_owned)
+            .map(OsString::from)
             .into();
     arguments.extend([
         "--effort".into(),
         plan.effort.name().into(),
         "--block".into(),
-        block.to_string(),
+        block.to_string().into(),
     ]);
-    arguments.extend(rows.iter().flat_map(|row| ["--row".into(), row.result_class.into()]));
-    arguments.extend(count.then(|| "--count".to_owned()));
+    arguments.extend(rows.iter().flat_map(|row| ["--row".into(), row.result_class().into()]));
+    arguments.extend(plan.trace.iter().flat_map(|file| ["--trace".into(), file.into()]));
+    arguments.extend(count.then(|| "--count".into()));
     arguments
-}
-
-/// Whether the host kernel can do what a row does.
-pub fn runs_on_linux(row: &Row) -> bool {
-    row.span == Span::Once
 }
 
 /// Runs a worker; its records go to standard output.
@@ -81,10 +83,12 @@ pub fn runs_on_linux(row: &Row) -> bool {
 /// What a row failed with.
 pub fn run(options: &Options) -> Result<()> {
     stay_on_one_cpu();
+    let (valid, history) = valid_rows(options)?;
     let worker = Worker {
         mode: options.mode.parse().context("bad --mode")?,
         block: options.block,
-        rows: plan::rows(&options.rows)?,
+        rows: plan::choose(&valid, &options.rows)?,
+        history,
         effort: Effort::from_name(&options.effort)?,
     };
     match (worker.mode, Paging::from_name(&options.paging)?) {
@@ -94,10 +98,24 @@ pub fn run(options: &Options) -> Result<()> {
     }
 }
 
+/// The rows to choose from, and the trace some of them replay, if one of those is wanted.
+fn valid_rows(options: &Options) -> Result<(Vec<PlannedRow>, Option<History>)> {
+    if let Some(file) = &options.trace {
+        let history = traced::read(Some(file))?;
+        return Ok((plan::of_trace(traced::TRACE, traced::rows_of(&history)), Some(history)));
+    }
+    let valid = plan::published();
+    let chosen = plan::choose(&valid, &options.rows)?;
+    let replays = chosen.iter().any(|row| row.traced().is_some());
+    let history = replays.then(|| traced::read(None)).transpose()?;
+    Ok((valid, history))
+}
+
 struct Worker {
     mode: Mode,
     block: u32,
-    rows: Vec<Row>,
+    rows: Vec<PlannedRow>,
+    history: Option<History>,
     effort: Effort,
 }
 
@@ -107,8 +125,17 @@ impl Worker {
         let Some(mode) = kpkeys_pgtable::Mode::from_name(name) else {
             bail!("mode `{name}` is not run in a process")
         };
-        let setup = Setup { pages: MEMORY_PAGES, cpus: CPUS, config: Config::of(mode) };
-        for row in &self.rows {
+        let config = Config::of(mode);
+        if let Some(history) = &self.history {
+            let setup = traced::setup(history, CPUS, config);
+            if count {
+                self.count_trace(&boot_counted::<F>(setup)?, history)?;
+            } else {
+                self.time_trace(&boot::<F>(setup)?, history)?;
+            }
+        }
+        let setup = Setup { pages: MEMORY_PAGES, cpus: CPUS, config };
+        for row in self.workloads() {
             // A machine for each row: what one leaves behind must not be another's set-up.
             if count {
                 self.count(&boot_counted::<F>(setup)?, row)?;
@@ -119,33 +146,93 @@ impl Worker {
         Ok(())
     }
 
+    fn workloads(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter_map(|row| match row {
+            PlannedRow::Workload(row) => Some(row),
+            PlannedRow::Traced { .. } => None,
+        })
+    }
+
+    /// The rows of the trace, each with what it says of it.
+    fn traced(&self) -> impl Iterator<Item = (&PlannedRow, TracedRow)> {
+        self.rows.iter().filter_map(|row| Some((row, row.traced()?)))
+    }
+
+    fn time_trace<M: Machine>(&self, kernel: &Kernel<M>, history: &History) -> Result<()> {
+        let clock = Stopwatch::default();
+        traced::wear_in(kernel)?;
+        traced::replay(kernel, &clock, history)?;
+        for iteration in 0..self.effort.iterations() {
+            let (times, tally) = traced::replay(kernel, &clock, history)?;
+            for (row, traced) in self.traced() {
+                let events = (traced == TracedRow::Memory).then_some(tally.done as f64);
+                self.print_sample(row, iteration, times.of(traced), events)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn count_trace<M: Machine<Probe = Counter>>(
+        &self,
+        kernel: &Kernel<M>,
+        history: &History,
+    ) -> Result<()> {
+        let clock = CountingClock::new(kernel.machine().probe());
+        traced::wear_in(kernel)?;
+        traced::replay(kernel, &clock, history)?;
+        let (_, tally) = traced::replay(kernel, &clock, history)?;
+        for (row, _) in self.traced().filter(|(_, traced)| traced.has_events()) {
+            let counts = clock.counted();
+            let each = |event| counts.of(event) as f64;
+            let mut record = counts_record(self.mode, row, each, Some(exposure(&counts)));
+            let steps = [("steps", tally.done), ("refused_steps", tally.refused)];
+            record.counts.extra.extend(steps.map(|(name, steps)| (name.to_owned(), steps as f64)));
+            print(&Record::Counts(record))?;
+        }
+        Ok(())
+    }
+
     fn time<M: Machine>(&self, kernel: &Kernel<M>, row: &Row) -> Result<()> {
         let clock = Stopwatch::default();
-        let failed = || format!("row `{}` failed", row.result_class);
-        kpkeys_workloads::run(kernel, &clock, row, self.effort.scale()).with_context(failed)?;
+        self.iterate(kernel, &clock, row)?;
         for iteration in 0..self.effort.iterations() {
-            let timing = kpkeys_workloads::run(kernel, &clock, row, self.effort.scale())
-                .with_context(failed)?;
-            self.print_sample(row, iteration, timing.ns as f64 / timing.operations as f64)?;
+            let timing = self.iterate(kernel, &clock, row)?;
+            let each = timing.ns as f64 / timing.operations as f64;
+            self.print_sample(&PlannedRow::Workload(*row), iteration, each, entries(row))?;
         }
         Ok(())
     }
 
     fn count<M: Machine<Probe = Counter>>(&self, kernel: &Kernel<M>, row: &Row) -> Result<()> {
-        let counter = kernel.machine().probe();
-        let clock = CountingClock::new(counter);
-        let failed = || format!("row `{}` failed", row.result_class);
-        kpkeys_workloads::run(kernel, &clock, row, self.effort.scale()).with_context(failed)?;
-        let timing =
-            kpkeys_workloads::run(kernel, &clock, row, self.effort.scale()).with_context(failed)?;
+        let clock = CountingClock::new(kernel.machine().probe());
+        self.iterate(kernel, &clock, row)?;
+        let timing = self.iterate(kernel, &clock, row)?;
         let counts = clock.counted();
         let each = |event| counts.of(event) as f64 / timing.operations as f64;
-        print(&Record::Counts(counts_record(self.mode, row, each, Some(exposure(&counts)))))
+        let row = PlannedRow::Workload(*row);
+        print(&Record::Counts(counts_record(self.mode, &row, each, Some(exposure(&counts)))))
     }
 
-    /// The host kernel's own fork and munmap.
+    fn iterate<M: Machine, C: Clock>(
+        &self,
+        kernel: &Kernel<M>,
+        clock: &C,
+        row: &Row,
+    ) -> Result<Timing> {
+        kpkeys_workloads::run(kernel, clock, row, self.effort.scale())
+            .with_context(|| format!("row `{}` failed", row.result_class))
+    }
+
+    /// The host kernel's own fork and munmap, and what Linux took for the trace when it was recorded.
     fn time_linux(&self) -> Result<()> {
-        for row in self.rows.iter().filter(|row| runs_on_linux(row)) {
+        if let Some(history) = &self.history {
+            let times = Times::recorded(history);
+            let known = |traced| traced != TracedRow::Memory || times.of(traced) > 0.0;
+            for (row, traced) in self.traced().filter(|(_, traced)| known(*traced)) {
+                self.print_sample(row, 0, times.of(traced), None)?;
+            }
+        }
+        for row in self.workloads().filter(|row| row.span == Span::Once) {
             for iteration in 0..self.effort.linux_iterations() {
                 let mapping = match Mapping::populated(row.pages, row.huge) {
                     Ok(mapping) => mapping,
@@ -160,37 +247,48 @@ impl Worker {
                 } else {
                     mapping.time_munmap()?
                 };
-                self.print_sample(row, iteration, ns as f64)?;
+                self.print_sample(&PlannedRow::Workload(*row), iteration, ns as f64, entries(row))?;
             }
         }
         Ok(())
     }
 
-    fn print_sample(&self, row: &Row, iteration: u32, value: f64) -> Result<()> {
+    fn print_sample(
+        &self,
+        row: &PlannedRow,
+        iteration: u32,
+        value: f64,
+        entries: Option<f64>,
+    ) -> Result<()> {
         print(&Record::Sample(Sample {
             mode: self.mode,
             block: self.block,
             iteration,
-            benchmark: row.benchmark.into(),
-            result_class: row.result_class.into(),
+            benchmark: row.benchmark().into(),
+            result_class: row.result_class().into(),
             unit: Unit::Ns,
             value,
-            entries: (row.span == Span::Once).then_some(row.pages as f64),
+            entries,
         }))
     }
+}
+
+/// Table entries one operation of a row handles, where it is always the same.
+fn entries(row: &Row) -> Option<f64> {
+    (row.span == Span::Once).then_some(row.pages as f64)
 }
 
 /// A record of counts. `each` is how many events of a kind there were per operation, on average.
 pub fn counts_record(
     mode: Mode,
-    row: &Row,
+    row: &PlannedRow,
     each: impl Fn(Event) -> f64,
     exposure: Option<Exposure>,
 ) -> CountsRecord {
     CountsRecord {
         mode,
-        benchmark: row.benchmark.into(),
-        result_class: row.result_class.into(),
+        benchmark: row.benchmark().into(),
+        result_class: row.result_class().into(),
         counts: record::Counts {
             switches: each(Event::Switch),
             barriers: each(Event::Barrier),

@@ -10,6 +10,7 @@ use kpkeys_workloads::{ALL_ROWS, Row, Span};
 use serde::Deserialize;
 
 use super::Emulated;
+use crate::bench::plan::PlannedRow;
 use crate::bench::worker::counts_record;
 
 /// CPUs and memory a machine needs for every row: as the machine in a process has them.
@@ -121,7 +122,12 @@ fn record_of(request: &Request<'_>, row: &Row, json: &str) -> Result<Option<Reco
             };
             // The share of time means nothing where a register write costs thousands of cycles.
             let exposure = Exposure { open_share: 0.0, longest_window_stores };
-            Some(Record::Counts(counts_record(request.mode, row, each, Some(exposure))))
+            Some(Record::Counts(counts_record(
+                request.mode,
+                &PlannedRow::Workload(*row),
+                each,
+                Some(exposure),
+            )))
         }
         Reported::Other => None,
         _ => bail!("the kernel ran another row than `{}`: {json}", row.result_class),

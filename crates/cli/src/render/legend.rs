@@ -13,6 +13,7 @@ pub fn lines(table: &Table) -> Vec<String> {
     lines.extend(no_flags(table));
     lines.extend(emulated(table));
     lines.extend(linux(table));
+    lines.extend(replayed(table));
     lines.push(pooled());
     lines.push(projection(table));
     lines.extend(comparison(table));
@@ -62,6 +63,17 @@ fn linux(table: &Table) -> Option<String> {
     table.rows.iter().any(|row| row.linux_here.is_some()).then(|| {
         "linux here: this machine's kernel doing the same operation, in the same run; % of it: the time a \
          mode adds, in percent of that."
+            .to_owned()
+    })
+}
+
+fn replayed(table: &Table) -> Option<String> {
+    table.rows.iter().any(|row| ["kernbench", "trace"].contains(&row.benchmark.as_str())).then(|| {
+        "kernbench, trace: a recorded command's mappings, faults, forks, execs and exits, carried out again. \
+         System time is the recorded one with its memory management replaced by that; user time is the \
+         recorded one in every mode; real time follows from both; `linux here` is the recording, on the machine \
+         that made it. Not modelled: everything else the kernel \
+         and the command did, caches that they share with it, TLB misses, reclaim, which files were mapped."
             .to_owned()
     })
 }

@@ -40,14 +40,7 @@ impl Buddy {
     /// [`Error::OutOfMemory`].
     #[inline]
     pub(crate) fn new_folio<M: Machine>(&self, machine: &M, order: u8) -> Result<PhysAddr, Error> {
-        let head = self.take_movable(order).ok_or(Error::OutOfMemory)?;
-        let meta = self.meta(head);
-        meta.refs.store(1, Ordering::Relaxed);
-        meta.maps.store(0, Ordering::Relaxed);
-        for tail in head + 1..head + (1 << order) {
-            self.meta(tail).set_kind(Kind::Tail);
-            self.meta(tail).link.store(head, Ordering::Relaxed);
-        }
+        let head = self.take_folio(order)?;
         for page in head..head + (1 << order) {
             self.zero(machine, page);
         }
@@ -64,17 +57,31 @@ impl Buddy {
         machine: &M,
         source: PhysAddr,
     ) -> Result<PhysAddr, Error> {
-        let copy = self.new_folio(machine, 0)?;
-        if self.meta(self.number(source)).is_touched() || !self.zero_at_boot {
-            self.meta(self.number(copy)).touch();
-            // SAFETY: two frames of data, a page each, that no table page shares; the copy is ours alone.
-            unsafe {
-                machine
-                    .data(copy)
-                    .copy_from_nonoverlapping(machine.data(source), PAGE_SIZE as usize);
-            }
+        if self.zero_at_boot && !self.meta(self.number(source)).is_touched() {
+            return self.new_folio(machine, 0);
+        }
+        let number = self.take_folio(0)?;
+        let copy = self.address(number);
+        self.meta(number).touch();
+        // SAFETY: two frames of data, a page each, that no table page shares; the copy is ours alone.
+        unsafe {
+            machine.data(copy).copy_from_nonoverlapping(machine.data(source), PAGE_SIZE as usize);
         }
         Ok(copy)
+    }
+
+    /// A folio whose contents are undefined, as a frame number.
+    #[inline]
+    fn take_folio(&self, order: u8) -> Result<u32, Error> {
+        let head = self.take_movable(order).ok_or(Error::OutOfMemory)?;
+        let meta = self.meta(head);
+        meta.refs.store(1, Ordering::Relaxed);
+        meta.maps.store(0, Ordering::Relaxed);
+        for tail in head + 1..head + (1 << order) {
+            self.meta(tail).set_kind(Kind::Tail);
+            self.meta(tail).link.store(head, Ordering::Relaxed);
+        }
+        Ok(head)
     }
 
     /// Records that a data frame is about to be written by somebody other than the memory manager.

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use kpkeys_pgtable::PhysAddr;
+use kpkeys_pgtable::{Machine, PhysAddr};
 
 use super::buddy::Buddy;
 use crate::error::Error;
@@ -29,6 +29,17 @@ impl Buddy {
         let number = self.take(0).ok_or(Error::OutOfMemory)?;
         let frame = self.address(number);
         self.meta(number).refs.store(1, Ordering::Relaxed);
+        self.will_write(frame);
+        Ok(OwnedFrame(frame))
+    }
+
+    /// A frame for data that holds zeroes. What is written to it later counts as its contents.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`].
+    pub(crate) fn new_zeroed_frame<M: Machine>(&self, machine: &M) -> Result<OwnedFrame, Error> {
+        let frame = self.new_folio(machine, 0)?;
         self.will_write(frame);
         Ok(OwnedFrame(frame))
     }

@@ -1,4 +1,4 @@
-//! Page faults: the first touch of a page, and the first write after a fork.
+//! Page faults: the first touch of a page, and the first write to a page that others have too.
 
 use kpkeys_pgtable::addr::ENTRIES;
 use kpkeys_pgtable::table::{Slot, Table};
@@ -7,49 +7,178 @@ use kpkeys_pgtable::{
 };
 
 use super::AddressSpace;
-use super::vma::{MapFlags, Vma};
+use super::file::FilePages;
+use super::vma::{Backing, MapFlags, Vma};
 use crate::error::Error;
 use crate::frames::HUGE_ORDER;
 
 impl<M: Machine> AddressSpace<'_, M> {
-    /// Handles a fault: makes the page at `va` accessible, for stores too if `write`. A page touched for the first time reads as
-    /// zeroes; a page shared since a fork is copied before it is written. Does nothing where the access is allowed already.
+    /// Handles a fault: makes the page at `va` accessible, for stores too if `write`. Does nothing where the access is allowed
+    /// already.
+    ///
+    /// A page without a file reads as zeroes: reading maps one page of zeroes that everybody shares, writing a page of its own. A
+    /// page of a file is mapped where it lies in memory, and with it, on a read, those around it that fit. A page that is
+    /// shared privately is copied before it is written. A fault just below a stack extends it.
     ///
     /// # Errors
     ///
     /// [`Error::NotMapped`], [`Error::Forbidden`] and [`Error::OutOfMemory`].
     pub fn fault(&mut self, va: VirtAddr, write: bool) -> Result<(), Error> {
-        let vma = *self.vmas.find(va).ok_or(Error::NotMapped(va))?;
+        let vma = self.vmas.find(va).copied().or_else(|| self.vmas.grow_stack_to(va));
+        let vma = vma.ok_or(Error::NotMapped(va))?;
         if write && !vma.flags.write {
             return Err(Error::Forbidden(va));
         }
         let paging = self.kernel.paging();
-        let section = paging.section(self.root());
-        let table = paging.table_for(&section, self.root(), va, Level::Pte)?;
-        let slot = table.slot(va.index(Level::Pte));
-        let entry = slot.load();
-        if !M::Format::is_present(entry) {
-            self.mapped_pages += self.first_touch(&section, table, va, &vma, write)?;
-        } else if write && !M::Format::is_writable(entry) {
-            self.unshare(&section, slot, entry, va, vma.flags)?;
-        } else {
-            let touched = Attrs {
-                young: true,
-                dirty: write || M::Format::attrs(entry).dirty,
-                ..M::Format::attrs(entry)
-            };
-            self.relax(&section, slot, entry, touched);
+        let found = paging.find_table(self.root(), va, Level::Pte);
+        let present = found.map(|table| table.slot(va.index(Level::Pte))).filter(is_present::<M>);
+        match present {
+            Some(slot) => self.permit(slot, va, &vma, write)?,
+            None => self.mapped_pages += self.map_missing(va, &vma, write)?,
+        }
+        let makes_own = write && !vma.is_shared() || vma.flags.order == HUGE_ORDER;
+        if makes_own
+            && !vma.owns_pages
+            && let Some(vma) = self.vmas.find_mut(va)
+        {
+            vma.owns_pages = true;
         }
         Ok(())
     }
 
-    /// Touches every page of a range by a store, as a program that fills it would; pages that are mapped stay as they are.
+    /// A page that is present: makes it writable, or notes that it is in use.
+    fn permit(
+        &self,
+        slot: Slot<'_>,
+        va: VirtAddr,
+        vma: &Vma<'_>,
+        write: bool,
+    ) -> Result<(), Error> {
+        let entry = slot.load();
+        if write && !M::Format::is_writable(entry) && !vma.is_shared() {
+            return self.unshare(slot, entry, va, vma.flags);
+        }
+        let attrs = M::Format::attrs(entry);
+        let touched = Attrs {
+            young: true,
+            dirty: write || attrs.dirty,
+            write: write || attrs.write,
+            ..attrs
+        };
+        self.relax(slot, entry, touched);
+        Ok(())
+    }
+
+    /// A page that is missing; returns how many pages were mapped.
+    fn map_missing(&self, va: VirtAddr, vma: &Vma<'_>, write: bool) -> Result<usize, Error> {
+        match vma.backing {
+            Backing::File(file) if !write => self.map_around(va, vma, file),
+            Backing::File(file) => self.map_for_write(va, vma, file).map(|()| 1),
+            _ if vma.flags.order == HUGE_ORDER => {
+                let paging = self.kernel.paging();
+                let section = paging.section(self.root());
+                let table = paging.table_for(&section, self.root(), va, Level::Pte)?;
+                self.first_touch(&section, table, va, vma, write)
+            }
+            _ if write => self.map_new_page(va, vma.flags).map(|()| 1),
+            _ => self.map_zeroes(va, vma.flags).map(|()| 1),
+        }
+    }
+
+    /// Writing what was never written: a page of its own, cleared before any window opens.
+    fn map_new_page(&self, va: VirtAddr, flags: MapFlags) -> Result<(), Error> {
+        let frames = self.kernel.frames();
+        let page = frames.new_folio(self.kernel.machine(), 0)?;
+        frames.map_new(page, 1);
+        self.map_counted(va, page, writable(flags))
+    }
+
+    /// Reading what was never written: the page of zeroes.
+    fn map_zeroes(&self, va: VirtAddr, flags: MapFlags) -> Result<(), Error> {
+        let zeroes = self.kernel.zero_page()?;
+        self.kernel.frames().share(zeroes, 1)?;
+        self.map_counted(va, zeroes, read_only(flags))
+    }
+
+    /// Writing a file's page: itself if the mapping is shared, else a copy.
+    fn map_for_write(&self, va: VirtAddr, vma: &Vma<'_>, file: FilePages<'_>) -> Result<(), Error> {
+        let frames = self.kernel.frames();
+        let in_memory = file.frame(page_of(vma, va));
+        let page = if file.shared {
+            frames.share(in_memory, 1)?;
+            in_memory
+        } else {
+            let copy = frames.copy_of(self.kernel.machine(), in_memory)?;
+            frames.map_new(copy, 1);
+            copy
+        };
+        self.map_counted(va, page, writable(vma.flags))
+    }
+
+    /// Maps a page whose reference and mapping are counted already.
+    fn map_counted(&self, va: VirtAddr, page: PhysAddr, attrs: Attrs) -> Result<(), Error> {
+        let paging = self.kernel.paging();
+        let section = paging.section(self.root());
+        let mapped = paging
+            .table_for(&section, self.root(), va, Level::Pte)
+            .map_err(Error::from)
+            .and_then(|table| Ok((table, user_leaf::<M>(page, attrs)?)))
+            .map(|(table, entry)| section.set(table.slot(va.index(Level::Pte)), entry));
+        if mapped.is_err() {
+            let frames = self.kernel.frames();
+            frames.release_run(frames.unmapped(page, 1));
+        }
+        mapped
+    }
+
+    /// Reading a file's page: maps it, and those around it that are in the mapping and in the same table. Each store stands alone,
+    /// as in Linux's `filemap_map_pages`, which is no lazy-MMU section. Returns how many pages were mapped.
+    fn map_around(&self, va: VirtAddr, vma: &Vma<'_>, file: FilePages<'_>) -> Result<usize, Error> {
+        let (paging, frames) = (self.kernel.paging(), self.kernel.frames());
+        let section = paging.section(self.root());
+        let table = paging.table_for(&section, self.root(), va, Level::Pte)?;
+        let first = (va.0 / PAGE_SIZE) & !(file.file.fault_around() as u64 - 1);
+        let mut mapped = 0;
+        for number in first..first + file.file.fault_around() as u64 {
+            let page = VirtAddr(number * PAGE_SIZE);
+            let slot = table.slot(page.index(Level::Pte));
+            if !vma.range.contains(page) || !slot.load().is_empty() {
+                continue;
+            }
+            let frame = file.frame(page_of(vma, page));
+            let entry = user_leaf::<M>(frame, read_only(vma.flags))?;
+            frames.share(frame, 1)?;
+            section.set(slot, entry);
+            mapped += 1;
+        }
+        Ok(mapped)
+    }
+
+    /// Faults every page of a range in, for stores where the mapping allows them, as the kernel does for itself: `MAP_POPULATE`,
+    /// `mlock`, the arguments of a new program.
+    ///
+    /// # Errors
+    ///
+    /// As [`fault`](Self::fault). Pages before the one that failed are mapped.
+    pub fn fault_in(&mut self, range: PageRange) -> Result<(), Error> {
+        for page in 0..range.pages() {
+            let va = range.start().offset_pages(page);
+            // Linux asks for write access to private mappings only (`populate_vma_page_range`).
+            let write = self.vmas.find(va).is_some_and(|vma| vma.flags.write && !vma.is_shared());
+            self.fault(va, write)?;
+        }
+        Ok(())
+    }
+
+    /// Touches every page of a range without files by a store, as a program that fills it would, a table at a time; pages that are
+    /// mapped stay as they are.
     ///
     /// # Errors
     ///
     /// As [`fault`](Self::fault). Pages before the one that failed are mapped.
     pub fn populate(&mut self, range: PageRange) -> Result<(), Error> {
         self.vmas.covered(range)?;
+        self.vmas.own_pages_in(range);
         let paging = self.kernel.paging();
         let mut mapped = 0;
         let result = range.by_table(Level::Pte).try_for_each(|piece| {
@@ -85,7 +214,7 @@ impl<M: Machine> AddressSpace<'_, M> {
         section: &Section<'_, M>,
         table: Table<'_>,
         va: VirtAddr,
-        vma: &Vma,
+        vma: &Vma<'_>,
         write: bool,
     ) -> Result<usize, Error> {
         let frames = self.kernel.frames();
@@ -115,7 +244,6 @@ impl<M: Machine> AddressSpace<'_, M> {
     /// Makes a page writable that was write-protected: as it is if nobody else has it, else by a copy.
     fn unshare(
         &self,
-        section: &Section<'_, M>,
         slot: Slot<'_>,
         entry: Entry,
         va: VirtAddr,
@@ -123,14 +251,16 @@ impl<M: Machine> AddressSpace<'_, M> {
     ) -> Result<(), Error> {
         let frames = self.kernel.frames();
         let shared = M::Format::frame(Level::Pte, entry);
-        let attrs = Attrs { write: true, execute: flags.execute, ..Attrs::USER_DATA };
+        let attrs = writable(flags);
         if frames.is_exclusive(shared) {
-            self.relax(section, slot, entry, attrs);
+            self.relax(slot, entry, attrs);
             return Ok(());
         }
         let copy = frames.copy_of(self.kernel.machine(), shared)?;
         frames.map_new(copy, 1);
+        let section = self.kernel.paging().section(self.root());
         section.establish(slot, user_leaf::<M>(copy, attrs)?);
+        drop(section);
         let page = PageRange::new(VirtAddr(va.0 & !(PAGE_SIZE - 1)), 1)?;
         self.kernel.paging().flush(Flush::User(self.root().frame(), page));
         frames.release_run(frames.unmapped(shared, 1));
@@ -138,18 +268,38 @@ impl<M: Machine> AddressSpace<'_, M> {
     }
 
     /// Gives an entry more permission or flags. If hardware changed it meanwhile, the access faults again and comes back.
-    fn relax(&self, section: &Section<'_, M>, slot: Slot<'_>, entry: Entry, attrs: Attrs) {
+    fn relax(&self, slot: Slot<'_>, entry: Entry, attrs: Attrs) {
         if let Some(relaxed) =
             M::Format::leaf(Level::Pte, M::Format::frame(Level::Pte, entry), attrs)
             && relaxed != entry
         {
+            let section = self.kernel.paging().section(self.root());
             section.set_access_flags(slot, entry, relaxed);
         }
     }
 }
 
+fn is_present<M: Machine>(slot: &Slot<'_>) -> bool {
+    M::Format::is_present(slot.load())
+}
+
+/// What an entry allows that must fault before it is written.
+fn read_only(flags: MapFlags) -> Attrs {
+    Attrs { write: false, execute: flags.execute, dirty: false, ..Attrs::USER_DATA }
+}
+
+/// What an entry allows that a write has made.
+fn writable(flags: MapFlags) -> Attrs {
+    Attrs { write: true, execute: flags.execute, dirty: true, ..Attrs::USER_DATA }
+}
+
+/// Which page of a mapping an address is in.
+fn page_of(vma: &Vma<'_>, va: VirtAddr) -> usize {
+    ((va.0 - vma.range.start().0) / PAGE_SIZE) as usize
+}
+
 /// Whether the 2 MiB around an address lie in its mapping.
-fn fills_table(vma: &Vma, va: VirtAddr) -> bool {
+fn fills_table(vma: &Vma<'_>, va: VirtAddr) -> bool {
     let start = VirtAddr(va.0 & !(Level::Pmd.entry_bytes() - 1));
     vma.range.contains(start) && vma.range.contains(start.offset_pages(ENTRIES - 1))
 }

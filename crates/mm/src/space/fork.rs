@@ -1,6 +1,8 @@
 //! Fork: a copy of an address space that shares every page, copy-on-write.
+//!
+//! Mappings that own no page are not walked, as in Linux (`vma_needs_copy`): the child's first access finds a file's pages or
+//! zeroes where the parent's did.
 
-use kpkeys_pgtable::paging::Root;
 use kpkeys_pgtable::range::Share;
 use kpkeys_pgtable::table::Slots;
 use kpkeys_pgtable::{Entry, Flush, Format, Level, Machine, PAGE_SIZE};
@@ -10,33 +12,34 @@ use crate::error::Error;
 use crate::frames::Buddy;
 
 impl<'k, M: Machine> AddressSpace<'k, M> {
-    /// A copy that shares every page. Shared pages are write-protected on both sides, until the first write on either copies.
+    /// A copy that shares every page, except where [`set_on_fork`](Self::set_on_fork) said otherwise. Shared pages are write-protected on both sides, until the first write on either copies.
     ///
     /// # Errors
     ///
     /// [`Error::OutOfMemory`] or [`Error::TooManyReferences`]; nothing is shared then, though pages may be left write-protected.
     pub fn fork(&mut self) -> Result<Self, Error> {
         let mut child = AddressSpace::new(self.kernel)?;
-        child.vmas = self.vmas.clone();
+        child.vmas = self.vmas.for_child();
         let mut mapped = 0;
-        let copied = self.copy_pages(child.root(), &mut mapped);
+        let copied = self.copy_pages(&child, &mut mapped);
         child.mapped_pages = mapped;
         // The parent's entries lost write permission, whether or not the copy is complete.
         self.kernel.paging().flush(Flush::AddressSpace(self.root().frame()));
         copied.map(|()| child)
     }
 
-    fn copy_pages(&self, child: &Root, mapped: &mut usize) -> Result<(), Error> {
+    fn copy_pages(&self, child: &Self, mapped: &mut usize) -> Result<(), Error> {
         let paging = self.kernel.paging();
-        let section = paging.section(child);
+        let section = paging.section(child.root());
         let mut share = ShareFolios::<M> {
             frames: self.kernel.frames(),
             mapped,
             format: core::marker::PhantomData,
         };
-        self.vmas
-            .iter()
-            .try_for_each(|vma| paging.copy(&section, self.root(), child, vma.range, &mut share))
+        let mut owners = child.vmas.iter().filter(|vma| vma.owns_pages);
+        owners.try_for_each(|vma| {
+            paging.copy(&section, self.root(), child.root(), vma.range, &mut share)
+        })
     }
 }
 

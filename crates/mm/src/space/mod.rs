@@ -1,21 +1,24 @@
-//! User address spaces: anonymous private mappings, faults, fork with copy-on-write, unmap.
+//! User address spaces: mappings, faults, fork with copy-on-write, unmap, mremap.
 //!
 //! An [`AddressSpace`] is changed by one caller at a time (`&mut`), which is what the page tables below ask for. Dropping it is
 //! the address-space half of a process's exit.
 
 mod fault;
+mod file;
 mod fork;
+mod remap;
 mod unmap;
 mod vma;
 
-use kpkeys_pgtable::{Machine, PageRange, Root, VirtAddr};
+use kpkeys_pgtable::{Entry, Flush, Format, Machine, PageRange, Root, VirtAddr};
 
 use crate::error::Error;
 use crate::frames::HUGE_ORDER;
 use crate::kernel::Kernel;
-use vma::{Vma, Vmas};
+use vma::{Backing, Vma, Vmas};
 
-pub use vma::MapFlags;
+pub use file::{File, FilePages};
+pub use vma::{MapFlags, OnFork};
 
 /// First address behind the user half.
 const USER_END: u64 = 1 << 47;
@@ -25,7 +28,7 @@ pub struct AddressSpace<'k, M: Machine> {
     kernel: &'k Kernel<M>,
     /// Taken only when the space is dropped.
     root: Option<Root>,
-    vmas: Vmas,
+    vmas: Vmas<'k>,
     mapped_pages: usize,
 }
 
@@ -49,13 +52,45 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     /// [`Error::Occupied`] if the range overlaps a mapping or leaves the user half; [`Error::BadOrder`] if the flags ask for
     /// folios of another order than 0 and 9.
     pub fn mmap(&mut self, range: PageRange, flags: MapFlags) -> Result<(), Error> {
+        self.map(range, flags, Backing::Anonymous)
+    }
+
+    /// Makes a stack: an anonymous private mapping that grows downwards when the page below it is touched.
+    ///
+    /// # Errors
+    ///
+    /// As [`mmap`](Self::mmap).
+    pub fn mmap_stack(&mut self, range: PageRange, flags: MapFlags) -> Result<(), Error> {
+        self.map(range, flags, Backing::Stack)
+    }
+
+    /// Maps pages of a file. Its pages have order 0, whatever `flags` says.
+    ///
+    /// # Errors
+    ///
+    /// As [`mmap`](Self::mmap).
+    pub fn mmap_file(
+        &mut self,
+        range: PageRange,
+        flags: MapFlags,
+        file: FilePages<'k>,
+    ) -> Result<(), Error> {
+        self.map(range, MapFlags { order: 0, ..flags }, Backing::File(file))
+    }
+
+    fn map(
+        &mut self,
+        range: PageRange,
+        flags: MapFlags,
+        backing: Backing<'k>,
+    ) -> Result<(), Error> {
         if flags.order != 0 && flags.order != HUGE_ORDER {
             return Err(Error::BadOrder(flags.order));
         }
         if range.end().0 > USER_END || range.end().0 == 0 || self.vmas.overlaps(range) {
             return Err(Error::Occupied(range));
         }
-        self.vmas.insert(Vma { range, flags });
+        self.vmas.add(Vma::new(range, flags, backing));
         Ok(())
     }
 
@@ -73,10 +108,35 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
             revoked |= vma.flags.write && !write;
             vma.flags.write = write;
         }
+        self.vmas.join_in(range);
         if revoked {
-            self.write_protect(range)?;
+            self.change_entries(range, M::Format::write_protected)?;
         }
         Ok(())
+    }
+
+    /// Says what forks do with the mappings of a range from now on.
+    ///
+    /// # Errors
+    ///
+    /// As [`mprotect`](Self::mprotect).
+    pub fn set_on_fork(&mut self, range: PageRange, on_fork: OnFork) -> Result<(), Error> {
+        self.vmas.covered(range)?;
+        self.vmas.split_at_ends_of(range);
+        self.vmas.inside_mut(range).for_each(|vma| vma.on_fork = on_fork);
+        self.vmas.join_in(range);
+        Ok(())
+    }
+
+    /// Marks the pages of a range as not in use, so that they may be taken back; they stay mapped until somebody does
+    /// (`MADV_FREE`).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tables`], never for a range of the user half.
+    pub fn mark_unused(&mut self, range: PageRange) -> Result<(), Error> {
+        let parts: alloc::vec::Vec<PageRange> = self.vmas.parts_in(range).collect();
+        parts.into_iter().try_for_each(|part| self.change_entries(part, M::Format::old))
     }
 
     /// How many pages are mapped.
@@ -103,12 +163,11 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
         self.vmas.iter().map(|vma| (vma.range, vma.flags))
     }
 
-    fn write_protect(&self, range: PageRange) -> Result<(), Error> {
-        use kpkeys_pgtable::{Flush, Format};
+    fn change_entries(&self, range: PageRange, change: fn(Entry) -> Entry) -> Result<(), Error> {
         let paging = self.kernel.paging();
         {
             let section = paging.section(self.root());
-            paging.protect(&section, self.root(), range, M::Format::write_protected)?;
+            paging.protect(&section, self.root(), range, change)?;
         }
         paging.flush(Flush::User(self.root().frame(), range));
         Ok(())

@@ -24,10 +24,13 @@ impl<M: Machine> AddressSpace<'_, M> {
         if range.end().0 > USER_END || range.end().0 == 0 {
             return Err(Error::Occupied(range));
         }
+        if !self.vmas.overlaps(range) {
+            return Ok(());
+        }
         self.vmas.split_at_ends_of(range);
         let (floor, ceiling) = self.vmas.neighbours(range, USER_END);
         let parts: Vec<PageRange> = self.vmas.parts_in(range).collect();
-        self.vmas.remove_inside(range);
+        self.vmas.remove(&parts);
         self.unmap_pages(&parts, floor, ceiling);
         Ok(())
     }

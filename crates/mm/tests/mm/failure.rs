@@ -196,7 +196,7 @@ fn faults_fail_cleanly<F: HostedFormat>() {
         let before = pages(&child.borrow());
         let (needed, ()) = until_it_succeeds(
             kernel,
-            || child.borrow_mut().fault(untouched, false),
+            || child.borrow_mut().fault(untouched, true),
             |_| assert_eq!(pages(&child.borrow()), before),
         );
         assert_eq!(needed, 1, "{mode:?}");

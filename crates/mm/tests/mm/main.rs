@@ -6,6 +6,7 @@
 mod bad_input;
 mod concurrency;
 mod failure;
+mod mappings;
 mod space_model;
 mod support;
 mod vmalloc_model;

@@ -97,12 +97,22 @@ type Frame = (usize, usize);
 
 #[derive(Clone, Debug)]
 struct Page {
-    /// Pages of one mapping bear the same number.
-    mapping: usize,
     write: bool,
     huge: bool,
+    /// Its mapping has or had a page of its own; one mapping's pages all say the same.
+    owned: bool,
     present: Option<Present>,
 }
+
+impl Page {
+    /// Neighbours of one kind are in one mapping, whether or not they were mapped together.
+    fn is_like(&self, other: &Page) -> bool {
+        (self.write, self.huge) == (other.write, other.huge)
+    }
+}
+
+/// The folio of the page of zeroes.
+const ZEROES: usize = 0;
 
 #[derive(Clone, Copy, Debug)]
 struct Present {
@@ -151,14 +161,34 @@ impl Model {
         }
     }
 
-    /// Cuts a mapping in two where a range ends inside it.
-    fn split_at(&mut self, process: usize, at: usize) {
-        let upper = self.number();
-        let pages = &mut self.processes[process].pages;
-        let below = at.checked_sub(1).and_then(|below| pages.get(&below)).map(|page| page.mapping);
-        for (_, page) in pages.range_mut(at..).take_while(|(_, page)| Some(page.mapping) == below) {
-            page.mapping = upper;
+    /// The pages of the mapping that a page is in.
+    fn mapping(&self, process: usize, page: usize) -> std::ops::Range<usize> {
+        let pages = &self.processes[process].pages;
+        let like = |other: &usize| pages.get(other).is_some_and(|it| it.is_like(&pages[&page]));
+        let first = (0..page).rev().take_while(like).last().unwrap_or(page);
+        first..(page..REGION).take_while(like).last().unwrap_or(page) + 1
+    }
+
+    /// Mappings that have met are one, and own pages if one of them did.
+    fn join(&mut self, process: usize) {
+        let mut page = 0;
+        while page < REGION {
+            if !self.processes[process].pages.contains_key(&page) {
+                page += 1;
+                continue;
+            }
+            let mapping = self.mapping(process, page);
+            let pages = || mapping.clone();
+            if pages().any(|page| self.processes[process].pages[&page].owned) {
+                self.own(process, pages());
+            }
+            page = mapping.end;
         }
+    }
+
+    fn own(&mut self, process: usize, pages: std::ops::Range<usize>) {
+        let pages = self.processes[process].pages.range_mut(pages);
+        pages.for_each(|(_, page)| page.owned = true);
     }
 
     /// The first page of a range that is in no mapping.
@@ -177,16 +207,14 @@ impl Model {
         if self.processes[process].pages.range(first..first + pages).next().is_some() {
             return Err(Error::Occupied(region(first, pages)));
         }
-        let mapping = self.number();
-        let new =
-            (first..first + pages).map(|page| (page, Page { mapping, write, huge, present: None }));
+        let new = Page { write, huge, owned: false, present: None };
+        let new = (first..first + pages).map(|page| (page, new.clone()));
         self.processes[process].pages.extend(new);
+        self.join(process);
         Ok(())
     }
 
     fn munmap(&mut self, process: usize, first: usize, pages: usize) {
-        self.split_at(process, first);
-        self.split_at(process, first + pages);
         self.unmap(process, first..first + pages);
         self.processes[process].pages.retain(|page, _| !(first..first + pages).contains(page));
     }
@@ -201,8 +229,6 @@ impl Model {
         if let Some(gap) = self.gap(process, first, pages) {
             return Err(Error::NotMapped(address(gap)));
         }
-        self.split_at(process, first);
-        self.split_at(process, first + pages);
         for (_, page) in self.processes[process].pages.range_mut(first..first + pages) {
             page.write = write;
             if let Some(present) = &mut page.present {
@@ -210,12 +236,16 @@ impl Model {
                 present.writable &= write;
             }
         }
+        self.join(process);
         Ok(())
     }
 
     fn populate(&mut self, process: usize, first: usize, pages: usize) -> Result<(), Error> {
         if let Some(gap) = self.gap(process, first, pages) {
             return Err(Error::NotMapped(address(gap)));
+        }
+        for page in first..first + pages {
+            self.own(process, self.mapping(process, page));
         }
         for page in first..first + pages {
             let now = &self.processes[process].pages[&page];
@@ -232,23 +262,29 @@ impl Model {
     /// A large folio if the mapping asks for it, reaches over the whole 2 MiB, and none of them is there yet; a page otherwise.
     fn first_touch(&mut self, process: usize, page: usize) {
         let folio = self.number();
+        let mapping = self.mapping(process, page);
         let pages = &mut self.processes[process].pages;
-        let Page { mapping, write, huge, .. } = pages[&page];
+        let Page { write, huge, .. } = pages[&page];
         let table = (page + 512 - EDGE) / 512 * 512;
         let whole = table.saturating_sub(512 - EDGE)..table + EDGE;
         let fits = huge
             && whole.len() == 512
-            && whole.clone().all(|page| {
-                pages
-                    .get(&page)
-                    .is_some_and(|page| page.mapping == mapping && page.present.is_none())
-            });
+            && whole.clone().all(|page| mapping.contains(&page) && pages[&page].present.is_none());
         let touched = if fits { whole } else { page..page + 1 };
         self.folios.insert(folio, (touched.len(), touched.len()));
         for (index, page) in touched.enumerate() {
             let present = Present { frame: (folio, index), value: 0, writable: write };
             pages.get_mut(&page).expect("in the mapping").present = Some(present);
         }
+    }
+
+    /// Reading what was never written.
+    fn map_zeroes(&mut self, process: usize, page: usize) {
+        // The kernel keeps it, whoever maps it.
+        self.folios.entry(ZEROES).or_insert((1, 1)).1 += 1;
+        let present = Present { frame: (ZEROES, 0), value: 0, writable: false };
+        let page = self.processes[process].pages.get_mut(&page).expect("a page of a mapping");
+        page.present = Some(present);
     }
 
     fn fault(&mut self, process: usize, page: usize, write: bool) -> Result<(), Error> {
@@ -258,7 +294,12 @@ impl Model {
         if write && !now.write {
             return Err(Error::Forbidden(address(page)));
         }
-        match now.present {
+        let (present, huge) = (now.present, now.huge);
+        if write || huge {
+            self.own(process, self.mapping(process, page));
+        }
+        match present {
+            None if !write && !huge => self.map_zeroes(process, page),
             None => self.first_touch(process, page),
             Some(present) if write && !present.writable => {
                 self.make_writable(process, page, present)
@@ -283,13 +324,16 @@ impl Model {
     }
 
     fn fork(&mut self, process: usize) {
-        for page in self.processes[process].pages.values_mut() {
+        for page in self.processes[process].pages.values_mut().filter(|page| page.owned) {
             if let Some(present) = &mut page.present {
                 present.writable = false;
                 self.folios.get_mut(&present.frame.0).expect("a mapped frame has a folio").1 += 1;
             }
         }
-        self.processes.push(self.processes[process].clone());
+        let mut child = self.processes[process].clone();
+        // What owns no page is found again where it was.
+        child.pages.values_mut().filter(|page| !page.owned).for_each(|page| page.present = None);
+        self.processes.push(child);
     }
 
     fn exit(&mut self, process: usize) {
@@ -457,7 +501,8 @@ impl<'k, F: HostedFormat> Pair<'k, F> {
         let users: Vec<_> = self.spaces.iter().collect();
         assert_every_frame_accounted_for(self.kernel, &users, self.model.frames());
         drop(self.spaces);
-        assert_every_frame_accounted_for(self.kernel, &[], 0);
+        let zeroes = usize::from(self.model.folios.contains_key(&ZEROES));
+        assert_every_frame_accounted_for(self.kernel, &[], zeroes);
     }
 }
 

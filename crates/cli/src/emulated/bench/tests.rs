@@ -20,7 +20,7 @@ fn hosted(mode: kpkeys_pgtable::Mode, row: &Row) -> Counts {
     let operations = kpkeys_workloads::run(&kernel, &clock, row, SCALE).unwrap().operations;
     let counts = clock.counted.get();
     let each = |event: Event| counts.of(event) as f64 / operations as f64;
-    counts_record(Mode::Off, row, each, None).counts
+    counts_record(Mode::Off, &PlannedRow::Workload(*row), each, None).counts
 }
 
 struct Both<'c> {

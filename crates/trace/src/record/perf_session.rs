@@ -1,0 +1,177 @@
+//! A recording through perf events.
+//!
+//! perf events follow the thread that opened them to its children, so one thread opens them, starts the
+//! command and then only waits; the calling thread reads the ring buffers.
+
+use std::io::Write;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::assemble::Assembler;
+use super::children::{Children, Interrupts, Left, Meter, Subreaper, now_ns};
+use super::error::RecordError;
+use super::launch;
+use super::machine::Machine;
+use super::perf::{Observer, Scope};
+use super::sink::Sink;
+use super::taskstats::Listener;
+use super::{Options, Report, permission};
+use crate::header::{Kinds, Method, Outcome};
+use crate::writer::TraceWriter;
+
+/// Longest time between two looks at the ring buffers.
+const ROUND: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+
+/// Shortest. An event's time is read a little before the event is visible to us; what is older than a
+/// whole round has arrived.
+const SHORTEST_ROUND: Duration = Duration::from_millis(5);
+
+/// Whether perf events for everything may be opened here.
+pub(super) fn allowed(machine: &Machine) -> Result<(), RecordError> {
+    let observer = Observer::open(Scope::Everything, &machine.cpus);
+    observer.map(drop).map_err(|error| permission::perf_refused(&error))
+}
+
+/// Records the command of `options` into `out`.
+pub(super) fn record<W: Write>(
+    options: &Options,
+    machine: &Machine,
+    out: W,
+) -> Result<Report, RecordError> {
+    let _subreaper = Subreaper::become_one()
+        .map_err(|error| RecordError::System { what: "become a subreaper", error })?;
+    let interrupts = Interrupts::catch()
+        .map_err(|error| RecordError::System { what: "catch signals", error })?;
+    thread::scope(|scope| {
+        let (to_starter, orders) = channel();
+        let (reports, from_starter) = channel();
+        scope.spawn(move || starter(options, machine, orders, reports));
+        let observer = match from_starter.recv() {
+            Ok(Told::Observer(observer)) => observer?,
+            _ => return Err(starter_died()),
+        };
+        let mut session = Session::begin(options, machine, *observer, out)?;
+        let meter = Meter::start();
+        let began_ns = now_ns();
+        to_starter.send(()).map_err(|_| starter_died())?;
+        let root = match from_starter.recv() {
+            Ok(Told::Started(root)) => root?,
+            _ => return Err(starter_died()),
+        };
+        let children = Children::new(root, began_ns, meter);
+        // `to_starter` lives until here: the starter waits for its end.
+        let children = session.run(options, children, &interrupts);
+        drop(to_starter);
+        session.end(options, &children?)
+    })
+}
+
+/// What the starting thread says.
+enum Told {
+    Observer(Result<Box<Observer>, RecordError>),
+    Started(Result<u32, RecordError>),
+}
+
+/// The starting thread: opens the events, starts the command when told to, and stays until the end.
+fn starter(options: &Options, machine: &Machine, orders: Receiver<()>, reports: Sender<Told>) {
+    let observer = Observer::open(Scope::Everything, &machine.cpus).map(Box::new);
+    let observer = observer.map_err(|error| permission::perf_refused(&error));
+    // A receiver that is gone means that the recording failed: then there is nothing left to do.
+    let _ = reports.send(Told::Observer(observer));
+    if orders.recv().is_ok() {
+        let _ = reports.send(Told::Started(launch::start(&options.command)));
+        let _ = orders.recv();
+    }
+}
+
+fn starter_died() -> RecordError {
+    let error = std::io::Error::other("the starting thread ended early");
+    RecordError::System { what: "start the command", error }
+}
+
+/// A recording under way.
+struct Session<W: Write> {
+    observer: Observer,
+    accounting: Option<Listener>,
+    sink: Sink<W>,
+    notes: Vec<String>,
+    kinds: Kinds,
+}
+
+impl<W: Write> Session<W> {
+    fn begin(
+        options: &Options,
+        machine: &Machine,
+        observer: Observer,
+        out: W,
+    ) -> Result<Self, RecordError> {
+        let mut notes = Vec::new();
+        let mut kinds = observer.kinds();
+        let accounting = match Listener::open(&machine.cpu_list) {
+            Ok(listener) => {
+                kinds |= Kinds::ACCOUNTING;
+                Some(listener)
+            }
+            Err(error) => {
+                notes.push(permission::no_accounting(&error));
+                None
+            }
+        };
+        notes.extend(permission::missing(kinds));
+        let header = machine.header(Method::Perf, kinds, options.command_bytes());
+        let writer = TraceWriter::new(out, &header);
+        let assembler = Assembler::new(machine.pages, machine.address_bits, now_ns(), true);
+        Ok(Self { observer, accounting, sink: Sink::new(assembler, writer), notes, kinds })
+    }
+
+    /// Reads until the tree, or with `until_parent` its first process, is gone.
+    fn run(
+        &mut self,
+        options: &Options,
+        mut children: Children,
+        interrupts: &Interrupts,
+    ) -> Result<Children, RecordError> {
+        let mut horizon_ns = 0;
+        loop {
+            let began = Instant::now();
+            self.wait();
+            let seen_ns = now_ns();
+            self.collect();
+            self.sink.advance(horizon_ns)?;
+            horizon_ns = seen_ns;
+            let left = children.reap();
+            let parent_gone = options.until_parent && children.outcome() != Outcome::Running;
+            if left == Left::None || parent_gone || interrupts.stop() {
+                self.collect();
+                self.sink.finish(now_ns())?;
+                return Ok(children);
+            }
+            thread::sleep(SHORTEST_ROUND.saturating_sub(began.elapsed()));
+        }
+    }
+
+    /// Waits until a ring buffer fills, or a round is over.
+    fn wait(&self) {
+        let mut watched: Vec<_> = self
+            .observer
+            .descriptors()
+            .map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN))
+            .collect();
+        // An interrupted wait is a short one.
+        let _ = poll(&mut watched, Some(&ROUND));
+    }
+
+    fn collect(&mut self) {
+        self.observer.drain(self.sink.pending());
+        if let Some(accounting) = &mut self.accounting {
+            accounting.drain(self.sink.assembler.accounts());
+        }
+    }
+
+    fn end(self, options: &Options, children: &Children) -> Result<Report, RecordError> {
+        Report::conclude(options, self.sink, self.kinds, Method::Perf, children, self.notes)
+    }
+}

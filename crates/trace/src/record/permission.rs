@@ -1,0 +1,80 @@
+//! What a recorder may not do here, and which setting decides it.
+
+use std::fs;
+use std::io;
+
+use super::error::RecordError;
+use crate::header::Kinds;
+
+/// perf events for everything were refused with `error`.
+pub(super) fn perf_refused(error: &io::Error) -> RecordError {
+    let remedy = match error.kind() {
+        io::ErrorKind::NotFound => {
+            "Mount tracefs (`mount -t tracefs none /sys/kernel/tracing`) on a kernel with tracepoints \
+             (CONFIG_FTRACE_SYSCALLS)."
+                .to_owned()
+        }
+        io::ErrorKind::PermissionDenied => format!(
+            "Run as root, or with CAP_PERFMON (or CAP_SYS_ADMIN) and read access to \
+             /sys/kernel/tracing; kernel.perf_event_paranoid is {}, and tracepoints need -1 or that \
+             capability.",
+            paranoid()
+        ),
+        _ => "The kernel may have been built without CONFIG_PERF_EVENTS or CONFIG_FTRACE_SYSCALLS."
+            .to_owned(),
+    };
+    RecordError::NoPerf { reason: error.to_string(), remedy }
+}
+
+/// Software fault events for an unprivileged recording were refused.
+pub(super) fn faults_refused(error: &io::Error) -> String {
+    format!(
+        "page faults are not recorded: {error} (kernel.perf_event_paranoid is {}; 2 or less, or \
+         CAP_PERFMON, allows them)",
+        paranoid()
+    )
+}
+
+/// Attaching by ptrace was refused.
+pub(super) fn ptrace_refused(error: &io::Error) -> RecordError {
+    let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+    let remedy = match scope.trim() {
+        "" => "Nothing on this system says why; a container may filter ptrace.".to_owned(),
+        scope => {
+            format!("kernel.yama.ptrace_scope is {scope}; 2 needs CAP_SYS_PTRACE, 3 forbids it.")
+        }
+    };
+    RecordError::NoPtrace { reason: error.to_string(), remedy }
+}
+
+/// taskstats was refused.
+pub(super) fn no_accounting(error: &io::Error) -> String {
+    format!(
+        "CPU time of each task is not recorded: {error} (taskstats needs CAP_NET_ADMIN and \
+         CONFIG_TASKSTATS); the whole run's is"
+    )
+}
+
+/// What a recording of `kinds` lacks, for the user.
+pub(super) fn missing(kinds: Kinds) -> Vec<String> {
+    let mut missing = Vec::new();
+    if kinds.contains(Kinds::FAULTS) && !kinds.contains(Kinds::KERNEL_FAULTS) {
+        missing.push(
+            "faults that the kernel takes on user memory are not recorded (needs CAP_PERFMON or \
+             kernel.perf_event_paranoid 1 or less)"
+                .to_owned(),
+        );
+    }
+    if kinds.contains(Kinds::FAULTS) && !kinds.contains(Kinds::FAULT_WRITES) {
+        missing.push(
+            "whether a fault was a write is not recorded (needs the exceptions:page_fault tracepoints)"
+                .to_owned(),
+        );
+    }
+    missing
+}
+
+fn paranoid() -> String {
+    let value = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid");
+    value.map_or_else(|_| "not readable".to_owned(), |value| value.trim().to_owned())
+}
