@@ -1,7 +1,6 @@
 //! A kernel's memory: frames, page tables and kernel mappings, put together.
 
 use kpkeys_pgtable::{Config, Machine, PageRange, Paging, PhysAddr, VirtAddr};
-use spin::Once;
 
 use crate::error::Error;
 use crate::frames::Buddy;
@@ -26,11 +25,11 @@ impl Layout {
     }
 }
 
-/// A kernel's memory.
+/// A kernel's memory. One frame of it is the page of zeroes, which every page reads as that was never written.
 pub struct Kernel<M: Machine> {
     paging: Paging<M, Buddy>,
     vmalloc: Vmalloc,
-    zeroes: Once<PhysAddr>,
+    zeroes: PhysAddr,
 }
 
 impl<M: Machine> Kernel<M> {
@@ -44,7 +43,8 @@ impl<M: Machine> Kernel<M> {
         let cpus = machine.cpus();
         let paging = Paging::new(machine, frames, config)?;
         paging.link_kernel_half(layout.vmalloc)?;
-        Ok(Kernel { paging, vmalloc: Vmalloc::new(layout.vmalloc, cpus), zeroes: Once::new() })
+        let zeroes = paging.frames().new_zero_page(paging.machine())?;
+        Ok(Kernel { paging, vmalloc: Vmalloc::new(layout.vmalloc, cpus), zeroes })
     }
 
     /// Turns protection on; see [`Paging::enable_protection`].
@@ -74,10 +74,10 @@ impl<M: Machine> Kernel<M> {
         self.paging.frames()
     }
 
-    /// The page that stands for every page never written. It is allocated when first needed, and kept.
-    #[inline]
-    pub(crate) fn zero_page(&self) -> Result<PhysAddr, Error> {
-        self.zeroes.try_call_once(|| self.frames().new_folio(self.machine(), 0)).copied()
+    /// The page that stands for every page never written.
+    #[inline(always)]
+    pub(crate) fn zero_page(&self) -> PhysAddr {
+        self.zeroes
     }
 
     /// Kernel mappings.

@@ -252,8 +252,7 @@ fn assert_replays(trace: &[u8]) -> History {
                 .expect("scratch memory of the right size");
         assert_eq!(findings, []);
         let known = kernel.frames().free_frames() + report.ptps + report.spare;
-        // The page of zeroes stays.
-        assert!(memory.pages - known <= 1, "{} frames lost", memory.pages - known);
+        assert_eq!(memory.pages - known, 1, "the page of zeroes alone stays");
     }
     history
 }

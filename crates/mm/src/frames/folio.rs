@@ -47,6 +47,19 @@ impl Buddy {
         Ok(self.address(head))
     }
 
+    /// A page of zeroes that stays: it is the caller's, and others share it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`].
+    pub(crate) fn new_zero_page<M: Machine>(&self, machine: &M) -> Result<PhysAddr, Error> {
+        let number = self.take(0).ok_or(Error::OutOfMemory)?;
+        self.meta(number).refs.store(1, Ordering::Relaxed);
+        self.meta(number).maps.store(0, Ordering::Relaxed);
+        self.zero(machine, number);
+        Ok(self.address(number))
+    }
+
     /// A new page with the contents of `source`.
     ///
     /// # Errors

@@ -95,7 +95,7 @@ impl<M: Machine> AddressSpace<'_, M> {
 
     /// Reading what was never written: the page of zeroes.
     fn map_zeroes(&self, va: VirtAddr, flags: MapFlags) -> Result<(), Error> {
-        let zeroes = self.kernel.zero_page()?;
+        let zeroes = self.kernel.zero_page();
         self.kernel.frames().share(zeroes, 1)?;
         self.map_counted(va, zeroes, read_only(flags))
     }

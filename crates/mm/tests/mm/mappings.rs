@@ -27,11 +27,7 @@ fn in_every_mode<F: HostedFormat>(test: impl Fn(&Kernel<Guarded<F>>, &File, Mode
         let file = kernel.new_file(64, AROUND).unwrap();
         test(&kernel, &file, mode);
         kernel.close_file(file);
-        let report = assert_clean(&kernel, &[]);
-        let known = kernel.frames().free_frames() + report.ptps + report.spare;
-        // The page of zeroes stays, if it was needed.
-        let lost = kernel.machine().memory().pages - known;
-        assert!(lost <= 1, "{lost} frames lost in {mode:?}");
+        assert_every_frame_accounted_for(&kernel, &[], 0);
     }
 }
 

@@ -47,8 +47,8 @@ pub fn assert_clean<M: Machine>(kernel: &Kernel<M>, users: &[&AddressSpace<'_, M
     report
 }
 
-/// Accounts for every frame: each is free, is a page-table page, waits in the pool to become one, or is one of `data` that the
-/// test knows to be in use.
+/// Accounts for every frame: each is free, is a page-table page, waits in the pool to become one, is the page of zeroes, or is one
+/// of `data` that the test knows to be in use.
 pub fn assert_every_frame_accounted_for<M: Machine>(
     kernel: &Kernel<M>,
     users: &[&AddressSpace<'_, M>],
@@ -58,7 +58,7 @@ pub fn assert_every_frame_accounted_for<M: Machine>(
     let free = kernel.frames().free_frames();
     let pages = kernel.machine().memory().pages;
     assert_eq!(
-        free + report.ptps + report.spare + data,
+        free + report.ptps + report.spare + 1 + data,
         pages,
         "{free} free, {data} data, {report:?}"
     );
