@@ -44,7 +44,7 @@ impl Buddy {
         Ok(OwnedFrame(frame))
     }
 
-    /// Takes a frame back. It is free once nothing [holds](Self::hold) it any more.
+    /// Takes a frame back. It is free once no mapping holds it any more.
     pub fn free_frame(&self, frame: OwnedFrame) {
         self.let_go(frame.0);
     }
