@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`record`] | what the kernel reports |
 //! | [`gates`] | what must hold of all attacks together |
-//! | [`print`] | the table |
+//! | [`mod@print`] | the table |
 
 mod gates;
 mod print;

@@ -3,7 +3,7 @@
 //! | module | concept |
 //! |---|---|
 //! | [`plan`] | what was asked for, checked: rows, modes, how much of it |
-//! | [`run`] | blocks of workers, each a fresh process, in seeded random order |
+//! | [`mod@run`] | blocks of workers, each a fresh process, in seeded random order |
 //! | [`worker`] | one row in one mode, or the rows of one trace, in a process of its own: prints records |
 //! | [`traced`] | the rows that replay a trace |
 //! | [`results`] | where records are kept, and how a killed run goes on |
