@@ -84,6 +84,9 @@ pub fn rows_of(history: &History) -> Vec<TracedRow> {
     if history.header.kinds.contains(Kinds::DURATIONS) {
         rows.splice(0..0, TracedRow::KERNBENCH);
     }
+    // A short command's time may be less than the clock tick that user and system time are sampled by: there is nothing to compare.
+    let recorded = Times::recorded(history);
+    rows.retain(|&row| row == TracedRow::Memory || recorded.of(row) > 0.0);
     rows
 }
 
