@@ -287,8 +287,11 @@ fn a_cargo_build_replays() {
     fs::write(folder.path().join("src/main.rs"), "fn main() { println!(\"{:?}\", vec![1; 9]) }")
         .expect("a file");
     let manifest = folder.path().join("Cargo.toml");
+    let target = folder.path().join("target");
+    let (manifest, target) = (manifest.to_str().expect("UTF-8"), target.to_str().expect("UTF-8"));
+    // Named, since the environment may put it somewhere else.
     let command =
-        [env!("CARGO"), "build", "--offline", "--manifest-path", manifest.to_str().expect("UTF-8")];
+        [env!("CARGO"), "build", "--offline", "--manifest-path", manifest, "--target-dir", target];
     let Some(trace) = recorded(&command) else { return };
     assert!(folder.path().join("target/debug/small").exists(), "the build failed");
     let history = assert_replays(&trace);
