@@ -126,9 +126,9 @@ impl PlannedRow {
     }
 
     /// The benchmark it is, if it is one.
-    pub fn workload(&self) -> Option<Row> {
+    pub fn workload(&self) -> Option<&Row> {
         match self {
-            PlannedRow::Workload(row) => Some(*row),
+            PlannedRow::Workload(row) => Some(row),
             PlannedRow::Traced { .. } => None,
         }
     }

@@ -86,7 +86,8 @@ impl Machine {
             Machine::Processes => worker_records(plan, rows, mode, block, count),
             Machine::Emulated(emulated) => {
                 let (scale, iterations) = (plan.effort.scale(), plan.effort.iterations());
-                let rows: Vec<Row> = rows.iter().filter_map(PlannedRow::workload).collect();
+                let rows: Vec<Row> =
+                    rows.iter().filter_map(PlannedRow::workload).copied().collect();
                 emulated.bench(&Request { mode, block, rows: &rows, scale, iterations, count })
             }
         }

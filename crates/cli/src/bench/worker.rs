@@ -147,10 +147,7 @@ impl Worker {
     }
 
     fn workloads(&self) -> impl Iterator<Item = &Row> {
-        self.rows.iter().filter_map(|row| match row {
-            PlannedRow::Workload(row) => Some(row),
-            PlannedRow::Traced { .. } => None,
-        })
+        self.rows.iter().filter_map(PlannedRow::workload)
     }
 
     /// The rows of the trace, each with what it says of it.
@@ -274,7 +271,7 @@ impl Worker {
 }
 
 /// Table entries one operation of a row handles, where it is always the same.
-fn entries(row: &Row) -> Option<f64> {
+pub fn entries(row: &Row) -> Option<f64> {
     (row.span == Span::Once).then_some(row.pages as f64)
 }
 

@@ -6,12 +6,12 @@ use anyhow::{Context, Result, bail};
 use kpkeys_emulator::Line;
 use kpkeys_pgtable::Event;
 use kpkeys_stats::record::{Exposure, Mode, Record, Sample, Unit};
-use kpkeys_workloads::{ALL_ROWS, Row, Span};
+use kpkeys_workloads::{ALL_ROWS, Row};
 use serde::Deserialize;
 
 use super::Emulated;
 use crate::bench::plan::PlannedRow;
-use crate::bench::worker::counts_record;
+use crate::bench::worker::{counts_record, entries};
 
 /// CPUs and memory a machine needs for every row: as the machine in a process has them.
 pub const CPUS: u32 = 2;
@@ -111,7 +111,7 @@ fn record_of(request: &Request<'_>, row: &Row, json: &str) -> Result<Option<Reco
                 result_class: name,
                 unit: Unit::Ns,
                 value: ns as f64 / operations as f64,
-                entries: (row.span == Span::Once).then_some(row.pages as f64),
+                entries: entries(row),
             }))
         }
         Reported::Counts { row: name, operations, events, longest_window_stores }
