@@ -3,7 +3,8 @@
 //! | module | concept |
 //! |---|---|
 //! | [`plan`] | what was asked for, checked: rows, modes, how much of it |
-//! | [`mod@run`] | blocks of workers, each a fresh process, in seeded random order |
+//! | [`mod@run`] | blocks: every row in every mode, in seeded random order |
+//! | [`turns`] | the workers of a row, which take turns |
 //! | [`worker`] | one row in one mode, or the rows of one trace, in a process of its own: prints records |
 //! | [`traced`] | the rows that replay a trace |
 //! | [`results`] | where records are kept, and how a killed run goes on |
@@ -14,6 +15,7 @@ pub mod plan;
 mod results;
 mod run;
 mod traced;
+mod turns;
 pub mod worker;
 
 use std::io;

@@ -12,10 +12,12 @@
 //! | TLB maintenance | counted, not executed | [`machine`] |
 //! | the MMU | a model that translates an address or says which fault it raises | [`mmu`] |
 //! | the host kernel itself, for scale | its own fork and munmap | [`linux`] |
+//! | a CPU's time | the thread's CPU time | [`clock`] |
 //! | faults on stray stores | in the test mode: page tables are read-only to the process outside windows, and a stray store is SIGSEGV | [`register`] |
 
 pub mod arena;
 pub mod boot;
+pub mod clock;
 pub mod counter;
 pub mod cpu;
 pub mod linux;

@@ -2,11 +2,12 @@
 
 use std::io;
 use std::ptr::NonNull;
-use std::time::Instant;
 
 use kpkeys_pgtable::PAGE_SIZE;
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 use rustix::process::{Pid, WaitOptions};
+
+use crate::clock;
 
 const HUGE_BYTES: usize = 2 << 20;
 
@@ -65,14 +66,14 @@ impl Mapping {
     ///
     /// What the kernel says.
     pub fn time_fork(&self) -> io::Result<u64> {
-        let start = Instant::now();
+        let start = clock::thread_ns();
         // SAFETY: the child makes one system call, `_exit`, and returns to nothing of ours.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             // SAFETY: ends the process without running anything else.
             unsafe { libc::_exit(0) };
         }
-        let ns = start.elapsed().as_nanos() as u64;
+        let ns = clock::thread_ns() - start;
         let child = Pid::from_raw(pid).ok_or_else(io::Error::last_os_error)?;
         rustix::process::waitpid(Some(child), WaitOptions::empty())?;
         Ok(ns)
@@ -84,9 +85,9 @@ impl Mapping {
     ///
     /// What the kernel says.
     pub fn time_munmap(self) -> io::Result<u64> {
-        let start = Instant::now();
+        let start = clock::thread_ns();
         let unmapped = self.unmap();
-        let ns = start.elapsed().as_nanos() as u64;
+        let ns = clock::thread_ns() - start;
         std::mem::forget(self);
         unmapped.map(|()| ns)
     }

@@ -1,10 +1,12 @@
 //! From single samples to one number for each row, mode and block.
 //!
-//! Only workers that finished count. The iterations of a worker reduce to their median, which a
-//! single slow iteration does not move; from here on they are gone, except for the series' own rule
-//! ([`crate::pooled`]), which pools them. A worker that was killed and run again has left some
-//! iterations twice: when an iteration number comes back, what the earlier attempt measured for
-//! that row is dropped.
+//! Only workers that finished count. The workers of a block take turns, so an iteration of a mode
+//! and the iteration of the baseline with the same number were measured next to each other: their
+//! ratio does not know how fast the machine was at that moment. A block reduces to the median of
+//! these ratios, which a single disturbed one does not move; from here on iterations are gone,
+//! except for the series' own rule ([`crate::pooled`]), which pools them. A worker that was killed
+//! and run again has left some iterations twice: when an iteration number comes back, what the
+//! earlier attempt measured for that row is dropped.
 
 use crate::{
     notice::Notice,
@@ -59,10 +61,8 @@ pub struct RowMeasurements {
 /// One mode of one row.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ModeMeasurements {
-    /// The median of the iterations of each block.
-    pub medians: BTreeMap<u32, f64>,
-    /// All samples, for the pooled rule.
-    pub pooled: Vec<f64>,
+    /// The iterations of each block by their number, at least one in each.
+    pub blocks: BTreeMap<u32, BTreeMap<u32, f64>>,
     /// Events per operation.
     pub counts: Option<Counts>,
     /// How long windows were open.
@@ -206,12 +206,7 @@ impl RowSamples {
     fn reduce(self) -> RowMeasurements {
         let mut modes: BTreeMap<Mode, ModeMeasurements> = BTreeMap::new();
         for (mode, blocks) in self.times {
-            let reduced = modes.entry(mode).or_default();
-            for (block, iterations) in blocks {
-                let mut values: Vec<f64> = iterations.into_values().collect();
-                reduced.pooled.extend(&values);
-                reduced.medians.insert(block, median(&mut values));
-            }
+            modes.entry(mode).or_default().blocks = blocks;
         }
         for (mode, record) in self.counts {
             let counted = modes.entry(mode).or_default();
@@ -229,30 +224,50 @@ impl RowSamples {
     }
 }
 
+impl ModeMeasurements {
+    /// All samples, for the pooled rule.
+    #[must_use]
+    pub fn pooled(&self) -> Vec<f64> {
+        self.blocks.values().flat_map(|iterations| iterations.values().copied()).collect()
+    }
+
+    /// The median of each block.
+    fn medians(&self) -> impl Iterator<Item = f64> {
+        self.blocks.values().filter_map(|iterations| median(iterations.values().copied()))
+    }
+}
+
 impl RowMeasurements {
-    /// Log ratios of `mode` to the baseline of the same block, one for each block that has both.
+    /// For each block that has both, the log ratio of `mode` to the baseline: the median over the
+    /// iterations that both have.
     #[must_use]
     pub fn log_ratios(&self, mode: Mode) -> Vec<f64> {
-        self.pairs(mode).map(|(off, time)| (time / off).ln()).collect()
+        let log_ratio = |(off, compared): (&BTreeMap<u32, f64>, &BTreeMap<u32, f64>)| {
+            median(off.iter().filter_map(|(turn, off)| Some((compared.get(turn)? / off).ln())))
+        };
+        self.pairs(mode).filter_map(log_ratio).collect()
     }
 
     /// Geometric mean of the medians of `mode` over its blocks; none without any.
     #[must_use]
     pub fn geometric_mean(&self, mode: Mode) -> Option<f64> {
-        geometric_mean(self.modes.get(&mode)?.medians.values().copied())
+        geometric_mean(self.modes.get(&mode)?.medians())
     }
 
     /// Geometric mean of the baseline over the blocks in which `mode` is paired with it.
     pub(crate) fn paired_baseline(&self, mode: Mode) -> Option<f64> {
-        geometric_mean(self.pairs(mode).map(|(off, _)| off))
+        geometric_mean(self.pairs(mode).filter_map(|(off, _)| median(off.values().copied())))
     }
 
-    /// Baseline and mode of each block that has both.
-    fn pairs(&self, mode: Mode) -> impl Iterator<Item = (f64, f64)> {
-        let baseline = self.modes.get(&Mode::Off).map(|off| &off.medians);
-        let compared = self.modes.get(&mode).map(|mode| &mode.medians);
+    /// The iterations of baseline and mode in each block that has both.
+    fn pairs(
+        &self,
+        mode: Mode,
+    ) -> impl Iterator<Item = (&BTreeMap<u32, f64>, &BTreeMap<u32, f64>)> {
+        let baseline = self.modes.get(&Mode::Off).map(|off| &off.blocks);
+        let compared = self.modes.get(&mode).map(|mode| &mode.blocks);
         baseline.zip(compared).into_iter().flat_map(|(baseline, compared)| {
-            baseline.iter().filter_map(|(block, off)| Some((*off, *compared.get(block)?)))
+            baseline.iter().filter_map(|(block, off)| Some((off, compared.get(block)?)))
         })
     }
 }
@@ -260,7 +275,7 @@ impl RowMeasurements {
 /// Blocks in which both workers finished and yet only one of them timed this row.
 fn dropped_pairs(row: &RowMeasurements, done: &BTreeSet<Done>) -> Vec<Notice> {
     let timed = |mode: Mode, block: u32| {
-        row.modes.get(&mode).is_some_and(|mode| mode.medians.contains_key(&block))
+        row.modes.get(&mode).is_some_and(|mode| mode.blocks.contains_key(&block))
     };
     let compared = |mode: &&Mode| !matches!(mode, Mode::Off | Mode::Linux);
     let mut notices = Vec::new();
@@ -281,15 +296,13 @@ fn dropped_pairs(row: &RowMeasurements, done: &BTreeSet<Done>) -> Vec<Notice> {
     notices
 }
 
-/// The middle value, or the mean of the two middle ones. Callers pass at least one value.
-fn median(values: &mut [f64]) -> f64 {
+/// The middle value, or the mean of the two middle ones; none without any.
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 {
-        values[middle]
-    } else {
-        f64::midpoint(values[middle - 1], values[middle])
-    }
+    let upper = *values.get(values.len() / 2)?;
+    let lower = values[(values.len() - 1) / 2];
+    Some(f64::midpoint(lower, upper))
 }
 
 fn geometric_mean(values: impl Iterator<Item = f64>) -> Option<f64> {

@@ -1,6 +1,7 @@
 //! What was asked for, checked.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kpkeys_stats::record::Mode;
 use kpkeys_workloads::{ALL_ROWS, Row, Span};
@@ -198,28 +199,29 @@ impl Effort {
         Self::ALL.into_iter().find(|effort| effort.name() == name).ok_or_else(unknown)
     }
 
-    /// Timed iterations of each row.
-    pub fn iterations(self) -> u32 {
+    /// How many iterations of a row are timed in a block: at least the first, and up to the second while there is time.
+    pub fn turns(self) -> (u32, u32) {
         match self {
-            Effort::Quick => 3,
-            Effort::Normal | Effort::Full => 5,
+            Effort::Quick => (3, 9),
+            Effort::Normal | Effort::Full => (5, 25),
+        }
+    }
+
+    /// How long a block goes on timing a row after the least number of turns.
+    pub fn budget(self) -> Duration {
+        match self {
+            Effort::Quick => Duration::from_millis(300),
+            Effort::Normal => Duration::from_millis(1500),
+            Effort::Full => Duration::MAX,
         }
     }
 
     /// What the published number of loops is divided by.
     pub fn scale(self) -> u64 {
         match self {
-            Effort::Quick => 40,
-            Effort::Normal => 20,
+            Effort::Quick => 80,
+            Effort::Normal => 40,
             Effort::Full => 1,
-        }
-    }
-
-    /// Iterations of the host kernel's rows, whose set-up touches 1 GiB for real.
-    pub fn linux_iterations(self) -> u32 {
-        match self {
-            Effort::Quick => 1,
-            Effort::Normal | Effort::Full => 2,
         }
     }
 

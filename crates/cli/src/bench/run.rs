@@ -1,24 +1,21 @@
-//! Blocks of workers. A block runs every row in every mode once, each in a fresh process. A row's modes run one right after the
-//! other, in an order drawn from the seed: what drifts on the machine, over seconds or over the session, falls on all modes alike.
+//! Blocks. A block runs every row in every mode once, each in a fresh process, or a fresh boot of an emulator. The processes of a
+//! row [take turns](super::turns), in an order drawn from the seed: what changes on the machine falls on all modes alike.
 
-use std::process::{Command, Stdio};
-
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kpkeys_stats::record::{Done, Mode, Record};
-use kpkeys_workloads::Row;
-use rand::SeedableRng;
+use rand::{Rng, SeedableRng};
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 
 use super::plan::{Place, Plan, PlannedRow};
 use super::results::Results;
-use super::worker;
+use super::turns;
 use crate::emulated::Emulated;
 use crate::emulated::bench::Request;
 
 /// The block number of workers that count: they belong to no block.
-const COUNTING: u32 = u32::MAX;
+pub const COUNTING: u32 = u32::MAX;
 
 /// Runs what the results do not hold yet. A block's records are kept when the block is whole.
 ///
@@ -34,17 +31,17 @@ pub fn run(plan: &Plan, machine: &Machine, results: &mut Results) -> Result<()> 
     let progress = progress_bar(timed + counting.len());
     for block in blocks {
         let mut records = Vec::new();
-        for (rows, mode) in &block.steps {
-            let name = rows.first().map_or("", PlannedRow::result_class);
+        for step in &block.steps {
+            let name = step.rows.first().map_or("", PlannedRow::result_class);
             progress.set_message(format!("block {} of {}: {name}", block.number + 1, plan.blocks));
-            records.extend(machine.records(plan, rows, *mode, block.number, false)?);
+            records.extend(machine.time(plan, step, block.number)?);
             progress.inc(1);
         }
         results.add(records, &block.done(plan))?;
     }
     for mode in counting {
         progress.set_message(format!("counting events: {}", mode.name()));
-        results.add(machine.records(plan, &plan.rows, mode, COUNTING, true)?, &[])?;
+        results.add(machine.count(plan, mode)?, &[])?;
         progress.inc(1);
     }
     progress.finish_and_clear();
@@ -74,30 +71,51 @@ impl Machine {
         })
     }
 
-    fn records(
-        &self,
-        plan: &Plan,
-        rows: &[PlannedRow],
-        mode: Mode,
-        block: u32,
-        count: bool,
-    ) -> Result<Vec<Record>> {
+    /// Times one step of a block.
+    fn time(&self, plan: &Plan, step: &Step<'_>, block: u32) -> Result<Vec<Record>> {
         match self {
-            Machine::Processes => worker_records(plan, rows, mode, block, count),
+            Machine::Processes => turns::take(plan, step, block),
             Machine::Emulated(emulated) => {
-                let (scale, iterations) = (plan.effort.scale(), plan.effort.iterations());
-                let rows: Vec<Row> =
-                    rows.iter().filter_map(PlannedRow::workload).copied().collect();
-                emulated.bench(&Request { mode, block, rows: &rows, scale, iterations, count })
+                let mut records = Vec::new();
+                for &mode in &step.modes {
+                    records.extend(emulated.bench(&request(plan, step.rows, mode, block, false))?);
+                }
+                Ok(records)
+            }
+        }
+    }
+
+    /// Counts the events of all rows in one mode.
+    fn count(&self, plan: &Plan, mode: Mode) -> Result<Vec<Record>> {
+        match self {
+            Machine::Processes => turns::count(plan, mode),
+            Machine::Emulated(emulated) => {
+                emulated.bench(&request(plan, &plan.rows, mode, COUNTING, true))
             }
         }
     }
 }
 
-/// One block: what runs in it, in order. The rows of a trace come from one replay, so they run together.
+fn request(plan: &Plan, rows: &[PlannedRow], mode: Mode, block: u32, count: bool) -> Request {
+    let rows = rows.iter().filter_map(PlannedRow::workload).copied().collect();
+    let (scale, iterations) = (plan.effort.scale(), plan.effort.turns().0);
+    Request { mode, block, rows, scale, iterations, count }
+}
+
+/// One block: what runs in it, in order.
 struct Block<'p> {
     number: u32,
-    steps: Vec<(&'p [PlannedRow], Mode)>,
+    steps: Vec<Step<'p>>,
+}
+
+/// One row, or the rows of one trace, which come from one replay: in every mode, in an order drawn from the seed.
+pub struct Step<'p> {
+    /// The rows.
+    pub rows: &'p [PlannedRow],
+    /// The modes, in the order in which they start.
+    pub modes: Vec<Mode>,
+    /// Seed of the order in which they go on.
+    pub seed: u64,
 }
 
 impl Block<'_> {
@@ -112,43 +130,15 @@ fn blocks(plan: &Plan) -> impl Iterator<Item = Block<'_>> {
     (0..plan.blocks).map(move |number| {
         let together =
             |a: &PlannedRow, b: &PlannedRow| a.traced().is_some() && b.traced().is_some();
-        let steps = plan.rows.chunk_by(together).flat_map(|rows| {
+        let steps = plan.rows.chunk_by(together).map(|rows| {
             let mut modes = plan.modes.clone();
             let linux_did_it = rows.iter().any(PlannedRow::linux_did_it);
             modes.retain(|&mode| mode != Mode::Linux || linux_did_it);
             modes.shuffle(&mut order);
-            modes.into_iter().map(move |mode| (rows, mode))
+            Step { rows, modes, seed: order.random() }
         });
         Block { number, steps: steps.collect() }
     })
-}
-
-/// Runs one worker and reads what it prints.
-fn worker_records(
-    plan: &Plan,
-    rows: &[PlannedRow],
-    mode: Mode,
-    block: u32,
-    count: bool,
-) -> Result<Vec<Record>> {
-    let program = std::env::current_exe().context("cannot find this program's own file")?;
-    let output = Command::new(program)
-        .args(worker::arguments(plan, rows, mode, block, count))
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot start a worker")?;
-    if !output.status.success() {
-        bail!("the worker for mode `{}` in block {block} failed: {}", mode.name(), output.status);
-    }
-    let text =
-        String::from_utf8(output.stdout).context("a worker printed something else than records")?;
-    text.lines()
-        .map(|line| {
-            serde_json::from_str(line)
-                .with_context(|| format!("a worker printed something else than a record: {line}"))
-        })
-        .collect()
 }
 
 fn progress_bar(steps: usize) -> ProgressBar {

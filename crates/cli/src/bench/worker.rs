@@ -1,16 +1,15 @@
-//! One worker: a fresh process that runs the rows in one mode and prints a record a line.
+//! One worker: a fresh process that runs rows in one mode and prints a record a line.
 //!
 //! It is started by `kpkeys bench` and not meant for people. Each row is run once unrecorded first, so that frames, tables and
-//! caches are as in a kernel that has run for a while, then as often as the effort says.
+//! caches are as in a kernel that has run for a while, then once for each [turn](super::turns) it is given.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use kpkeys_hosted::boot::{boot, boot_counted};
 use kpkeys_hosted::linux::Mapping;
-use kpkeys_hosted::{Counter, Counts, HostedFormat, Setup};
+use kpkeys_hosted::{Counter, Counts, HostedFormat, Setup, clock};
 use kpkeys_mm::Kernel;
 use kpkeys_pgtable::entry::{Aarch64, X86_64};
 use kpkeys_pgtable::{Config, Event, Machine};
@@ -143,7 +142,7 @@ impl Worker {
                 self.time(&boot::<F>(setup)?, row)?;
             }
         }
-        Ok(())
+        if count { say_waiting() } else { Ok(()) }
     }
 
     fn workloads(&self) -> impl Iterator<Item = &Row> {
@@ -156,10 +155,10 @@ impl Worker {
     }
 
     fn time_trace<M: Machine>(&self, kernel: &Kernel<M>, history: &History) -> Result<()> {
-        let clock = Stopwatch::default();
+        let clock = Stopwatch;
         traced::wear_in(kernel)?;
         traced::replay(kernel, &clock, history)?;
-        for iteration in 0..self.effort.iterations() {
+        for iteration in turns() {
             let (times, tally) = traced::replay(kernel, &clock, history)?;
             for (row, traced) in self.traced() {
                 let events = (traced == TracedRow::Memory).then_some(tally.done as f64);
@@ -190,9 +189,9 @@ impl Worker {
     }
 
     fn time<M: Machine>(&self, kernel: &Kernel<M>, row: &Row) -> Result<()> {
-        let clock = Stopwatch::default();
+        let clock = Stopwatch;
         self.iterate(kernel, &clock, row)?;
-        for iteration in 0..self.effort.iterations() {
+        for iteration in turns() {
             let timing = self.iterate(kernel, &clock, row)?;
             let each = timing.ns as f64 / timing.operations as f64;
             self.print_sample(&PlannedRow::Workload(*row), iteration, each, entries(row))?;
@@ -229,22 +228,12 @@ impl Worker {
                 self.print_sample(row, 0, times.of(traced), None)?;
             }
         }
-        for row in self.workloads().filter(|row| row.span == Span::Once) {
-            for iteration in 0..self.effort.linux_iterations() {
-                let mapping = match Mapping::populated(row.pages, row.huge) {
-                    Ok(mapping) => mapping,
-                    Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                        eprintln!("kpkeys: no host figure for `{}`: {error}", row.result_class);
-                        break;
-                    }
-                    Err(error) => return Err(error).context("the host kernel refused the mapping"),
-                };
-                let ns = if row.test == Test::Fork {
-                    mapping.time_fork()?
-                } else {
-                    mapping.time_munmap()?
-                };
-                self.print_sample(&PlannedRow::Workload(*row), iteration, ns as f64, entries(row))?;
+        for iteration in turns() {
+            for row in self.workloads().filter(|row| row.span == Span::Once) {
+                if let Some(ns) = time_on_linux(row)? {
+                    let planned = PlannedRow::Workload(*row);
+                    self.print_sample(&planned, iteration, ns as f64, entries(row))?;
+                }
             }
         }
         Ok(())
@@ -268,6 +257,33 @@ impl Worker {
             entries,
         }))
     }
+}
+
+/// How long the host kernel takes for the operation of a row, if it can make such a mapping.
+fn time_on_linux(row: &Row) -> Result<Option<u64>> {
+    let mapping = match Mapping::populated(row.pages, row.huge) {
+        Ok(mapping) => mapping,
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+            eprintln!("kpkeys: no host figure for `{}`: {error}", row.result_class);
+            return Ok(None);
+        }
+        Err(error) => return Err(error).context("the host kernel refused the mapping"),
+    };
+    let ns = if row.test == Test::Fork { mapping.time_fork() } else { mapping.time_munmap() };
+    Ok(Some(ns?))
+}
+
+/// The numbers of this worker's turns, each as it comes. While it waits for one, everything printed can be read.
+fn turns() -> impl Iterator<Item = u32> {
+    let wait = |_: &u32| say_waiting().is_ok() && io::stdin().lines().next().is_some();
+    (0..).take_while(wait)
+}
+
+/// Says that the records of a turn, or all counts, are complete.
+fn say_waiting() -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(b"\n")?;
+    Ok(stdout.flush()?)
 }
 
 /// Table entries one operation of a row handles, where it is always the same.
@@ -331,23 +347,16 @@ fn stay_on_one_cpu() {
 }
 
 /// A clock that only tells the time.
-struct Stopwatch(Instant);
-
-impl Default for Stopwatch {
-    fn default() -> Self {
-        Stopwatch(Instant::now())
-    }
-}
+struct Stopwatch;
 
 impl Clock for Stopwatch {
     fn now_ns(&self) -> u64 {
-        self.0.elapsed().as_nanos() as u64
+        clock::thread_ns()
     }
 }
 
 /// A clock that also reads the counter at both ends of the timed span.
 struct CountingClock<'c> {
-    time: Stopwatch,
     counter: &'c Counter,
     begun: std::cell::Cell<Counts>,
     counted: std::cell::Cell<Counts>,
@@ -357,7 +366,6 @@ impl<'c> CountingClock<'c> {
     fn new(counter: &'c Counter) -> Self {
         let now = counter.read();
         CountingClock {
-            time: Stopwatch::default(),
             counter,
             begun: now.into(),
             counted: now.into(),
@@ -372,7 +380,7 @@ impl<'c> CountingClock<'c> {
 
 impl Clock for CountingClock<'_> {
     fn now_ns(&self) -> u64 {
-        self.time.now_ns()
+        Stopwatch.now_ns()
     }
 
     fn begin(&self) {

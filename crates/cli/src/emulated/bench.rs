@@ -20,13 +20,13 @@ pub const MEMORY_MIB: u32 = 2304;
 
 /// What to run.
 #[derive(Clone, Debug)]
-pub struct Request<'a> {
+pub struct Request {
     /// The mode; [`Mode::Aa`] runs as `off`.
     pub mode: Mode,
     /// The block that samples are for.
     pub block: u32,
     /// The rows.
-    pub rows: &'a [Row],
+    pub rows: Vec<Row>,
     /// What the published number of loops is divided by.
     pub scale: u64,
     /// Timed iterations of each row.
@@ -61,15 +61,15 @@ impl Emulated {
     /// # Errors
     ///
     /// A boot that failed, with what the kernel printed last.
-    pub fn bench(&self, request: &Request<'_>) -> Result<Vec<Record>> {
+    pub fn bench(&self, request: &Request) -> Result<Vec<Record>> {
         let mut records = Vec::new();
-        for row in request.rows {
+        for row in &request.rows {
             self.bench_row(request, row, &mut records)?;
         }
         Ok(records)
     }
 
-    fn bench_row(&self, request: &Request<'_>, row: &Row, records: &mut Vec<Record>) -> Result<()> {
+    fn bench_row(&self, request: &Request, row: &Row, records: &mut Vec<Record>) -> Result<()> {
         let number = ALL_ROWS.iter().position(|known| known == row);
         let number = number.context("a row of another build")?;
         let Request { mode, scale, iterations, .. } = *request;
@@ -98,7 +98,7 @@ impl Emulated {
     }
 }
 
-fn record_of(request: &Request<'_>, row: &Row, json: &str) -> Result<Option<Record>> {
+fn record_of(request: &Request, row: &Row, json: &str) -> Result<Option<Record>> {
     let reported = serde_json::from_str(json)
         .with_context(|| format!("not a record of the kernel: {json}"))?;
     Ok(match reported {

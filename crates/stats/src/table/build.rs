@@ -145,7 +145,7 @@ fn ends_pct(interval: Option<Interval>) -> (Option<f64>, Option<f64>) {
 }
 
 fn compat_flag(row: &RowMeasurements, mode: Mode) -> Option<Flag> {
-    pooled_flag(&row.modes.get(&Mode::Off)?.pooled, &row.modes.get(&mode)?.pooled)
+    pooled_flag(&row.modes.get(&Mode::Off)?.pooled(), &row.modes.get(&mode)?.pooled())
 }
 
 fn build_row(index: usize, row: &RowMeasurements, families: &[&Family], model: &CostModel) -> Row {

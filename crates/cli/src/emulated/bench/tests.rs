@@ -46,7 +46,7 @@ impl Clock for Both<'_> {
 fn emulated(mode: Mode, row: Row) -> Counts {
     let emulated = Emulated::for_bench("qemu-x86_64", None).unwrap();
     let request =
-        Request { mode, block: 0, rows: &[row], scale: SCALE, iterations: 1, count: true };
+        Request { mode, block: 0, rows: vec![row], scale: SCALE, iterations: 1, count: true };
     match emulated.bench(&request).unwrap().pop() {
         Some(Record::Counts(record)) => record.counts,
         other => panic!("no counts: {other:?}"),
