@@ -20,7 +20,7 @@ use super::plan::{Plan, PlannedRow};
 use super::run::{COUNTING, Step};
 use super::worker;
 
-/// Turns of the host kernel in a block: its set-up touches 1 GiB for real.
+/// Turns of the host kernel in a block, ahead of the others: its set-up touches 1 GiB for real.
 const LINUX_TURNS: u32 = 2;
 
 /// Times the rows of one step.
@@ -36,6 +36,11 @@ pub fn take(plan: &Plan, step: &Step<'_>, block: u32) -> Result<Vec<Record>> {
         worker.read_until_waiting(&mut records)?;
         workers.push(worker);
     }
+    let (mut linux, mut modes): (Vec<_>, Vec<_>) =
+        workers.into_iter().partition(|worker| worker.mode == Mode::Linux);
+    for _ in 0..LINUX_TURNS {
+        linux.iter_mut().try_for_each(|worker| worker.turn(&mut records))?;
+    }
     let mut order = SmallRng::seed_from_u64(step.seed);
     let (least, most) = plan.effort.turns();
     let start = Instant::now();
@@ -43,13 +48,10 @@ pub fn take(plan: &Plan, step: &Step<'_>, block: u32) -> Result<Vec<Record>> {
         if round >= least && start.elapsed() > plan.effort.budget() {
             break;
         }
-        workers.shuffle(&mut order);
-        let rests = |worker: &Worker| worker.mode == Mode::Linux && round >= LINUX_TURNS;
-        for worker in workers.iter_mut().filter(|worker| !rests(worker)) {
-            worker.turn(&mut records)?;
-        }
+        modes.shuffle(&mut order);
+        modes.iter_mut().try_for_each(|worker| worker.turn(&mut records))?;
     }
-    workers.into_iter().try_for_each(Worker::end)?;
+    linux.into_iter().chain(modes).try_for_each(Worker::end)?;
     Ok(records)
 }
 
