@@ -162,13 +162,16 @@ impl Linear {
         reserve: &mut Reserve,
     ) -> Result<(), Error> {
         let range = self.key_range::<M::Format>(start, pages, key)?;
-        let _locked = self.lock.lock();
         match self.leaf_of(section.machine(), range.start()) {
-            // One page of a map of pages, by far the most common change: there is nothing to split.
+            // One page of a map of pages, by far the most common change. There is nothing to split, and nobody else changes the
+            // entry of a page that is the caller's: no lock is needed.
             Some((Level::Pte, slot, entry)) if pages == 1 => {
                 section.set(slot, M::Format::with_key(entry, key))
             }
-            _ => self.change_range(section, range, key, reserve)?,
+            _ => {
+                let _locked = self.lock.lock();
+                self.change_range(section, range, key, reserve)?
+            }
         }
         let probe = section.machine().probe();
         probe.count(Event::KeyChange, 1);

@@ -242,10 +242,7 @@ impl RowMeasurements {
     /// iterations that both have.
     #[must_use]
     pub fn log_ratios(&self, mode: Mode) -> Vec<f64> {
-        let log_ratio = |(off, compared): (&BTreeMap<u32, f64>, &BTreeMap<u32, f64>)| {
-            median(off.iter().filter_map(|(turn, off)| Some((compared.get(turn)? / off).ln())))
-        };
-        self.pairs(mode).filter_map(log_ratio).collect()
+        self.pairs(mode).filter_map(|(off, compared)| log_ratio(off, compared)).collect()
     }
 
     /// Geometric mean of the medians of `mode` over its blocks; none without any.
@@ -270,6 +267,12 @@ impl RowMeasurements {
             baseline.iter().filter_map(|(block, off)| Some((off, compared.get(block)?)))
         })
     }
+}
+
+/// The log ratio of one block: the median over the turns that both workers had. None if they had none in common.
+#[must_use]
+pub fn log_ratio(baseline: &BTreeMap<u32, f64>, compared: &BTreeMap<u32, f64>) -> Option<f64> {
+    median(baseline.iter().filter_map(|(turn, off)| Some((compared.get(turn)? / off).ln())))
 }
 
 /// Blocks in which both workers finished and yet only one of them timed this row.

@@ -5,13 +5,16 @@
 //! simulated sessions from a fixed seed, so it either always passes or always fails. Where a rate
 //! is compared with a bound, the bound is the promised one plus three standard errors of the
 //! simulated rate.
+//!
+//! One test has a machine with two speeds, as virtual ones have when a neighbour comes and goes.
 
 use kpkeys_stats::{
     estimate::{Estimate, bca_interval},
     flag::{Flag, flag, holm},
     pooled::pooled_flag,
+    reduce::log_ratio,
 };
-use rand::{SeedableRng, seq::SliceRandom};
+use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_distr::{Distribution, Normal};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
@@ -78,15 +81,11 @@ impl Session {
     }
 }
 
-/// Log ratio of the medians of each block.
+/// The log ratio of each block.
 fn log_ratios(baseline: &[Vec<f64>], mode: &[Vec<f64>]) -> Vec<f64> {
-    baseline.iter().zip(mode).map(|(off, on)| (median(on) / median(off)).ln()).collect()
-}
-
-fn median(iterations: &[f64]) -> f64 {
-    let mut sorted = iterations.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
+    let by_turn = |iterations: &[f64]| (0..).zip(iterations.iter().copied()).collect();
+    let ratio = |(off, on): (&Vec<f64>, &Vec<f64>)| log_ratio(&by_turn(off), &by_turn(on));
+    baseline.iter().zip(mode).filter_map(ratio).collect()
 }
 
 fn is_change(flag: Option<Flag>) -> bool {
@@ -202,4 +201,44 @@ fn the_pooled_rule_raises_more_false_alarms_the_more_iterations_it_pools() {
 fn running_mode_after_mode_makes_a_drift_look_like_an_effect() {
     let (pooled, _) = false_alarms(Order::ModeAfterMode, 5, 7);
     assert!(pooled > 0.9, "pooled {pooled}");
+}
+
+/// One block of a machine that takes 1.7 times as long whenever a neighbour is busy, for about 20 iterations at a time. `taking_turns`:
+/// whether the two workers alternate, or run one after the other.
+fn block_with_a_neighbour(
+    random: &mut Xoshiro256PlusPlus,
+    effect: f64,
+    taking_turns: bool,
+) -> [Vec<f64>; 2] {
+    const TURNS: usize = 15;
+    let within = Normal::new(0.0, WITHIN).expect("the deviation is positive");
+    let mut busy = random.random_bool(0.5);
+    let mut workers = [Vec::new(), Vec::new()];
+    for slot in 0..2 * TURNS {
+        busy ^= random.random_bool(0.05);
+        let worker = if taking_turns { slot % 2 } else { slot / TURNS };
+        let slowdown = if busy { 1.7_f64.ln() } else { 0.0 };
+        let log_time = slowdown + effect * worker as f64 + within.sample(random);
+        workers[worker].push(log_time.exp());
+    }
+    workers
+}
+
+#[test]
+fn taking_turns_finds_three_percent_on_a_machine_with_two_speeds() {
+    const TRIALS: usize = 200;
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(8);
+    let mut power = |taking_turns| {
+        let found = (0..TRIALS).filter(|_| {
+            let blocks =
+                (0..BLOCKS).map(|_| block_with_a_neighbour(&mut random, 0.03, taking_turns));
+            let (off, on): (Vec<_>, Vec<_>) = blocks.map(|[off, on]| (off, on)).unzip();
+            let estimate = Estimate::of(&log_ratios(&off, &on), 1).unwrap();
+            flag(&estimate, (34.0 * estimate.p).min(1.0)) == Some(Flag::Regression)
+        });
+        found.count() as f64 / TRIALS as f64
+    };
+    let (turns, one_after_the_other) = (power(true), power(false));
+    assert!(turns > 0.9, "taking turns {turns}");
+    assert!(one_after_the_other < 0.1, "one after the other {one_after_the_other}");
 }

@@ -4,9 +4,9 @@
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kpkeys_stats::record::{Done, Mode, Record};
-use rand::{Rng, SeedableRng};
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
 
 use super::plan::{Place, Plan, PlannedRow};
 use super::results::Results;

@@ -365,11 +365,7 @@ struct CountingClock<'c> {
 impl<'c> CountingClock<'c> {
     fn new(counter: &'c Counter) -> Self {
         let now = counter.read();
-        CountingClock {
-            counter,
-            begun: now.into(),
-            counted: now.into(),
-        }
+        CountingClock { counter, begun: now.into(), counted: now.into() }
     }
 
     /// What the last timed span counted.

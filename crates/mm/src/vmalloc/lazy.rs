@@ -3,7 +3,9 @@
 use alloc::vec::Vec;
 
 use kpkeys_pgtable::{Flush, Format, Machine, Mode, PAGE_SIZE, PageRange, Section, VirtAddr};
+use smallvec::SmallVec;
 
+use super::PerCpu;
 use super::area::AreaFrames;
 use crate::kernel::Kernel;
 
@@ -22,11 +24,12 @@ pub(super) struct LazyRanges {
 /// Unmaps that wait for this CPU's next window.
 #[derive(Default)]
 pub(super) struct Deferred {
-    unmaps: Vec<Unmap>,
+    unmaps: Unmaps,
     pages: usize,
-    /// An emptied list, kept for its memory.
-    spare: Vec<Unmap>,
 }
+
+/// Unmaps in the order they were asked for. One of them, by far the most common number, needs no memory.
+type Unmaps = SmallVec<[Unmap; 1]>;
 
 /// One unmap: what to clear, and what it sets free.
 pub(super) struct Unmap {
@@ -100,14 +103,9 @@ impl<M: Machine> Kernel<M> {
     #[inline]
     pub(super) fn clear_deferred(&self, section: &Section<'_, M>) -> Cleared {
         if self.paging().mode() != Mode::Fused {
-            return Cleared { unmaps: Vec::new() };
+            return Cleared { unmaps: Unmaps::new() };
         }
-        let unmaps = {
-            let mut deferred = self.areas().this_cpu(self.machine().cpu()).deferred.lock();
-            deferred.pages = 0;
-            let spare = core::mem::take(&mut deferred.spare);
-            core::mem::replace(&mut deferred.unmaps, spare)
-        };
+        let unmaps = self.areas().this_cpu(self.machine().cpu()).take_deferred();
         for unmap in &unmaps {
             self.clear(section, unmap);
         }
@@ -117,17 +115,13 @@ impl<M: Machine> Kernel<M> {
     /// Clears the deferred unmaps of every CPU.
     pub(super) fn clear_all_deferred(&self) {
         for cpu in &self.areas().cpus {
-            let mut unmaps = {
-                let mut deferred = cpu.deferred.lock();
-                deferred.pages = 0;
-                core::mem::take(&mut deferred.unmaps)
-            };
+            let unmaps = cpu.take_deferred();
             if !unmaps.is_empty() {
                 {
                     let section = self.paging().section(self.paging().kernel());
                     unmaps.iter().for_each(|unmap| self.clear(&section, unmap));
                 }
-                unmaps.drain(..).for_each(|unmap| self.set_free(unmap));
+                unmaps.into_iter().for_each(|unmap| self.set_free(unmap));
             }
         }
     }
@@ -211,17 +205,19 @@ impl<M: Machine> Kernel<M> {
 /// Deferred unmaps whose entries are cleared, and that have set nothing free yet.
 #[must_use = "frames and addresses are lost unless the unmaps are finished"]
 pub(super) struct Cleared {
-    unmaps: Vec<Unmap>,
+    unmaps: Unmaps,
 }
 
 impl Cleared {
     /// Sets free what the unmaps held.
     #[inline]
-    pub(super) fn finish<M: Machine>(mut self, kernel: &Kernel<M>) {
-        if self.unmaps.is_empty() {
-            return;
-        }
-        self.unmaps.drain(..).for_each(|unmap| kernel.set_free(unmap));
-        kernel.areas().this_cpu(kernel.machine().cpu()).deferred.lock().spare = self.unmaps;
+    pub(super) fn finish<M: Machine>(self, kernel: &Kernel<M>) {
+        self.unmaps.into_iter().for_each(|unmap| kernel.set_free(unmap));
+    }
+}
+
+impl PerCpu {
+    fn take_deferred(&self) -> Unmaps {
+        core::mem::take(&mut *self.deferred.lock()).unmaps
     }
 }
