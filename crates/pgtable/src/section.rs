@@ -9,7 +9,10 @@
 //! | `off` | none |
 //! | `unbatched` | around each store |
 //! | `batched` | around each lazy-MMU section, and around each store outside one |
-//! | `fused` | around the operation, reopened after every [`FUSED_WINDOW_STORES`] stores |
+//! | `fused` | from the first store of the operation to its end, reopened after every [`FUSED_WINDOW_STORES`] stores |
+//!
+//! That a `fused` window opens no earlier than at the first store keeps the walk to it outside: the window is shorter, and the
+//! loads of the walk overlap with what went before, which the barrier of the switch would forbid.
 //!
 //! # The interrupt rule
 //!
@@ -56,8 +59,8 @@ pub struct Section<'m, M: Machine> {
     mode: Mode,
     space: Space,
     guard: Cell<Option<Guard<'m, M::Backend, PageTables>>>,
-    /// Whether stores must open their own window now.
-    per_store: Cell<bool>,
+    /// Whether no window is open and a store must open one.
+    closed: Cell<bool>,
     lazy_depth: Cell<u32>,
     barrier_due: Cell<bool>,
     window_stores: Cell<usize>,
@@ -65,24 +68,20 @@ pub struct Section<'m, M: Machine> {
 }
 
 impl<'m, M: Machine> Section<'m, M> {
-    /// Begins an operation. In mode `fused` this opens its window.
+    /// Begins an operation.
     #[inline]
     pub(crate) fn begin(machine: &'m M, mode: Mode, space: Space) -> Self {
-        let section = Section {
+        Section {
             machine,
             mode,
             space,
             guard: Cell::new(None),
-            per_store: Cell::new(mode.protects()),
+            closed: Cell::new(mode.protects()),
             lazy_depth: Cell::new(0),
             barrier_due: Cell::new(false),
             window_stores: Cell::new(0),
             this_cpu_only: PhantomData,
-        };
-        if mode == Mode::Fused {
-            section.open();
         }
-        section
     }
 
     /// Begins a lazy-MMU section, which ends when the returned value is dropped. Only the outermost of nested ones acts.
@@ -100,8 +99,9 @@ impl<'m, M: Machine> Section<'m, M> {
     pub fn paused<R>(&self, f: impl FnOnce() -> R) -> R {
         let was_open = self.close();
         let result = f();
-        // A lazy-MMU section may have ended meanwhile: nobody would close a window opened for it again.
-        if was_open && self.has_window() {
+        // A lazy-MMU section may have ended meanwhile: nobody would close a window opened for it again. In mode `fused` the next
+        // store opens one.
+        if was_open && self.mode == Mode::Batched && self.lazy_depth.get() > 0 {
             self.open();
         }
         result
@@ -113,8 +113,8 @@ impl<'m, M: Machine> Section<'m, M> {
     pub fn will_store(&self, stores: usize) {
         if self.mode == Mode::Fused {
             let total = self.window_stores.get() + stores;
-            if total > FUSED_WINDOW_STORES && self.close() {
-                self.open();
+            if total > FUSED_WINDOW_STORES {
+                self.close();
             }
             self.window_stores.set(if total > FUSED_WINDOW_STORES { stores } else { total });
         }
@@ -226,19 +226,10 @@ impl<'m, M: Machine> Section<'m, M> {
         self.machine
     }
 
-    /// Whether the mode has a window open at this point, unless paused.
-    fn has_window(&self) -> bool {
-        match self.mode {
-            Mode::Off | Mode::Unbatched => false,
-            Mode::Batched => self.lazy_depth.get() > 0,
-            Mode::Fused => true,
-        }
-    }
-
     /// One store to each entry of a run: in one window, or in a window each.
     #[inline(always)]
     fn for_each(&self, slots: Slots<'_>, mut f: impl FnMut(&Window<'_>, Slot<'_>, usize)) {
-        if self.per_store.get() {
+        if self.needs_own_window() {
             for (i, slot) in slots.iter().enumerate() {
                 self.in_own_window(|window| {
                     self.count(Event::EntryStore, 1);
@@ -247,7 +238,7 @@ impl<'m, M: Machine> Section<'m, M> {
             }
         } else {
             self.count(Event::EntryStore, slots.len() as u64);
-            // SAFETY: `per_store` is clear only if nothing is protected or this section's guard is open.
+            // SAFETY: no window of its own is needed only if nothing is protected or this section's guard is open.
             let window = unsafe { Window::assume_open() };
             for (i, slot) in slots.iter().enumerate() {
                 f(&window, slot, i);
@@ -267,12 +258,21 @@ impl<'m, M: Machine> Section<'m, M> {
     /// Runs `f` in a window: its own, or the one that is open.
     #[inline(always)]
     fn in_window<R>(&self, f: impl FnOnce(&Window<'_>) -> R) -> R {
-        if self.per_store.get() {
+        if self.needs_own_window() {
             self.in_own_window(f)
         } else {
-            // SAFETY: `per_store` is clear only if nothing is protected or this section's guard is open.
+            // SAFETY: no window of its own is needed only if nothing is protected or this section's guard is open.
             f(&unsafe { Window::assume_open() })
         }
+    }
+
+    /// Whether a store at this point must open a window for itself alone. Opens that of a `fused` operation.
+    #[inline(always)]
+    fn needs_own_window(&self) -> bool {
+        if self.closed.get() && self.mode == Mode::Fused {
+            self.open();
+        }
+        self.closed.get()
     }
 
     #[inline(always)]
@@ -312,7 +312,7 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline]
     fn open(&self) {
         self.guard.set(Some(self.open_guard()));
-        self.per_store.set(false);
+        self.closed.set(false);
     }
 
     /// Closes the section's window if it is open, merging its barrier with one that is due. Returns whether it was open.
@@ -322,7 +322,7 @@ impl<'m, M: Machine> Section<'m, M> {
             self.issue_due_barrier();
             return false;
         };
-        self.per_store.set(self.mode.protects());
+        self.closed.set(self.mode.protects());
         let merge = self.barrier_due.replace(false);
         self.close_guard(guard, merge);
         true
