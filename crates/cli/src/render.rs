@@ -54,7 +54,8 @@ pub fn write_results(
         Format::Markdown => results::markdown(table),
     };
     grid(out, &layout, format)?;
-    lines(out, &legend::lines(table), format)?;
+    let projected = layout.heads.iter().any(|head| head.starts_with(results::PROJECTED));
+    lines(out, &legend::lines(table, projected), format)?;
     if counts {
         writeln!(out)?;
         grid(out, &counts::grid(table, format), format)?;

@@ -6,12 +6,12 @@ use super::{
     grid::Grid,
 };
 use kpkeys_stats::{
-    record::{Counts, Exposure, Mode},
+    record::{Counts, Exposure},
     table::{Cell, Row, Table},
 };
 
-/// The counts of every row in every mode that was counted. On a terminal a row's name stands only
-/// beside the first of its modes.
+/// The counts of every row in every mode that was counted. On a terminal a row's name stands on a
+/// line of its own above its modes.
 pub fn grid(table: &Table, format: Format) -> Grid {
     let extra = extra_counters(table);
     let mut lines = Vec::new();
@@ -19,17 +19,25 @@ pub fn grid(table: &Table, format: Format) -> Grid {
         let counted =
             row.modes.iter().filter_map(|(mode, cell)| Some((*mode, cell, cell.counts.as_ref()?)));
         for (index, (mode, cell, counts)) in counted.enumerate() {
-            let named = index == 0 || format == Format::Markdown;
-            lines.push(line(row, named, mode, cell, counts, &extra));
+            let numbers = numbers(row, cell, counts, &extra);
+            if format == Format::Markdown {
+                let names = [row.result_class.clone(), mode.name().to_owned()];
+                lines.push(names.into_iter().chain(numbers).collect());
+                continue;
+            }
+            if index == 0 {
+                lines.push(vec![row.result_class.clone()]);
+            }
+            lines.push([format!("  {}", mode.name())].into_iter().chain(numbers).collect());
         }
     }
-    Grid { heads: heads(&extra), text_columns: 2, lines }
+    let names: &[&str] =
+        if format == Format::Markdown { &["result class", "mode"] } else { &["result class"] };
+    Grid { heads: heads(names, &extra), text_columns: names.len(), lines }
 }
 
-fn heads(extra: &[String]) -> Vec<String> {
+fn heads(names: &[&str], extra: &[String]) -> Vec<String> {
     let fixed = [
-        "result class",
-        "mode",
         "extra\ntime",
         "switches",
         "barriers",
@@ -41,22 +49,14 @@ fn heads(extra: &[String]) -> Vec<String> {
     ];
     let exposure = ["open\nshare", "longest\nwindow"];
     let extra = extra.iter().map(|name| name.replacen('_', "\n", 1));
-    let fixed = fixed.into_iter().map(str::to_owned);
+    let fixed = names.iter().copied().chain(fixed).map(str::to_owned);
     fixed.chain(extra).chain(exposure.map(str::to_owned)).collect()
 }
 
-fn line(
-    row: &Row,
-    named: bool,
-    mode: Mode,
-    cell: &Cell,
-    counts: &Counts,
-    extra: &[String],
-) -> Vec<String> {
-    let name = if named { row.result_class.clone() } else { String::new() };
+fn numbers(row: &Row, cell: &Cell, counts: &Counts, extra: &[String]) -> Vec<String> {
     let extra_time = cell.effect.as_ref().and_then(|effect| effect.extra_ns);
     let extra_time = extra_time.map_or_else(|| NONE.to_owned(), |ns| cells::quantity(ns, row.unit));
-    let mut line = vec![name, mode.name().to_owned(), extra_time];
+    let mut line = vec![extra_time];
     line.extend(counts.named().take(Counts::FIXED).map(|(_, count)| cells::count(count)));
     line.extend(extra.iter().map(|name| {
         counts.extra.get(name).map_or_else(|| NONE.to_owned(), |count| cells::count(*count))

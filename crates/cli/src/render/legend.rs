@@ -7,15 +7,15 @@ use kpkeys_stats::{
     table::{AA_GATE, Gate, Table},
 };
 
-/// Everything that is said beneath the table.
-pub fn lines(table: &Table) -> Vec<String> {
+/// Everything that is said beneath the table; `projected` says whether it has that column.
+pub fn lines(table: &Table, projected: bool) -> Vec<String> {
     let mut lines = vec![effects(table)];
     lines.extend(no_flags(table));
     lines.extend(emulated(table));
     lines.extend(linux(table));
     lines.extend(replayed(table));
     lines.push(pooled());
-    lines.push(projection(table));
+    lines.extend(projected.then(|| projection(table)));
     lines.extend(comparison(table));
     lines.push(aa_gate(table));
     lines.push(machine(table));

@@ -13,6 +13,9 @@ use kpkeys_stats::{
     table::{Row, Table},
 };
 
+/// How the head of the column with projections begins.
+pub const PROJECTED: &str = "projected";
+
 /// The run's table for a terminal.
 pub fn terminal(table: &Table) -> Grid {
     let mut columns = vec![class(), off(), linux(), of_linux(table)];
@@ -123,7 +126,7 @@ fn compat(table: &Table) -> Column<'_> {
 /// The projected effects, one for each protecting mode.
 fn projection(table: &Table) -> Column<'_> {
     let modes = table.protecting_modes();
-    Column::new(format!("projected\n{}", initials(&modes)), move |row| {
+    Column::new(format!("{PROJECTED}\n{}", initials(&modes)), move |row| {
         let of = |mode| row.modes.get(&mode).and_then(|cell| cell.projection.as_ref());
         modes.iter().any(|mode| of(*mode).is_some()).then(|| {
             joined(&modes, |mode| of(mode).map_or_else(|| NONE.to_owned(), cells::projection))
