@@ -53,16 +53,43 @@ pub enum Space {
     Linear,
 }
 
+/// What a store at this point does about the window.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NextStore {
+    /// Nothing: it is open, or nothing is protected.
+    Plain,
+    /// Opens that of the operation, to stay open.
+    OpensWindow,
+    /// Opens one for itself alone.
+    InOwnWindow,
+}
+
+impl NextStore {
+    /// With the window closed.
+    fn closed(mode: Mode) -> Self {
+        match mode {
+            Mode::Off => NextStore::Plain,
+            Mode::Unbatched | Mode::Batched => NextStore::InOwnWindow,
+            Mode::Fused => NextStore::OpensWindow,
+        }
+    }
+
+    /// While the operation is paused.
+    fn paused(mode: Mode) -> Self {
+        if mode.protects() { NextStore::InOwnWindow } else { NextStore::Plain }
+    }
+}
+
 /// One operation on page tables, on the calling CPU.
 pub struct Section<'m, M: Machine> {
     machine: &'m M,
     mode: Mode,
     space: Space,
     guard: Cell<Option<Guard<'m, M::Backend, PageTables>>>,
-    /// Whether no window is open and a store must open one.
-    closed: Cell<bool>,
+    next_store: Cell<NextStore>,
     lazy_depth: Cell<u32>,
     barrier_due: Cell<bool>,
+    /// Stores since the window was opened, in mode `fused`.
     window_stores: Cell<usize>,
     this_cpu_only: PhantomData<*mut ()>,
 }
@@ -76,7 +103,7 @@ impl<'m, M: Machine> Section<'m, M> {
             mode,
             space,
             guard: Cell::new(None),
-            closed: Cell::new(mode.protects()),
+            next_store: Cell::new(NextStore::closed(mode)),
             lazy_depth: Cell::new(0),
             barrier_due: Cell::new(false),
             window_stores: Cell::new(0),
@@ -98,7 +125,9 @@ impl<'m, M: Machine> Section<'m, M> {
     /// Runs `f` with the window closed and pending barriers issued: for work that is long or is not about page tables.
     pub fn paused<R>(&self, f: impl FnOnce() -> R) -> R {
         let was_open = self.close();
+        let closed = self.next_store.replace(NextStore::paused(self.mode));
         let result = f();
+        self.next_store.set(closed);
         // A lazy-MMU section may have ended meanwhile: nobody would close a window opened for it again. In mode `fused` the next
         // store opens one.
         if was_open && self.mode == Mode::Batched && self.lazy_depth.get() > 0 {
@@ -112,11 +141,10 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline(always)]
     pub fn will_store(&self, stores: usize) {
         if self.mode == Mode::Fused {
-            let total = self.window_stores.get() + stores;
-            if total > FUSED_WINDOW_STORES {
+            if self.window_stores.get() + stores > FUSED_WINDOW_STORES {
                 self.close();
             }
-            self.window_stores.set(if total > FUSED_WINDOW_STORES { stores } else { total });
+            self.window_stores.set(self.window_stores.get() + stores);
         }
     }
 
@@ -266,13 +294,17 @@ impl<'m, M: Machine> Section<'m, M> {
         }
     }
 
-    /// Whether a store at this point must open a window for itself alone. Opens that of a `fused` operation.
+    /// Whether a store at this point must open a window for itself alone; opens that of the operation if it is time to.
     #[inline(always)]
     fn needs_own_window(&self) -> bool {
-        if self.closed.get() && self.mode == Mode::Fused {
-            self.open();
+        match self.next_store.get() {
+            NextStore::Plain => false,
+            NextStore::InOwnWindow => true,
+            NextStore::OpensWindow => {
+                self.open();
+                false
+            }
         }
-        self.closed.get()
     }
 
     #[inline(always)]
@@ -312,7 +344,7 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline]
     fn open(&self) {
         self.guard.set(Some(self.open_guard()));
-        self.closed.set(false);
+        self.next_store.set(NextStore::Plain);
     }
 
     /// Closes the section's window if it is open, merging its barrier with one that is due. Returns whether it was open.
@@ -322,7 +354,8 @@ impl<'m, M: Machine> Section<'m, M> {
             self.issue_due_barrier();
             return false;
         };
-        self.closed.set(self.mode.protects());
+        self.next_store.set(NextStore::closed(self.mode));
+        self.window_stores.set(0);
         let merge = self.barrier_due.replace(false);
         self.close_guard(guard, merge);
         true

@@ -56,11 +56,11 @@ fn fork<F: HostedFormat>(mode: Mode, per_page: u64, pool_blocks: u64) -> Events 
         Mode::Off => 0,
         Mode::Unbatched => per_page * N + upper_stores + key_changes,
         Mode::Batched => T + upper_stores + key_changes,
-        // One for the new root, then the copy's: two upper tables are linked, then each PTE table is linked and copied. While the
-        // pool takes a block, the window is closed; the key change has its own.
+        // One for the new root, then the copy's: two upper tables are linked, then each PTE table is linked and copied. The pool
+        // takes its block before the root's window opens; the key change has its own.
         Mode::Fused => {
             let copied = (0..T).flat_map(|_| [1, FORK_TABLE_STORES]);
-            1 + fused_windows([1, 1].into_iter().chain(copied)) + 2 * pool_blocks
+            1 + fused_windows([1, 1].into_iter().chain(copied)) + pool_blocks
         }
     };
     Events {
@@ -89,10 +89,12 @@ fn munmap(mode: Mode) -> Events {
         Mode::Off => 0,
         Mode::Unbatched => N + MUNMAP_PTPS + key_changes,
         Mode::Batched => T + MUNMAP_PTPS + key_changes,
-        // Reopened at its bound, and closed for each flush but the last, which comes after the operation.
+        // Closed at its bound, and for each flush but the last, which comes after the operation.
         Mode::Fused => {
-            let (entries, tables) = ((0..T).map(|_| 512), (0..MUNMAP_PTPS).map(|_| 1));
-            fused_windows(entries.chain(tables)) + flushes - 1
+            let entries = |tables| (0..tables).map(|_| 512);
+            let gathered = fused_windows(entries(GATHERED_TABLES)) * (flushes - 1);
+            let last = entries(T - GATHERED_TABLES * (flushes - 1));
+            gathered + fused_windows(last.chain((0..MUNMAP_PTPS).map(|_| 1)))
         }
     };
     Events {
