@@ -89,6 +89,11 @@ pub fn active() -> Features {
     features
 }
 
+/// Whether the running CPU refuses accesses by keys.
+pub fn keys_are_on() -> bool {
+    active().contains(Features::PKS)
+}
+
 /// A required feature that this CPU does not have.
 #[derive(Debug)]
 pub struct Missing(pub Features);

@@ -2,12 +2,12 @@
 //! the 16-bit trampoline (Intel SDM vol. 3A, 8.4.4 "MP Initialization Example").
 
 use super::boot::entry::TRAMPOLINE_ADDRESS;
-use super::boot::{self, entry};
+use super::boot::entry;
 use super::{apic, control, descriptors, layout, time};
 use crate::cpu::{self, CpuId};
 use crate::memory::{PAGE_SIZE, PhysAddr};
 use crate::stack::Stack;
-use crate::{protection, sched};
+use crate::{image, protection, sched};
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
@@ -60,7 +60,7 @@ pub unsafe fn start_others(apic_ids: &[u8]) -> Result<(), StartError> {
         start(CpuId(index + 1), apic_id)?;
     }
     // SAFETY: every CPU that was started has loaded the early tables before it came online.
-    unsafe { boot::retire_boot_tables() };
+    unsafe { image::retire_boot_tables() };
     Ok(())
 }
 

@@ -213,7 +213,7 @@ boot_stack_top:
     other_cpu = sym super::super::smp::other_cpu,
     starting_stack = sym super::super::smp::STARTING_STACK,
     starting_cpu = sym super::super::smp::STARTING_CPU,
-    starting_root = sym super::early_tables::ROOT,
+    starting_root = sym crate::early_tables::ROOT,
     options(att_syntax)
 );
 

@@ -4,17 +4,16 @@
 //! machine this is, builds the early tables from that, and moves to them and to a stack with
 //! a guard page. Whatever the machine lacks stops the boot with a reason.
 
-pub mod early_tables;
 pub mod entry;
 mod pvh;
 
 use super::backend::Choice;
-use super::{acpi, apic, context, control, cpu_state, descriptors, image, layout, time};
+use super::{acpi, apic, context, control, cpu_state, descriptors, time};
 use crate::boot_info::BootInfo;
 use crate::lock::IrqLock;
 use crate::memory::{BootMemory, PhysRange};
 use crate::stack::Stack;
-use crate::{console, cpu, exit, protection};
+use crate::{console, cpu, early_tables, exit, image, protection};
 use core::sync::atomic::Ordering;
 use x86_64::PhysAddr;
 use x86_64::registers::control::{Cr3, Cr3Flags};
@@ -97,7 +96,7 @@ unsafe fn move_to_early_tables(memory: &mut BootMemory) {
         Err(error) => exit::refuse(format_args!("{error}")),
     };
     // SAFETY: forwarded.
-    if let Err(error) = unsafe { early_tables::build(memory, local_apic) } {
+    if let Err(error) = unsafe { early_tables::build(memory, [local_apic].into_iter()) } {
         exit::refuse(format_args!("{error}"));
     }
     let root = PhysAddr::new(early_tables::ROOT.load(Ordering::Acquire));
@@ -130,22 +129,4 @@ fn start_machine(topology: &acpi::Topology, backend: Choice, _: crate::heap::Rea
     }
     time::start_ticks();
     debug_assert_eq!(cpu_state::current_index(), 0);
-}
-
-/// Wipes the boot tables, which map memory writable and executable. The image maps them read-only, so this goes
-/// through the linear map.
-///
-/// # Safety
-///
-/// No CPU may use them any more, and none may be started later.
-pub unsafe fn retire_boot_tables() {
-    let frames = boot_table_frames();
-    // SAFETY: the pages are the image's own, and nobody's tables any more.
-    unsafe { core::ptr::write_bytes(layout::linear(frames.start), 0, frames.len() as usize) };
-}
-
-/// The frames of the boot tables: page-table pages inside the image.
-pub fn boot_table_frames() -> PhysRange {
-    let (start, end) = image::boot_tables();
-    PhysRange { start: image::phys(start), end: image::phys(end) }
 }
