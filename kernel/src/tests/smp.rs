@@ -2,7 +2,7 @@
 
 use crate::arch::tlb;
 use crate::lock::{IrqLock, IrqsOff};
-use crate::{arch, calls, cpu, ensure, kernel_test};
+use crate::{arch, calls, control, cpu, ensure, kernel_test};
 use alloc::string::{String, ToString};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use kpkeys_pgtable::{Flush, PageRange, VirtAddr};
@@ -19,8 +19,8 @@ kernel_test! {
         let first = arch::control::active();
         ensure!(first.contains(arch::control::Features::REQUIRED), "this CPU has only {first}");
         for target in cpu::online() {
-            calls::run_in_interrupt(target.id, &|| { arch::control::report(); });
-            let bits = arch::control::reported(target);
+            calls::run_in_interrupt(target.id, &|| { control::report(); });
+            let bits = control::reported(target);
             ensure!(bits == first, "CPU {} has {bits}, this one {first}", target.id);
         }
     }

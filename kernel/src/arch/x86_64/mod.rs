@@ -60,5 +60,5 @@ pub fn interrupted_register() -> *mut u64 {
 
 /// One line about a CPU, for the boot log: its id on the bus and its control bits.
 pub fn describe_cpu(cpu: &crate::cpu::Cpu) -> alloc::string::String {
-    alloc::format!("APIC {}, {}", cpu.arch.apic_id(), control::reported(cpu))
+    alloc::format!("APIC {}, {}", cpu.arch.apic_id(), crate::control::reported(cpu))
 }

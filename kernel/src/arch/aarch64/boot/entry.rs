@@ -272,13 +272,13 @@ boot_empty:     .skip 4096
 
     .section .bss.boot, "aw", @nobits
     .balign 16
-    .skip 16384
+    .skip 65536                     // what a device tree says is a large value, which moves over the stack
 boot_stack_top:
     .text
 "#,
     boot_cpu = sym super::boot_cpu,
     other_cpu = sym super::super::smp::other_cpu,
-    starting_stack = sym super::super::smp::STARTING_STACK,
+    starting_stack = sym crate::smp::STARTING_STACK,
     boot_asid = const BOOT_ASID,
     mair = const MAIR,
     sctlr = const SCTLR,

@@ -114,7 +114,7 @@ fn start_machine(topology: &acpi::Topology, backend: Choice, _: crate::heap::Rea
     apic::mask_legacy_controllers();
     apic::enable();
     time::calibrate();
-    control::report();
+    crate::control::report();
     crate::sched::adopt_idle_thread();
     if topology.left_out > 0 {
         let (used, left_out) = (topology.apic_ids.len(), topology.left_out);
@@ -124,7 +124,7 @@ fn start_machine(topology: &acpi::Topology, backend: Choice, _: crate::heap::Rea
     if let Err(error) = unsafe { super::smp::start_others(&topology.apic_ids) } {
         exit::refuse(format_args!("{error}"));
     }
-    if let Some((id, has)) = control::first_without_required() {
+    if let Some((id, has)) = crate::control::first_without_required() {
         exit::refuse(format_args!("CPU {id} has only {has} switched on"));
     }
     time::start_ticks();
