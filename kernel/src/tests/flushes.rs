@@ -1,9 +1,12 @@
 //! What was unmapped on one CPU is gone on all of them.
 
+use crate::arch::time;
 use crate::paging::{memories, user};
-use crate::{cpu, ensure, kernel_test, probe, sched};
+use crate::{arch, cpu, ensure, kernel_test, probe, sched};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicUsize, Ordering};
+use core::time::Duration;
 use kpkeys_mm::{AddressSpace, MapFlags};
 use kpkeys_pgtable::{Attrs, Flush, Format as _, PageRange, PhysAddr, VirtAddr};
 
@@ -60,20 +63,42 @@ kernel_test! {
         ensure!(after.iter().all(|seen| *seen == Ok(2)), "after: {after:?}");
     }
 
-    /// A user page that is taken away is gone on every CPU that has used it in that address space before.
+    /// A user page that is taken away on one CPU is gone on all others, in the middle of using it: the address space stays loaded there.
     fn user_pages_go_on_every_cpu() {
+        static READING: AtomicUsize = AtomicUsize::new(0);
+        const PATIENCE: Duration = Duration::from_secs(5);
+        READING.store(0, Ordering::Relaxed);
         let failed = |error: kpkeys_mm::Error| error.to_string();
         let range = PageRange::new(USER, 1).map_err(|error| error.to_string())?;
         let mut space = AddressSpace::new(memories()).map_err(failed)?;
         space.mmap(range, MapFlags::DATA).map_err(failed)?;
         user::write(&mut space, USER, 5).map_err(failed)?;
         let root = space.root().frame();
-        // SAFETY: the address space outlives the threads, which are joined.
-        let look = move || unsafe { user::in_space(root, || probe::load_user_u64(USER.0 as *const u64)) };
-        let before = on_every_cpu(look)?;
+        let read_until_gone = || {
+            let end = time::since_boot() + PATIENCE;
+            let first = probe::load_user_u64(USER.0 as *const u64);
+            READING.fetch_add(1, Ordering::Relaxed);
+            while probe::load_user_u64(USER.0 as *const u64).is_ok() {
+                if time::since_boot() > end {
+                    return Err("it can still be read".to_string());
+                }
+            }
+            (first == Ok(5)).then_some(()).ok_or_else(|| alloc::format!("it first held {first:?}"))
+        };
+        let here = cpu::this().id;
+        let readers: Result<Vec<_>, _> = cpu::online()
+            .filter(|cpu| cpu.id != here)
+            // SAFETY: the address space outlives the threads, which are joined.
+            .map(|cpu| sched::spawn("reader", Some(cpu.id), move || unsafe { user::in_space(root, read_until_gone) }))
+            .collect();
+        let readers = readers.map_err(|error| error.to_string())?;
+        let end = time::since_boot() + PATIENCE;
+        while READING.load(Ordering::Relaxed) < readers.len() && time::since_boot() < end {
+            arch::irq::relax();
+        }
         space.discard(range);
-        let after = on_every_cpu(look)?;
-        ensure!(before.iter().all(|seen| *seen == Ok(5)), "before: {before:?}");
-        ensure!(after.iter().all(Result::is_err), "after: {after:?}");
+        for reader in readers {
+            reader.join()?;
+        }
     }
 }
