@@ -69,11 +69,8 @@ impl fmt::Display for Error {
                 write!(f, "no emulated machine is called `{name}`; known: {known}")
             }
             Self::EmulatorMissing { target } => {
-                let (program, package) = (target.program(), target.debian_package());
-                write!(
-                    f,
-                    "`{program}` is not installed; on Debian it is in the package `{package}`: apt-get install {package}"
-                )
+                let advice = Target::install_advice(&[*target]);
+                write!(f, "`{}` is not installed; {advice}", target.program())
             }
             Self::SourceMissing { folder } => {
                 write!(
