@@ -4,7 +4,7 @@
 //! [`probe`], so that a refused one comes back as a fault instead of ending the machine. What it must not do is
 //! execute the protection register's own instructions; the windows it attacks from are opened by real operations.
 
-use crate::arch::{self, boot, image, layout, probe};
+use crate::arch::{self, layout};
 use crate::cpu::{self, CpuId};
 use crate::fault::{Cause, Fault};
 use crate::lock::IrqLock;
@@ -12,7 +12,7 @@ use crate::memory::{PAGE_SIZE, PhysAddr};
 use crate::paging::{Memories, memories, user};
 use crate::report::{Record, emit};
 use crate::sched::{self, Thread};
-use crate::{calls, protection};
+use crate::{calls, early_tables, image, probe, protection};
 use alloc::string::{String, ToString};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kpkeys_pgtable::{Config, VirtAddr};
@@ -82,7 +82,7 @@ impl Site for Here {
     }
 
     fn early_table(&self) -> PhysAddr {
-        PhysAddr(boot::early_tables::ROOT.load(Ordering::Relaxed))
+        PhysAddr(early_tables::ROOT.load(Ordering::Relaxed))
     }
 
     fn static_table(&self) -> PhysAddr {
@@ -93,15 +93,15 @@ impl Site for Here {
         write_back(store, at.0 as *mut u64).map_err(described)
     }
 
-    fn store_in_user_space(
-        &self,
-        root: PhysAddr,
-        store: Store,
-        at: VirtAddr,
-    ) -> Result<(), attack::Fault> {
+    fn store_in_user_space(&self, root: PhysAddr, at: VirtAddr) -> Result<(), attack::Fault> {
+        let at = at.0 as *mut u64;
+        let write_back = || {
+            let value = probe::load_user_u64(at)?;
+            // SAFETY: as in the function of this name.
+            unsafe { probe::store_user_u64(at, value) }
+        };
         // SAFETY: the address space is the caller's and outlives this call.
-        let result = unsafe { user::in_space(root, || write_back(store, at.0 as *mut u64)) };
-        result.map_err(described)
+        unsafe { user::in_space(root, write_back) }.map_err(described)
     }
 
     fn has(&self, place: Place) -> bool {

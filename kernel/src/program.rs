@@ -19,21 +19,31 @@ pub enum End {
     /// By its own wish, with this value.
     Exit(u64),
     /// By an exception that nothing could be done about.
-    Killed {
-        /// Which.
-        exception: u8,
-        /// The address of a page fault.
-        address: u64,
-    },
+    Killed(Mistake),
+}
+
+/// What a program did that it must not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mistake {
+    /// An access to this address, which is not mapped, or not for programs, or not in this way.
+    PageFault(u64),
+    /// An instruction that does not exist, or is the kernel's alone.
+    ForbiddenInstruction,
+    /// Another exception.
+    Other(&'static str),
 }
 
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exit(value) => write!(f, "exit with {value:#x}"),
-            Self::Killed { exception, address } => {
-                write!(f, "killed by exception {exception}, address {address:#x}")
+            Self::Killed(Mistake::PageFault(address)) => {
+                write!(f, "killed by a page fault at {address:#x}")
             }
+            Self::Killed(Mistake::ForbiddenInstruction) => {
+                f.write_str("killed by a forbidden instruction")
+            }
+            Self::Killed(Mistake::Other(exception)) => write!(f, "killed by {exception}"),
         }
     }
 }

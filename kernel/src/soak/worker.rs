@@ -1,6 +1,7 @@
 //! One worker of the soak, and what it remembers.
 
-use crate::arch::{probe, time};
+use crate::arch::time;
+use crate::probe;
 use crate::paging::{Bare, Memories, user};
 use crate::sched;
 use alloc::collections::BTreeMap;

@@ -6,7 +6,7 @@ use crate::attack::Here;
 use crate::lock::IrqLock;
 use crate::paging::{self, memories};
 use crate::protection::selected;
-use crate::{arch, calls, cpu, ensure, kernel_test, sched};
+use crate::{arch, calls, cpu, ensure, kernel_test, probe, sched};
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -70,7 +70,7 @@ kernel_test! {
             match handler {
                 0 => calls::run_in_interrupt(cpu::this().id, &look),
                 1 => calls::run_in_nmi(cpu::this().id, &look),
-                _ => arch::probe::run_in_page_fault(&look),
+                _ => probe::run_in_page_fault(&look),
             }
             restored.push((access(), can_store()));
             drop(window);
@@ -89,7 +89,7 @@ kernel_test! {
         calls::run_in_interrupt(cpu::this().id, &|| {
             let inner: Guard<'_, _, context::PageTables> = Guard::enter(&backend);
             calls::run_in_nmi(cpu::this().id, &|| {
-                arch::probe::run_in_page_fault(&look);
+                probe::run_in_page_fault(&look);
                 look();
             });
             seen.lock().push(access());

@@ -137,7 +137,7 @@ fn through_user_alias<M: Machine, S: Site>(
     if mapped.is_err() {
         return Ok(Outcome::Refused);
     }
-    let result = site.store_in_user_space(root.frame(), Store::Word, USER_START.offset(offset));
+    let result = site.store_in_user_space(root.frame(), USER_START.offset(offset));
     {
         let section = paging.section(root);
         paging.unmap(&section, root, range, |_, _, _| ())?;

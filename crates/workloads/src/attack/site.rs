@@ -70,12 +70,12 @@ pub trait Site: Sync {
     /// The fault that stopped it.
     fn store(&self, store: Store, at: VirtAddr) -> Result<(), Fault>;
 
-    /// The same at a user address of the address space with this root.
+    /// Reads and writes back a word at a user address of the address space with this root, as a copy to a program does.
     ///
     /// # Errors
     ///
     /// The fault that stopped it.
-    fn store_in_user_space(&self, root: PhysAddr, store: Store, at: VirtAddr) -> Result<(), Fault>;
+    fn store_in_user_space(&self, root: PhysAddr, at: VirtAddr) -> Result<(), Fault>;
 
     /// Whether [`run_in`](Self::run_in) knows this place.
     fn has(&self, place: Place) -> bool;

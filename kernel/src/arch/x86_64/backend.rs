@@ -38,6 +38,11 @@ impl Choice {
         }
     }
 
+    /// Whether it switches the CPU's key feature on.
+    pub const fn is_of_keys(self) -> bool {
+        matches!(self, Self::Pks)
+    }
+
     /// The one with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|choice| choice.name() == name)

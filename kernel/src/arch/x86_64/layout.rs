@@ -19,3 +19,8 @@ pub const DEVICES: u64 = 0xffff_ffff_c000_0000;
 pub const fn linear(phys: PhysAddr) -> *mut u8 {
     (LINEAR_MAP + phys.0) as *mut u8
 }
+
+/// Virtual minus physical address of the image (`image.ld`).
+pub const fn image_offset() -> u64 {
+    0xffff_ffff_8000_0000
+}
