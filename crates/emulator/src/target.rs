@@ -99,6 +99,11 @@ impl Target {
         self.facts().enforces
     }
 
+    /// Whether its boot protocol wants a flat image instead of an ELF file.
+    pub(crate) const fn loads_flat_images(self) -> bool {
+        matches!(self, Self::Aarch64)
+    }
+
     /// Where the emulator is installed.
     ///
     /// # Errors

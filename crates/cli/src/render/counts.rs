@@ -58,7 +58,8 @@ fn line(
     extra: &[String],
 ) -> Vec<String> {
     let name = if named { row.result_class.clone() } else { String::new() };
-    let added = cell.effect.as_ref().and_then(|effect| effect.extra_ns.or(effect.extra_instructions));
+    let added =
+        cell.effect.as_ref().and_then(|effect| effect.extra_ns.or(effect.extra_instructions));
     let added = added.map_or_else(|| NONE.to_owned(), |added| cells::quantity(added, row.unit));
     let mut line = vec![name, mode.name().to_owned(), added];
     line.extend(counts.named().take(Counts::FIXED).map(|(_, count)| cells::count(count)));
