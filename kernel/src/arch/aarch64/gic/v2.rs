@@ -65,8 +65,8 @@ impl Registers {
             self.write(at, distributor::PRIORITY + register, value);
             self.write(at, distributor::SET_ENABLE, 1 << number);
         }
-        // Each byte of the targets of private interrupts is the reading CPU's own bit.
-        let target = self.read(at, distributor::TARGETS) & 0xff;
+        // Each byte of the targets of private interrupts is the reading CPU's own bit; zero where there is one CPU.
+        let target = (self.read(at, distributor::TARGETS) & 0xff).max(1);
         state.gic_v2_target.store(target.into(), Ordering::Relaxed);
         self.write(self.cpu_interface, cpu_interface::PRIORITY_MASK, 0xff);
         self.write(self.cpu_interface, cpu_interface::CONTROL, CONTROL);
