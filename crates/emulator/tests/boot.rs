@@ -181,11 +181,14 @@ fn a_dying_emulator_is_quoted() {
 #[test]
 fn a_missing_emulator_is_named_with_its_package() {
     let error = Target::X86_64.find_emulator_on("/nonesuch".as_ref()).expect_err("no such folder");
-    assert!(error.to_string().contains("package `qemu-system-x86`"), "{error}");
+    assert!(
+        error.to_string().contains("install --no-install-recommends qemu-system-x86;"),
+        "{error}"
+    );
 }
 
 #[test]
 fn an_unknown_machine_is_refused_with_the_known_ones() {
     let error = "qemu-vax".parse::<Target>().expect_err("there is no such machine");
-    assert!(error.to_string().contains("qemu-x86_64"), "{error}");
+    assert!(error.to_string().contains("qemu-x86_64, qemu-aarch64"), "{error}");
 }

@@ -1,7 +1,12 @@
 //! The arena: a range of this process's memory that plays physical memory.
 //!
-//! Frames cost nothing until they are written. In the guarded arena the same memory is mapped twice: page tables are reached
-//! through one view, which is made read-only outside windows, data through the other, which stays writable.
+//! Frames cost nothing until they are written. In a guarded arena the same memory is mapped more than once, and data is reached
+//! through a view that stays writable. What it guards by depends on how page tables are protected:
+//!
+//! | | by key | by alias |
+//! |---|---|---|
+//! | page tables are loaded through | a view that is read-only outside windows | a view that is read-only, once [sealed](Arena::seal) |
+//! | and stored through | the same | a view that is out of reach outside windows |
 
 use std::io;
 use std::ptr::NonNull;
@@ -13,6 +18,8 @@ use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 #[derive(Debug)]
 pub struct Arena {
     tables: NonNull<u8>,
+    /// What tables are stored through, if that is another view.
+    alias: Option<NonNull<u8>>,
     data: NonNull<u8>,
     bytes: usize,
 }
@@ -43,7 +50,7 @@ impl Arena {
             )
         }?;
         let base = non_null(base)?;
-        Ok(Arena { tables: base, data: base, bytes })
+        Ok(Arena { tables: base, alias: None, data: base, bytes })
     }
 
     /// An arena whose tables and data have a view each; the tables' starts read-only.
@@ -52,6 +59,21 @@ impl Arena {
     ///
     /// What the kernel says if it refuses the memory or the addresses.
     pub fn guarded(pages: usize) -> io::Result<Arena> {
+        Self::of_views(pages, ProtFlags::READ, false)
+    }
+
+    /// An arena whose tables have a view for loads, a view for stores, and whose data has a third. The one for loads can be
+    /// written until it is [sealed](Self::seal), since page tables are made before they have an alias; the one for stores starts out
+    /// of reach.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says if it refuses the memory or the addresses.
+    pub fn aliased(pages: usize) -> io::Result<Arena> {
+        Self::of_views(pages, READ_WRITE, true)
+    }
+
+    fn of_views(pages: usize, tables: ProtFlags, alias: bool) -> io::Result<Arena> {
         let bytes = pages * PAGE_SIZE as usize;
         let memory = rustix::fs::memfd_create("kpkeys-arena", rustix::fs::MemfdFlags::CLOEXEC)?;
         rustix::fs::ftruncate(&memory, bytes as u64)?;
@@ -69,15 +91,21 @@ impl Arena {
             }
         };
         Ok(Arena {
-            tables: non_null(view(ProtFlags::READ)?)?,
+            tables: non_null(view(tables)?)?,
+            alias: alias.then(|| non_null(view(ProtFlags::empty())?)).transpose()?,
             data: non_null(view(READ_WRITE)?)?,
             bytes,
         })
     }
 
-    /// Address of the view that page tables are reached through.
+    /// Address of the view that page tables are reached through; for loads alone, if the arena has an alias.
     pub fn tables(&self) -> NonNull<u8> {
         self.tables
+    }
+
+    /// Address of the view that page tables are stored through.
+    pub fn alias(&self) -> NonNull<u8> {
+        self.alias.unwrap_or(self.tables)
     }
 
     /// Address of the view that data is reached through: the same, unless the arena is guarded.
@@ -90,27 +118,41 @@ impl Arena {
         self.bytes / PAGE_SIZE as usize
     }
 
-    /// Lets this process write the tables' view, or not.
-    ///
+    /// Lets this process store to page tables, or not: opens or closes the view for it.
+    pub(crate) fn set_tables_writable(&self, writable: bool) {
+        const READ_WRITE: MprotectFlags = MprotectFlags::READ.union(MprotectFlags::WRITE);
+        match (self.alias, writable) {
+            (Some(alias), true) => self.set_protection(alias, READ_WRITE),
+            (Some(alias), false) => self.set_protection(alias, MprotectFlags::empty()),
+            (None, true) => self.set_protection(self.tables, READ_WRITE),
+            (None, false) => self.set_protection(self.tables, MprotectFlags::READ),
+        }
+    }
+
+    /// Makes the view that page tables are loaded through read-only, for ever. They are all stored through the alias by now.
+    pub fn seal(&self) {
+        self.set_protection(self.tables, MprotectFlags::READ);
+    }
+
     /// # Panics
     ///
     /// If the kernel refuses: going on would make every result worthless.
-    pub(crate) fn set_tables_writable(&self, writable: bool) {
-        let protection =
-            if writable { MprotectFlags::READ | MprotectFlags::WRITE } else { MprotectFlags::READ };
-        // SAFETY: the range is this arena's own mapping; no reference of Rust's claims to write it while it is read-only, since all
-        // access is by atomics whose stores stand behind windows.
-        let changed =
-            unsafe { rustix::mm::mprotect(self.tables.as_ptr().cast(), self.bytes, protection) };
+    fn set_protection(&self, view: NonNull<u8>, protection: MprotectFlags) {
+        // SAFETY: the range is this arena's own mapping; no reference of Rust's claims that it can be accessed while it cannot, since
+        // all access is by atomics, whose stores stand behind windows, and whose loads are through a view that is always readable.
+        let changed = unsafe { rustix::mm::mprotect(view.as_ptr().cast(), self.bytes, protection) };
         changed.expect("a process may change the protection of its own mapping");
     }
 }
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        // SAFETY: both ranges were mapped by this arena, and nothing refers to it any more: machines own their arena.
+        // SAFETY: the ranges were mapped by this arena, and nothing refers to it any more: machines own their arena.
         unsafe {
             let _ = rustix::mm::munmap(self.tables.as_ptr().cast(), self.bytes);
+            if let Some(alias) = self.alias {
+                let _ = rustix::mm::munmap(alias.as_ptr().cast(), self.bytes);
+            }
             if self.data != self.tables {
                 let _ = rustix::mm::munmap(self.data.as_ptr().cast(), self.bytes);
             }

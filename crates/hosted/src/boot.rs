@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use kpkeys::keyed::Keyed;
+use kpkeys::pan::Pan;
 use kpkeys_mm::{Buddy, FrameTable, Kernel, Layout};
 use kpkeys_pgtable::{Config, Machine, NoProbe, Probe};
 
@@ -11,7 +12,7 @@ use crate::arena::Arena;
 use crate::counter::Counter;
 use crate::cpu;
 use crate::machine::{Hosted, HostedFormat};
-use crate::register::{ArenaRegister, MockRegister};
+use crate::register::{ArenaRegister, MockRegister, PanFlag, PanRegister};
 
 /// A backend by the mock register, in the encoding of a format.
 pub type MockBackend<F> = Keyed<MockRegister, <F as HostedFormat>::Encoding>;
@@ -24,6 +25,12 @@ pub type Timed<F> = Hosted<F, MockBackend<F>, NoProbe>;
 pub type Counted<F> = Hosted<F, MockBackend<F>, Counter>;
 /// A machine on which a stray store to a page table is SIGSEGV, and whose events are counted.
 pub type Guarded<F> = Hosted<F, ArenaBackend<F>, Counter>;
+
+/// A machine whose page tables are behind an alias, and whose events are counted.
+pub type CountedPan<F> = Hosted<F, Pan<PanRegister>, Counter>;
+/// [`Guarded`], with page tables behind an alias: they cannot be stored to where they are loaded from, and where they are stored
+/// to is out of reach outside windows.
+pub type GuardedPan<F> = Hosted<F, Pan<ArenaRegister<PanFlag>>, Counter>;
 
 /// What to boot.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +76,35 @@ pub fn boot_guarded<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<Guarded<
         arena.set_tables_writable(true);
     }
     start(Hosted::new(arena, backend, Counter::default(), setup.cpus), setup)
+}
+
+/// Boots a machine whose page tables are behind an alias, and that counts events.
+///
+/// # Errors
+///
+/// As [`boot`].
+pub fn boot_counted_pan<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<CountedPan<F>>> {
+    let arena = Arc::new(Arena::new(setup.pages)?);
+    let backend = Pan::new(PanRegister);
+    backend.reset();
+    start(Hosted::new(arena, backend, Counter::default(), setup.cpus), setup)
+}
+
+/// Boots a machine whose page tables are behind an alias, and on which a load or store of the alias outside a window and a store to a
+/// page table's own address at any time are SIGSEGV. It is for one thread.
+///
+/// # Errors
+///
+/// As [`boot`].
+pub fn boot_guarded_pan<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<GuardedPan<F>>> {
+    let arena = Arc::new(Arena::aliased(setup.pages)?);
+    let backend = Pan::new(ArenaRegister::new(arena.clone()));
+    backend.reset();
+    let kernel = start(Hosted::new(arena.clone(), backend, Counter::default(), setup.cpus), setup)?;
+    if setup.config.mode.protects() {
+        arena.seal();
+    }
+    Ok(kernel)
 }
 
 fn boot_mock<F: HostedFormat, P: Probe>(

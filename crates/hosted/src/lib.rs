@@ -24,7 +24,7 @@ pub mod mmu;
 pub mod register;
 mod switch_cost;
 
-pub use boot::{Setup, boot, boot_counted, boot_guarded};
+pub use boot::{Setup, boot, boot_counted, boot_counted_pan, boot_guarded, boot_guarded_pan};
 pub use counter::{Counter, Counts};
 pub use machine::{Hosted, HostedFormat};
 pub use switch_cost::switch_ns;

@@ -7,29 +7,42 @@ use std::sync::Arc;
 use kpkeys::Backend;
 use kpkeys::encoding::{Encoding, Pkrs, Por};
 use kpkeys_pgtable::entry::{Aarch64, X86_64};
-use kpkeys_pgtable::{Flush, Format, Machine, Memory, PhysAddr, Probe, VirtAddr};
+use kpkeys_pgtable::{Entry, Flush, Format, Machine, Memory, PhysAddr, Probe, VirtAddr};
 
 use crate::arena::Arena;
-use crate::cpu;
 use crate::register::{context_barrier, store_barrier};
+use crate::{cpu, mmu};
 
 /// Where physical memory starts. Not zero, so that a forgotten base shows.
 pub const MEMORY_START: PhysAddr = PhysAddr(0x1_0000_0000);
+/// Where the alias puts it, for backends that need one.
+pub const ALIAS_START: VirtAddr = VirtAddr(0xffff_a000_0000_0000);
 /// Where the linear map puts it.
 pub const LINEAR_START: VirtAddr = VirtAddr(0xffff_8880_0000_0000);
 
-/// An entry format and the register encoding of the same architecture.
+/// An entry format, the register encoding of the same architecture, and its rules for accesses.
 pub trait HostedFormat: Format {
     /// The encoding of the protection register.
     type Encoding: Encoding + Send + Sync + 'static;
+
+    /// What a leaf lets the kernel and user programs do on a CPU.
+    fn permissions(leaf: Entry, cpu: &mmu::Cpu) -> mmu::Permissions;
 }
 
 impl HostedFormat for X86_64 {
     type Encoding = Pkrs;
+
+    fn permissions(leaf: Entry, cpu: &mmu::Cpu) -> mmu::Permissions {
+        mmu::x86_64::permissions(leaf, cpu)
+    }
 }
 
 impl HostedFormat for Aarch64 {
     type Encoding = Por;
+
+    fn permissions(leaf: Entry, cpu: &mmu::Cpu) -> mmu::Permissions {
+        mmu::aarch64::permissions(leaf, cpu)
+    }
 }
 
 /// A machine in this process.
@@ -57,8 +70,9 @@ impl<F: HostedFormat, B: Backend, P: Probe> Hosted<F, B, P> {
     }
 }
 
-// SAFETY: both views cover every frame of `memory`, page-aligned, for as long as the arena lives, which this machine owns. Tables
-// are always readable; they are writable always, or in the guarded arena while a window is open. The fences are the nearest the
+// SAFETY: all views cover every frame of `memory`, page-aligned, for as long as the arena lives, which this machine owns. Tables
+// are always readable; they are writable always, or in the guarded arena while a window is open, through the view that is for
+// that. The fences are the nearest the
 // host has, and stand for barriers that nothing here depends on: there is no table walker but software, on coherent memory. There are
 // no TLBs. CPU numbers are the threads', whose uniqueness `cpu::become_cpu` asks for.
 unsafe impl<F: HostedFormat, B: Backend + Sync, P: Probe> Machine for Hosted<F, B, P> {
@@ -89,6 +103,16 @@ unsafe impl<F: HostedFormat, B: Backend + Sync, P: Probe> Machine for Hosted<F, 
     #[inline(always)]
     fn data(&self, frame: PhysAddr) -> NonNull<u8> {
         self.offset(self.arena.data(), frame)
+    }
+
+    #[inline(always)]
+    fn alias(&self) -> Option<VirtAddr> {
+        Some(ALIAS_START)
+    }
+
+    #[inline(always)]
+    fn to_alias(&self) -> usize {
+        self.arena.alias().addr().get().wrapping_sub(self.arena.tables().addr().get())
     }
 
     #[inline(always)]

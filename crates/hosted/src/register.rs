@@ -8,8 +8,10 @@
 //! | x86-64 without | MXCSR, its value unchanged, beside a shadow | LDMXCSR | LFENCE |
 //! | arm64 | FPSR, its value unchanged, beside a shadow | MSR | ISB |
 //!
-//! [`ArenaRegister`] is for testing: opening a window makes the arena's tables writable to this process, closing it read-only
-//! again, so that a store outside a window is SIGSEGV.
+//! [`PanRegister`] stands for PSTATE.PAN where events are counted and nothing is timed.
+//!
+//! [`ArenaRegister`] is for testing: opening a window makes the arena's tables writable to this process, closing it ends that, so
+//! that a store outside a window is SIGSEGV.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -18,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use kpkeys::encoding::{self, Encoding};
 use kpkeys::keyed::{Register, Value};
+use kpkeys::pan::PAN;
 use kpkeys::{Access, Pkey};
 
 use crate::arena::Arena;
@@ -25,6 +28,8 @@ use crate::arena::Arena;
 thread_local! {
     /// What this thread's mock register would hold, where the real one cannot hold it.
     static SHADOW: Cell<u64> = const { Cell::new(0) };
+    /// PSTATE.PAN of the CPU that this thread plays. A CPU starts outside of windows.
+    static PAN_FLAG: Cell<u64> = const { Cell::new(PAN) };
 }
 
 /// The mock register of this host.
@@ -172,6 +177,51 @@ pub(crate) fn store_barrier() {
     unsafe { std::arch::asm!("dsb ishst", options(nostack, preserves_flags)) };
 }
 
+/// PSTATE.PAN of the CPU that the calling thread plays.
+#[derive(Clone, Copy, Debug)]
+pub struct PanRegister;
+
+// SAFETY: reads return what this thread last wrote, and both act on it alone. Nothing is enforced, so there is no access to be
+// ordered.
+unsafe impl Register for PanRegister {
+    const NEEDS_BARRIER: bool = false;
+
+    #[inline(always)]
+    fn read(&self) -> u64 {
+        PAN_FLAG.get()
+    }
+
+    #[inline(always)]
+    fn write(&self, value: Value) {
+        PAN_FLAG.set(value.bits());
+    }
+
+    #[inline(always)]
+    fn synchronize(&self) {}
+}
+
+/// Which values of a register open page tables.
+pub trait Opens {
+    /// Whether this one does.
+    fn opens(value: u64) -> bool;
+}
+
+impl<E: Encoding> Opens for E {
+    fn opens(value: u64) -> bool {
+        encoding::decode::<E>(value, Pkey::PAGE_TABLES) == Some(Access::ReadWrite)
+    }
+}
+
+/// The values of PSTATE.PAN.
+#[derive(Clone, Copy, Debug)]
+pub struct PanFlag;
+
+impl Opens for PanFlag {
+    fn opens(value: u64) -> bool {
+        value & PAN == 0
+    }
+}
+
 /// A register whose windows are real to this process: it makes the arena's tables writable, or not. One thread at a time.
 /// Clones are the same register.
 #[derive(Debug)]
@@ -181,8 +231,23 @@ pub struct ArenaRegister<E> {
     encoding: PhantomData<E>,
 }
 
-impl<E: Encoding> ArenaRegister<E> {
-    /// The register that guards an arena made by [`Arena::guarded`].
+impl ArenaRegister<PanFlag> {
+    /// Takes an exception as a CPU does whose SCTLR_EL1.SPAN is clear: sets PAN, and returns what it was, for SPSR_EL1.
+    pub fn take_exception(&self) -> u64 {
+        let interrupted = self.value.swap(PAN, Ordering::Relaxed);
+        self.arena.set_tables_writable(false);
+        interrupted
+    }
+
+    /// Returns from an exception: restores PAN from SPSR_EL1.
+    pub fn exception_return(&self, spsr: u64) {
+        self.value.store(spsr & PAN, Ordering::Relaxed);
+        self.arena.set_tables_writable(PanFlag::opens(spsr));
+    }
+}
+
+impl<E: Opens> ArenaRegister<E> {
+    /// The register that guards an arena made by [`Arena::guarded`], or [`Arena::aliased`] for [`PanFlag`].
     pub fn new(arena: Arc<Arena>) -> Self {
         ArenaRegister { arena, value: Arc::new(AtomicU64::new(0)), encoding: PhantomData }
     }
@@ -197,7 +262,7 @@ impl<E> Clone for ArenaRegister<E> {
 
 // SAFETY: reads return what was last written; `write` is a system call, across which the compiler moves no access. (It is not
 // inlined into an instruction, and makes no claim to be: it exists for tests.)
-unsafe impl<E: Encoding> Register for ArenaRegister<E> {
+unsafe impl<E: Opens> Register for ArenaRegister<E> {
     const NEEDS_BARRIER: bool = false;
 
     fn read(&self) -> u64 {
@@ -206,8 +271,7 @@ unsafe impl<E: Encoding> Register for ArenaRegister<E> {
 
     fn write(&self, value: Value) {
         self.value.store(value.bits(), Ordering::Relaxed);
-        let access = encoding::decode::<E>(value.bits(), Pkey::PAGE_TABLES);
-        self.arena.set_tables_writable(access == Some(Access::ReadWrite));
+        self.arena.set_tables_writable(E::opens(value.bits()));
     }
 
     fn synchronize(&self) {}

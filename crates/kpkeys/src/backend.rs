@@ -9,6 +9,16 @@ use crate::context::Context;
 #[repr(transparent)]
 pub struct Saved(pub(crate) u64);
 
+/// What makes a page-table page one that a backend protects.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scheme {
+    /// The leaf that maps it in the linear map carries [`Pkey::PAGE_TABLES`](crate::Pkey::PAGE_TABLES), and is writable in windows.
+    Keys,
+    /// The leaf that maps it in the linear map is read-only, always. A second mapping of it, its *alias*, can be written in
+    /// windows, and not even be read outside of them.
+    Alias,
+}
+
 /// One way to tell a CPU which context it is in.
 ///
 /// A backend is per CPU in what it does and shared in what it is: `&self` may be used from every CPU that has
@@ -19,7 +29,8 @@ pub struct Saved(pub(crate) u64);
 /// The implementor promises:
 ///
 /// - *enforcement*: after [`enter`](Self::enter)`::<C>()` returns, data accesses of this CPU to pages that carry a
-///   managed key follow `C::ACCESS`, as far as the backend claims to enforce (a mock claims nothing);
+///   managed key (or, by [`Scheme::Alias`], to aliases of page-table pages) follow `C::ACCESS`, as far as the backend claims to
+///   enforce (a mock claims nothing);
 /// - *scope*: only the calling CPU's state changes, and keys the context does not manage keep theirs;
 /// - *decision by state*: what [`leave`](Self::leave) does depends only on the value `enter` returned;
 /// - *no gadget*: methods that write the register are always inlined.
@@ -29,6 +40,12 @@ pub unsafe trait Backend {
 
     /// Whether a register write takes effect only after a barrier (arm64: ISB).
     const WRITE_NEEDS_BARRIER: bool;
+
+    /// What a page-table page must be like for this backend to protect it. The same for as long as the backend is used.
+    #[inline(always)]
+    fn scheme(&self) -> Scheme {
+        Scheme::Keys
+    }
 
     /// Enters context `C`. Writes nothing, and issues no barrier, if the CPU is already in it.
     fn enter<C: Context>(&self) -> Self::Entered;

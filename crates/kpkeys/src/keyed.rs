@@ -11,7 +11,7 @@ use crate::encoding::{Encoding, Update};
 /// Only this crate makes one, from a context or from a saved state: that is what keeps a [`Register`] from being a
 /// function that sets a caller-chosen value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Value(u64);
+pub struct Value(pub(crate) u64);
 
 impl Value {
     /// The bits to write.

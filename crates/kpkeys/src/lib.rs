@@ -9,9 +9,13 @@
 //! - a [`Guard`] is the time a CPU spends in a context, and gives it back when dropped;
 //! - a [`Window`] is the proof, needed by every page-table store, that page tables may be written now.
 //!
+//! A CPU without such a register can protect one class of pages, page tables, by older features: the pages are read-only where
+//! they are mapped, and have a second mapping, their *alias*, that one bit of the CPU opens and closes ([`pan`]). The protocol
+//! is the same; [`Backend::scheme`] says which of the two it is.
+//!
 //! # The protocol
 //!
-//! 1. Each CPU initialises its backend ([`pks::Pks::init`], [`poe::Poe::init`]), which verifies the control bits
+//! 1. Each CPU initialises its backend ([`pks::Pks::init`], [`poe::Poe::init`], [`pan::Pan::init`]), which verifies the control bits
 //!    and starts in [`context::Default`]: every managed key is read-only, key 0 is read-write.
 //! 2. Code that must write opens a [`Guard`] and writes while it lives. Guards nest; entering the context the
 //!    CPU is already in writes nothing and issues no barrier. What leaving does is decided by what entering
@@ -49,10 +53,11 @@ pub mod mock;
 #[cfg(target_arch = "x86_64")]
 mod msr;
 pub mod null;
+pub mod pan;
 pub mod pks;
 pub mod poe;
 
-pub use backend::{Backend, Saved};
+pub use backend::{Backend, Saved, Scheme};
 pub use context::Context;
 pub use guard::{Guard, Window};
 pub use key::{Access, AccessMap, Pkey};

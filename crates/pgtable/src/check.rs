@@ -9,6 +9,13 @@
 //!    which the key does not bind;
 //! 4. no root has entries in a half that is not its own, except that user roots may hold the kernel root's own entries.
 //!
+//! Where page tables are protected by an [alias](mod@crate::alias), what is said of the key above is said of these two:
+//!
+//! - in the linear map, page-table pages cannot be written;
+//! - each has its alias, with exactly the entry that [`Format::alias`] gives, and nothing else has one.
+//!
+//! A key binds nothing then, so it makes no other writable mapping harmless.
+//!
 //! The checker trusts nothing it reads: entries that point outside memory are findings too, and are not followed. It needs
 //! that no table changes while it runs.
 
@@ -40,6 +47,34 @@ pub enum Finding {
         frame: PhysAddr,
         /// What the linear map says: another key, or not mapped there.
         key: Option<Pkey>,
+    },
+    /// A page-table page can be written through the linear map, where it is protected by an alias: any kernel store changes it.
+    WritablePtp {
+        /// The page.
+        frame: PhysAddr,
+        /// The level of its entries.
+        level: Level,
+    },
+    /// A page that waits in the pool to become a page-table page can be written through the linear map.
+    WritableSpare {
+        /// The page.
+        frame: PhysAddr,
+    },
+    /// The alias of a page-table page is missing, or is not what it must be: it can be reached outside windows, or maps another page.
+    WrongAlias {
+        /// The page.
+        frame: PhysAddr,
+        /// Where its alias should be.
+        address: VirtAddr,
+        /// What is there instead.
+        entry: Entry,
+    },
+    /// There is an alias at the place of a page that is no page-table page: it can be written in windows.
+    AliasedData {
+        /// The page that is mapped there.
+        frame: PhysAddr,
+        /// The address of the alias.
+        address: VirtAddr,
     },
     /// A page that is no page-table page carries the key: stores to it fault.
     KeyedData {
@@ -92,6 +127,21 @@ impl fmt::Display for Finding {
             }
             Finding::UnprotectedSpare { frame, key: None } => {
                 write!(f, "{frame:?} waits in the pool and is not in the linear map")
+            }
+            Finding::WritablePtp { frame, level } => {
+                write!(f, "{level:?} table at {frame:?} is writable in the linear map")
+            }
+            Finding::WritableSpare { frame } => {
+                write!(f, "{frame:?} waits in the pool and is writable in the linear map")
+            }
+            Finding::WrongAlias { frame, address, entry } => {
+                write!(f, "page-table page {frame:?} has {entry:?} for its alias at {address:?}")
+            }
+            Finding::AliasedData { frame, address } => {
+                write!(
+                    f,
+                    "{frame:?} has an alias at {address:?} that belongs to no page-table page"
+                )
             }
             Finding::KeyedData { frame } => {
                 write!(f, "{frame:?} carries the page-table key and is no page-table page")
@@ -179,13 +229,23 @@ pub fn check<M: Machine, F: Frames>(
     if paging.is_protected() {
         walk.mark_foreign(&mut scratch);
         walk.mark_spares(&mut scratch);
-        walk.find_keyed_data(&scratch);
+        if paging.alias().is_none() {
+            walk.find_keyed_data(&scratch);
+        }
         walk.find_aliases(paging.kernel(), KERNEL_HALF, &scratch);
         for user in users {
             walk.find_aliases(user, USER_HALF, &scratch);
         }
     }
     Some(walk.report)
+}
+
+/// What is wrong with a page-table page in the linear map.
+enum Gap {
+    /// This is its key there; `None` if it is not mapped there.
+    Key(Option<Pkey>),
+    /// It can be written there, and needs an alias for that.
+    Writable,
 }
 
 struct Walk<'a, M: Machine, F: Frames> {
@@ -240,11 +300,38 @@ impl<M: Machine, F: Frames> Walk<'_, M, F> {
             return false;
         }
         self.report.ptps += 1;
-        let key = self.paging.memory_pkey(frame);
-        if self.paging.is_protected() && key != Some(Pkey::PAGE_TABLES) {
-            self.find(Finding::UnprotectedPtp { frame, level, key });
+        if self.paging.is_protected() {
+            match self.gap(frame) {
+                None => {}
+                Some(Gap::Key(key)) => self.find(Finding::UnprotectedPtp { frame, level, key }),
+                Some(Gap::Writable) => self.find(Finding::WritablePtp { frame, level }),
+            }
+            self.check_alias(frame);
         }
         true
+    }
+
+    /// What the protection of a page lacks in the linear map.
+    fn gap(&self, frame: PhysAddr) -> Option<Gap> {
+        let key = self.paging.memory_pkey(frame);
+        if self.paging.alias().is_none() || key.is_none() {
+            return (key != Some(Pkey::PAGE_TABLES)).then_some(Gap::Key(key));
+        }
+        let (_, _, leaf) =
+            self.paging.walk(self.paging.kernel(), self.memory.linear_address(frame))?;
+        M::Format::is_writable(leaf).then_some(Gap::Writable)
+    }
+
+    /// Whether a page-table page has the alias it must have, if it must have one.
+    fn check_alias(&mut self, frame: PhysAddr) {
+        let Some(alias) = self.paging.alias() else { return };
+        let address = alias.address(frame);
+        let found = self.paging.walk(self.paging.kernel(), address);
+        let (level, entry) = found.map_or((Level::Pte, Entry::EMPTY), |leaf| (leaf.0, leaf.2));
+        let first = VirtAddr(address.0 & !(level.entry_bytes() - 1));
+        if entry != alias.entry::<M>(level, first) {
+            self.find(Finding::WrongAlias { frame, address, entry });
+        }
     }
 
     fn mark_below(
@@ -291,10 +378,12 @@ impl<M: Machine, F: Frames> Walk<'_, M, F> {
         paging.ptps().for_each_keyed_spare(&mut |frame| {
             if marks.mark(self.memory.frame_number(frame)) {
                 self.report.spare += 1;
-                let key = paging.memory_pkey(frame);
-                if key != Some(Pkey::PAGE_TABLES) {
-                    self.find(Finding::UnprotectedSpare { frame, key });
+                match self.gap(frame) {
+                    None => {}
+                    Some(Gap::Key(key)) => self.find(Finding::UnprotectedSpare { frame, key }),
+                    Some(Gap::Writable) => self.find(Finding::WritableSpare { frame }),
                 }
+                self.check_alias(frame);
             } else {
                 self.find(Finding::SharedPtp { frame, address: VirtAddr(0) });
             }
@@ -339,21 +428,29 @@ impl<M: Machine, F: Frames> Walk<'_, M, F> {
     }
 
     fn check_leaf(&mut self, level: Level, entry: Entry, address: u64, marks: &Scratch<'_>) {
-        // The protection register binds kernel pages alone: a key on a user page protects nothing.
-        let is_bound = !M::Format::attrs(entry).user && M::Format::key(entry) == Pkey::PAGE_TABLES;
-        if !M::Format::is_writable(entry) || is_bound {
-            return;
-        }
+        let alias = self.paging.alias();
+        // The protection register binds kernel pages alone: a key on a user page protects nothing. And without one it binds none.
+        let is_bound = alias.is_none()
+            && !M::Format::attrs(entry).user
+            && M::Format::key(entry) == Pkey::PAGE_TABLES;
+        let is_harmless = !M::Format::is_writable(entry) || is_bound;
         let start = M::Format::frame(level, entry);
         for page in 0..level.entry_pages() as u64 {
             let (frame, address) =
                 (start.offset(page * PAGE_SIZE), VirtAddr(address + page * PAGE_SIZE));
-            if !self.memory.contains(frame, 1) {
-                break;
+            let memory = self.memory;
+            let is_ptp = |frame| marks.is_marked(memory.frame_number(frame));
+            // Whose alias this is, readable or writable.
+            let owner = alias.and_then(|alias| alias.frame_at(address));
+            if owner.is_some_and(|owner| !is_ptp(owner)) {
+                self.find(Finding::AliasedData { frame, address });
             }
-            // The linear map itself is compared key by key.
-            let is_linear = self.memory.linear_address(frame) == address;
-            if !is_linear && marks.is_marked(self.memory.frame_number(frame)) {
+            if is_harmless || !self.memory.contains(frame, 1) {
+                continue;
+            }
+            // The linear map itself was looked at page by page, and so was a page's own alias.
+            let is_own = self.memory.linear_address(frame) == address || owner == Some(frame);
+            if !is_own && is_ptp(frame) {
                 self.find(Finding::WritableAlias { frame, address });
             }
         }

@@ -29,6 +29,10 @@ pub enum Error {
     PoolFull,
     /// The mode allocates page-table pages one by one, which needs a linear map made of pages.
     NeedsPageMappedLinearMap,
+    /// The backend protects page tables by an alias: there are no keys to set.
+    NoKeys(Pkey),
+    /// The backend needs an alias, and the machine says no place for one, or this unusable one.
+    AliasMisplaced(Option<VirtAddr>),
 }
 
 impl From<RangeError> for Error {
@@ -51,6 +55,13 @@ impl fmt::Display for Error {
                 write!(f, "the record of early page-table pages is full, {pa:?} would stay unprotected")
             }
             Error::PoolFull => f.write_str("the pool of page-table pages cannot track another block"),
+            Error::NoKeys(key) => {
+                write!(f, "key {} cannot be set: this backend protects page tables by an alias, and nothing else", key.number())
+            }
+            Error::AliasMisplaced(None) => f.write_str("this backend needs an alias of memory, and the machine has no place for it"),
+            Error::AliasMisplaced(Some(va)) => {
+                write!(f, "no alias can start at {va:?}: it must be in the kernel's half, at a multiple of 1 GiB, apart from the linear map")
+            }
             Error::NeedsPageMappedLinearMap => {
                 f.write_str("page-table pages allocated one by one need a linear map made of pages; use a pool, or map by pages")
             }

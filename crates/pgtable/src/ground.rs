@@ -1,8 +1,8 @@
 //! What PTP allocators stand on: the machine, the frames, the mode, the linear map, and whether protection is on yet.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use kpkeys::Pkey;
+use kpkeys::{Backend, Pkey, Scheme};
 use spin::Mutex;
 
 use crate::addr::PhysAddr;
@@ -22,13 +22,15 @@ pub struct Ground<M, F> {
     early: Mutex<EarlyPtps>,
     foreign: Mutex<EarlyPtps>,
     protected: AtomicBool,
+    /// How far behind an entry in a table the address is that it is stored through: zero until every page-table page has its alias.
+    to_alias: AtomicUsize,
 }
 
 impl<M: Machine, F: Frames> Ground<M, F> {
     pub(crate) fn new(machine: M, frames: F, mode: Mode, linear: Linear) -> Self {
         let [early, foreign] = [const { Mutex::new(EarlyPtps::new()) }; 2];
-        let protected = AtomicBool::new(false);
-        Ground { machine, frames, mode, linear, early, foreign, protected }
+        let (protected, to_alias) = (AtomicBool::new(false), AtomicUsize::new(0));
+        Ground { machine, frames, mode, linear, early, foreign, protected, to_alias }
     }
 
     /// The same, with the linear map it is to use.
@@ -61,7 +63,18 @@ impl<M: Machine, F: Frames> Ground<M, F> {
     /// Begins an operation on tables of `space`.
     #[inline(always)]
     pub(crate) fn section(&self, space: Space) -> Section<'_, M> {
-        Section::begin(&self.machine, self.mode, space)
+        let to_alias = match self.machine.backend().scheme() {
+            Scheme::Keys => 0,
+            Scheme::Alias => self.to_alias.load(Ordering::Relaxed),
+        };
+        Section::begin(&self.machine, self.mode, space, to_alias)
+    }
+
+    /// From now on page tables are stored through their alias, which they all must have.
+    pub(crate) fn store_through_alias(&self) {
+        // What was stored for the alias is in force before it is used.
+        self.machine.entry_barrier();
+        self.to_alias.store(self.machine.to_alias(), Ordering::Relaxed);
     }
 
     /// Whether page-table pages carry their key: from [`Paging::enable_protection`](crate::Paging::enable_protection) on.
@@ -74,13 +87,56 @@ impl<M: Machine, F: Frames> Ground<M, F> {
         self.protected.store(true, Ordering::Release);
     }
 
+    /// Makes `pages` frames from `start` page-table pages for the CPU: sets their key, or makes them read-only in the linear map and
+    /// gives them their alias. Flushes what TLBs hold of them.
+    ///
+    /// # Errors
+    ///
+    /// As [`set_key`](Self::set_key).
+    pub(crate) fn protect(
+        &self,
+        start: PhysAddr,
+        pages: usize,
+        reserve: &mut Reserve,
+    ) -> Result<(), Error> {
+        self.linear.protect(&self.section(Space::Linear), start, pages, reserve)
+    }
+
+    /// Makes frames data again, as [`protect`](Self::protect) found them. They must have been protected together.
+    ///
+    /// # Errors
+    ///
+    /// As [`set_key`](Self::set_key), and [`Error::MappedByBlock`] for part of what was protected together.
+    pub(crate) fn unprotect(
+        &self,
+        start: PhysAddr,
+        pages: usize,
+        reserve: &mut Reserve,
+    ) -> Result<(), Error> {
+        self.linear.unprotect(&self.section(Space::Linear), start, pages, reserve)
+    }
+
+    /// Gives frames that protection will be turned on for their alias, if the backend wants one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`] if the reserve is too small; nothing was changed then.
+    pub(crate) fn map_alias(
+        &self,
+        start: PhysAddr,
+        pages: usize,
+        reserve: &mut Reserve,
+    ) -> Result<(), Error> {
+        self.linear.map_alias(&self.section(Space::Linear), start, pages, reserve)
+    }
+
     /// Sets the key of `pages` frames from `start` in the linear map, splitting blocks with page-table pages from `reserve`, and
     /// flushes what TLBs hold of them.
     ///
     /// # Errors
     ///
-    /// [`Error::OutsideLinearMap`], [`Error::KeyOutOfRange`], or [`Error::OutOfMemory`] if the reserve is too small; keys are
-    /// as before then.
+    /// [`Error::OutsideLinearMap`], [`Error::KeyOutOfRange`], [`Error::NoKeys`], or [`Error::OutOfMemory`] if the reserve is too
+    /// small; keys are as before then.
     pub(crate) fn set_key(
         &self,
         start: PhysAddr,

@@ -4,6 +4,10 @@
 //! a store to it faults unless the CPU is in context [`PageTables`](kpkeys::context::PageTables). Here is all code
 //! that may enter it, and all code that stores.
 //!
+//! Where a backend works without keys ([`Scheme::Alias`](kpkeys::Scheme::Alias)), a PTP is read-only in the linear map instead, and
+//! stored through a second mapping, its *alias*, that the CPU can reach in that context alone. "Keyed" and "protected" are the same
+//! thing below: what the backend's scheme makes of a PTP.
+//!
 //! | module | concept |
 //! |---|---|
 //! | [`addr`] | typed addresses, levels, page ranges |
@@ -14,7 +18,8 @@
 //! | [`store`] | **the only stores**, each taking a [`Window`](kpkeys::Window) |
 //! | [`section`] | windows as the modes place them: operations and lazy-MMU sections |
 //! | [`ptp`] | PTP allocators, early PTPs, freed PTPs as tokens |
-//! | [`linear`] | keys on the linear map |
+//! | [`linear`] | protection on the linear map: keys, or read-only pages with an alias |
+//! | [`alias`] | the second mapping of page-table pages, where there are no keys |
 //! | [`paging`] | the whole: roots, range map, unmap, protect, copy |
 //! | [`check`] | the checker that walks every table |
 //!
@@ -65,6 +70,7 @@
 extern crate std;
 
 pub mod addr;
+pub mod alias;
 pub mod check;
 pub mod entry;
 mod error;

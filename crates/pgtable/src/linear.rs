@@ -1,11 +1,22 @@
-//! Keys on the linear map: the kernel's mapping of all memory, whose leaf entries say which key each frame carries.
+//! Protection on the linear map: the kernel's mapping of all memory, whose leaf entries say which key each frame carries and
+//! whether it can be written.
 //!
 //! A frame's key is that of the linear-map leaf that maps it, so making a page a page-table page means changing one entry
-//! here. The map may be made of pages or of 2 MiB or 1 GiB blocks. Changing the key of part of a block splits it, which
+//! here. Where the backend has no keys, it means taking write permission from that entry, and giving the page its
+//! [alias](mod@crate::alias). The map may be made of pages or of 2 MiB or 1 GiB blocks. Changing part of a block splits it, which
 //! needs page-table pages; they come from a [`Reserve`] that the caller filled *before*, since allocating one here could mean
-//! setting a key again.
+//! protecting one again.
 //!
-//! The linear map's own tables are page-table pages like all others and carry the key.
+//! The linear map's own tables are page-table pages like all others and are protected.
+//!
+//! # What a change costs
+//!
+//! | | by key | by alias |
+//! |---|---|---|
+//! | protecting a page or a block | 1 store, 1 flush | 2 stores, 1 flush: the alias was not valid before |
+//! | taking it back | 1 store, 1 flush | 2 stores, 2 flushes: of the linear map's address and of the alias |
+//!
+//! Either is counted as one [`Event::KeyChange`]. In mode `unbatched` each store has its window; in the others the two share one.
 //!
 //! # Splitting on arm64
 //!
@@ -17,6 +28,7 @@ use kpkeys::Pkey;
 use spin::Mutex;
 
 use crate::addr::{ENTRIES, Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use crate::alias::Alias;
 use crate::entry::{Attrs, Entry, Format};
 use crate::error::Error;
 use crate::machine::{Event, Flush, Machine, Memory, Probe};
@@ -24,9 +36,10 @@ use crate::ptp::Ptp;
 use crate::section::Section;
 use crate::table::{Slot, Table};
 
-/// Page-table pages set aside for splitting blocks of the linear map.
+/// Page-table pages set aside for splitting blocks of the linear map, and for tables of the alias.
 ///
-/// Four: the two ends of a range may each cut a 2 MiB block, and in a map of 1 GiB blocks each of those a 1 GiB block.
+/// Four: the two ends of a range may each cut a 2 MiB block, and in a map of 1 GiB blocks each of those a 1 GiB block. With an
+/// alias, ranges in one 2 MiB are protected at a time, which needs three: two splits, and one table of the alias.
 #[derive(Debug)]
 pub struct Reserve {
     pages: [Option<Ptp>; Self::CAPACITY],
@@ -55,7 +68,7 @@ impl Reserve {
         }
     }
 
-    fn take(&mut self) -> Option<Ptp> {
+    pub(crate) fn take(&mut self) -> Option<Ptp> {
         self.pages.iter_mut().find_map(Option::take)
     }
 
@@ -75,12 +88,19 @@ impl Default for Reserve {
 pub struct Linear {
     memory: Memory,
     root: PhysAddr,
+    /// Where page-table pages are stored through, if they are protected by that.
+    alias: Option<Alias>,
     lock: Mutex<()>,
 }
 
 impl Linear {
-    pub(crate) fn new(memory: Memory, root: PhysAddr) -> Self {
-        Linear { memory, root, lock: Mutex::new(()) }
+    pub(crate) fn new(memory: Memory, root: PhysAddr, alias: Option<Alias>) -> Self {
+        Linear { memory, root, alias, lock: Mutex::new(()) }
+    }
+
+    /// The alias, if page-table pages are protected by one.
+    pub(crate) fn alias(&self) -> Option<&Alias> {
+        self.alias.as_ref()
     }
 
     /// The key that `frame` carries, or `None` if the linear map does not map it.
@@ -119,10 +139,17 @@ impl Linear {
         &self,
         section: &Section<'_, M>,
         range: PageRange,
-        key: Pkey,
+        to: To,
         reserve: &mut Reserve,
     ) -> Result<(), Error> {
-        let change = KeyChange { section, range: Span::of(range), key };
+        if let Some((Level::Pte, slot, entry)) = self.leaf_of(section.machine(), range.start())
+            && range.pages() == 1
+        {
+            // One page of a map of pages, by far the most common change: there is nothing to split.
+            section.set(slot, to.apply::<M::Format>(entry));
+            return Ok(());
+        }
+        let change = Change { section, range: Span::of(range), to };
         let root = self.root_table(section.machine());
         if change.splits_in(root, Level::Pgd) > reserve.len() {
             return Err(Error::OutOfMemory);
@@ -143,11 +170,20 @@ impl Linear {
         pages: usize,
         key: Pkey,
     ) -> Result<PageRange, Error> {
-        if !start.is_aligned(PAGE_SIZE) || !self.memory.contains(start, pages) {
-            return Err(Error::OutsideLinearMap(start, pages));
-        }
+        let range = self.range(start, pages)?;
         if key.number() >= F::KEYS {
             return Err(Error::KeyOutOfRange(key));
+        }
+        if self.alias.is_some() && key != Pkey::DEFAULT {
+            return Err(Error::NoKeys(key));
+        }
+        Ok(range)
+    }
+
+    /// Where the linear map has frames, if it has them all.
+    pub(crate) fn range(&self, start: PhysAddr, pages: usize) -> Result<PageRange, Error> {
+        if !start.is_aligned(PAGE_SIZE) || !self.memory.contains(start, pages) {
+            return Err(Error::OutsideLinearMap(start, pages));
         }
         Ok(PageRange::new(self.memory.linear_address(start), pages)?)
     }
@@ -163,18 +199,113 @@ impl Linear {
     ) -> Result<(), Error> {
         let range = self.key_range::<M::Format>(start, pages, key)?;
         let _locked = self.lock.lock();
-        match self.leaf_of(section.machine(), range.start()) {
-            // One page of a map of pages, by far the most common change: there is nothing to split.
-            Some((Level::Pte, slot, entry)) if pages == 1 => {
-                section.set(slot, M::Format::with_key(entry, key))
-            }
-            _ => self.change_range(section, range, key, reserve)?,
+        self.change_range(section, range, To::Key(key), reserve)?;
+        changed(section, [range]);
+        Ok(())
+    }
+
+    /// See [`Ground::protect`](crate::ground::Ground::protect).
+    pub(crate) fn protect<M: Machine>(
+        &self,
+        section: &Section<'_, M>,
+        start: PhysAddr,
+        pages: usize,
+        reserve: &mut Reserve,
+    ) -> Result<(), Error> {
+        let Some(alias) = &self.alias else {
+            return self.set_key(section, start, pages, Pkey::PAGE_TABLES, reserve);
+        };
+        let (range, second) = (self.range(start, pages)?, alias.range(start, pages)?);
+        let _locked = self.lock.lock();
+        let lazy = section.lazy();
+        let tables = alias.tables_missing(section.machine(), second);
+        if tables + self.splits(section, range) > reserve.len() {
+            return Err(Error::OutOfMemory);
         }
-        let probe = section.machine().probe();
-        probe.count(Event::KeyChange, 1);
+        // First the alias: nobody stores to the page meanwhile, but it may hold the very tables that are changed here.
+        alias.map(section, second, reserve);
+        self.change_range(section, range, To::ReadOnly, reserve)?;
+        drop(lazy);
+        // The alias was not valid, so no TLB has it.
+        changed(section, [range]);
+        Ok(())
+    }
+
+    /// See [`Ground::unprotect`](crate::ground::Ground::unprotect).
+    pub(crate) fn unprotect<M: Machine>(
+        &self,
+        section: &Section<'_, M>,
+        start: PhysAddr,
+        pages: usize,
+        reserve: &mut Reserve,
+    ) -> Result<(), Error> {
+        let Some(alias) = &self.alias else {
+            return self.set_key(section, start, pages, Pkey::DEFAULT, reserve);
+        };
+        let (range, second) = (self.range(start, pages)?, alias.range(start, pages)?);
+        let _locked = self.lock.lock();
+        let lazy = section.lazy();
+        if self.splits(section, range) > reserve.len() {
+            return Err(Error::OutOfMemory);
+        }
+        alias.unmap(section, second)?;
+        self.change_range(section, range, To::Writable, reserve)?;
+        drop(lazy);
+        changed(section, [second, range]);
+        Ok(())
+    }
+
+    /// Gives frames their alias, while they are still writable in the linear map. No flush: the caller issues the barrier.
+    pub(crate) fn map_alias<M: Machine>(
+        &self,
+        section: &Section<'_, M>,
+        start: PhysAddr,
+        pages: usize,
+        reserve: &mut Reserve,
+    ) -> Result<(), Error> {
+        let Some(alias) = &self.alias else { return Ok(()) };
+        let second = alias.range(start, pages)?;
+        let _locked = self.lock.lock();
+        if alias.tables_missing(section.machine(), second) > reserve.len() {
+            return Err(Error::OutOfMemory);
+        }
+        alias.map(section, second, reserve);
+        Ok(())
+    }
+
+    /// How many blocks a change of a range splits.
+    fn splits<M: Machine>(&self, section: &Section<'_, M>, range: PageRange) -> usize {
+        // What the change is to does not matter for that.
+        let change = Change { section, range: Span::of(range), to: To::ReadOnly };
+        change.splits_in(self.root_table(section.machine()), Level::Pgd)
+    }
+}
+
+/// Counts one change of protection, and flushes what TLBs hold of it.
+fn changed<M: Machine, const N: usize>(section: &Section<'_, M>, ranges: [PageRange; N]) {
+    let probe = section.machine().probe();
+    probe.count(Event::KeyChange, 1);
+    for range in ranges {
         probe.count(Event::TlbFlush, 1);
         section.machine().flush_tlb(Flush::Kernel(range));
-        Ok(())
+    }
+}
+
+/// What a leaf of the linear map is changed to.
+#[derive(Clone, Copy)]
+enum To {
+    Key(Pkey),
+    ReadOnly,
+    Writable,
+}
+
+impl To {
+    fn apply<F: Format>(self, leaf: Entry) -> Entry {
+        match self {
+            To::Key(key) => F::with_key(leaf, key),
+            To::ReadOnly => F::write_protected(leaf),
+            To::Writable => F::writable(leaf),
+        }
     }
 }
 
@@ -218,16 +349,16 @@ impl Span {
     }
 }
 
-/// One change of key, on its way through the tables.
-struct KeyChange<'a, 'm, M: Machine> {
+/// One change, on its way through the tables.
+struct Change<'a, 'm, M: Machine> {
     section: &'a Section<'m, M>,
     range: Span,
-    key: Pkey,
+    to: To,
 }
 
-impl<M: Machine> KeyChange<'_, '_, M> {
+impl<M: Machine> Change<'_, '_, M> {
     fn with_range(&self, range: Span) -> Self {
-        KeyChange { range, ..*self }
+        Change { range, ..*self }
     }
 
     /// How many blocks must be split before the change can be made.
@@ -274,7 +405,7 @@ impl<M: Machine> KeyChange<'_, '_, M> {
             if let (Some(lower), Some(below)) = (self.lower_table(level, entry), below) {
                 self.with_range(self.range.intersection(&span)).apply(lower, below, reserve);
             } else if self.range.covers(&span) {
-                self.section.set_upper(slot, M::Format::with_key(entry, self.key));
+                self.section.set_upper(slot, self.to.apply::<M::Format>(entry));
             } else if let Some(below) = below
                 && let Some(page) = reserve.take()
             {

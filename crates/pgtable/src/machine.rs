@@ -83,7 +83,7 @@ pub enum Event {
     PtpAllocated,
     /// A page-table page was freed.
     PtpFreed,
-    /// The key of a range of the linear map was changed.
+    /// The protection of a range of the linear map was changed: its key, or whether it is read-only and has an alias.
     KeyChange,
     /// A TLB flush was requested.
     TlbFlush,
@@ -117,8 +117,10 @@ impl Probe for NoProbe {}
 ///
 /// - *tables*: for every frame of [`memory`](Self::memory), [`table`](Self::table) returns an address, aligned to a page and valid
 ///   for as long as the machine lives, through which the frame's 4096 bytes can be read at any time, and written whenever the
-///   frame does not carry a protecting key or this CPU has a window open;
-/// - *data*: [`data`](Self::data) does the same for frames that carry no key; the two may be the same address;
+///   frame is not protected or, by [`Scheme::Keys`](kpkeys::Scheme::Keys), this CPU has a window open. By
+///   [`Scheme::Alias`](kpkeys::Scheme::Alias) a frame that has its alias entry can be read and written, while this CPU has a
+///   window open, through the address [`to_alias`](Self::to_alias) further on;
+/// - *data*: [`data`](Self::data) does the same for frames that are not protected; the two may be the same address;
 /// - *barriers and flushes* do what their documentation says on every CPU before they return;
 /// - *cpu*: [`cpu`](Self::cpu) is below [`cpus`](Self::cpus), and no two CPUs share a number.
 pub unsafe trait Machine: Sync + Sized {
@@ -144,6 +146,21 @@ pub unsafe trait Machine: Sync + Sized {
     /// The linear-map address of a frame that holds data. `frame` is page-aligned and in [`memory`](Self::memory).
     fn data(&self, frame: PhysAddr) -> NonNull<u8>;
 
+    /// Where the alias of memory starts, which [`Scheme::Alias`](kpkeys::Scheme::Alias) needs: the second mapping of page-table
+    /// pages, which they are stored through. A range as large as memory in the kernel's half, at a multiple of 1 GiB, that
+    /// nothing else is mapped in.
+    #[inline(always)]
+    fn alias(&self) -> Option<VirtAddr> {
+        None
+    }
+
+    /// What to add, wrapping, to an address in a [`table`](Self::table) to get to its alias. A model may have its alias elsewhere than at
+    /// the address that its tables give it.
+    #[inline(always)]
+    fn to_alias(&self) -> usize {
+        self.alias().map_or(0, |alias| alias.0.wrapping_sub(self.memory().linear.0) as usize)
+    }
+
     /// The address itself, on a machine whose MMU translates kernel addresses by these tables; `None` in a model.
     #[inline(always)]
     fn direct(&self, va: VirtAddr) -> Option<NonNull<u8>> {
@@ -155,7 +172,8 @@ pub unsafe trait Machine: Sync + Sized {
     /// makes an earlier register write effective. Called only where the format wants it.
     fn entry_barrier(&self);
 
-    /// Invalidates translations on every CPU.
+    /// Invalidates translations on every CPU. Also makes entries stored before, valid ones too, visible to table walks, and
+    /// synchronises this CPU, as [`entry_barrier`](Self::entry_barrier) does.
     fn flush_tlb(&self, flush: Flush);
 
     /// The number of the calling CPU.

@@ -1,13 +1,14 @@
 //! The whole: a kernel's page tables, their roots, and how protection is turned on.
 
-use kpkeys::Pkey;
+use kpkeys::{Backend, Pkey, Scheme};
 use spin::Mutex;
 
 use crate::addr::{Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use crate::alias::Alias;
 use crate::entry::{Entry, Format};
 use crate::error::Error;
 use crate::ground::Ground;
-use crate::linear::{self, Linear};
+use crate::linear::{self, Linear, Reserve};
 use crate::machine::{Event, Flush, Frames, Machine, Memory, Probe};
 use crate::mode::Mode;
 use crate::ptp::{EarlyPtps, FlushedPtp, PerPage, Pool, Ptp, PtpAllocator, UnlinkedPtp};
@@ -85,33 +86,76 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         let memory = machine.memory();
         let pool = config.pool.then(Pool::new);
         // Until the root exists the linear map has none; no key is set before protection is enabled.
-        let no_map = Linear::new(memory, memory.start);
+        let no_map = Linear::new(memory, memory.start, None);
         let ground = Ground::new(machine, frames, config.mode, no_map);
         let kernel = {
             let section = ground.section(Space::Linear);
             Root::new(allocator(&pool).allocate(&ground, &section)?.link(), Space::Kernel)
         };
-        let ground = ground.with_linear(Linear::new(memory, kernel.frame));
+        let by_alias = ground.machine().backend().scheme() == Scheme::Alias;
+        let alias = (by_alias && config.mode.protects())
+            .then(|| Alias::new(memory, ground.machine().alias(), kernel.frame))
+            .transpose()?;
+        let ground = ground.with_linear(Linear::new(memory, kernel.frame, alias));
         let paging = Paging { ground, pool, kernel };
         paging.build_linear_map(memory, config.linear)?;
+        paging.build_alias_tables()?;
         Ok(paging)
     }
 
-    /// Turns protection on: keys every page-table page made so far, and from now on each new one. Does nothing in mode
-    /// `off`. Every CPU's backend must be initialised.
+    /// Turns protection on: protects every page-table page made so far, and from now on each new one. Does nothing in mode
+    /// `off`. Every CPU's backend must be initialised. Under [`Scheme::Alias`] every CPU must be on these tables, since page tables
+    /// are stored through their alias from here on, and no other operation may be going on.
     ///
     /// # Errors
     ///
-    /// Why some page could not be keyed. Protection must not be claimed then.
+    /// Why some page could not be protected. Protection must not be claimed then.
     pub fn enable_protection(&self) -> Result<(), Error> {
         if !self.ground.mode().protects() {
             return Ok(());
+        }
+        if self.ground.linear().alias().is_some() {
+            return self.enable_alias();
         }
         self.ptps().enable_protection(&self.ground)?;
         self.ground.set_protected();
         for early in [self.ground.early(), self.ground.foreign()] {
             for (start, pages) in early.iter() {
                 self.set_memory_pkey(start, pages, Pkey::PAGE_TABLES)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// First every page gets its alias, while all are still writable in the linear map, then stores take that way, then the linear
+    /// map becomes read-only: the tables that are changed are among the pages they are changed for.
+    fn enable_alias(&self) -> Result<(), Error> {
+        self.for_each_recorded(|start, pages, reserve| {
+            self.ground.map_alias(start, pages, reserve)
+        })?;
+        self.ptps().map_aliases(&self.ground)?;
+        self.ground.store_through_alias();
+        self.ground.set_protected();
+        self.ptps().enable_protection(&self.ground)?;
+        self.for_each_recorded(|start, pages, reserve| self.ground.protect(start, pages, reserve))
+    }
+
+    /// Passes recorded pages, those in the same 2 MiB together, with a reserve for them.
+    fn for_each_recorded(
+        &self,
+        mut f: impl FnMut(PhysAddr, usize, &mut Reserve) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        for record in [self.ground.early(), self.ground.foreign()] {
+            for (start, pages) in record.iter() {
+                let range = self.ground.linear().range(start, pages)?;
+                for piece in range.by_table(Level::Pte) {
+                    let start = start.offset(piece.start().0 - range.start().0);
+                    match &self.pool {
+                        None => f(start, piece.pages(), &mut Reserve::new()),
+                        Some(pool) => pool
+                            .with_reserve(&self.ground, |reserve| f(start, piece.pages(), reserve)),
+                    }?;
+                }
             }
         }
         Ok(())
@@ -136,11 +180,12 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     /// # Errors
     ///
     /// [`Error::OutsideLinearMap`] if the range is not page-aligned or not all in the linear map,
-    /// [`Error::KeyOutOfRange`] if the format has no such key, [`Error::OutOfMemory`] if a block had to be split and no
-    /// page-table page was in reserve. Keys are as before then.
+    /// [`Error::KeyOutOfRange`] if the format has no such key, [`Error::NoKeys`] if the backend protects page tables by an alias and
+    /// this is not the default key, [`Error::OutOfMemory`] if a block had to be split and no page-table page was in reserve. Keys
+    /// are as before then.
     pub fn set_memory_pkey(&self, start: PhysAddr, pages: usize, key: Pkey) -> Result<(), Error> {
         match &self.pool {
-            None => self.ground.set_key(start, pages, key, &mut linear::Reserve::new()),
+            None => self.ground.set_key(start, pages, key, &mut Reserve::new()),
             Some(pool) => pool.set_key(&self.ground, start, pages, key),
         }
     }
@@ -148,6 +193,12 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     /// The key that a frame carries in the linear map, if it is mapped there.
     pub fn memory_pkey(&self, frame: PhysAddr) -> Option<Pkey> {
         self.ground.linear().key_of(self.machine(), frame)
+    }
+
+    /// The address that a frame's page table is stored through, if page tables are protected by an alias. The frame must be in the
+    /// linear map.
+    pub fn alias_of(&self, frame: PhysAddr) -> Option<VirtAddr> {
+        self.alias().map(|alias| alias.address(frame))
     }
 
     /// Gives wholly free blocks of the pool back to the frame allocator; returns how many pages. Zero without pool.
@@ -312,7 +363,10 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         let entry = slot.load();
         if entry.is_empty() {
             let table = page.table(self.machine());
-            section.set_upper(slot, M::Format::table(page.link(), root.space == Space::User));
+            // Leaves of the alias are marked as the user's, and so must be the way to them.
+            let user = root.space == Space::User
+                || self.alias().is_some_and(|alias| alias.frame_at(va).is_some());
+            section.set_upper(slot, M::Format::table(page.link(), user));
             return Ok(table);
         }
         self.release(page.never_linked());
@@ -351,14 +405,34 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         self.ground.foreign()
     }
 
+    pub(crate) fn alias(&self) -> Option<&Alias> {
+        self.ground.linear().alias()
+    }
+
     pub(crate) fn root_table(&self, root: &Root) -> Table<'_> {
         self.table(root.frame)
     }
 
-    fn build_linear_map(&self, memory: Memory, granule: Level) -> Result<(), Error> {
-        // A store for each page of memory: whatever the mode, a window around each would take longer than all the rest of boot.
+    /// An operation with a window for the whole of it: a window around each store, whatever the mode, would take longer than all the
+    /// rest of boot.
+    fn building(&self) -> Section<'_, M> {
         let mode = if self.mode().protects() { Mode::Fused } else { Mode::Off };
-        let section = Section::begin(self.machine(), mode, Space::Linear);
+        Section::begin(self.machine(), mode, Space::Linear, 0)
+    }
+
+    /// Builds the tables that giving a page its alias must not need pages for; see [`mod@crate::alias`].
+    fn build_alias_tables(&self) -> Result<(), Error> {
+        let Some(alias) = self.alias() else { return Ok(()) };
+        let level = if self.pool.is_some() { Level::Pmd } else { Level::Pte };
+        let section = self.building();
+        for piece in alias.whole()?.by_table(level) {
+            self.table_for(&section, &self.kernel, piece.start(), level)?;
+        }
+        Ok(())
+    }
+
+    fn build_linear_map(&self, memory: Memory, granule: Level) -> Result<(), Error> {
+        let section = self.building();
         let mut frame = memory.start;
         let end = memory.frame(memory.pages);
         while frame < end {

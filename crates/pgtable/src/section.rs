@@ -28,7 +28,7 @@ use core::cell::Cell;
 use core::marker::PhantomData;
 
 use kpkeys::context::PageTables;
-use kpkeys::{Backend, Guard, Window};
+use kpkeys::{Backend, Guard, Scheme, Window};
 
 use crate::entry::{Entry, Format};
 use crate::machine::{Event, Machine, Probe};
@@ -55,6 +55,8 @@ pub struct Section<'m, M: Machine> {
     machine: &'m M,
     mode: Mode,
     space: Space,
+    /// How far behind an entry its alias is. Zero unless page tables are protected by an alias, and by now.
+    to_alias: usize,
     guard: Cell<Option<Guard<'m, M::Backend, PageTables>>>,
     /// Whether stores must open their own window now.
     per_store: Cell<bool>,
@@ -65,13 +67,15 @@ pub struct Section<'m, M: Machine> {
 }
 
 impl<'m, M: Machine> Section<'m, M> {
-    /// Begins an operation. In mode `fused` this opens its window.
+    /// Begins an operation. In mode `fused` this opens its window. `to_alias` is zero, or that of the machine if every page-table
+    /// page has its alias.
     #[inline]
-    pub(crate) fn begin(machine: &'m M, mode: Mode, space: Space) -> Self {
+    pub(crate) fn begin(machine: &'m M, mode: Mode, space: Space, to_alias: usize) -> Self {
         let section = Section {
             machine,
             mode,
             space,
+            to_alias,
             guard: Cell::new(None),
             per_store: Cell::new(mode.protects()),
             lazy_depth: Cell::new(0),
@@ -124,7 +128,7 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline(always)]
     pub fn set_upper(&self, slot: Slot<'_>, entry: Entry) {
         self.will_store(1);
-        self.store(Event::UpperStore, |window| store::set(window, slot, entry));
+        self.store(Event::UpperStore, slot, |window, slot| store::set(window, slot, entry));
         self.stored_valid(entry);
     }
 
@@ -132,13 +136,13 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline(always)]
     pub fn clear_upper(&self, slot: Slot<'_>) {
         self.will_store(1);
-        self.store(Event::UpperStore, |window| store::clear(window, slot));
+        self.store(Event::UpperStore, slot, store::clear);
     }
 
     /// Stores a PTE.
     #[inline(always)]
     pub fn set(&self, slot: Slot<'_>, entry: Entry) {
-        self.store(Event::EntryStore, |window| store::set(window, slot, entry));
+        self.store(Event::EntryStore, slot, |window, slot| store::set(window, slot, entry));
         self.stored_valid(entry);
     }
 
@@ -174,7 +178,8 @@ impl<'m, M: Machine> Section<'m, M> {
     /// Replaces a PTE and returns the old one.
     #[inline(always)]
     pub fn establish(&self, slot: Slot<'_>, entry: Entry) -> Entry {
-        let old = self.store(Event::EntryStore, |window| store::establish(window, slot, entry));
+        let old = self
+            .store(Event::EntryStore, slot, |window, slot| store::establish(window, slot, entry));
         self.stored_valid(entry);
         old
     }
@@ -182,21 +187,21 @@ impl<'m, M: Machine> Section<'m, M> {
     /// Empties a PTE and returns what it was, with the flags hardware has set.
     #[inline(always)]
     pub fn get_and_clear(&self, slot: Slot<'_>) -> Entry {
-        self.store(Event::EntryStore, |window| store::get_and_clear(window, slot))
+        self.store(Event::EntryStore, slot, store::get_and_clear)
     }
 
     /// Changes a leaf from `old` to `new` if it still is `old`; returns whether it was.
     #[inline(always)]
     pub fn set_access_flags(&self, slot: Slot<'_>, old: Entry, new: Entry) -> bool {
-        self.store(Event::EntryStore, |window| store::set_access_flags(window, slot, old, new))
+        self.store(Event::EntryStore, slot, |window, slot| {
+            store::set_access_flags(window, slot, old, new)
+        })
     }
 
     /// Clears the young flag of a leaf and returns whether it was set.
     #[inline(always)]
     pub fn test_and_clear_young(&self, slot: Slot<'_>) -> bool {
-        self.store(Event::EntryStore, |window| {
-            store::test_and_clear_young::<M::Format>(window, slot)
-        })
+        self.store(Event::EntryStore, slot, store::test_and_clear_young::<M::Format>)
     }
 
     /// Empties a table that nobody else can reach.
@@ -207,7 +212,7 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline]
     pub(crate) unsafe fn zero(&self, table: Table<'_>) {
         // SAFETY: the caller's promise is the one asked for.
-        self.in_window(|window| unsafe { store::zero(window, table) });
+        self.in_window(|window| unsafe { store::zero(window, self.writable_slots(table.all())) });
     }
 
     /// Fills a table that is not linked.
@@ -216,7 +221,7 @@ impl<'m, M: Machine> Section<'m, M> {
         self.will_store(table.all().len());
         self.in_window(|window| {
             self.count(Event::LinearStore, table.all().len() as u64);
-            store::set_range(window, table.all(), entry);
+            store::set_range(window, self.writable_slots(table.all()), entry);
         });
     }
 
@@ -238,6 +243,7 @@ impl<'m, M: Machine> Section<'m, M> {
     /// One store to each entry of a run: in one window, or in a window each.
     #[inline(always)]
     fn for_each(&self, slots: Slots<'_>, mut f: impl FnMut(&Window<'_>, Slot<'_>, usize)) {
+        let slots = self.writable_slots(slots);
         if self.per_store.get() {
             for (i, slot) in slots.iter().enumerate() {
                 self.in_own_window(|window| {
@@ -257,11 +263,37 @@ impl<'m, M: Machine> Section<'m, M> {
 
     /// One store. It is counted while its window is open, so that a probe can tell which window it belongs to.
     #[inline(always)]
-    fn store<R>(&self, event: Event, f: impl FnOnce(&Window<'_>) -> R) -> R {
+    fn store<'s, R>(
+        &self,
+        event: Event,
+        slot: Slot<'s>,
+        f: impl FnOnce(&Window<'_>, Slot<'s>) -> R,
+    ) -> R {
         self.in_window(|window| {
             self.count(event, 1);
-            f(window)
+            f(window, self.writable(slot))
         })
+    }
+
+    /// The entry where it can be written in a window. A backend that works by keys leaves nothing of this.
+    #[inline(always)]
+    fn writable<'s>(&self, slot: Slot<'s>) -> Slot<'s> {
+        match self.machine.backend().scheme() {
+            Scheme::Keys => slot,
+            // SAFETY: `to_alias` is zero or leads to the alias that every page-table page has, and is a multiple of the page
+            // size; the result is used in a window.
+            Scheme::Alias => unsafe { slot.displaced(self.to_alias) },
+        }
+    }
+
+    /// [`writable`](Self::writable) for a run.
+    #[inline(always)]
+    fn writable_slots<'s>(&self, slots: Slots<'s>) -> Slots<'s> {
+        match self.machine.backend().scheme() {
+            Scheme::Keys => slots,
+            // SAFETY: as for `writable`.
+            Scheme::Alias => unsafe { slots.displaced(self.to_alias) },
+        }
     }
 
     /// Runs `f` in a window: its own, or the one that is open.

@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering;
 use kpkeys::Window;
 
 use crate::entry::{Entry, Format};
-use crate::table::{Slot, Slots, Table};
+use crate::table::{Slot, Slots};
 
 /// Stores an entry.
 #[inline(always)]
@@ -58,16 +58,16 @@ pub fn set_access_flags(_window: &Window<'_>, slot: Slot<'_>, old: Entry, new: E
     slot.0.compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
 }
 
-/// Empties every entry of a table.
+/// Empties every entry of a run.
 ///
 /// # Safety
 ///
-/// Nobody else may reach the table: it is not linked yet, or not any more and flushed. (Its entries are not stored one by one, so
+/// Nobody else may reach the table they are in: it is not linked yet, or not any more and flushed. (Its entries are not stored one by one, so
 /// a concurrent walker could see half of one.)
 #[inline(always)]
-pub unsafe fn zero(_window: &Window<'_>, table: Table<'_>) {
-    let entries = table.all().0;
-    // SAFETY: the range is one table, writable while the window is open; atomics allow writes through a shared reference, and
+pub unsafe fn zero(_window: &Window<'_>, slots: Slots<'_>) {
+    let entries = slots.0;
+    // SAFETY: the range is entries of one table, writable while the window is open; atomics allow writes through a shared reference, and
     // nobody else reads or writes it now (caller's promise).
     unsafe { entries.as_ptr().cast::<u64>().cast_mut().write_bytes(0, entries.len()) };
 }

@@ -59,7 +59,25 @@ impl<'m> Table<'m> {
     }
 }
 
+/// An address `by` bytes further on, wrapping. It is made from the number, since it leads to another mapping, of which the first
+/// pointer says nothing: so the compiler must assume that a store through one shows through the other.
+#[inline(always)]
+fn displaced(entry: *const AtomicU64, by: usize) -> *const AtomicU64 {
+    core::ptr::with_exposed_provenance(entry.expose_provenance().wrapping_add(by))
+}
+
 impl<'m> Slot<'m> {
+    /// The same entry at another address.
+    ///
+    /// # Safety
+    ///
+    /// As [`Slots::displaced`].
+    #[inline(always)]
+    pub(crate) unsafe fn displaced(self, by: usize) -> Slot<'m> {
+        // SAFETY: the caller's promise, and the same alignment.
+        Slot(unsafe { &*displaced(self.0, by) })
+    }
+
     /// The entry now. If it points to a table, that table's initialisation is visible.
     #[inline(always)]
     pub fn load(self) -> Entry {
@@ -68,6 +86,18 @@ impl<'m> Slot<'m> {
 }
 
 impl<'m> Slots<'m> {
+    /// The same entries at another address.
+    ///
+    /// # Safety
+    ///
+    /// `by` bytes further on, wrapping, must be another mapping of the same entries, which may be loaded and stored for as long as
+    /// the returned value is used, and `by` must be a multiple of the page size.
+    #[inline(always)]
+    pub(crate) unsafe fn displaced(self, by: usize) -> Slots<'m> {
+        // SAFETY: the caller's promise, and the same alignment.
+        Slots(unsafe { core::slice::from_raw_parts(displaced(self.0.as_ptr(), by), self.0.len()) })
+    }
+
     /// How many entries.
     #[inline(always)]
     pub fn len(self) -> usize {

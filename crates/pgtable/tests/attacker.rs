@@ -10,12 +10,14 @@ use kpkeys_hosted::HostedFormat;
 use kpkeys_hosted::mmu::{Fault, Privilege, Want};
 use kpkeys_pgtable::entry::{Aarch64, X86_64};
 use kpkeys_pgtable::{Attrs, Level, Machine, Mode, PAGE_SIZE, PhysAddr, Root, VirtAddr};
-use support::{KERNEL, LARGE, SMALL, System, USER, configs, pages};
+use support::{KERNEL, Keys, LARGE, Protection, SMALL, System, USER, configs, pages};
 
 /// A system with one user and one kernel mapping: tables of all four levels in both halves.
-fn populated<F: HostedFormat>(config: kpkeys_pgtable::Config) -> (System<F>, Root) {
+fn populated<F: HostedFormat, S: Protection>(
+    config: kpkeys_pgtable::Config,
+) -> (System<F, S>, Root) {
     let memory = if config.linear == Level::Pud { LARGE } else { SMALL };
-    let system = System::<F>::boot(config, memory);
+    let system = System::<F, S>::boot(config, memory);
     let data = system.data_block(0);
     system.map(system.paging.kernel(), pages(KERNEL, 1), Attrs::KERNEL_DATA, data).unwrap();
     let user = system.new_user_root();
@@ -24,14 +26,29 @@ fn populated<F: HostedFormat>(config: kpkeys_pgtable::Config) -> (System<F>, Roo
 }
 
 /// Stores the first word of a table over itself, so that an attack that works does no harm.
-fn attack<F: HostedFormat>(system: &System<F>, user: &Root, table: PhysAddr) -> Result<(), Fault> {
+fn attack<F: HostedFormat, S: Protection>(
+    system: &System<F, S>,
+    user: &Root,
+    table: PhysAddr,
+) -> Result<(), Fault> {
     let same = system.read(table, 0);
     system.mmu(Some(user)).store(system.linear(table), same.0)
 }
 
+/// The same by the address that the page-table code stores through.
+fn attack_as_stored<F: HostedFormat, S: Protection>(
+    system: &System<F, S>,
+    user: &Root,
+    table: PhysAddr,
+) -> Result<(), Fault> {
+    let same = system.read(table, 0);
+    let address = system.paging.alias_of(table).unwrap_or(system.linear(table));
+    system.mmu(Some(user)).store(address, same.0)
+}
+
 /// Each table with its level, and what a store to it through the linear map comes to.
-fn attack_all<F: HostedFormat>(
-    system: &System<F>,
+fn attack_all<F: HostedFormat, S: Protection>(
+    system: &System<F, S>,
     user: &Root,
 ) -> Vec<(Level, PhysAddr, Result<(), Fault>)> {
     let mut tables = system.tables(system.paging.kernel());
@@ -39,39 +56,49 @@ fn attack_all<F: HostedFormat>(
     tables.into_iter().map(|(level, table)| (level, table, attack(system, user, table))).collect()
 }
 
-fn every_table_of_every_level_refuses_a_store_unless_protection_is_off<F: HostedFormat>() {
+fn every_table_of_every_level_refuses_a_store_unless_protection_is_off<
+    F: HostedFormat,
+    S: Protection,
+>() {
     for config in configs() {
-        let (system, user) = populated::<F>(config);
+        let (system, user) = populated::<F, S>(config);
         let attacks = attack_all(&system, &user);
         for level in [Level::Pte, Level::Pmd, Level::Pud, Level::Pgd] {
             assert!(attacks.iter().any(|attack| attack.0 == level), "no {level:?} table attacked");
         }
-        let expected =
-            if config.mode == Mode::Off { Ok(()) } else { Err(Fault::Key(Pkey::PAGE_TABLES)) };
         for (level, table, outcome) in attacks {
+            let refused = Err(S::fault(system.linear_place(table).level));
+            let expected = if config.mode == Mode::Off { Ok(()) } else { refused };
             assert_eq!(outcome, expected, "{config:?}: {level:?} table at {table:?}");
+            // And through the alias, if there is one: at any level, whose leaf is PAN's to refuse.
+            let outcome = attack_as_stored(&system, &user, table);
+            assert_eq!(outcome.is_ok(), config.mode == Mode::Off, "{config:?}: {outcome:?}");
         }
     }
 }
 
-fn inside_a_window_the_store_goes_through_and_after_it_no_more<F: HostedFormat>() {
+fn inside_a_window_the_store_goes_through_and_after_it_no_more<F: HostedFormat, S: Protection>() {
     for config in configs().filter(|config| config.mode.protects()) {
-        let (system, user) = populated::<F>(config);
+        let (system, user) = populated::<F, S>(config);
         let window: Guard<'_, _, PageTables> = Guard::enter(system.machine().backend());
         for (level, table, outcome) in attack_all(&system, &user) {
-            assert_eq!(outcome, Ok(()), "{config:?}: {level:?} table at {table:?}");
+            let what = format!("{config:?}: {level:?} table at {table:?}");
+            assert_eq!(attack_as_stored(&system, &user, table), Ok(()), "{what}");
+            // The linear map's address opens with the window only if it is the one that tables are stored through.
+            assert_eq!(outcome.is_ok(), system.paging.alias_of(table).is_none(), "{what}");
         }
         drop(window);
         for (level, table, outcome) in attack_all(&system, &user) {
-            let refused = Err(Fault::Key(Pkey::PAGE_TABLES));
+            let refused = Err(S::fault(system.linear_place(table).level));
             assert_eq!(outcome, refused, "{config:?}: {level:?} table at {table:?}");
+            assert!(attack_as_stored(&system, &user, table).is_err(), "{config:?}: {level:?}");
         }
     }
 }
 
-fn data_next_to_tables_stays_writable<F: HostedFormat>() {
+fn data_next_to_tables_stays_writable<F: HostedFormat, S: Protection>() {
     for config in configs() {
-        let (system, user) = populated::<F>(config);
+        let (system, user) = populated::<F, S>(config);
         let data = system.data_block(0);
         let stored = system.mmu(Some(&user)).store(system.linear(data), 0x1234);
         assert_eq!(stored, Ok(()), "{config:?}");
@@ -79,9 +106,9 @@ fn data_next_to_tables_stays_writable<F: HostedFormat>() {
     }
 }
 
-fn reading_tables_needs_no_window<F: HostedFormat>() {
+fn reading_tables_needs_no_window<F: HostedFormat, S: Protection>() {
     for config in configs() {
-        let (system, user) = populated::<F>(config);
+        let (system, user) = populated::<F, S>(config);
         for (level, table) in system.tables(&user) {
             let read =
                 system.mmu(Some(&user)).access(system.linear(table), Want::Read, Privilege::Kernel);
@@ -101,16 +128,18 @@ const PKRS_TABLE: [Allowed; 4] = [
     (0b11, [false, false, true]),
 ];
 
-/// Arm ARM, POR_EL1: read is bit 0, execute bit 1, write bit 2. Write without read is refused for data: no context has it.
-const POR_TABLE: [Allowed; 8] = [
+/// Arm ARM, POR_EL1: read is bit 0, execute bit 1, write bit 2.
+const POR_TABLE: [Allowed; 9] = [
     (0b000, [false, false, false]),
     (0b001, [true, false, false]),
     (0b010, [false, false, true]),
     (0b011, [true, false, true]),
-    (0b100, [false, false, false]),
+    (0b100, [false, true, false]),
     (0b101, [true, true, false]),
-    (0b110, [false, false, true]),
+    (0b110, [false, true, true]),
     (0b111, [true, true, true]),
+    // Reserved.
+    (0b1111, [false, false, false]),
 ];
 
 /// Every key, every register field, every access, every leaf permission, in both privileges: against the table.
@@ -137,7 +166,7 @@ fn keys_follow_the_manual<F: HostedFormat>(bits: u32, table: &[Allowed]) {
                 for rest in [0, others] {
                     let register = field << (u32::from(key.number()) * bits) | rest;
                     let mut mmu = system.mmu(Some(&user));
-                    mmu.register = register;
+                    mmu.cpu.register = register;
                     let by_leaf = [true, write, execute];
                     for (i, want) in
                         [Want::Read, Want::Write, Want::Execute].into_iter().enumerate()
@@ -171,7 +200,7 @@ fn every_key_field_and_access_follows_the_arm_manual() {
 }
 
 fn what_does_not_translate_says_at_which_level<F: HostedFormat>() {
-    let (system, user) = populated::<F>(kpkeys_pgtable::Config::of(Mode::Batched));
+    let (system, user) = populated::<F, Keys>(kpkeys_pgtable::Config::of(Mode::Batched));
     let mmu = system.mmu(Some(&user));
     let read = |va| mmu.access(va, Want::Read, Privilege::Kernel);
     assert_eq!(read(VirtAddr(1 << 47)), Err(Fault::NotCanonical));
@@ -188,10 +217,15 @@ fn what_does_not_translate_says_at_which_level<F: HostedFormat>() {
     assert_eq!(nowhere, Err(Fault::NotPresent(Level::Pgd)));
 }
 
-for_both_formats!(
+for_both_formats_and_schemes!(
     every_table_of_every_level_refuses_a_store_unless_protection_is_off,
     inside_a_window_the_store_goes_through_and_after_it_no_more,
     data_next_to_tables_stays_writable,
     reading_tables_needs_no_window,
-    what_does_not_translate_says_at_which_level,
 );
+
+mod addresses {
+    use super::*;
+
+    for_both_formats!(what_does_not_translate_says_at_which_level);
+}

@@ -8,18 +8,22 @@ use kpkeys_pgtable::range::Share;
 use kpkeys_pgtable::section::FUSED_WINDOW_STORES;
 use kpkeys_pgtable::table::Slots;
 use kpkeys_pgtable::{Attrs, Config, Entry, Error, Format, Level, Mode, PhysAddr, Root, VirtAddr};
-use support::{KERNEL, System, USER, pages};
+use support::{KERNEL, Keys, Protection, System, USER, pages};
 
 /// Pages of an operation that does not fit one window.
 const MANY: usize = 3 * FUSED_WINDOW_STORES + 100;
 const MEMORY: usize = 128 << 8;
 
-fn boot<F: HostedFormat>() -> System<F> {
+fn boot<F: HostedFormat, S: Protection>() -> System<F, S> {
     System::boot(Config { mode: Mode::Fused, linear: Level::Pte, pool: true }, MEMORY)
 }
 
 /// Runs an operation and asserts that it was long enough, and its windows were not.
-fn bounded<F: HostedFormat, R>(system: &System<F>, what: &str, operation: impl FnOnce() -> R) -> R {
+fn bounded<F: HostedFormat, S: Protection, R>(
+    system: &System<F, S>,
+    what: &str,
+    operation: impl FnOnce() -> R,
+) -> R {
     use kpkeys_pgtable::{Event, Machine};
     system.machine().probe().reset_longest();
     let (counts, result) = system.counted(operation);
@@ -48,8 +52,8 @@ impl<F: Format> Share for TakeAll<F> {
     }
 }
 
-fn range_operations_are_bounded<F: HostedFormat>() {
-    let system = boot::<F>();
+fn range_operations_are_bounded<F: HostedFormat, S: Protection>() {
+    let system = boot::<F, S>();
     let (range, frame) = (pages(USER, MANY), PhysAddr(0x1_0000_0000));
     let (parent, child): (Root, Root) = (system.new_user_root(), system.new_user_root());
     bounded(&system, "map", || system.map(&parent, range, Attrs::USER_DATA, frame)).unwrap();
@@ -68,8 +72,8 @@ fn range_operations_are_bounded<F: HostedFormat>() {
     assert_eq!(unmapped, Ok(MANY));
 }
 
-fn mapping_and_unmapping_blocks_is_bounded<F: HostedFormat>() {
-    let system = boot::<F>();
+fn mapping_and_unmapping_blocks_is_bounded<F: HostedFormat, S: Protection>() {
+    let system = boot::<F, S>();
     let blocks = FUSED_WINDOW_STORES + 900;
     let range = pages(KERNEL, blocks * 512);
     let (kernel, frame) = (system.paging.kernel(), PhysAddr(0x1_0000_0000));
@@ -81,8 +85,8 @@ fn mapping_and_unmapping_blocks_is_bounded<F: HostedFormat>() {
     assert_eq!(bounded(&system, "unmap", || system.unmap(kernel, range)), Ok(blocks));
 }
 
-fn freeing_tables_is_bounded<F: HostedFormat>() {
-    let system = boot::<F>();
+fn freeing_tables_is_bounded<F: HostedFormat, S: Protection>() {
+    let system = boot::<F, S>();
     let user = system.new_user_root();
     let tables = FUSED_WINDOW_STORES + 100;
     let section = system.paging.section(&user);
@@ -97,7 +101,7 @@ fn freeing_tables_is_bounded<F: HostedFormat>() {
 }
 
 fn setting_keys_is_bounded<F: HostedFormat>() {
-    let system = boot::<F>();
+    let system = boot::<F, Keys>();
     // 4 MiB blocks that happen to be adjacent would not be enough: the bound is 16 MiB of pages.
     let free = PhysAddr(0x1_0000_0000 + (MEMORY as u64 / 2) * 4096);
     let key = Pkey::new(2).unwrap();
@@ -105,9 +109,14 @@ fn setting_keys_is_bounded<F: HostedFormat>() {
     assert_eq!(system.paging.memory_pkey(free), Some(key));
 }
 
-for_both_formats!(
+for_both_formats_and_schemes!(
     range_operations_are_bounded,
     mapping_and_unmapping_blocks_is_bounded,
     freeing_tables_is_bounded,
-    setting_keys_is_bounded,
 );
+
+mod keys {
+    use super::*;
+
+    for_both_formats!(setting_keys_is_bounded);
+}

@@ -5,20 +5,20 @@ mod support;
 use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_pgtable::{Attrs, Config, Error, Event, Level, PhysAddr, Root, VirtAddr};
-use support::{LARGE, SMALL, System, USER, configs, pages};
+use support::{Keys, LARGE, Protection, SMALL, System, USER, configs, pages};
 
 const FRAME: PhysAddr = PhysAddr(0x1_0020_0000);
 
 /// Small blocks only, so that a pool comes back for more often.
-fn boot<F: HostedFormat>(config: Config) -> System<F> {
+fn boot<F: HostedFormat, S: Protection>(config: Config) -> System<F, S> {
     let memory = if config.linear == Level::Pud { LARGE } else { SMALL };
     boot_with(config, memory)
 }
 
-fn boot_with<F: HostedFormat>(config: Config, memory: usize) -> System<F> {
+fn boot_with<F: HostedFormat, S: Protection>(config: Config, memory: usize) -> System<F, S> {
     let system =
-        System::<F>::build_with(config, memory, |frames| frames.set_largest_order(2)).unwrap();
-    system.paging.enable_protection().unwrap();
+        System::<F, S>::build_with(config, memory, |frames| frames.set_largest_order(2)).unwrap();
+    system.enable_protection().unwrap();
     system
 }
 
@@ -28,8 +28,8 @@ fn range() -> kpkeys_pgtable::PageRange {
 }
 
 /// Runs an operation that must fail for every number of allocations that is too small for it, until it succeeds.
-fn fails_at_every_allocation<F: HostedFormat, R>(
-    system: &System<F>,
+fn fails_at_every_allocation<F: HostedFormat, S: Protection, R>(
+    system: &System<F, S>,
     mut operation: impl FnMut() -> Result<R, Error>,
     mut check_failed: impl FnMut(),
 ) -> R {
@@ -52,16 +52,16 @@ fn fails_at_every_allocation<F: HostedFormat, R>(
     panic!("it never succeeds")
 }
 
-fn nothing_is_mapped<F: HostedFormat>(system: &System<F>, user: &Root) {
+fn nothing_is_mapped<F: HostedFormat, S: Protection>(system: &System<F, S>, user: &Root) {
     for i in 0..range().pages() {
         assert!(system.paging.walk(user, range().start().offset_pages(i)).is_none(), "page {i}");
     }
     system.assert_clean(&[user]);
 }
 
-fn a_failed_map_maps_nothing_and_can_be_repeated<F: HostedFormat>() {
+fn a_failed_map_maps_nothing_and_can_be_repeated<F: HostedFormat, S: Protection>() {
     for config in configs() {
-        let system = boot::<F>(config);
+        let system = boot::<F, S>(config);
         let mut users = Vec::new();
         // Several times, so that a pool runs out at different points.
         for _ in 0..6 {
@@ -86,9 +86,9 @@ fn a_failed_map_maps_nothing_and_can_be_repeated<F: HostedFormat>() {
     }
 }
 
-fn a_map_that_never_succeeds_leaves_no_page_behind<F: HostedFormat>() {
+fn a_map_that_never_succeeds_leaves_no_page_behind<F: HostedFormat, S: Protection>() {
     for config in configs() {
-        let system = boot::<F>(config);
+        let system = boot::<F, S>(config);
         let free = system.paging.frames().free_frames();
         let ptps = || {
             let counts = system.counts();
@@ -114,9 +114,9 @@ fn a_map_that_never_succeeds_leaves_no_page_behind<F: HostedFormat>() {
     }
 }
 
-fn a_root_that_cannot_be_made_is_an_error<F: HostedFormat>() {
+fn a_root_that_cannot_be_made_is_an_error<F: HostedFormat, S: Protection>() {
     for config in configs() {
-        let system = boot::<F>(config);
+        let system = boot::<F, S>(config);
         let mut roots = Vec::new();
         for _ in 0..40 {
             let root = fails_at_every_allocation(
@@ -137,7 +137,7 @@ fn a_key_that_cannot_be_set_leaves_all_keys<F: HostedFormat>() {
     for linear in [Level::Pte, Level::Pmd, Level::Pud] {
         let config = Config { mode: kpkeys_pgtable::Mode::Fused, linear, pool: true };
         let memory = if linear == Level::Pte { SMALL } else { LARGE };
-        let system = boot_with::<F>(config, memory);
+        let system = boot_with::<F, Keys>(config, memory);
         let key = Pkey::new(2).unwrap();
         // Cuts a block of 2 MiB at each end, again and again elsewhere, until the pool is dry.
         let mut refused = 0;
@@ -164,10 +164,11 @@ fn a_key_that_cannot_be_set_leaves_all_keys<F: HostedFormat>() {
     }
 }
 
-fn too_little_memory_for_the_linear_map_is_an_error<F: HostedFormat>() {
+fn too_little_memory_for_the_linear_map_is_an_error<F: HostedFormat, S: Protection>() {
     for config in configs() {
         for allowed in 0..3 {
-            let built = System::<F>::build_with(config, SMALL, |frames| frames.fail_after(allowed));
+            let built =
+                System::<F, S>::build_with(config, SMALL, |frames| frames.fail_after(allowed));
             // A pool lives on its first block.
             if !config.pool || allowed == 0 {
                 assert_eq!(built.map(|_| ()), Err(Error::OutOfMemory), "{config:?} {allowed}");
@@ -176,10 +177,15 @@ fn too_little_memory_for_the_linear_map_is_an_error<F: HostedFormat>() {
     }
 }
 
-for_both_formats!(
+for_both_formats_and_schemes!(
     a_failed_map_maps_nothing_and_can_be_repeated,
     a_map_that_never_succeeds_leaves_no_page_behind,
     a_root_that_cannot_be_made_is_an_error,
-    a_key_that_cannot_be_set_leaves_all_keys,
     too_little_memory_for_the_linear_map_is_an_error,
 );
+
+mod keys {
+    use super::*;
+
+    for_both_formats!(a_key_that_cannot_be_set_leaves_all_keys);
+}

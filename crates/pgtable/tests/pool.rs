@@ -5,7 +5,6 @@ mod support;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Barrier};
 
-use kpkeys::Pkey;
 use kpkeys::keyed::Keyed;
 use kpkeys_hosted::arena::Arena;
 use kpkeys_hosted::boot::Counted;
@@ -16,7 +15,7 @@ use kpkeys_pgtable::ptp::REFILL_ORDERS;
 use kpkeys_pgtable::{
     Attrs, Config, Error, Event, Flush, Level, Machine, Mode, PageRange, Paging, Root, VirtAddr,
 };
-use support::{LARGE, SMALL, Scarce, System, USER, pages};
+use support::{LARGE, Protection, SMALL, Scarce, System, USER, pages};
 
 fn pooled(linear: Level) -> Config {
     Config { mode: Mode::Fused, linear, pool: true }
@@ -29,7 +28,11 @@ fn memory_for(linear: Level) -> usize {
 const GRANULES: [Level; 3] = [Level::Pte, Level::Pmd, Level::Pud];
 
 /// Links this many PTE tables of a user address space, in one operation.
-fn link_tables<F: HostedFormat>(system: &System<F>, user: &Root, tables: usize) -> PageRange {
+fn link_tables<F: HostedFormat, S: Protection>(
+    system: &System<F, S>,
+    user: &Root,
+    tables: usize,
+) -> PageRange {
     let section = system.paging.section(user);
     for i in 0..tables {
         let va = VirtAddr(USER.0 + ((i as u64) << 21));
@@ -39,19 +42,19 @@ fn link_tables<F: HostedFormat>(system: &System<F>, user: &Root, tables: usize) 
 }
 
 /// Boots from memory that has no block larger than an order.
-fn boot_fragmented<F: HostedFormat>(linear: Level, order: u8) -> System<F> {
-    let system = System::<F>::build_with(pooled(linear), memory_for(linear), |frames| {
+fn boot_fragmented<F: HostedFormat, S: Protection>(linear: Level, order: u8) -> System<F, S> {
+    let system = System::<F, S>::build_with(pooled(linear), memory_for(linear), |frames| {
         frames.set_largest_order(order);
     });
     let system = system.expect("builds");
-    system.paging.enable_protection().expect("protects");
+    system.enable_protection().expect("protects");
     system
 }
 
-fn a_refill_takes_the_largest_block_there_is<F: HostedFormat>() {
+fn a_refill_takes_the_largest_block_there_is<F: HostedFormat, S: Protection>() {
     for linear in GRANULES {
         for order in REFILL_ORDERS {
-            let system = boot_fragmented::<F>(linear, order);
+            let system = boot_fragmented::<F, S>(linear, order);
             let user = system.new_user_root();
             let range = link_tables(&system, &user, 100);
             let allocated = system.paging.frames().allocated();
@@ -67,9 +70,9 @@ fn a_refill_takes_the_largest_block_there_is<F: HostedFormat>() {
     }
 }
 
-fn scattered_blocks_can_be_keyed_at_boot<F: HostedFormat>() {
+fn scattered_blocks_can_be_keyed_at_boot<F: HostedFormat, S: Protection>() {
     // A map of 1 GiB blocks, and the pool's blocks far apart: each may need two splits.
-    let system = System::<F>::build_with(pooled(Level::Pud), 6 << 18, |frames| {
+    let system = System::<F, S>::build_with(pooled(Level::Pud), 6 << 18, |frames| {
         frames.set_largest_order(2);
     });
     let system = system.expect("builds");
@@ -93,12 +96,12 @@ fn scattered_blocks_can_be_keyed_at_boot<F: HostedFormat>() {
     let cut: BTreeSet<u64> =
         blocks.iter().filter(|block| block.1 == 2).map(|block| block.0.0 >> 30).collect();
     assert!(2 * cut.len() > 4, "more splits than the reserve holds: {cut:?}");
-    assert_eq!(system.paging.enable_protection(), Ok(()));
+    assert_eq!(system.enable_protection(), Ok(()));
     system.assert_clean(&[&user]);
 }
 
-fn memory_too_fragmented_for_any_refill_is_an_error<F: HostedFormat>() {
-    let system = boot_fragmented::<F>(Level::Pmd, 9);
+fn memory_too_fragmented_for_any_refill_is_an_error<F: HostedFormat, S: Protection>() {
+    let system = boot_fragmented::<F, S>(Level::Pmd, 9);
     system.paging.frames().set_largest_order(1);
     let user = system.new_user_root();
     let result = exhaust(&system, &user);
@@ -110,7 +113,7 @@ fn memory_too_fragmented_for_any_refill_is_an_error<F: HostedFormat>() {
 }
 
 /// Links tables until there is no page left for one.
-fn exhaust<F: HostedFormat>(system: &System<F>, user: &Root) -> Error {
+fn exhaust<F: HostedFormat, S: Protection>(system: &System<F, S>, user: &Root) -> Error {
     for i in 0.. {
         let section = system.paging.section(user);
         let va = VirtAddr(USER.0 + (i << 21));
@@ -121,9 +124,9 @@ fn exhaust<F: HostedFormat>(system: &System<F>, user: &Root) -> Error {
     unreachable!("memory is finite")
 }
 
-fn allocating_from_spares_changes_no_key_and_flushes_nothing<F: HostedFormat>() {
+fn allocating_from_spares_changes_no_key_and_flushes_nothing<F: HostedFormat, S: Protection>() {
     for linear in GRANULES {
-        let system = System::<F>::boot(pooled(linear), memory_for(linear));
+        let system = System::<F, S>::boot(pooled(linear), memory_for(linear));
         let (counts, user) = system.counted(|| {
             let user = system.new_user_root();
             link_tables(&system, &user, 20);
@@ -132,14 +135,14 @@ fn allocating_from_spares_changes_no_key_and_flushes_nothing<F: HostedFormat>() 
         let of = |event| counts.of(event);
         assert_eq!([of(Event::KeyChange), of(Event::TlbFlush)], [0, 0], "{linear:?}");
         assert_eq!(of(Event::PtpAllocated), 23, "a root, two upper tables, twenty tables");
-        assert_eq!(system.paging.memory_pkey(user.frame()), Some(Pkey::PAGE_TABLES));
+        assert!(system.protects(user.frame()));
     }
 }
 
-fn shrinking_returns_whole_blocks_and_resets_their_keys<F: HostedFormat>() {
+fn shrinking_returns_whole_blocks_and_resets_their_keys<F: HostedFormat, S: Protection>() {
     for linear in GRANULES {
         for order in REFILL_ORDERS {
-            let system = boot_fragmented::<F>(linear, order);
+            let system = boot_fragmented::<F, S>(linear, order);
             let user = system.new_user_root();
             let range = link_tables(&system, &user, 1100);
             let blocks: BTreeSet<_> = system.paging.frames().allocated().into_iter().collect();
@@ -154,8 +157,7 @@ fn shrinking_returns_whole_blocks_and_resets_their_keys<F: HostedFormat>() {
             let kept: BTreeSet<_> = system.paging.frames().allocated().into_iter().collect();
             for &(block, order) in blocks.difference(&kept) {
                 for page in 0..1u64 << order {
-                    let key = system.paging.memory_pkey(block.offset(page << 12));
-                    assert_eq!(key, Some(Pkey::DEFAULT), "{linear:?} {block:?}");
+                    assert!(!system.protects(block.offset(page << 12)), "{linear:?} {block:?}");
                 }
             }
             system.assert_clean(&[]);
@@ -168,8 +170,8 @@ fn shrinking_returns_whole_blocks_and_resets_their_keys<F: HostedFormat>() {
     }
 }
 
-fn a_block_in_use_is_not_returned<F: HostedFormat>() {
-    let system = boot_fragmented::<F>(Level::Pmd, 2);
+fn a_block_in_use_is_not_returned<F: HostedFormat, S: Protection>() {
+    let system = boot_fragmented::<F, S>(Level::Pmd, 2);
     let (first, second) = (system.new_user_root(), system.new_user_root());
     let range = link_tables(&system, &first, 64);
     link_tables(&system, &second, 3);
@@ -186,9 +188,9 @@ fn a_block_in_use_is_not_returned<F: HostedFormat>() {
 }
 
 /// A page that was unlinked is no spare until it was flushed: an allocation in between never returns it.
-fn an_unlinked_page_is_not_used_again_before_its_flush<F: HostedFormat>() {
+fn an_unlinked_page_is_not_used_again_before_its_flush<F: HostedFormat, S: Protection>() {
     for config in support::configs() {
-        let system = System::<F>::boot(config, memory_for(config.linear));
+        let system = System::<F, S>::boot(config, memory_for(config.linear));
         let user = system.new_user_root();
         let range = link_tables(&system, &user, 40);
         let mut unlinked = Vec::new();
@@ -207,17 +209,17 @@ fn an_unlinked_page_is_not_used_again_before_its_flush<F: HostedFormat>() {
             assert!(!waiting.contains(&table), "{config:?}: {level:?} at {table:?} was reused");
         }
         for &page in &waiting {
-            let expected = if config.mode.protects() { Pkey::PAGE_TABLES } else { Pkey::DEFAULT };
-            assert_eq!(system.paging.memory_pkey(page), Some(expected), "{config:?}: still keyed");
+            let expected = config.mode.protects();
+            assert_eq!(system.protects(page), expected, "{config:?}: still protected");
         }
         system.paging.flush_and_release(Flush::User(user.frame(), range), unlinked);
         system.assert_clean(&[&user, &other]);
     }
 }
 
-fn a_page_taken_again_is_empty<F: HostedFormat>() {
+fn a_page_taken_again_is_empty<F: HostedFormat, S: Protection>() {
     for config in support::configs() {
-        let system = System::<F>::boot(config, memory_for(config.linear));
+        let system = System::<F, S>::boot(config, memory_for(config.linear));
         for _ in 0..3 {
             let user = system.new_user_root();
             let data = system.data_block(0);
@@ -313,7 +315,7 @@ fn live_and_die<F: HostedFormat>(paging: &Paging<Counted<F>, Scarce>, seed: usiz
     paging.release_user_root(user);
 }
 
-for_both_formats!(
+for_both_formats_and_schemes!(
     a_refill_takes_the_largest_block_there_is,
     scattered_blocks_can_be_keyed_at_boot,
     memory_too_fragmented_for_any_refill_is_an_error,
@@ -322,5 +324,10 @@ for_both_formats!(
     a_block_in_use_is_not_returned,
     an_unlinked_page_is_not_used_again_before_its_flush,
     a_page_taken_again_is_empty,
-    cpus_share_a_pool,
 );
+/// On a machine of several CPUs.
+mod several_cpus {
+    use super::*;
+
+    for_both_formats!(cpus_share_a_pool);
+}

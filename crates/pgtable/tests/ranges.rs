@@ -12,15 +12,15 @@ use kpkeys_pgtable::table::Slots;
 use kpkeys_pgtable::{
     Attrs, Config, Entry, Error, Level, Mode, PAGE_SIZE, PageRange, PhysAddr, Root, VirtAddr,
 };
-use support::{KERNEL, SMALL, System, USER, configs, pages};
+use support::{KERNEL, Protection, SMALL, System, USER, configs, pages};
 
 const FRAME: PhysAddr = PhysAddr(0x1_0020_0000);
 const BLOCK: usize = 512;
 
 /// A system with an empty user address space, in one configuration of each mode.
-fn in_every_mode<F: HostedFormat>(test: impl Fn(&System<F>, &Root)) {
+fn in_every_mode<F: HostedFormat, S: Protection>(test: impl Fn(&System<F, S>, &Root)) {
     for mode in Mode::ALL {
-        let system = System::<F>::boot(Config::of(mode), SMALL);
+        let system = System::<F, S>::boot(Config::of(mode), SMALL);
         let user = system.new_user_root();
         test(&system, &user);
         system.assert_clean(&[&user]);
@@ -28,8 +28,8 @@ fn in_every_mode<F: HostedFormat>(test: impl Fn(&System<F>, &Root)) {
 }
 
 /// What an address translates to: frame and attributes.
-fn translation<F: HostedFormat>(
-    system: &System<F>,
+fn translation<F: HostedFormat, S: Protection>(
+    system: &System<F, S>,
     root: &Root,
     va: VirtAddr,
 ) -> Option<(PhysAddr, Attrs)> {
@@ -38,12 +38,21 @@ fn translation<F: HostedFormat>(
     Some((F::frame(level, entry).offset(offset), F::attrs(entry)))
 }
 
-fn frame_of<F: HostedFormat>(system: &System<F>, root: &Root, va: VirtAddr) -> Option<PhysAddr> {
+fn frame_of<F: HostedFormat, S: Protection>(
+    system: &System<F, S>,
+    root: &Root,
+    va: VirtAddr,
+) -> Option<PhysAddr> {
     translation(system, root, va).map(|(frame, _)| frame)
 }
 
 /// Every page of a range is mapped to consecutive frames, and the pages around it are not mapped.
-fn assert_mapped<F: HostedFormat>(system: &System<F>, root: &Root, range: PageRange, attrs: Attrs) {
+fn assert_mapped<F: HostedFormat, S: Protection>(
+    system: &System<F, S>,
+    root: &Root,
+    range: PageRange,
+    attrs: Attrs,
+) {
     for i in 0..range.pages() {
         let va = range.start().offset_pages(i);
         let expected = Some((FRAME.offset(i as u64 * PAGE_SIZE), attrs));
@@ -54,8 +63,8 @@ fn assert_mapped<F: HostedFormat>(system: &System<F>, root: &Root, range: PageRa
     }
 }
 
-fn a_mapping_across_tables_of_every_level_is_what_was_asked_for<F: HostedFormat>() {
-    in_every_mode::<F>(|system, user| {
+fn a_mapping_across_tables_of_every_level_is_what_was_asked_for<F: HostedFormat, S: Protection>() {
+    in_every_mode::<F, S>(|system, user| {
         // Ends of a PTE table, of a PMD table, and of a PUD table.
         for end in [USER.0 + (1 << 21), USER.0 + (1 << 30), (USER.0 >> 39 << 39) + (1 << 39)] {
             let range = pages(VirtAddr(end - 3 * PAGE_SIZE), 7);
@@ -67,8 +76,8 @@ fn a_mapping_across_tables_of_every_level_is_what_was_asked_for<F: HostedFormat>
     });
 }
 
-fn the_last_page_of_the_kernel_half_can_be_mapped_and_freed<F: HostedFormat>() {
-    in_every_mode::<F>(|system, _| {
+fn the_last_page_of_the_kernel_half_can_be_mapped_and_freed<F: HostedFormat, S: Protection>() {
+    in_every_mode::<F, S>(|system, _| {
         let kernel = system.paging.kernel();
         let last = pages(VirtAddr(u64::MAX - 2 * PAGE_SIZE + 1), 2);
         assert_eq!(last.end(), VirtAddr(0));
@@ -96,8 +105,8 @@ fn the_last_page_of_the_kernel_half_can_be_mapped_and_freed<F: HostedFormat>() {
     });
 }
 
-fn an_overlapping_mapping_is_refused_and_changes_no_translation<F: HostedFormat>() {
-    in_every_mode::<F>(|system, user| {
+fn an_overlapping_mapping_is_refused_and_changes_no_translation<F: HostedFormat, S: Protection>() {
+    in_every_mode::<F, S>(|system, user| {
         let taken = VirtAddr(USER.0 + (1 << 21) + 5 * PAGE_SIZE);
         let other = PhysAddr(FRAME.0 + (1 << 20));
         system.map(user, pages(taken, 1), Attrs::USER_DATA, other).unwrap();
@@ -118,8 +127,8 @@ fn an_overlapping_mapping_is_refused_and_changes_no_translation<F: HostedFormat>
     });
 }
 
-fn a_mapping_over_a_block_is_refused<F: HostedFormat>() {
-    in_every_mode::<F>(|system, user| {
+fn a_mapping_over_a_block_is_refused<F: HostedFormat, S: Protection>() {
+    in_every_mode::<F, S>(|system, user| {
         let block = pages(VirtAddr(USER.0 + (1 << 21)), BLOCK);
         map_contiguous(system, user, block, FRAME).unwrap();
         assert_eq!(system.place(user, block.start()).level, Level::Pmd, "it is a block");
@@ -140,8 +149,8 @@ fn a_mapping_over_a_block_is_refused<F: HostedFormat>() {
     });
 }
 
-fn map_contiguous<F: HostedFormat>(
-    system: &System<F>,
+fn map_contiguous<F: HostedFormat, S: Protection>(
+    system: &System<F, S>,
     root: &Root,
     range: PageRange,
     frame: PhysAddr,
@@ -150,8 +159,8 @@ fn map_contiguous<F: HostedFormat>(
     system.paging.map_contiguous(&section, root, range, Attrs::USER_DATA, frame)
 }
 
-fn contiguous_frames_get_the_largest_leaves_that_fit<F: HostedFormat>() {
-    in_every_mode::<F>(|system, user| {
+fn contiguous_frames_get_the_largest_leaves_that_fit<F: HostedFormat, S: Protection>() {
+    in_every_mode::<F, S>(|system, user| {
         // 20 pages to the block boundary, one block, 20 pages after it.
         let start = VirtAddr(USER.0 + (1 << 21) - 20 * PAGE_SIZE);
         let range = pages(start, 20 + BLOCK + 20);
@@ -171,8 +180,8 @@ fn contiguous_frames_get_the_largest_leaves_that_fit<F: HostedFormat>() {
     });
 }
 
-fn a_physical_offset_that_misfits_blocks_is_mapped_by_pages<F: HostedFormat>() {
-    in_every_mode::<F>(|system, user| {
+fn a_physical_offset_that_misfits_blocks_is_mapped_by_pages<F: HostedFormat, S: Protection>() {
+    in_every_mode::<F, S>(|system, user| {
         let frame = FRAME.offset(PAGE_SIZE);
         map_contiguous(system, user, pages(USER, BLOCK), frame).unwrap();
         assert_eq!(system.place(user, USER).level, Level::Pte);
@@ -181,8 +190,11 @@ fn a_physical_offset_that_misfits_blocks_is_mapped_by_pages<F: HostedFormat>() {
     });
 }
 
-fn a_block_cut_by_unmap_or_protect_is_refused_and_nothing_changes<F: HostedFormat>() {
-    in_every_mode::<F>(|system, user| {
+fn a_block_cut_by_unmap_or_protect_is_refused_and_nothing_changes<
+    F: HostedFormat,
+    S: Protection,
+>() {
+    in_every_mode::<F, S>(|system, user| {
         let range = pages(USER, 3 * BLOCK);
         map_contiguous(system, user, range, FRAME).unwrap();
         let before = system.entries(user);
@@ -207,8 +219,8 @@ fn a_block_cut_by_unmap_or_protect_is_refused_and_nothing_changes<F: HostedForma
     });
 }
 
-fn unmapping_passes_each_entry_with_its_address_and_skips_holes<F: HostedFormat>() {
-    in_every_mode::<F>(|system, user| {
+fn unmapping_passes_each_entry_with_its_address_and_skips_holes<F: HostedFormat, S: Protection>() {
+    in_every_mode::<F, S>(|system, user| {
         let odd = |i: usize| i % 2 == 1;
         for i in (0..BLOCK + 8).filter(|&i| odd(i)) {
             let frame = FRAME.offset(i as u64 * PAGE_SIZE);
@@ -234,8 +246,8 @@ fn unmapping_passes_each_entry_with_its_address_and_skips_holes<F: HostedFormat>
     });
 }
 
-fn protecting_changes_valid_entries_alone<F: HostedFormat>() {
-    in_every_mode::<F>(|system, user| {
+fn protecting_changes_valid_entries_alone<F: HostedFormat, S: Protection>() {
+    in_every_mode::<F, S>(|system, user| {
         system.map(user, pages(USER, 10), Attrs::USER_DATA, FRAME).unwrap();
         assert_eq!(system.unmap(user, pages(USER.offset_pages(4), 2)), Ok(2));
         let section = system.paging.section(user);
@@ -250,8 +262,8 @@ fn protecting_changes_valid_entries_alone<F: HostedFormat>() {
     });
 }
 
-fn frames_and_keys_that_do_not_exist_are_refused<F: HostedFormat>() {
-    in_every_mode::<F>(|system, user| {
+fn frames_and_keys_that_do_not_exist_are_refused<F: HostedFormat, S: Protection>() {
+    in_every_mode::<F, S>(|system, user| {
         // Links the table, so that later comparisons can be exact.
         system.map(user, pages(USER.offset_pages(20), 1), Attrs::USER_DATA, FRAME).unwrap();
         let before = system.entries(user);
@@ -302,8 +314,8 @@ impl Share for Sharing {
     }
 }
 
-fn copy<F: HostedFormat>(
-    system: &System<F>,
+fn copy<F: HostedFormat, S: Protection>(
+    system: &System<F, S>,
     from: &Root,
     to: &Root,
     range: PageRange,
@@ -313,9 +325,9 @@ fn copy<F: HostedFormat>(
     system.paging.copy(&section, from, to, range, share)
 }
 
-fn a_copy_shares_every_page_write_protected_on_both_sides<F: HostedFormat>() {
+fn a_copy_shares_every_page_write_protected_on_both_sides<F: HostedFormat, S: Protection>() {
     for longest in [1, 16, usize::MAX] {
-        in_every_mode::<F>(|system, parent| {
+        in_every_mode::<F, S>(|system, parent| {
             let child = system.new_user_root();
             let range = pages(VirtAddr(USER.0 + (1 << 21) - 4 * PAGE_SIZE), 40);
             system.map(parent, range, Attrs::USER_DATA, FRAME).unwrap();
@@ -338,8 +350,8 @@ fn a_copy_shares_every_page_write_protected_on_both_sides<F: HostedFormat>() {
     }
 }
 
-fn a_copy_that_is_stopped_leaves_what_was_not_shared_alone<F: HostedFormat>() {
-    in_every_mode::<F>(|system, parent| {
+fn a_copy_that_is_stopped_leaves_what_was_not_shared_alone<F: HostedFormat, S: Protection>() {
+    in_every_mode::<F, S>(|system, parent| {
         let child = system.new_user_root();
         let range = pages(USER, 20);
         system.map(parent, range, Attrs::USER_DATA, FRAME).unwrap();
@@ -356,8 +368,8 @@ fn a_copy_that_is_stopped_leaves_what_was_not_shared_alone<F: HostedFormat>() {
     });
 }
 
-fn tables_are_freed_only_between_floor_and_ceiling<F: HostedFormat>() {
-    in_every_mode::<F>(|system, user| {
+fn tables_are_freed_only_between_floor_and_ceiling<F: HostedFormat, S: Protection>() {
+    in_every_mode::<F, S>(|system, user| {
         // Of the root alone, or with the kernel's half.
         let empty = system.tables(user).len();
         let tables = |count: usize| assert_eq!(system.tables(user).len(), empty + count);
@@ -396,10 +408,10 @@ fn tables_are_freed_only_between_floor_and_ceiling<F: HostedFormat>() {
     });
 }
 
-fn an_ended_address_space_gives_every_page_back<F: HostedFormat>() {
+fn an_ended_address_space_gives_every_page_back<F: HostedFormat, S: Protection>() {
     for config in configs() {
         let memory = if config.linear == Level::Pud { support::LARGE } else { SMALL };
-        let system = System::<F>::boot(config, memory);
+        let system = System::<F, S>::boot(config, memory);
         let cycle = || {
             let user = system.new_user_root();
             let range = pages(VirtAddr(USER.0 + (1 << 30) - 8 * PAGE_SIZE), 600);
@@ -418,8 +430,8 @@ fn an_ended_address_space_gives_every_page_back<F: HostedFormat>() {
     }
 }
 
-fn kernel_mappings_are_shared_by_all_roots<F: HostedFormat>() {
-    in_every_mode::<F>(|system, earlier| {
+fn kernel_mappings_are_shared_by_all_roots<F: HostedFormat, S: Protection>() {
+    in_every_mode::<F, S>(|system, earlier| {
         system.paging.link_kernel_half(pages(KERNEL, 1)).unwrap();
         let user = system.new_user_root();
         let data = system.data_block(0);
@@ -432,7 +444,7 @@ fn kernel_mappings_are_shared_by_all_roots<F: HostedFormat>() {
     });
 }
 
-for_both_formats!(
+for_both_formats_and_schemes!(
     a_mapping_across_tables_of_every_level_is_what_was_asked_for,
     the_last_page_of_the_kernel_half_can_be_mapped_and_freed,
     an_overlapping_mapping_is_refused_and_changes_no_translation,

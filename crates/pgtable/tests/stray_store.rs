@@ -7,7 +7,7 @@ use std::process::{Command, ExitStatus};
 
 use kpkeys::context::PageTables;
 use kpkeys::{Backend, Guard};
-use kpkeys_hosted::{HostedFormat, Setup, boot_guarded};
+use kpkeys_hosted::{HostedFormat, Setup, boot_guarded, boot_guarded_pan};
 use kpkeys_pgtable::entry::{Aarch64, X86_64};
 use kpkeys_pgtable::{Config, Format, Level, Machine, Mode, VirtAddr};
 
@@ -26,10 +26,33 @@ fn child() {
     let [format, mode, level, place] = task[..] else { panic!("{TASK} has four words") };
     let mode = Mode::from_name(mode).expect("the parent names a mode");
     let level = LEVELS.into_iter().find(|l| format!("{l:?}") == level).expect("and a level");
-    match format {
-        X86_64::NAME => store_over::<X86_64>(mode, level, place),
-        _ => store_over::<Aarch64>(mode, level, place),
+    match (format, place.strip_prefix("pan-")) {
+        (X86_64::NAME, None) => store_over::<X86_64>(mode, level, place),
+        (_, None) => store_over::<Aarch64>(mode, level, place),
+        (X86_64::NAME, Some(place)) => store_by_pan::<X86_64>(mode, level, place),
+        (_, Some(place)) => store_by_pan::<Aarch64>(mode, level, place),
     }
+}
+
+/// The same where page tables are behind an alias: to the address they are loaded from, or to the alias.
+fn store_by_pan<F: HostedFormat>(mode: Mode, level: Level, place: &str) {
+    let config = Config { linear: Level::Pte, pool: false, ..Config::of(mode) };
+    let kernel = boot_guarded_pan::<F>(Setup { pages: 1 << 12, cpus: 1, config }).expect("boots");
+    let machine = kernel.machine();
+    let table = find_table(&kernel, level);
+    let (where_to, when) = place.split_once('-').expect("the parent says both");
+    let by = if where_to == "alias" { machine.to_alias() } else { 0 };
+    // SAFETY: the address is a word of one of the arena's views of tables, which this thread alone uses. Where it cannot be accessed
+    // the process ends here, which is what is tested.
+    let store = || unsafe {
+        let same = table.read_volatile();
+        table.wrapping_byte_add(by).write_volatile(same);
+    };
+    let guard: Option<Guard<'_, _, PageTables>> =
+        (when == "inside").then(|| Guard::enter(machine.backend()));
+    println!("{ABOUT_TO_STORE}");
+    store();
+    drop(guard);
 }
 
 /// Stores the first word of a table of the linear map over itself, through the address that page tables are stored through.
@@ -113,6 +136,24 @@ fn the_same_store_inside_a_window_does_no_harm() {
     for format in [Aarch64::NAME, X86_64::NAME] {
         let status = run_child(format, Mode::Batched, Level::Pte, "inside");
         assert!(status.success(), "{format}: {status}");
+    }
+}
+
+#[test]
+fn behind_an_alias_only_the_alias_can_be_stored_to_and_only_inside_a_window() {
+    for format in [Aarch64::NAME, X86_64::NAME] {
+        for mode in Mode::ALL.into_iter().filter(|mode| mode.protects()) {
+            for level in LEVELS {
+                let status = |place| run_child(format, mode, level, place);
+                let what = format!("{format} {mode:?} {level:?}");
+                assert!(status("pan-alias-inside").success(), "{what}");
+                for place in ["pan-alias-outside", "pan-linear-outside", "pan-linear-inside"] {
+                    assert_eq!(status(place).signal(), Some(SIGSEGV), "{what} {place}");
+                }
+            }
+        }
+        let status = run_child(format, Mode::Off, Level::Pte, "pan-linear-outside");
+        assert!(status.success(), "{format}: protection off");
     }
 }
 

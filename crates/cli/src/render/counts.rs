@@ -6,7 +6,7 @@ use super::{
     grid::Grid,
 };
 use kpkeys_stats::{
-    record::{Counts, Exposure, Mode},
+    record::{Counts, Exposure, Mode, Unit},
     table::{Cell, Row, Table},
 };
 
@@ -14,6 +14,10 @@ use kpkeys_stats::{
 /// beside the first of its modes.
 pub fn grid(table: &Table, format: Format) -> Grid {
     let extra = extra_counters(table);
+    let added = match table.rows.iter().find_map(|row| row.unit) {
+        Some(Unit::Instructions) => "extra\ninstr.",
+        _ => "extra\ntime",
+    };
     let mut lines = Vec::new();
     for row in &table.rows {
         let counted =
@@ -23,14 +27,14 @@ pub fn grid(table: &Table, format: Format) -> Grid {
             lines.push(line(row, named, mode, cell, counts, &extra));
         }
     }
-    Grid { heads: heads(&extra), text_columns: 2, lines }
+    Grid { heads: heads(added, &extra), text_columns: 2, lines }
 }
 
-fn heads(extra: &[String]) -> Vec<String> {
+fn heads(added: &str, extra: &[String]) -> Vec<String> {
     let fixed = [
         "result class",
         "mode",
-        "extra\ntime",
+        added,
         "switches",
         "barriers",
         "windows",
@@ -54,9 +58,10 @@ fn line(
     extra: &[String],
 ) -> Vec<String> {
     let name = if named { row.result_class.clone() } else { String::new() };
-    let extra_time = cell.effect.as_ref().and_then(|effect| effect.extra_ns);
-    let extra_time = extra_time.map_or_else(|| NONE.to_owned(), |ns| cells::quantity(ns, row.unit));
-    let mut line = vec![name, mode.name().to_owned(), extra_time];
+    let added =
+        cell.effect.as_ref().and_then(|effect| effect.extra_ns.or(effect.extra_instructions));
+    let added = added.map_or_else(|| NONE.to_owned(), |added| cells::quantity(added, row.unit));
+    let mut line = vec![name, mode.name().to_owned(), added];
     line.extend(counts.named().take(Counts::FIXED).map(|(_, count)| cells::count(count)));
     line.extend(extra.iter().map(|name| {
         counts.extra.get(name).map_or_else(|| NONE.to_owned(), |count| cells::count(*count))

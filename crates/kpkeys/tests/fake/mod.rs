@@ -22,10 +22,23 @@ pub struct Fake<const NEEDS_BARRIER: bool> {
 }
 
 impl<const NEEDS_BARRIER: bool> Fake<NEEDS_BARRIER> {
-    /// A register with this value, and a backend that uses it.
+    /// A register with this value.
+    pub fn new(value: u64) -> Self {
+        Fake { value: Rc::new(Cell::new(value)), log: Rc::default() }
+    }
+
+    /// A register with this value, and a backend by keys that uses it.
+    #[allow(dead_code, reason = "each test program uses its own part")]
     pub fn with_backend<E: kpkeys::encoding::Encoding>(value: u64) -> (Self, Keyed<Self, E>) {
-        let register = Fake { value: Rc::new(Cell::new(value)), log: Rc::default() };
+        let register = Fake::new(value);
         (register.clone(), Keyed::new(register))
+    }
+
+    /// Changes the value without being asked to by software: what hardware does when it takes an exception. Returns the value
+    /// before.
+    #[allow(dead_code, reason = "each test program uses its own part")]
+    pub fn hardware_sets(&self, value: u64) -> u64 {
+        self.value.replace(value)
     }
 
     /// The value now.

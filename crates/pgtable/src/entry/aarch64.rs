@@ -133,6 +133,17 @@ impl Format for Aarch64 {
     }
 
     #[inline(always)]
+    fn writable(entry: Entry) -> Entry {
+        Entry((entry.0 & !(READ_ONLY | DIRTY_KEPT)) | WRITE)
+    }
+
+    #[inline(always)]
+    fn alias(level: Level, frame: PhysAddr) -> Option<Entry> {
+        // AP[1] set and nG clear: it is the kernel's, whatever address space is loaded.
+        Self::leaf(level, frame, Attrs::USER_DATA).map(|entry| Entry(entry.0 & !NOT_GLOBAL))
+    }
+
+    #[inline(always)]
     fn old(entry: Entry) -> Entry {
         Entry(entry.0 & !ACCESS_FLAG)
     }

@@ -131,6 +131,13 @@ pub trait Format: Send + Sync + Sized + 'static {
     /// A leaf entry without write permission; whether the page was dirty is kept.
     fn write_protected(entry: Entry) -> Entry;
 
+    /// A leaf entry with write permission, dirty: what a write-protected leaf of the linear map was before.
+    fn writable(entry: Entry) -> Entry;
+
+    /// An entry at `level` that maps a page or block of page tables a second time, for [`Scheme::Alias`](kpkeys::Scheme::Alias):
+    /// marked accessible for user mode, writable, never executable, global, key 0. `None` as for [`leaf`](Self::leaf).
+    fn alias(level: Level, frame: PhysAddr) -> Option<Entry>;
+
     /// A leaf entry with the young flag cleared.
     fn old(entry: Entry) -> Entry;
 
@@ -207,6 +214,7 @@ mod tests {
         for attrs in all_attrs().filter(|a| a.key.number() < F::KEYS) {
             let entry = F::leaf(Level::Pte, PhysAddr(0x1234_5000), attrs).unwrap();
             assert_eq!(F::attrs(F::write_protected(entry)), Attrs { write: false, ..attrs });
+            assert_eq!(F::attrs(F::writable(entry)), Attrs { write: true, dirty: true, ..attrs });
             assert_eq!(F::attrs(F::old(entry)), Attrs { young: false, ..attrs });
             assert_eq!(F::attrs(F::contiguous(entry)), attrs);
             for key in (0..F::KEYS).filter_map(Pkey::new) {
@@ -215,6 +223,31 @@ mod tests {
                 assert_eq!(F::frame(Level::Pte, keyed), PhysAddr(0x1234_5000));
             }
         }
+    }
+
+    fn protection_of_the_linear_map_can_be_taken_back<F: Format>() {
+        for level in [Level::Pte, Level::Pmd, Level::Pud] {
+            let data = F::leaf(level, PhysAddr(0x7fff_c000_0000), Attrs::KERNEL_DATA).unwrap();
+            assert!(!F::is_writable(F::write_protected(data)));
+            assert_eq!(F::writable(F::write_protected(data)), data);
+        }
+    }
+
+    fn aliases_are_what_user_data_is_but_global<F: Format>() {
+        for level in [Level::Pte, Level::Pmd, Level::Pud] {
+            let frame = PhysAddr(0x7fff_c000_0000);
+            let alias = F::alias(level, frame).unwrap();
+            assert!(F::is_leaf(level, alias));
+            assert_eq!(F::frame(level, alias), frame);
+            assert_eq!(F::attrs(alias), Attrs::USER_DATA);
+            assert_ne!(
+                F::leaf(level, frame, Attrs::USER_DATA),
+                Some(alias),
+                "that one is not global"
+            );
+        }
+        assert_eq!(F::alias(Level::Pmd, PhysAddr(0x1000)), None, "unaligned block");
+        assert_eq!(F::alias(Level::Pgd, PhysAddr(0)), None, "no block at the root");
     }
 
     fn tables_are_tables<F: Format>() {
@@ -245,6 +278,8 @@ mod tests {
     fn the_format_keeps_its_contract<F: Format>() {
         leaves_round_trip::<F>();
         transformations_change_one_thing::<F>();
+        protection_of_the_linear_map_can_be_taken_back::<F>();
+        aliases_are_what_user_data_is_but_global::<F>();
         tables_are_tables::<F>();
         misfits_are_refused::<F>();
     }

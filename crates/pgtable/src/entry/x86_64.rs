@@ -106,6 +106,16 @@ impl Format for X86_64 {
     }
 
     #[inline(always)]
+    fn writable(entry: Entry) -> Entry {
+        Entry(entry.0 | WRITE | DIRTY)
+    }
+
+    #[inline(always)]
+    fn alias(level: Level, frame: PhysAddr) -> Option<Entry> {
+        Self::leaf(level, frame, Attrs::USER_DATA).map(|entry| Entry(entry.0 | GLOBAL))
+    }
+
+    #[inline(always)]
     fn old(entry: Entry) -> Entry {
         Entry(entry.0 & !ACCESSED)
     }

@@ -101,11 +101,18 @@ pub trait PtpAllocator<M: Machine, F: Frames> {
     /// Takes a page-table page back and, where the allocator says so, resets its key.
     fn release(&self, ground: &Ground<M, F>, ptp: FlushedPtp);
 
-    /// Keys every page-table page handed out so far, and from now on each new one.
+    /// Gives every page-table page its alias. Before that, and until protection is on, they are stored through the linear map.
     ///
     /// # Errors
     ///
-    /// Why a key could not be set. Pages may be left without key: protection must not be claimed.
+    /// [`Error::OutOfMemory`] for tables of the alias. Some pages may have theirs.
+    fn map_aliases(&self, ground: &Ground<M, F>) -> Result<(), Error>;
+
+    /// Protects every page-table page handed out so far, and from now on each new one.
+    ///
+    /// # Errors
+    ///
+    /// Why a page could not be protected. Others may be left so too: protection must not be claimed.
     fn enable_protection(&self, ground: &Ground<M, F>) -> Result<(), Error>;
 
     /// Passes each page that is ready to become a page-table page and carries the key already.

@@ -1,9 +1,7 @@
-//! Page-table pages one by one: the key is set on each allocation and reset on each free, as in the Linux series.
+//! Page-table pages one by one: each is protected on its allocation and data again on its free, as in the Linux series.
 //!
-//! Each key change is a store to the linear map's tables and a TLB flush. The linear map must be made of pages: changing
+//! Each change is a store to the linear map's tables, one more to the alias's where there is one, and a TLB flush or two. The linear map must be made of pages: changing
 //! the key of one page inside a block would mean splitting the block, which needs a page-table page first.
-
-use kpkeys::Pkey;
 
 use super::{FlushedPtp, Ptp, PtpAllocator};
 use crate::addr::PAGE_SIZE;
@@ -22,14 +20,14 @@ impl<M: Machine, F: Frames> PtpAllocator<M, F> for PerPage {
     fn allocate(&self, ground: &Ground<M, F>, _section: &Section<'_, M>) -> Result<Ptp, Error> {
         let frame = ground.frames().allocate(0).ok_or(Error::OutOfMemory)?;
         let data = ground.machine().data(frame);
-        // SAFETY: the frame is ours alone, carries no key yet, and its 4096 bytes are writable through this address.
+        // SAFETY: the frame is ours alone, is not protected yet, and its 4096 bytes are writable through this address.
         unsafe { data.write_bytes(0, PAGE_SIZE as usize) };
-        let keyed = if ground.is_protected() {
-            ground.set_key(frame, 1, Pkey::PAGE_TABLES, &mut Reserve::new())
+        let protected = if ground.is_protected() {
+            ground.protect(frame, 1, &mut Reserve::new())
         } else {
             ground.record_early(frame, 1)
         };
-        if let Err(error) = keyed {
+        if let Err(error) = protected {
             // SAFETY: the frame was allocated above and never used.
             unsafe { ground.frames().release(frame, 0) };
             return Err(error);
@@ -42,19 +40,24 @@ impl<M: Machine, F: Frames> PtpAllocator<M, F> for PerPage {
         let frame = ptp.into_frame();
         ground.machine().probe().count(Event::PtpFreed, 1);
         let reset = if ground.is_protected() {
-            ground.set_key(frame, 1, Pkey::DEFAULT, &mut Reserve::new())
+            ground.unprotect(frame, 1, &mut Reserve::new())
         } else {
             ground.forget_early(frame)
         };
-        // A page whose key could not be reset is never handed out as data, where every store would fault.
+        // A page that could not be made data again is never handed out as data, where every store would fault.
         if reset.is_ok() {
-            // SAFETY: nothing refers to the page (the token's meaning), and it carries no key any more.
+            // SAFETY: nothing refers to the page (the token's meaning), and it is not protected any more.
             unsafe { ground.frames().release(frame, 0) };
         }
     }
 
+    fn map_aliases(&self, _ground: &Ground<M, F>) -> Result<(), Error> {
+        // As for `enable_protection`.
+        Ok(())
+    }
+
     fn enable_protection(&self, _ground: &Ground<M, F>) -> Result<(), Error> {
-        // Every page handed out is in the early record, which the ground keys itself.
+        // Every page handed out is in the early record, which `Paging` sees to itself.
         Ok(())
     }
 

@@ -1,7 +1,8 @@
-//! Page-table pages from a pool that carries the key already.
+//! Page-table pages from a pool that carries the key already, or has its alias already.
 //!
 //! The pool takes naturally aligned blocks from the frame allocator and keys each as a whole: one change of the linear map's
-//! tables and one TLB flush for up to 512 page-table pages, and no split where the linear map is made of 2 MiB blocks.
+//! tables and one TLB flush for up to 512 page-table pages, and no split where the linear map is made of 2 MiB blocks. Where
+//! page tables are protected by an alias, that is one more entry for the whole block.
 //! Pages go back to the pool, never straight to the frame allocator, so allocating and freeing a page-table page changes no
 //! key and flushes nothing. [`Pool::shrink`] gives wholly free blocks back.
 //!
@@ -103,7 +104,7 @@ impl Pool {
             {
                 blocks.remove(i);
                 returned += block.pages();
-                // SAFETY: every page of the block is free, so nothing refers to it; its key is reset.
+                // SAFETY: every page of the block is free, so nothing refers to it; it is data again.
                 unsafe { ground.frames().release(block.start, block.order) };
             } else {
                 i += 1;
@@ -122,21 +123,28 @@ impl Pool {
     ) -> Result<(), Error> {
         // A bad request is refused before a block is taken for it.
         ground.linear().key_range::<M::Format>(start, pages, key)?;
+        self.with_reserve(ground, |reserve| ground.set_key(start, pages, key, reserve))
+    }
+
+    /// Runs `f` with a reserve as full as memory allows.
+    pub(crate) fn with_reserve<M: Machine, F: Frames, R>(
+        &self,
+        ground: &Ground<M, F>,
+        f: impl FnOnce(&mut Reserve) -> R,
+    ) -> R {
         let mut blocks = self.blocks.lock();
         if blocks.spare < Reserve::CAPACITY {
-            // Whether the pages that are left suffice is found out below: most changes split nothing.
+            // Whether the pages that are left suffice is found out by `f`: most changes split nothing.
             let _ = self.add_block(ground, &mut blocks);
         }
         self.top_up_reserve(ground, &mut blocks);
-        ground.set_key(start, pages, key, &mut self.reserve.lock())
+        f(&mut self.reserve.lock())
     }
 
-    /// Resets a block's key. False if that failed, which keeps the block in the pool.
+    /// Makes a block data again. False if that failed, which keeps the block in the pool.
     fn reset<M: Machine, F: Frames>(&self, ground: &Ground<M, F>, block: &Block) -> bool {
         !block.keyed
-            || ground
-                .set_key(block.start, block.pages(), Pkey::DEFAULT, &mut self.reserve.lock())
-                .is_ok()
+            || ground.unprotect(block.start, block.pages(), &mut self.reserve.lock()).is_ok()
     }
 
     /// Moves half a magazine of pages in, taking new blocks if none is spare: a block of the least order may go to the
@@ -187,7 +195,7 @@ impl Pool {
         Err(failure)
     }
 
-    /// Keys a new block. Kernel mappings that the frames had before may still be in TLBs, writable: they are flushed first, so that no
+    /// Protects a new block. Kernel mappings that the frames had before may still be in TLBs, writable: they are flushed first, so that no
     /// page-table page can be reached through one.
     fn key_block<M: Machine, F: Frames>(
         &self,
@@ -198,9 +206,27 @@ impl Pool {
         if ground.is_protected() {
             ground.machine().probe().count(Event::TlbFlush, 1);
             ground.machine().flush_tlb(Flush::AllKernel);
-            ground.set_key(start, 1 << order, Pkey::PAGE_TABLES, &mut self.reserve.lock())?;
+            ground.protect(start, 1 << order, &mut self.reserve.lock())?;
         }
         Ok(ground.is_protected())
+    }
+
+    /// Passes every block with a reserve for it: protecting a block may split blocks of the linear map, and its alias may need a table.
+    /// Blocks that are taken for that are passed in their turn.
+    fn for_each_block<M: Machine, F: Frames>(
+        &self,
+        ground: &Ground<M, F>,
+        mut f: impl FnMut(&mut Block, &mut Reserve) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut blocks = self.blocks.lock();
+        let mut i = 0;
+        while i < blocks.len {
+            self.top_up_reserve(ground, &mut blocks);
+            while !self.reserve.lock().is_full() && self.add_block(ground, &mut blocks).is_ok() {}
+            f(&mut blocks.blocks[i], &mut self.reserve.lock())?;
+            i += 1;
+        }
+        Ok(())
     }
 
     fn top_up_reserve<M: Machine, F: Frames>(&self, ground: &Ground<M, F>, blocks: &mut Blocks) {
@@ -248,20 +274,20 @@ impl<M: Machine, F: Frames> PtpAllocator<M, F> for Pool {
         magazine.push(ptp.into_frame());
     }
 
+    fn map_aliases(&self, ground: &Ground<M, F>) -> Result<(), Error> {
+        self.for_each_block(ground, |block, reserve| {
+            ground.map_alias(block.start, block.pages(), reserve)
+        })
+    }
+
     fn enable_protection(&self, ground: &Ground<M, F>) -> Result<(), Error> {
-        let mut blocks = self.blocks.lock();
-        let mut i = 0;
-        while i < blocks.len {
-            // Keying this block may split blocks of the linear map. Blocks taken for that are keyed in their turn.
-            self.top_up_reserve(ground, &mut blocks);
-            while !self.reserve.lock().is_full() && self.add_block(ground, &mut blocks).is_ok() {}
-            let block = &mut blocks.blocks[i];
-            let mut reserve = self.reserve.lock();
-            ground.set_key(block.start, block.pages(), Pkey::PAGE_TABLES, &mut reserve)?;
-            block.keyed = true;
-            i += 1;
-        }
-        Ok(())
+        self.for_each_block(ground, |block, reserve| {
+            if !block.keyed {
+                ground.protect(block.start, block.pages(), reserve)?;
+                block.keyed = true;
+            }
+            Ok(())
+        })
     }
 
     fn for_each_keyed_spare(&self, f: &mut dyn FnMut(PhysAddr)) {

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses its own part")]
 
 pub mod frames;
+pub mod protection;
 
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
@@ -10,9 +11,7 @@ use std::sync::Arc;
 
 use kpkeys::Guard;
 use kpkeys::context::PageTables;
-use kpkeys::keyed::{Keyed, Register};
 use kpkeys_hosted::arena::Arena;
-use kpkeys_hosted::boot::Guarded;
 use kpkeys_hosted::mmu::Mmu;
 use kpkeys_hosted::register::ArenaRegister;
 use kpkeys_hosted::{Counter, Counts, Hosted, HostedFormat};
@@ -23,6 +22,7 @@ use kpkeys_pgtable::{
 };
 
 pub use frames::Scarce;
+pub use protection::{Aliased, Keys, MachineOf, Protection, RegisterOf};
 
 /// Pages in 16 MiB, the memory of most tests.
 pub const SMALL: usize = 16 << 8;
@@ -46,10 +46,30 @@ macro_rules! for_both_formats {
     };
 }
 
+/// Runs each test for both entry formats and both ways to protect page tables.
+#[macro_export]
+macro_rules! for_both_formats_and_schemes {
+    ($($test:ident),* $(,)?) => {
+        mod aarch64 {
+            $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::Aarch64, $crate::support::Keys>(); })*
+        }
+        mod x86_64 {
+            $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::X86_64, $crate::support::Keys>(); })*
+        }
+        mod aarch64_by_alias {
+            $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::Aarch64, $crate::support::Aliased>(); })*
+        }
+        mod x86_64_by_alias {
+            $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::X86_64, $crate::support::Aliased>(); })*
+        }
+    };
+}
+
 /// Page tables on the guarded arena. For one thread.
-pub struct System<F: HostedFormat> {
-    pub paging: Paging<Guarded<F>, Scarce>,
-    register: ArenaRegister<F::Encoding>,
+pub struct System<F: HostedFormat, S: Protection = Keys> {
+    pub paging: Paging<MachineOf<F, S>, Scarce>,
+    arena: Arc<Arena>,
+    pub register: RegisterOf<F, S>,
 }
 
 /// Where the entry that translates an address is.
@@ -82,12 +102,26 @@ pub fn pages(start: VirtAddr, pages: usize) -> PageRange {
     PageRange::new(start, pages).expect("a range of whole pages in one half")
 }
 
-impl<F: HostedFormat> System<F> {
+impl<F: HostedFormat, S: Protection> System<F, S> {
     /// Boots with protection on.
     pub fn boot(config: Config, pages: usize) -> Self {
         let system = Self::build(config, pages);
-        system.paging.enable_protection().expect("protection can be turned on");
+        system.enable_protection().expect("protection can be turned on");
         system
+    }
+
+    /// Turns protection on, for the arena too.
+    pub fn enable_protection(&self) -> Result<(), Error> {
+        self.paging.enable_protection()?;
+        if self.paging.mode().protects() {
+            S::seal(&self.arena);
+        }
+        Ok(())
+    }
+
+    /// Whether a frame is protected as a page-table page.
+    pub fn protects(&self, frame: PhysAddr) -> bool {
+        S::protects(&self.paging, frame)
     }
 
     /// Builds the tables; nothing is protected yet.
@@ -102,29 +136,28 @@ impl<F: HostedFormat> System<F> {
         pages: usize,
         prepare: impl FnOnce(&Scarce),
     ) -> Result<Self, Error> {
-        let arena = if config.mode.protects() { Arena::guarded(pages) } else { Arena::new(pages) };
+        let arena = if config.mode.protects() { S::arena(pages) } else { Arena::new(pages) };
         let arena = Arc::new(arena.expect("the host gives the arena its addresses"));
         // Mode `off` has the same register, in the same default context, and no window: there it guards an arena that nobody uses.
         let guarded = if config.mode.protects() {
             arena.clone()
         } else {
-            Arc::new(Arena::guarded(1).expect("the host gives a page"))
+            Arc::new(S::arena(1).expect("the host gives a page"))
         };
         let register = ArenaRegister::new(guarded);
-        let backend = Keyed::new(register.clone());
-        backend.reset();
-        let machine = Hosted::new(arena, backend, Counter::default(), 1);
+        let backend = S::backend(register.clone());
+        let machine = Hosted::new(arena.clone(), backend, Counter::default(), 1);
         let frames = Scarce::new(machine.memory());
         prepare(&frames);
         // Nothing is protected until `enable_protection`: one window for the whole of it saves two system calls a store.
-        let building: Keyed<_, F::Encoding> = Keyed::new(register.clone());
+        let building = S::backend::<F>(register.clone());
         let window: Guard<'_, _, PageTables> = Guard::enter(&building);
         let paging = Paging::new(machine, frames, config)?;
         drop(window);
-        Ok(System { paging, register })
+        Ok(System { paging, arena, register })
     }
 
-    pub fn machine(&self) -> &Guarded<F> {
+    pub fn machine(&self) -> &MachineOf<F, S> {
         self.paging.machine()
     }
 
@@ -192,9 +225,11 @@ impl<F: HostedFormat> System<F> {
     }
 
     /// A CPU of the MMU model whose protection register is this system's, as it is now.
-    pub fn mmu(&self, user: Option<&Root>) -> Mmu<'_, Guarded<F>> {
+    pub fn mmu(&self, user: Option<&Root>) -> Mmu<'_, MachineOf<F, S>> {
         let (kernel, user) = (self.paging.kernel().frame(), user.map(Root::frame));
-        Mmu::new(self.machine(), kernel, user, self.register.read())
+        let mut mmu = Mmu::new(self.machine(), kernel, user, 0);
+        mmu.cpu = S::cpu::<F>(&self.register);
+        mmu
     }
 
     /// The linear map's address of a frame.

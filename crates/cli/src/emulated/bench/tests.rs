@@ -1,6 +1,7 @@
 //! The kernel's counts are the hosted ones, but for two differences, which are asserted.
 
 use super::*;
+use kpkeys_emulator::Target;
 use kpkeys_hosted::{Setup, boot_counted};
 use kpkeys_pgtable::entry::X86_64;
 use kpkeys_pgtable::{Config, Event, Machine};
@@ -44,7 +45,7 @@ impl Clock for Both<'_> {
 }
 
 fn emulated(mode: Mode, row: Row) -> Counts {
-    let emulated = Emulated::for_bench("qemu-x86_64", None).unwrap();
+    let emulated = Emulated::for_bench(Target::X86_64, None).unwrap();
     let request =
         Request { mode, block: 0, rows: &[row], scale: SCALE, iterations: 1, count: true };
     match emulated.bench(&request).unwrap().pop() {
@@ -82,6 +83,28 @@ fn a_row_of_each_kind_counts_the_same_as_hosted() {
         let row = ALL_ROWS.iter().find(|row| row.result_class == name).unwrap();
         counts_agree(Mode::Batched, row);
         counts_agree(Mode::Fused, row);
+    }
+}
+
+/// The clock counts instructions, so the same row takes the same number of them, to the last one.
+#[test]
+fn instructions_are_counted_exactly() {
+    let row = *ALL_ROWS.iter().find(|row| row.result_class == "vm_map_ram_test: p:1, h:0").unwrap();
+    let emulated = Emulated::for_bench(Target::X86_64, Some("none")).unwrap();
+    let request = Request {
+        mode: Mode::Off,
+        block: 0,
+        rows: &[row],
+        scale: SCALE,
+        iterations: 2,
+        count: false,
+    };
+    let runs = [(); 2].map(|()| emulated.bench(&request).unwrap());
+    assert_eq!(runs[0], runs[1]);
+    for record in &runs[0] {
+        let Record::Sample(sample) = record else { panic!("not a sample: {record:?}") };
+        assert_eq!(sample.unit, Unit::Instructions);
+        assert!((100.0..10_000.0).contains(&sample.value), "{}", sample.value);
     }
 }
 

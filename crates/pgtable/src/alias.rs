@@ -1,0 +1,195 @@
+//! The alias: a second mapping of page-table pages, which they are stored through under [`Scheme::Alias`](kpkeys::Scheme::Alias).
+//!
+//! In the linear map such a page is read-only, always. At a constant distance, in a range of the kernel's half as large as memory,
+//! it is mapped once more with the permissions of user data, which PSTATE.PAN (or SMAP) keeps the kernel out of except in windows.
+//! Nothing but page-table pages is mapped there.
+//!
+//! # The alias's own tables
+//!
+//! They are page-table pages like all others, so they are read-only in the linear map and have aliases themselves. Giving a page its
+//! alias must not need a page that needs one. So the tables exist before:
+//!
+//! - Without a pool, any frame may become a page-table page: all tables, down to those of PTEs, are built at the start. That
+//!   is one page for each 2 MiB of memory (0.2 %), as much as the tables of a linear map made of pages, which such a
+//!   configuration has anyway.
+//! - With the pool, tables down to those of PMDs are built at the start: one page for each GiB. A block of 2 MiB of the pool has a
+//!   block for its alias. Where memory is fragmented the pool takes smaller blocks; their alias needs a table of PTEs, for
+//!   which a page of the [`Reserve`] is used, once for each 2 MiB.
+//!
+//! A table, once there, stays.
+
+use crate::addr::{ENTRIES, Level, PageRange, PhysAddr, VirtAddr};
+use crate::entry::{Entry, Format};
+use crate::error::Error;
+use crate::linear::Reserve;
+use crate::machine::{Machine, Memory};
+use crate::section::Section;
+use crate::table::{Slot, Table};
+
+/// The range of addresses that page-table pages have a second mapping in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Alias {
+    memory: Memory,
+    start: VirtAddr,
+    root: PhysAddr,
+}
+
+impl Alias {
+    /// The alias of `memory` from `start` up, in the tables of a root that does not translate anything there yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AliasMisplaced`].
+    pub(crate) fn new(
+        memory: Memory,
+        start: Option<VirtAddr>,
+        root: PhysAddr,
+    ) -> Result<Alias, Error> {
+        let start = start.ok_or(Error::AliasMisplaced(None))?;
+        let misplaced = Error::AliasMisplaced(Some(start));
+        let range = PageRange::new(start, memory.pages).map_err(|_| misplaced)?;
+        let linear = PageRange::new(memory.linear, memory.pages)?;
+        let overlaps = range.contains(linear.start()) || linear.contains(range.start());
+        let is_kernel = start.0 >> 63 == 1;
+        if overlaps || !is_kernel || !start.is_aligned(Level::Pud.entry_bytes()) {
+            return Err(misplaced);
+        }
+        Ok(Alias { memory, start, root })
+    }
+
+    /// The address of a frame's alias.
+    pub(crate) fn address(&self, frame: PhysAddr) -> VirtAddr {
+        self.start.offset(frame.0 - self.memory.start.0)
+    }
+
+    /// The frame whose alias is at an address, if it is one for aliases.
+    pub(crate) fn frame_at(&self, va: VirtAddr) -> Option<PhysAddr> {
+        let frame = self.memory.start.offset(va.0.checked_sub(self.start.0)?);
+        self.memory.contains(frame, 1).then_some(frame)
+    }
+
+    /// The aliases of frames in memory.
+    pub(crate) fn range(&self, start: PhysAddr, pages: usize) -> Result<PageRange, Error> {
+        Ok(PageRange::new(self.address(start), pages)?)
+    }
+
+    /// All of them.
+    pub(crate) fn whole(&self) -> Result<PageRange, Error> {
+        self.range(self.memory.start, self.memory.pages)
+    }
+
+    /// How many tables [`map`](Self::map) would take from the reserve.
+    pub(crate) fn tables_missing<M: Machine>(&self, machine: &M, range: PageRange) -> usize {
+        range
+            .by_table(Level::Pte)
+            .filter(|piece| !is_whole(piece))
+            .filter_map(|piece| self.slot(machine, piece.start()))
+            .filter(|slot| slot.load().is_empty())
+            .count()
+    }
+
+    /// Gives frames their alias, with tables from `reserve` where they are missing. Entries that say so already are not stored again.
+    pub(crate) fn map<M: Machine>(
+        &self,
+        section: &Section<'_, M>,
+        range: PageRange,
+        reserve: &mut Reserve,
+    ) {
+        for piece in range.by_table(Level::Pte) {
+            let Some(slot) = self.slot(section.machine(), piece.start()) else { continue };
+            let now = slot.load();
+            if let Some(table) = self.table_of_ptes(section.machine(), now) {
+                self.map_pages(section, table, piece);
+            } else if !now.is_empty() {
+                // A block has them all.
+            } else if is_whole(&piece) {
+                section.set_upper(slot, self.entry::<M>(Level::Pmd, piece.start()));
+            } else if let Some(page) = reserve.take() {
+                let table = page.table(section.machine());
+                section.fill(table, |index| {
+                    let va = VirtAddr(piece.start().0 & !(Level::Pmd.entry_bytes() - 1));
+                    let va = va.offset_pages(index);
+                    if piece.contains(va) { self.entry::<M>(Level::Pte, va) } else { Entry::EMPTY }
+                });
+                section.set_upper(slot, M::Format::table(page.link(), true));
+            }
+        }
+    }
+
+    /// Takes their alias from frames. The caller flushes the range.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MappedByBlock`] if they got it together with others, as one block. Nothing is changed then.
+    pub(crate) fn unmap<M: Machine>(
+        &self,
+        section: &Section<'_, M>,
+        range: PageRange,
+    ) -> Result<(), Error> {
+        let machine = section.machine();
+        for piece in range.by_table(Level::Pte).filter(|piece| !is_whole(piece)) {
+            if let Some(slot) = self.slot(machine, piece.start())
+                && M::Format::is_leaf(Level::Pmd, slot.load())
+            {
+                return Err(Error::MappedByBlock(piece.start()));
+            }
+        }
+        for piece in range.by_table(Level::Pte) {
+            let Some(slot) = self.slot(machine, piece.start()) else { continue };
+            let now = slot.load();
+            if let Some(table) = self.table_of_ptes(machine, now) {
+                section.will_store(piece.pages());
+                let slots = table.slots(piece.start().index(Level::Pte), piece.pages());
+                section.get_and_clear_range(slots, |_, _| ());
+            } else if !now.is_empty() {
+                section.clear_upper(slot);
+            }
+        }
+        Ok(())
+    }
+
+    fn map_pages<M: Machine>(&self, section: &Section<'_, M>, table: Table<'_>, piece: PageRange) {
+        let slots = table.slots(piece.start().index(Level::Pte), piece.pages());
+        let entry = |index| self.entry::<M>(Level::Pte, piece.start().offset_pages(index));
+        if slots.iter().enumerate().any(|(index, slot)| slot.load() != entry(index)) {
+            section.will_store(piece.pages());
+            section.set_range(slots, entry);
+        }
+    }
+
+    /// The alias entry that an address must have.
+    pub(crate) fn entry<M: Machine>(&self, level: Level, va: VirtAddr) -> Entry {
+        let frame = self.memory.start.offset(va.0 - self.start.0);
+        // Memory and alias start at multiples of 1 GiB, so the frame is aligned as the address is; both formats map it.
+        M::Format::alias(level, frame).unwrap_or(Entry::EMPTY)
+    }
+
+    /// The PMD that translates an address. Tables down to its own exist.
+    fn slot<'m, M: Machine>(&self, machine: &'m M, va: VirtAddr) -> Option<Slot<'m>> {
+        let (mut frame, mut level) = (self.root, Level::Pgd);
+        loop {
+            // SAFETY: the root is a table for ever, and so are tables of the alias.
+            let slot = unsafe { Table::at(machine, frame) }.slot(va.index(level));
+            if level == Level::Pmd {
+                return Some(slot);
+            }
+            let entry = slot.load();
+            if !M::Format::is_table(level, entry) {
+                return None;
+            }
+            frame = M::Format::frame(level, entry);
+            level = level.below()?;
+        }
+    }
+
+    fn table_of_ptes<'m, M: Machine>(&self, machine: &'m M, entry: Entry) -> Option<Table<'m>> {
+        // SAFETY: tables of the alias are never freed.
+        M::Format::is_table(Level::Pmd, entry)
+            .then(|| unsafe { Table::at(machine, M::Format::frame(Level::Pmd, entry)) })
+    }
+}
+
+/// Whether a part of a range is all that one PMD translates.
+fn is_whole(piece: &PageRange) -> bool {
+    piece.pages() == ENTRIES
+}

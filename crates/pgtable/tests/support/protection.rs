@@ -1,0 +1,137 @@
+//! The ways page tables can be protected, as a parameter of tests.
+
+use std::io;
+use std::sync::Arc;
+
+use kpkeys::keyed::{Keyed, Register};
+use kpkeys::pan::Pan;
+use kpkeys::{Backend, Pkey};
+use kpkeys_hosted::arena::Arena;
+use kpkeys_hosted::mmu::{Cpu, Fault};
+use kpkeys_hosted::register::{ArenaRegister, Opens, PanFlag};
+use kpkeys_hosted::{Counter, Hosted, HostedFormat};
+use kpkeys_pgtable::{Level, Machine, Paging, PhysAddr};
+
+use super::Scarce;
+
+/// The machine of a system under test.
+pub type MachineOf<F, S> = Hosted<F, <S as Protection>::Backend<F>, Counter>;
+/// Its protection register.
+pub type RegisterOf<F, S> = ArenaRegister<<S as Protection>::Values<F>>;
+
+/// A way to protect page tables.
+pub trait Protection: 'static {
+    /// Values of the protection register.
+    type Values<F: HostedFormat>: Opens;
+    /// The backend.
+    type Backend<F: HostedFormat>: Backend + Sync;
+
+    fn arena(pages: usize) -> io::Result<Arena>;
+
+    /// The backend of a register, outside of windows.
+    fn backend<F: HostedFormat>(register: RegisterOf<F, Self>) -> Self::Backend<F>
+    where
+        Self: Sized;
+
+    /// The state of a CPU of the MMU model.
+    fn cpu<F: HostedFormat>(register: &RegisterOf<F, Self>) -> Cpu
+    where
+        Self: Sized;
+
+    /// Called when protection is on.
+    fn seal(arena: &Arc<Arena>);
+
+    /// Whether a frame is protected as a page-table page, as the linear map says, and the alias where there is one.
+    fn protects<F: HostedFormat>(
+        paging: &Paging<MachineOf<F, Self>, Scarce>,
+        frame: PhysAddr,
+    ) -> bool
+    where
+        Self: Sized;
+
+    /// The fault of a store to a page-table page by way of the linear map.
+    fn fault(linear: Level) -> Fault;
+}
+
+/// By the key of the linear map.
+pub struct Keys;
+
+impl Protection for Keys {
+    type Values<F: HostedFormat> = F::Encoding;
+    type Backend<F: HostedFormat> = Keyed<ArenaRegister<F::Encoding>, F::Encoding>;
+
+    fn arena(pages: usize) -> io::Result<Arena> {
+        Arena::guarded(pages)
+    }
+
+    fn backend<F: HostedFormat>(register: RegisterOf<F, Self>) -> Self::Backend<F> {
+        let backend = Keyed::new(register);
+        backend.reset();
+        backend
+    }
+
+    fn cpu<F: HostedFormat>(register: &RegisterOf<F, Self>) -> Cpu {
+        Cpu::new(register.read())
+    }
+
+    fn seal(_arena: &Arc<Arena>) {}
+
+    fn protects<F: HostedFormat>(
+        paging: &Paging<MachineOf<F, Self>, Scarce>,
+        frame: PhysAddr,
+    ) -> bool {
+        match paging.memory_pkey(frame) {
+            Some(Pkey::PAGE_TABLES) => true,
+            Some(Pkey::DEFAULT) => false,
+            other => panic!("{frame:?} has {other:?}"),
+        }
+    }
+
+    fn fault(_linear: Level) -> Fault {
+        Fault::Key(Pkey::PAGE_TABLES)
+    }
+}
+
+/// By an alias.
+pub struct Aliased;
+
+impl Protection for Aliased {
+    type Values<F: HostedFormat> = PanFlag;
+    type Backend<F: HostedFormat> = Pan<ArenaRegister<PanFlag>>;
+
+    fn arena(pages: usize) -> io::Result<Arena> {
+        Arena::aliased(pages)
+    }
+
+    fn backend<F: HostedFormat>(register: RegisterOf<F, Self>) -> Self::Backend<F> {
+        let backend = Pan::new(register);
+        backend.reset();
+        backend
+    }
+
+    fn cpu<F: HostedFormat>(register: &RegisterOf<F, Self>) -> Cpu {
+        // A CPU without overlays is one whose every key allows everything.
+        let allow_all = if F::NAME == "aarch64" { 0x7777_7777 } else { 0 };
+        Cpu { pan: !PanFlag::opens(register.read()), e0pd: true, ..Cpu::new(allow_all) }
+    }
+
+    fn seal(arena: &Arc<Arena>) {
+        arena.seal();
+    }
+
+    fn protects<F: HostedFormat>(
+        paging: &Paging<MachineOf<F, Self>, Scarce>,
+        frame: PhysAddr,
+    ) -> bool {
+        let (kernel, linear) = (paging.kernel(), paging.machine().memory().linear_address(frame));
+        let (_, _, leaf) = paging.walk(kernel, linear).expect("all memory is mapped");
+        let alias = paging.alias_of(frame).and_then(|alias| paging.walk(kernel, alias));
+        assert_eq!(F::is_writable(leaf), alias.is_none(), "{frame:?} is one of both");
+        assert_eq!(paging.memory_pkey(frame), Some(Pkey::DEFAULT), "there are no keys");
+        alias.is_some()
+    }
+
+    fn fault(linear: Level) -> Fault {
+        Fault::Permission(linear)
+    }
+}
