@@ -87,8 +87,7 @@ impl Builder<'_> {
         for start in (range.start.0..range.end.0).step_by(BLOCK_SIZE as usize) {
             let block = PhysRange::new(start, BLOCK_SIZE);
             let is_code = block.overlaps(&read_only);
-            let attrs =
-                if is_code { Attrs::KERNEL_DATA.read_only() } else { Attrs::KERNEL_DATA };
+            let attrs = if is_code { Attrs::KERNEL_DATA.read_only() } else { Attrs::KERNEL_DATA };
             let at = VirtAddr(LINEAR_MAP + start);
             self.map(at, Level::Pmd, block.start, attrs, |entry| entry)?;
         }

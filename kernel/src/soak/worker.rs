@@ -1,8 +1,8 @@
 //! One worker of the soak, and what it remembers.
 
 use crate::arch::time;
-use crate::probe;
 use crate::paging::{Bare, Memories, user};
+use crate::probe;
 use crate::sched;
 use alloc::collections::BTreeMap;
 use alloc::format;

@@ -1,7 +1,7 @@
 //! Faults are caught and described, wherever they happen.
 
-use crate::probe;
 use crate::fault::Cause;
+use crate::probe;
 use crate::{calls, cpu, ensure, kernel_test, stack};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

@@ -15,8 +15,7 @@ pub const MAIR: u64 = 0x04_ff;
 
 /// `SCTLR_EL1` with the MMU off: the bits that are reserved as one, or were (SED, ITD, EOS, TSCXT, EIS, nTLSMD, LSMAOE). EIS and
 /// EOS make exception entry and return synchronise the context, which a restored protection register relies on.
-pub const SCTLR_MMU_OFF: u64 =
-    1 << 7 | 1 << 8 | 1 << 11 | 1 << 20 | 1 << 22 | 1 << 28 | 1 << 29;
+pub const SCTLR_MMU_OFF: u64 = 1 << 7 | 1 << 8 | 1 << 11 | 1 << 20 | 1 << 22 | 1 << 28 | 1 << 29;
 
 /// `SCTLR_EL1` that the kernel starts on: MMU, caches, stack alignment checks; SPAN clear. What EL0 could do more than compute - cache
 /// maintenance, WFI, masks - stays trapped. WXN follows when the boot tables, which are writable and executable, are gone.
@@ -93,7 +92,14 @@ pub fn enable_required() -> Result<(), Missing> {
     // have nothing writable and executable. TLBs may keep WXN with a translation, hence the invalidation.
     unsafe {
         msr!("sctlr_el1", sctlr);
-        asm!(".inst 0xd500419f", "isb", "tlbi vmalle1", "dsb nsh", "isb", options(nostack, preserves_flags));
+        asm!(
+            ".inst 0xd500419f",
+            "isb",
+            "tlbi vmalle1",
+            "dsb nsh",
+            "isb",
+            options(nostack, preserves_flags)
+        );
     }
     Ok(())
 }

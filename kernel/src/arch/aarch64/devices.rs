@@ -11,15 +11,16 @@ static RANGES: spin::Once<ArrayVec<PhysRange, MAX_DEVICES>> = spin::Once::new();
 
 /// Registers all devices, once, before any table maps them.
 pub fn register(ranges: impl Iterator<Item = PhysRange>) {
-    RANGES.call_once(|| ranges.map(|range| range.rounded_out(PAGE_SIZE)).take(MAX_DEVICES).collect());
+    RANGES
+        .call_once(|| ranges.map(|range| range.rounded_out(PAGE_SIZE)).take(MAX_DEVICES).collect());
 }
 
 /// Every page of device registers, in the order in which they are mapped.
 pub fn pages() -> impl Iterator<Item = PhysAddr> {
     let ranges = RANGES.get().map_or(&[][..], |ranges| ranges.as_slice());
-    ranges.iter().flat_map(|range| {
-        (range.start.0..range.end.0).step_by(PAGE_SIZE as usize).map(PhysAddr)
-    })
+    ranges
+        .iter()
+        .flat_map(|range| (range.start.0..range.end.0).step_by(PAGE_SIZE as usize).map(PhysAddr))
 }
 
 /// Where the register at this physical address is mapped; `None` if no registered device has it.

@@ -93,7 +93,13 @@ pub fn publish_code(at: *const u8, len: usize) {
     }
     // SAFETY: as above.
     unsafe {
-        core::arch::asm!("dsb ish", "ic ialluis", "dsb ish", "isb", options(nostack, preserves_flags));
+        core::arch::asm!(
+            "dsb ish",
+            "ic ialluis",
+            "dsb ish",
+            "isb",
+            options(nostack, preserves_flags)
+        );
     }
 }
 

@@ -1,8 +1,8 @@
 //! Starting the other CPUs, one after the other: INIT, then start-up IPIs that lead through
 //! the 16-bit trampoline (Intel SDM vol. 3A, 8.4.4 "MP Initialization Example").
 
-use super::boot::entry::TRAMPOLINE_ADDRESS;
 use super::boot::entry;
+use super::boot::entry::TRAMPOLINE_ADDRESS;
 use super::{apic, control, descriptors, layout, time};
 use crate::cpu::{self, CpuId};
 use crate::memory::{PAGE_SIZE, PhysAddr};

@@ -8,7 +8,9 @@ mod boot_tables;
 pub mod entry;
 
 use super::backend::Choice;
-use super::{context, control, cpu_state, devices, exceptions, gic, layout, psci, root, serial, time};
+use super::{
+    context, control, cpu_state, devices, exceptions, gic, layout, psci, root, serial, time,
+};
 use crate::boot_info::BootInfo;
 use crate::cpu::MAX_CPUS;
 use crate::lock::IrqLock;
@@ -86,7 +88,8 @@ unsafe fn discover(blob: Option<&'static [u8]>) -> (BootInfo, Devices) {
             "the boot loader passed no device tree; start the kernel as a flat Image, not as an ELF file"
         ));
     };
-    let machine = Machine::parse(blob).unwrap_or_else(|error| exit::refuse(format_args!("{error}")));
+    let machine =
+        Machine::parse(blob).unwrap_or_else(|error| exit::refuse(format_args!("{error}")));
     let info = BootInfo::new(memory(&machine, blob), machine.boot_arguments)
         .unwrap_or_else(|error| exit::refuse(format_args!("{error}")));
     if let Err(error) = time::set_interrupt(&machine.timer) {

@@ -1,10 +1,10 @@
 //! GICv3 and later (IHI 0069), by the `arm-gic` crate.
 
+use super::super::entry::Kind;
+use super::super::register::synchronize;
 use super::{GicError, Interrupt, interrupts};
 use crate::arch::cpu_state::CpuState;
-use super::super::entry::Kind;
 use crate::arch::ipi;
-use super::super::register::synchronize;
 use arm_gic::gicv3::registers::{Gicd, GicrSgi};
 use arm_gic::gicv3::{
     GicCpuInterface, GicDistributor, GicRedistributor, GicRedistributorIterator, Group,
@@ -84,7 +84,8 @@ impl Registers {
         for region in &self.redistributors {
             // SAFETY: the region is one of redistributors, mapped as far as there are CPUs (contract of `new`), and each is used by its own
             // CPU alone once found.
-            let mut all = unsafe { GicRedistributorIterator::new(non_null(region.cast::<GicrSgi>())) }?;
+            let mut all =
+                unsafe { GicRedistributorIterator::new(non_null(region.cast::<GicrSgi>())) }?;
             if let Some(own) = all.find(|one| one.typer().core_mpidr() == mpidr) {
                 return Ok(own);
             }
@@ -118,11 +119,8 @@ pub fn send(to: &CpuState, number: u32) {
     let [affinity0, affinity1, affinity2, _, affinity3, ..] = to.mpidr().to_le_bytes();
     // The list has sixteen CPUs, from affinity 0 up: QEMU's clusters are no larger.
     let target = SgiTarget::List { affinity3, affinity2, affinity1, target_list: 1 << affinity0 };
-    let group = if number == ipi::NMI {
-        SgiTargetGroup::Group0
-    } else {
-        SgiTargetGroup::CurrentGroup1
-    };
+    let group =
+        if number == ipi::NMI { SgiTargetGroup::Group0 } else { SgiTargetGroup::CurrentGroup1 };
     let sent = GicCpuInterface::send_sgi(IntId::sgi(number), target, group);
     debug_assert!(sent.is_ok());
 }
