@@ -7,7 +7,7 @@
 //! # Locks, interrupts and preemption
 //!
 //! The locks of `kpkeys-pgtable` and `kpkeys-mm` are plain spinlocks. They are taken by threads with interrupts on, never in an interrupt
-//! handler and never under an [`IrqLock`](crate::lock::IrqLock), with one exception: page-fault handlers of user code, which turn
+//! handler and never under an [`IrqLock`], with one exception: page-fault handlers of user code, which turn
 //! interrupts on first. So
 //!
 //! - a CPU that waits for such a lock still answers shootdowns, whatever the holder waits for;

@@ -6,14 +6,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kpkeys_hosted::HostedFormat;
-use kpkeys_hosted::boot::Guarded;
 use kpkeys_hosted::mmu::{Mmu, Privilege, Want};
 use kpkeys_mm::{AddressSpace, Error, Kernel, MapFlags};
-use kpkeys_pgtable::{Machine, Mode, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{Mode, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::support::{assert_every_frame_accounted_for, for_both_formats, guarded, range};
+use crate::support::{
+    Modelled, assert_every_frame_accounted_for, for_both_formats, guarded, guarded_pan, range,
+};
 
 /// Sequences for each format and mode, and their length.
 const SEQUENCES: u32 = 24;
@@ -21,6 +22,8 @@ const OPERATIONS: usize = 64;
 const _: () = assert!(SEQUENCES as usize * OPERATIONS * Mode::ALL.len() * 2 >= 10_000);
 
 const PROCESSES: usize = 3;
+/// Frames for three processes with every page of the region in a frame of its own, twice over, so that 2 MiB are always to be had.
+const PAGES: usize = 8192;
 /// Pages that sequences touch: two whole PTE tables, and a little on either side.
 const REGION: usize = EDGE + 2 * 512 + EDGE;
 const EDGE: usize = 64;
@@ -357,14 +360,14 @@ fn region(first: usize, pages: usize) -> PageRange {
 }
 
 /// The real thing beside the model.
-struct Pair<'k, F: HostedFormat> {
-    kernel: &'k Kernel<Guarded<F>>,
+struct Pair<'k, M: Modelled> {
+    kernel: &'k Kernel<M>,
     model: Model,
-    spaces: Vec<AddressSpace<'k, Guarded<F>>>,
+    spaces: Vec<AddressSpace<'k, M>>,
 }
 
-impl<'k, F: HostedFormat> Pair<'k, F> {
-    fn new(kernel: &'k Kernel<Guarded<F>>) -> Self {
+impl<'k, M: Modelled> Pair<'k, M> {
+    fn new(kernel: &'k Kernel<M>) -> Self {
         let mut pair = Pair { kernel, model: Model::default(), spaces: Vec::new() };
         pair.start_process();
         pair
@@ -486,11 +489,7 @@ impl<'k, F: HostedFormat> Pair<'k, F> {
         assert_eq!(addresses.len(), frames.len(), "different frames are at different addresses");
     }
 
-    fn compare_mappings(
-        &self,
-        space: &AddressSpace<'_, Guarded<F>>,
-        pages: &BTreeMap<usize, Page>,
-    ) {
+    fn compare_mappings(&self, space: &AddressSpace<'_, M>, pages: &BTreeMap<usize, Page>) {
         let mapped = space.mappings().flat_map(|(range, flags)| {
             (0..range.pages()).map(move |page| (range.start().offset_pages(page), flags.write))
         });
@@ -506,12 +505,11 @@ impl<'k, F: HostedFormat> Pair<'k, F> {
     }
 }
 
-/// 8,192 frames: three processes with every page of the region in a frame of its own, twice over, so that 2 MiB are always to be had.
-fn run<F: HostedFormat>(mode: Mode) {
+fn run<M: Modelled>(mode: Mode, boot: impl Fn() -> Kernel<M>) {
     let config = Config { cases: SEQUENCES, failure_persistence: None, ..Config::default() };
     let sequence = prop::collection::vec(operation(), OPERATIONS);
     let result = TestRunner::new(config).run(&sequence, |operations| {
-        let kernel = guarded::<F>(mode, 8192);
+        let kernel = boot();
         let mut pair = Pair::new(&kernel);
         for (process, operation) in operations {
             pair.apply(process, operation);
@@ -524,19 +522,31 @@ fn run<F: HostedFormat>(mode: Mode) {
 }
 
 fn spaces_do_what_the_model_does_off<F: HostedFormat>() {
-    run::<F>(Mode::Off);
+    run(Mode::Off, || guarded::<F>(Mode::Off, PAGES));
 }
 
 fn spaces_do_what_the_model_does_unbatched<F: HostedFormat>() {
-    run::<F>(Mode::Unbatched);
+    run(Mode::Unbatched, || guarded::<F>(Mode::Unbatched, PAGES));
 }
 
 fn spaces_do_what_the_model_does_batched<F: HostedFormat>() {
-    run::<F>(Mode::Batched);
+    run(Mode::Batched, || guarded::<F>(Mode::Batched, PAGES));
 }
 
 fn spaces_do_what_the_model_does_fused<F: HostedFormat>() {
-    run::<F>(Mode::Fused);
+    run(Mode::Fused, || guarded::<F>(Mode::Fused, PAGES));
+}
+
+fn spaces_do_what_the_model_does_unbatched_behind_an_alias<F: HostedFormat>() {
+    run(Mode::Unbatched, || guarded_pan::<F>(Mode::Unbatched, PAGES));
+}
+
+fn spaces_do_what_the_model_does_batched_behind_an_alias<F: HostedFormat>() {
+    run(Mode::Batched, || guarded_pan::<F>(Mode::Batched, PAGES));
+}
+
+fn spaces_do_what_the_model_does_fused_behind_an_alias<F: HostedFormat>() {
+    run(Mode::Fused, || guarded_pan::<F>(Mode::Fused, PAGES));
 }
 
 for_both_formats!(
@@ -544,4 +554,7 @@ for_both_formats!(
     spaces_do_what_the_model_does_unbatched,
     spaces_do_what_the_model_does_batched,
     spaces_do_what_the_model_does_fused,
+    spaces_do_what_the_model_does_unbatched_behind_an_alias,
+    spaces_do_what_the_model_does_batched_behind_an_alias,
+    spaces_do_what_the_model_does_fused_behind_an_alias,
 );

@@ -1,7 +1,7 @@
 //! What the tests of the memory manager share: machines, and the account of every frame.
 
-use kpkeys_hosted::boot::{Counted, Guarded};
-use kpkeys_hosted::{HostedFormat, Setup, boot_counted, boot_guarded};
+use kpkeys_hosted::boot::{Counted, Guarded, GuardedPan};
+use kpkeys_hosted::{Counter, HostedFormat, Setup, boot_counted, boot_guarded, boot_guarded_pan};
 use kpkeys_mm::{AddressSpace, Kernel};
 use kpkeys_pgtable::check::{Report, Scratch, check};
 use kpkeys_pgtable::{Config, Machine, Mode, PageRange, Root, VirtAddr};
@@ -23,6 +23,17 @@ pub(crate) use for_both_formats;
 pub fn guarded<F: HostedFormat>(mode: Mode, pages: usize) -> Kernel<Guarded<F>> {
     boot_guarded(Setup { pages, cpus: 1, config: Config::of(mode) }).expect("the host has memory")
 }
+
+/// The same, where page tables are behind an alias.
+pub fn guarded_pan<F: HostedFormat>(mode: Mode, pages: usize) -> Kernel<GuardedPan<F>> {
+    let setup = Setup { pages, cpus: 1, config: Config::of(mode) };
+    boot_guarded_pan(setup).expect("the host has memory")
+}
+
+/// A machine of the models' tests, whatever protects its page tables.
+pub trait Modelled: Machine<Format: HostedFormat, Probe = Counter> {}
+
+impl<M: Machine<Format: HostedFormat, Probe = Counter>> Modelled for M {}
 
 /// A machine of several CPUs.
 pub fn of_cpus<F: HostedFormat>(mode: Mode, pages: usize, cpus: usize) -> Kernel<Counted<F>> {

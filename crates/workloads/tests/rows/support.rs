@@ -2,8 +2,8 @@
 
 use std::cell::Cell;
 
-use kpkeys_hosted::boot::Counted;
-use kpkeys_hosted::{Counter, Counts, HostedFormat, Setup, boot_counted};
+use kpkeys_hosted::boot::{Counted, CountedPan};
+use kpkeys_hosted::{Counter, Counts, HostedFormat, Setup, boot_counted, boot_counted_pan};
 use kpkeys_mm::Kernel;
 use kpkeys_pgtable::check::{Scratch, check};
 use kpkeys_pgtable::{Config, Event, Machine, Mode};
@@ -35,6 +35,12 @@ pub fn kernel_of<F: HostedFormat>(mode: Mode, pages: usize) -> Kernel<Counted<F>
     boot_counted(Setup { pages, cpus: 1, config: Config::of(mode) }).expect("the host has memory")
 }
 
+/// The same, with page tables behind an alias.
+pub fn kernel_behind_alias<F: HostedFormat>(mode: Mode) -> Kernel<CountedPan<F>> {
+    let setup = Setup { pages: PAGES, cpus: 1, config: Config::of(mode) };
+    boot_counted_pan(setup).expect("the host has memory")
+}
+
 /// The row of this name.
 pub fn row(result_class: &str) -> &'static Row {
     ALL_ROWS.iter().find(|row| row.result_class == result_class).expect("a row of the table")
@@ -64,8 +70,8 @@ impl Clock for CountingClock<'_> {
 }
 
 /// One iteration of a row, and what happened in its timed span.
-pub fn run<F: HostedFormat>(
-    kernel: &Kernel<Counted<F>>,
+pub fn run<M: Machine<Probe = Counter>>(
+    kernel: &Kernel<M>,
     row: &Row,
     scale: u64,
 ) -> (Timing, Counts) {

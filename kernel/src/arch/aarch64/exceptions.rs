@@ -8,7 +8,7 @@ use super::{ipi, irq, probe, time, user};
 use crate::fault::Fault;
 use crate::program::{self, End, Mistake};
 use crate::stack::Stack;
-use crate::{calls, cpu, protection, sched};
+use crate::{calls, cpu, protection, sched, stack};
 use core::fmt;
 use core::sync::atomic::Ordering;
 
@@ -143,8 +143,9 @@ fn end_program(frame: &mut Frame, end: End) {
     user::leave(frame, kernel_stack, 0);
 }
 
-/// The entry code found no room for a frame.
+/// The entry code found no room for a frame, which lies on the CPU's overflow stack instead.
 pub extern "C" fn die_of_stack_overflow(frame: &Frame, stack_pointer: u64) -> ! {
+    debug_assert!(stack::is_guard(stack_pointer));
     panic!("stack overflow: the stack pointer is {stack_pointer:#x}, in a guard page\n{frame}");
 }
 

@@ -24,6 +24,7 @@ mod register;
 pub mod root;
 pub mod serial;
 mod smp;
+mod tests;
 pub mod time;
 pub mod tlb;
 pub mod user;

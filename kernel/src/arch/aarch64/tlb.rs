@@ -63,7 +63,7 @@ fn flush_user(root: u64, range: Option<PageRange>) {
 /// The page numbers of a range as TLBI takes them: bits 55:12 of the address in bits 43:0 of the operand.
 fn pages(range: PageRange) -> impl Iterator<Item = u64> {
     const PAGE: u64 = (1 << 44) - 1;
-    (0..range.pages()).map(move |page| range.start().offset_pages(page).0 / PAGE_SIZE & PAGE)
+    (0..range.pages()).map(move |page| (range.start().offset_pages(page).0 / PAGE_SIZE) & PAGE)
 }
 
 fn flush_all() {

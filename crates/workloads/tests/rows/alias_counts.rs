@@ -1,0 +1,99 @@
+//! Every row with page tables behind an alias, against the same row with keys: what differs is what the two ways to protect a page
+//! cost, and nothing else.
+//!
+//! | count | by alias, against by key | why |
+//! |---|---|---|
+//! | barriers | none of the windows' | PSTATE.PAN synchronises itself |
+//! | stores to the linear map's tables and the alias's | one more for each change of protection | the page's second mapping is made or taken away |
+//! | windows, mode `unbatched` | the same number more | a window around each store; in the others one window has both |
+//! | TLB flushes | one more for each page that is given back | two addresses must be flushed where they go, one where they come |
+//! | x86-64: upper stores of `fork`, and their windows | one more | a new root is given the kernel's half, and the alias is in an entry of its own |
+//!
+//! Everything else is equal: stores to page tables, tables, changes of protection, windows of the other modes.
+
+use kpkeys_hosted::HostedFormat;
+use kpkeys_pgtable::{Event, Format, Mode};
+use kpkeys_workloads::ALL_ROWS;
+
+use crate::support::{
+    Events, assert_clean_and_nothing_leaked, for_both_formats, kernel, kernel_behind_alias, row,
+    run,
+};
+
+/// What a row does behind an alias, from what it does with keys.
+fn expected<F: Format>(mode: Mode, name: &str, by_key: Events, barriers_of_entries: u64) -> Events {
+    // Without a pool every table that is freed is given back; with it no row gives back a block.
+    let given_back = match mode {
+        Mode::Unbatched | Mode::Batched => by_key.ptps_freed,
+        Mode::Off | Mode::Fused => 0,
+    };
+    let second_stores = by_key.key_changes;
+    let of_new_root =
+        u64::from(F::USER_ROOT_HAS_KERNEL_HALF && mode.protects() && name.starts_with("fork"));
+    let windows = match mode {
+        Mode::Off | Mode::Fused => 0,
+        Mode::Unbatched => second_stores + of_new_root,
+        // A key change has one window, and so has an upper store.
+        Mode::Batched => of_new_root,
+    };
+    Events {
+        linear_stores: by_key.linear_stores + second_stores,
+        upper_stores: by_key.upper_stores + of_new_root,
+        windows: by_key.windows + windows,
+        barriers: barriers_of_entries,
+        tlb_flushes: by_key.tlb_flushes + given_back,
+        ..by_key
+    }
+}
+
+fn rows_differ_from_those_by_key_by_what_the_alias_costs<F: HostedFormat>() {
+    for mode in Mode::ALL {
+        let (by_key, by_alias) = (kernel::<F>(mode), kernel_behind_alias::<F>(mode));
+        for row in &ALL_ROWS {
+            let what = format!("{} {mode:?}", row.result_class);
+            let (_, counts) = run(&by_key, row, 100);
+            let by_key = Events::of(&counts);
+            let (_, counts) = run(&by_alias, row, 100);
+            let found = Events::of(&counts);
+            // How many barriers entries want is another test's business (`vmalloc_counts`). That they are all there are is seen below.
+            let expected = expected::<F>(mode, row.result_class, by_key, found.barriers);
+            assert_eq!(found, expected, "{what}");
+            // With keys each window has two more, less those that an entry's barrier was merged with.
+            let merged = 2 * by_key.windows + found.barriers - by_key.barriers;
+            assert!(merged <= by_key.windows.min(found.barriers), "{what}: {merged} merged");
+            if !F::VALID_KERNEL_STORE_NEEDS_BARRIER {
+                assert_eq!(found.barriers, 0, "{what}");
+            }
+        }
+    }
+}
+
+fn user_rows_have_no_barrier_at_all<F: HostedFormat>() {
+    for mode in Mode::ALL {
+        let kernel = kernel_behind_alias::<F>(mode);
+        for name in ["fork: h:0", "munmap: h:0"] {
+            let (_, counts) = run(&kernel, row(name), 1);
+            assert_eq!(counts.of(Event::Barrier), 0, "{name} {mode:?}");
+            let has_windows = counts.of(Event::WindowOpened) > 0;
+            assert_eq!(has_windows, mode.protects(), "{name} {mode:?}");
+        }
+    }
+}
+
+fn every_row_leaves_all_tables_behind_their_alias<F: HostedFormat>() {
+    for mode in Mode::ALL {
+        let kernel = kernel_behind_alias::<F>(mode);
+        assert_clean_and_nothing_leaked(&kernel, "boot");
+        for row in &ALL_ROWS {
+            run(&kernel, row, 100);
+            kernel.purge_vmalloc();
+            assert_clean_and_nothing_leaked(&kernel, &format!("{} {mode:?}", row.result_class));
+        }
+    }
+}
+
+for_both_formats!(
+    rows_differ_from_those_by_key_by_what_the_alias_costs,
+    user_rows_have_no_barrier_at_all,
+    every_row_leaves_all_tables_behind_their_alias,
+);
