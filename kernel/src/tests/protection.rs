@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 use kpkeys::{Access, Guard, context};
 use kpkeys_workloads::attack::execute::inside_window;
-use kpkeys_workloads::attack::{Site, Store};
+use kpkeys_workloads::attack::{Aim, Site, Store};
 
 /// What the register allows to page tables now; `None` with a backend that has none.
 fn access() -> Option<Access> {
@@ -37,8 +37,7 @@ fn is_enforced() -> bool {
 /// Whether a store to a page-table page gets through, here and now.
 fn can_store() -> bool {
     let site = Here { cpu: cpu::this().id };
-    let at = arch::layout::linear(site.early_table()) as u64 + 4088;
-    site.store(Store::Word, kpkeys_pgtable::VirtAddr(at)).is_ok()
+    site.store(Store::Word, Aim::of_table(memories(), site.early_table(), 4088)).is_ok()
 }
 
 kernel_test! {

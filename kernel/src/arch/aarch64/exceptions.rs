@@ -5,6 +5,7 @@ use super::entry::{self, Frame, Kind, Origin};
 use super::gic::{self, Interrupt};
 use super::register::{msr, synchronize};
 use super::{ipi, irq, probe, time, user};
+use crate::fault::Fault;
 use crate::program::{self, End, Mistake};
 use crate::stack::Stack;
 use crate::{calls, cpu, protection, sched, stack};
@@ -132,14 +133,14 @@ fn handle_program(frame: &mut Frame) {
     let mistake = match frame.class() {
         class::SYSTEM_CALL => return end_program(frame, End::Exit(frame.x[0])),
         class::PROGRAM_DATA | class::PROGRAM_FETCH => {
-            let (address, write) = (frame.far, probe::is_write(frame.esr));
+            let (address, code) = (frame.far, frame.esr);
             irq::enable();
-            let handled = program::fault(address, write);
+            let handled = program::fault(address, probe::is_write(code));
             irq::disable();
             if handled {
                 return;
             }
-            Mistake::PageFault(address)
+            Mistake::PageFault(Fault { cause: probe::cause(code), address, code })
         }
         class::UNKNOWN | class::WAIT | class::SYSTEM_REGISTER => Mistake::ForbiddenInstruction,
         other => Mistake::Other(name(other)),

@@ -38,13 +38,15 @@ pub fn decode(status: u64) -> (Cause, u64) {
 /// Decodes the syndrome of an abort.
 pub fn cause(esr: u64) -> Cause {
     let (class, status) = ((esr >> 26) as u8 & 0x3f, esr & syndrome::STATUS);
-    if !matches!(class, class::KERNEL_DATA | class::KERNEL_FETCH) {
-        return Cause::Other;
-    }
+    let is_fetch = match class {
+        class::KERNEL_DATA | class::PROGRAM_DATA => false,
+        class::KERNEL_FETCH | class::PROGRAM_FETCH => true,
+        _ => return Cause::Other,
+    };
     match status {
         // Address size and translation faults of each level.
         0b00_0000..=0b00_0111 => Cause::NotMapped,
-        0b00_1100..=0b00_1111 if class == class::KERNEL_FETCH => Cause::Execute,
+        0b00_1100..=0b00_1111 if is_fetch => Cause::Execute,
         0b00_1100..=0b00_1111 if esr & syndrome::OVERLAY != 0 => Cause::Key,
         0b00_1100..=0b00_1111 if is_write(esr) => Cause::Write,
         0b00_1100..=0b00_1111 => Cause::Read,

@@ -3,6 +3,7 @@
 use super::entry::{DOUBLE_FAULT, Frame, MACHINE_CHECK, NMI, PAGE_FAULT};
 use super::user::{self, SYSTEM_CALL};
 use super::{apic, probe, tlb};
+use crate::fault::Fault;
 use crate::program::{self, End, Mistake};
 use crate::{calls, cpu, protection, sched, stack};
 use core::fmt;
@@ -74,14 +75,14 @@ fn handle_program(frame: &mut Frame, exception: u8) {
     let mistake = match exception {
         SYSTEM_CALL => return end_program(frame, End::Exit(frame.rdi)),
         PAGE_FAULT => {
-            let (address, write) = (frame.fault_address, frame.error_code & WRITE != 0);
+            let (address, code) = (frame.fault_address, frame.error_code);
             super::irq::enable();
-            let handled = program::fault(address, write);
+            let handled = program::fault(address, code & WRITE != 0);
             super::irq::disable();
             if handled {
                 return;
             }
-            Mistake::PageFault(address)
+            Mistake::PageFault(Fault { cause: probe::cause(code), address, code })
         }
         INVALID_OPCODE | GENERAL_PROTECTION => Mistake::ForbiddenInstruction,
         _ => Mistake::Other(name(exception)),
