@@ -90,14 +90,14 @@ fn arm64_direct_permissions_and_overlays_follow_the_manual() {
             let user = format!("{user_data}{}", if uxn { "" } else { "x" });
             for key in [0, 1, 7] {
                 let bits = ap << 6 | u64::from(pxn) << 53 | u64::from(uxn) << 54;
-                for overlay in 0..16 {
+                for (overlay, by_overlay) in POR.into_iter().enumerate() {
                     for user_overlay in user_overlays() {
                         let cpu = Cpu {
                             pan,
                             user_register: user_overlay.map(|field| fields(key, field)),
                             ..Cpu::new(fields(key, overlay))
                         };
-                        let keyed = common(&kernel, POR[overlay]);
+                        let keyed = common(&kernel, by_overlay);
                         let user_keyed =
                             user_overlay.map_or(user.clone(), |field| common(&user, POR[field]));
                         let expected = [
@@ -144,8 +144,8 @@ fn indirect(base: &str, value: usize, overlay: Option<usize>) -> String {
 #[test]
 fn arm64_indirect_permissions_and_overlays_follow_the_manual() {
     let mut combinations = 0;
-    for kernel_value in 0..16 {
-        for user_value in 0..16 {
+    for (kernel_value, (kernel, _)) in PIR.into_iter().enumerate() {
+        for (user_value, (user, _)) in PIR.into_iter().enumerate() {
             // PIIndex is bits 54, 53, 51 and 6; what index it is must not matter.
             let index = ((kernel_value * 7 + user_value * 3) % 16) as u32;
             let bit = |from: u32, to: u32| u64::from(index >> from & 1) << to;
@@ -155,11 +155,9 @@ fn arm64_indirect_permissions_and_overlays_follow_the_manual() {
                 kernel: fields(index, kernel_value),
                 user: fields(index, user_value),
             });
-            let (mut kernel, mut user) = (PIR[kernel_value].0, PIR[user_value].0);
             // What a program may write and the kernel execute is neither's.
-            if kernel.contains('x') && user.contains('w') {
-                (kernel, user) = ("", "");
-            }
+            let clash = kernel.contains('x') && user.contains('w');
+            let (kernel, user) = if clash { ("", "") } else { (kernel, user) };
             for overlay in 0..16 {
                 for user_overlay in user_overlays() {
                     for pan in [false, true] {
@@ -193,16 +191,16 @@ fn arm64_indirect_permissions_and_overlays_follow_the_manual() {
 /// An overlay never gives what the base has not, whichever base and overlay.
 #[test]
 fn arm64_overlays_only_take_away() {
-    for value in 0..16 {
+    for (value, (base, overlaid)) in PIR.into_iter().enumerate() {
         for overlay in 0..16 {
             let indirection = aarch64::Indirection { kernel: fields(0, value), user: 0 };
             let cpu = Cpu { indirection: Some(indirection), ..Cpu::new(fields(0, overlay)) };
             let Permissions { by_key, .. } = aarch64::permissions(page(0, 0), &cpu);
             let found = letters(by_key[0]);
-            assert_eq!(common(&found, PIR[value].0), found, "{value:#b} {overlay:#b}");
-            if !PIR[value].1 {
+            assert_eq!(common(&found, base), found, "{value:#b} {overlay:#b}");
+            if !overlaid {
                 // Not overlaid: whatever the register says.
-                assert_eq!(found, PIR[value].0, "{value:#b} {overlay:#b}");
+                assert_eq!(found, base, "{value:#b} {overlay:#b}");
             }
         }
     }

@@ -15,7 +15,7 @@
 //!
 //! # The protocol
 //!
-//! 1. Each CPU initialises its backend ([`pks::Pks::init`], [`poe::Poe::init`], [`pan::Pan::init`]), which verifies the control bits
+//! 1. Each CPU initialises its backend ([`pks::Pks::init`], [`poe::Poe::init`], [`pan::Pan`]`::init`), which verifies the control bits
 //!    and starts in [`context::Default`]: every managed key is read-only, key 0 is read-write.
 //! 2. Code that must write opens a [`Guard`] and writes while it lives. Guards nest; entering the context the
 //!    CPU is already in writes nothing and issues no barrier. What leaving does is decided by what entering

@@ -19,7 +19,7 @@
 //!   EL1 are unprivileged accesses, so a user copy pointed at the alias faults too.
 //!
 //! There is one class of protected pages, not one per key: the only contexts this backend can enter are those that say of every
-//! key but [`Pkey::PAGE_TABLES`] what [`struct@context::Default`] says. Another one does not compile. And whoever clears PAN for a
+//! key but [`Pkey::PAGE_TABLES`] what [`context::Default`](struct@crate::context::Default) says. Another one does not compile. And whoever clears PAN for a
 //! purpose of their own opens page tables: user memory must be reached by LDTR and STTR.
 
 use crate::backend::{Backend, Saved, Scheme};
@@ -38,7 +38,7 @@ pub struct Pan<R = PstatePan> {
     flag: R,
 }
 
-/// PSTATE.PAN of the calling CPU; made by [`Pan::init`] alone.
+/// PSTATE.PAN of the calling CPU; made by `Pan::init` alone, which exists on arm64.
 #[derive(Clone, Copy, Debug)]
 pub struct PstatePan(());
 

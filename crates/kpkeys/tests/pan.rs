@@ -2,7 +2,7 @@
 
 mod fake;
 
-use fake::Done::{self, Write};
+use fake::Done::Write;
 use fake::Fake;
 use kpkeys::pan::{Entered, PAN, Pan};
 use kpkeys::{Access, Backend, Guard, Pkey, Saved, Scheme, context};
@@ -247,7 +247,7 @@ proptest! {
                 Step::SwitchTo(_) => {}
             }
             prop_assert_eq!(flag.value() == OPEN, model[running], "after {:?}", step);
-            let writes = flag.done().iter().filter(|done| matches!(done, Done::Write(_))).count();
+            let writes = flag.done().iter().filter(|done| matches!(done, Write(_))).count();
             let expected = usize::from(!by_hardware && before != model[running]);
             prop_assert_eq!(writes, expected, "writes of {:?}", step);
         }

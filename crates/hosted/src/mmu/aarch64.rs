@@ -65,7 +65,7 @@ fn direct(leaf: Entry) -> [Base; 2] {
         read: true,
         write,
         // What EL0 may write, EL1 does not execute, whatever PXN says.
-        execute: !is_set(PRIVILEGED_EXECUTE_NEVER) && !(user && write),
+        execute: !is_set(PRIVILEGED_EXECUTE_NEVER) && (!user || !write),
     };
     // EL0 may execute what it may not read.
     let user = Allowed { read: user, write: user && write, execute: !is_set(USER_EXECUTE_NEVER) };
