@@ -3,6 +3,7 @@
 use super::entry;
 use crate::arch::entry_barrier;
 use crate::memory::PhysRange;
+use core::fmt;
 use kpkeys_devicetree::HEADER_LEN;
 
 const BLOCK: u64 = 1 << 30;
@@ -15,22 +16,50 @@ const INNER_SHAREABLE: u64 = 0b11 << 8;
 /// The second attribute of `control::MAIR`, and never executable.
 const DEVICE: u64 = 1 << 2 | 1 << 53 | 1 << 54;
 
-/// The device tree blob at this physical address, as long as it says it is; `None` if there is none.
+/// Why there is no device tree to read.
+#[derive(Debug)]
+pub enum NoDeviceTree {
+    /// What the loader passed is not an address a device tree may have.
+    BadAddress(u64),
+    /// What is there is not a device tree, or too long for one.
+    BadBlob(u64, kpkeys_devicetree::Error),
+}
+
+impl fmt::Display for NoDeviceTree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadAddress(address) => write!(
+                f,
+                "the boot loader passed {address:#x} for the address of a device tree; start the kernel as a Linux Image"
+            ),
+            Self::BadBlob(address, error) => {
+                write!(f, "no device tree at {address:#x}, where the boot loader says: {error}")
+            }
+        }
+    }
+}
+
+/// The device tree blob at this physical address, as long as it says it is.
+///
+/// # Errors
+///
+/// [`NoDeviceTree`].
 ///
 /// # Safety
 ///
 /// The boot tables must be in use, and nobody may write to the blob.
-pub unsafe fn device_tree(address: u64) -> Option<&'static [u8]> {
+pub unsafe fn device_tree(address: u64) -> Result<&'static [u8], NoDeviceTree> {
     const ALIGN: u64 = 8;
     if address == 0 || !address.is_multiple_of(ALIGN) || address >= REACH - 2 * BLOCK {
-        return None;
+        return Err(NoDeviceTree::BadAddress(address));
     }
     // SAFETY: the entry code has mapped the address and 2 MiB behind it as memory; reading what is not there gives some value, which
     // the magic number turns away.
     let header = unsafe { &*(address as *const [u8; HEADER_LEN]) };
-    let len = kpkeys_devicetree::blob_len(header).ok()?;
+    let len = kpkeys_devicetree::blob_len(header)
+        .map_err(|error| NoDeviceTree::BadBlob(address, error))?;
     // SAFETY: `blob_len` is at most the 2 MiB that are mapped.
-    Some(unsafe { core::slice::from_raw_parts(address as *const u8, len) })
+    Ok(unsafe { core::slice::from_raw_parts(address as *const u8, len) })
 }
 
 /// Maps RAM; what lies beyond the table's reach is not needed before the early tables are in use.

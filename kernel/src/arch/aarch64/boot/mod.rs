@@ -41,10 +41,13 @@ pub extern "C" fn boot_cpu(device_tree: u64, image: u64) -> ! {
     exceptions::install(&boot_cpu.arch);
     // SAFETY: the entry code has mapped the blob, if the loader's pointer is one, and nobody writes to it.
     let blob = unsafe { boot_tables::device_tree(device_tree) };
-    open_console(blob);
+    open_console(blob.as_ref().ok().copied());
     log::info!("kpkeys kernel {} on aarch64", env!("CARGO_PKG_VERSION"));
     // SAFETY: the blob is in the boot tables.
-    let mut found = unsafe { discover(blob) };
+    let mut found = match blob {
+        Ok(blob) => unsafe { discover(blob) },
+        Err(error) => exit::refuse(format_args!("{error}")),
+    };
     // SAFETY: `discover` left out of free memory whatever is in use.
     unsafe { move_to_early_tables(&mut found.0.memory) };
     if let Err(missing) = control::enable_required() {
@@ -82,12 +85,7 @@ fn open_console(blob: Option<&'static [u8]>) {
 /// # Safety
 ///
 /// The boot tables must be in use, with the blob in them.
-unsafe fn discover(blob: Option<&'static [u8]>) -> (BootInfo, Devices) {
-    let Some(blob) = blob else {
-        exit::refuse(format_args!(
-            "the boot loader passed no device tree; start the kernel as a flat Image, not as an ELF file"
-        ));
-    };
+unsafe fn discover(blob: &'static [u8]) -> (BootInfo, Devices) {
     let machine =
         Machine::parse(blob).unwrap_or_else(|error| exit::refuse(format_args!("{error}")));
     let info = BootInfo::new(memory(&machine, blob), machine.boot_arguments)
