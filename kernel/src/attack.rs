@@ -191,26 +191,29 @@ impl Here {
 
     /// An interrupt handler's attack on the frame of what it interrupted, undone by a second one.
     fn with_forged_frame(&self, f: &(dyn Fn() + Sync)) -> Result<(), String> {
-        let forge = |value: u64| {
+        let forge = |value: &(dyn Fn(u64) -> u64 + Sync)| {
             let result = IrqLock::new(Err(String::new()));
             calls::run_in_interrupt(self.cpu, &|| {
                 let at = arch::interrupted_register();
                 *result.lock() = probe::load_u64(at)
                     .map_err(|fault| fault.to_string())
-                    .and_then(|old| overwrite(at, value).map(|()| old));
+                    .and_then(|old| overwrite(at, value(old)).map(|()| old));
             });
             result.lock().clone()
         };
-        let original = forge(arch::backend::ALL_ALLOWED)?;
+        let original = forge(&|saved| protection::selected().forged(saved, SavedIn::Frame))?;
         f();
-        forge(original).map(drop)
+        forge(&|saved| protection::selected().restored(saved, original)).map(drop)
     }
 
     fn with_forged_thread(&self, f: &(dyn Fn() + Sync)) -> Result<(), String> {
         // SAFETY: the victim is joined before this returns.
         let f: &'static (dyn Fn() + Sync) = unsafe { core::mem::transmute(f) };
         let victim = Victim::spawn(self.cpu, f)?;
-        let stored = overwrite(victim.thread().protection_address(), arch::backend::ALL_ALLOWED);
+        let at = victim.thread().protection_address();
+        let stored = probe::load_u64(at)
+            .map_err(|fault| fault.to_string())
+            .and_then(|saved| overwrite(at, protection::selected().forged(saved, SavedIn::Thread)));
         victim.run();
         stored
     }

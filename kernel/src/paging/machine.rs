@@ -60,6 +60,11 @@ unsafe impl<P: Probe> Machine for Bare<P> {
     }
 
     #[inline(always)]
+    fn alias(&self) -> Option<VirtAddr> {
+        layout::ALIAS.map(VirtAddr)
+    }
+
+    #[inline(always)]
     fn direct(&self, va: VirtAddr) -> Option<NonNull<u8>> {
         NonNull::new(va.0 as *mut u8)
     }

@@ -31,7 +31,7 @@ fn remap(range: PageRange, to: PhysAddr) -> Result<PhysAddr, String> {
     let section = paging.section(paging.kernel());
     let mut before = None;
     let unmapped = paging.unmap(&section, paging.kernel(), range, |_, level, entry| {
-        before = Some(crate::arch::Format::frame(level, entry));
+        before = Some(arch::Format::frame(level, entry));
     });
     unmapped.map_err(|error| error.to_string())?;
     paging.flush(Flush::Kernel(range));
@@ -54,7 +54,7 @@ kernel_test! {
         let before = on_every_cpu(look)?;
         let range = |at| PageRange::new(at, 1).map_err(|error| error.to_string());
         let (_, _, entry) = memories().paging().walk(memories().paging().kernel(), other).ok_or("not mapped")?;
-        let frame = crate::arch::Format::frame(kpkeys_pgtable::Level::Pte, entry);
+        let frame = arch::Format::frame(kpkeys_pgtable::Level::Pte, entry);
         let own = remap(range(one)?, frame)?;
         let after = on_every_cpu(look)?;
         remap(range(one)?, own)?;

@@ -11,6 +11,7 @@ use crate::stack::Stack;
 use crate::{calls, cpu, protection, sched, stack};
 use core::fmt;
 use core::sync::atomic::Ordering;
+use kpkeys::{Backend, Scheme};
 
 /// Exception classes of the syndrome (Arm ARM, ESR_EL1.EC).
 pub mod class {
@@ -89,13 +90,22 @@ fn handle_interrupt(frame: &mut Frame) {
         ipi::NMI => handle_nmi(interrupt),
         ipi::CALL => {
             gic::end(interrupt);
-            let register = (&raw mut frame.protection).cast();
+            let register = kept_register(frame);
             cpu::this().arch.interrupted_register.store(register, Ordering::Relaxed);
             let_nmis_in(frame);
             calls::run_interrupt_call();
         }
         number if number == time::interrupt() => handle_timer(frame, interrupt),
         _ => gic::end(interrupt),
+    }
+}
+
+/// Where the frame keeps what says whether the interrupted code may write page tables: the register; or PAN, which the hardware keeps in
+/// SPSR.
+fn kept_register(frame: &mut Frame) -> *mut u64 {
+    match protection::selected().scheme() {
+        Scheme::Keys => (&raw mut frame.protection).cast(),
+        Scheme::Alias => &raw mut frame.spsr,
     }
 }
 

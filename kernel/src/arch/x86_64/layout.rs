@@ -12,6 +12,8 @@ use crate::memory::PhysAddr;
 
 /// First address of the linear map.
 pub const LINEAR_MAP: u64 = 0xffff_8880_0000_0000;
+/// No backend here works by an alias.
+pub const ALIAS: Option<u64> = None;
 /// First address of the device mappings; the local APIC's page comes first.
 pub const DEVICES: u64 = 0xffff_ffff_c000_0000;
 
