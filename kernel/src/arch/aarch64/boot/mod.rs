@@ -43,8 +43,8 @@ pub extern "C" fn boot_cpu(device_tree: u64, image: u64) -> ! {
     let blob = unsafe { boot_tables::device_tree(device_tree) };
     open_console(blob.as_ref().ok().copied());
     log::info!("kpkeys kernel {} on aarch64", env!("CARGO_PKG_VERSION"));
-    // SAFETY: the blob is in the boot tables.
     let mut found = match blob {
+        // SAFETY: the blob is in the boot tables.
         Ok(blob) => unsafe { discover(blob) },
         Err(error) => exit::refuse(format_args!("{error}")),
     };
