@@ -91,9 +91,7 @@ fn the_clock_can_count_instructions() {
     const DIFFERENCE: u32 = 0xcb03_0084;
     const X4_TO_STATUS: u32 = 0xf900_0424;
     const NOP: u32 = 0xd503_201f;
-    // With this counter frequency a tick is a nanosecond, which is an instruction.
     let machine = Machine {
-        cpu_model: "max,cntfrq=1000000000".into(),
         clock_by_instructions: true,
         time_limit: Duration::from_secs(20),
         ..Machine::default()
