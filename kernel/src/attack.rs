@@ -127,7 +127,11 @@ impl Site<Bare<NoProbe>> for Here {
     }
 
     fn has(&self, place: Place) -> bool {
-        place != Place::OtherCpu || self.other_cpu().is_some()
+        match place {
+            Place::OtherCpu => self.other_cpu().is_some(),
+            Place::AsyncError => arch::error::can_be_raised(),
+            _ => true,
+        }
     }
 
     fn run_in(&self, place: Place, f: &(dyn Fn() + Sync)) {
@@ -141,6 +145,7 @@ impl Site<Bare<NoProbe>> for Here {
             }
             Place::OtherThread => self.run_in_other_thread(f),
             Place::PageFault => probe::run_in_page_fault(&|| f()),
+            Place::AsyncError => calls::run_in_error(f),
             Place::NestedFault => {
                 calls::run_in_interrupt(self.cpu, &|| probe::run_in_page_fault(&|| f()));
             }

@@ -9,17 +9,21 @@ use crate::command;
 use crate::step::Outcome;
 use crate::workspace;
 
-/// The kernel is formatted and free of warnings.
+/// The kernel is formatted, and for each of its targets free of warnings, in its documentation too.
 pub fn lint() -> Result<Outcome> {
-    let run = |arguments: &[&str]| {
-        let mut cargo = command::cargo(arguments);
-        command::run(cargo.current_dir(workspace::root().join("kernel")))
-    };
-    run(&["fmt", "--check"])?;
+    in_kernel(&["fmt", "--check"], &[])?;
     for target in Target::ALL.map(Target::rust_target) {
-        run(&["clippy", "--release", "--target", target, "--", "-D", "warnings"])?;
+        in_kernel(&["clippy", "--release", "--target", target, "--", "-D", "warnings"], &[])?;
+        let document = ["doc", "--no-deps", "--document-private-items", "--target", target];
+        in_kernel(&document, &[("RUSTDOCFLAGS", "-D warnings")])?;
     }
     Ok(Outcome::Done)
+}
+
+fn in_kernel(arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
+    let mut cargo = command::cargo(arguments);
+    cargo.current_dir(workspace::root().join("kernel")).envs(environment.iter().copied());
+    command::run(&mut cargo)
 }
 
 /// Every promised attack is blocked where the hardware checks, and every attack succeeds with protection off.

@@ -58,25 +58,29 @@ kernel_test! {
         ensure!(after == (closed(), !is_enforced()), "after both: {after:?}");
     }
 
-    /// Interrupt, NMI and page-fault handlers start closed, and what they interrupted is open again afterwards.
+    /// Handlers of interrupts, NMIs, page faults and asynchronous errors start closed, and what they interrupted is open again afterwards.
     fn exceptions_reset_and_restore() {
         let backend = selected();
-        let seen = IrqLock::new(Vec::with_capacity(3));
+        let handlers = if arch::error::can_be_raised() { 4 } else { 3 };
+        let seen = IrqLock::new(Vec::with_capacity(handlers));
         let look = || seen.lock().push((access(), can_store()));
         let mut restored = Vec::new();
-        for handler in 0..3 {
+        for handler in 0..handlers {
             let window: Guard<'_, _, context::PageTables> = Guard::enter(&backend);
             match handler {
                 0 => calls::run_in_interrupt(cpu::this().id, &look),
                 1 => calls::run_in_nmi(cpu::this().id, &look),
-                _ => probe::run_in_page_fault(&look),
+                2 => probe::run_in_page_fault(&look),
+                _ => calls::run_in_error(&look),
             }
             restored.push((access(), can_store()));
             drop(window);
         }
         let seen = seen.lock().clone();
-        ensure!(seen == [(closed(), !is_enforced()); 3], "inside the handlers: {seen:?}");
-        ensure!(restored == [(open(), true); 3], "after them, in the window: {restored:?}");
+        let expected = alloc::vec![(closed(), !is_enforced()); handlers];
+        ensure!(seen == expected, "inside the handlers: {seen:?}");
+        let expected = alloc::vec![(open(), true); handlers];
+        ensure!(restored == expected, "after them, in the window: {restored:?}");
     }
 
     /// The same one inside the other: a fault in an NMI in an interrupt in a window.

@@ -211,7 +211,8 @@ fn poe(cpu: &Cpu) -> Finding {
 }
 
 /// FEAT_PAN is mandatory from Armv8.1 on, as is FEAT_LSE ("atomics"); FEAT_E0PD from Armv8.5 on, as are
-/// FEAT_SB ("sb") and FEAT_FRINTTS ("frint"). A CPU may have features of the next version early.
+/// FEAT_SB ("sb") and FEAT_FRINTTS ("frint"). A CPU may have features of the next version early, so that this is a hint: the
+/// backend itself reads the ID registers.
 fn pan(cpu: &Cpu) -> Finding {
     let (v8_1, v8_5) = (cpu.has("atomics"), cpu.has("sb") && cpu.has("frint"));
     match (v8_1, v8_5) {
@@ -219,20 +220,17 @@ fn pan(cpu: &Cpu) -> Finding {
             "PAN",
             true,
             "PAN and E0PD, to judge by other features of Armv8.5",
-            "backend Pan (planned) could enforce, with one set of tables",
+            "backend Pan could enforce",
         ),
         (true, false) => for_kernels(
             "PAN",
-            true,
-            "PAN without E0PD, to judge by other features of Armv8.1",
-            "backend Pan (planned) could enforce, with EL0 tables that lack the alias",
-        ),
-        (false, false) => for_kernels(
-            "PAN",
             false,
-            "no sign of Armv8.1",
-            "backend Pan (planned) could probably not enforce",
+            "PAN without E0PD, to judge by other features of Armv8.1",
+            "backend Pan refuses to start where E0PD is missing",
         ),
+        (false, false) => {
+            for_kernels("PAN", false, "no sign of Armv8.1", "backend Pan refuses to start")
+        }
     }
 }
 

@@ -40,7 +40,8 @@ pub(super) fn attack<M: Machine, S: Site<M>>(
         | Primitive::OtherCpu
         | Primitive::OtherThread
         | Primitive::PageFault
-        | Primitive::NestedFault => {
+        | Primitive::NestedFault
+        | Primitive::AsyncError => {
             let place = primitive.place().ok_or(Failure::NoTarget("no place"))?;
             in_window(kernel, site, prepared, place, of_table)
         }

@@ -28,6 +28,8 @@ pub enum Primitive {
     PageFault,
     /// From a page-fault handler inside an interrupt handler that interrupted an open window.
     NestedFault,
+    /// From the handler of an asynchronous error (arm64: SError) that interrupted an open window.
+    AsyncError,
     /// Through the alias that page tables are stored through, outside of windows.
     Alias,
     /// By a copy to a program whose buffer is said to be at the alias.
@@ -50,7 +52,7 @@ pub enum Primitive {
 
 impl Primitive {
     /// All of them, in the order of the table's columns.
-    pub const ALL: [Primitive; 19] = [
+    pub const ALL: [Primitive; 20] = [
         Primitive::Byte,
         Primitive::Word,
         Primitive::Bulk,
@@ -61,6 +63,7 @@ impl Primitive {
         Primitive::OtherThread,
         Primitive::PageFault,
         Primitive::NestedFault,
+        Primitive::AsyncError,
         Primitive::Alias,
         Primitive::CopyToUser,
         Primitive::Program,
@@ -85,6 +88,7 @@ impl Primitive {
             Primitive::OtherThread => "other-thread-in-window",
             Primitive::PageFault => "page-fault-in-window",
             Primitive::NestedFault => "nested-fault-in-window",
+            Primitive::AsyncError => "async-error-in-window",
             Primitive::Alias => "alias",
             Primitive::CopyToUser => "copy-to-user",
             Primitive::Program => "program",
@@ -121,6 +125,7 @@ impl Primitive {
             Primitive::OtherThread => Some(Place::OtherThread),
             Primitive::PageFault => Some(Place::PageFault),
             Primitive::NestedFault => Some(Place::NestedFault),
+            Primitive::AsyncError => Some(Place::AsyncError),
             _ => None,
         }
     }

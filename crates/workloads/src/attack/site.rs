@@ -78,6 +78,8 @@ pub enum Place {
     PageFault,
     /// A page-fault handler inside an interrupt handler on this CPU.
     NestedFault,
+    /// The handler of an asynchronous error on this CPU.
+    AsyncError,
 }
 
 /// Where a suspended context keeps its protection register.

@@ -70,6 +70,7 @@ fn handle(frame: &mut Frame) {
                 die(frame, name(frame.class()));
             }
         }
+        (Kind::SError, Origin::Kernel) if calls::run_error_call() => {}
         (Kind::SError, _) => die(frame, "asynchronous error (SError)"),
         (_, Origin::Impossible) => die(frame, "exception from a state that is never entered"),
     }

@@ -1,7 +1,7 @@
 //! arm64: booted as a Linux Image with a device tree, driven by a GIC and the generic timer.
 //!
 //! What the rest of the kernel uses: `backend`, `boot`, `context`, `control`,
-//! `cpu_state`, `exit`, `ipi`, `irq`, `layout`, `probe`, `root`, `serial`, `time`, `tlb`, `user`.
+//! `cpu_state`, `error`, `exit`, `ipi`, `irq`, `layout`, `probe`, `root`, `serial`, `time`, `tlb`, `user`.
 
 mod asid;
 pub mod backend;
@@ -11,6 +11,7 @@ pub mod control;
 pub mod cpu_state;
 mod devices;
 mod entry;
+pub mod error;
 mod exceptions;
 pub mod exit;
 mod gic;

@@ -1,7 +1,7 @@
 //! x86-64: booted by PVH, driven by local APICs.
 //!
 //! What the rest of the kernel uses: `backend`, `boot`, `context`, `control`,
-//! `cpu_state`, `exit`, `ipi`, `irq`, `layout`, `probe`, `root`, `serial`, `time`, `tlb`, `user`.
+//! `cpu_state`, `error`, `exit`, `ipi`, `irq`, `layout`, `probe`, `root`, `serial`, `time`, `tlb`, `user`.
 
 mod acpi;
 mod apic;
@@ -12,6 +12,7 @@ pub mod control;
 pub mod cpu_state;
 mod descriptors;
 mod entry;
+pub mod error;
 mod exceptions;
 pub mod exit;
 pub mod ipi;

@@ -36,6 +36,7 @@ image_header:
 
 boot_start:
     mov   x20, x0                   // the device tree, physical
+    mrs   x22, currentel
     bl    leave_el2
     mrs   x0, id_aa64mmfr0_el1      // TGran4: 0xf is "no 4 KiB pages"
     ubfx  x0, x0, #28, #4
@@ -100,6 +101,7 @@ boot_high:
     mov   x30, xzr
     mov   x0, x20
     mov   x1, x21
+    mov   x2, x22
     b     {boot_cpu}
 
     // PSCI's CPU_ON: X0 is the CPU's number.
@@ -155,6 +157,7 @@ leave_el2:
 
     mov   x9, #(3 << 40)            // HCR_EL2.API and APK: pointer authentication is EL1's
     orr   x9, x9, #(1 << 31)        // RW: EL1 is AArch64
+    orr   x9, x9, #(1 << 5)         // AMO: SErrors are EL2's, which passes them on (`error`)
     msr   hcr_el2, x9
     mov   x9, #3                    // EL1 may read the counter and use the timer
     msr   cnthctl_el2, x9
@@ -163,6 +166,8 @@ leave_el2:
     msr   cptr_el2, x9
     msr   hstr_el2, xzr
     msr   vttbr_el2, xzr
+    adr   x9, el2_vectors
+    msr   vbar_el2, x9
     mrs   x9, midr_el1
     msr   vpidr_el2, x9
     mrs   x9, mpidr_el1
@@ -237,6 +242,19 @@ enable_mmu:
     msr   sctlr_el1, x8
     isb
     ret
+
+    // All that EL2 does afterwards: every exception that EL1 makes it take, an HVC or an error, becomes a virtual SError of EL1's.
+    .balign 2048
+el2_vectors:
+    .rept 16
+    .balign 128
+    msr   tpidr_el2, x0
+    mrs   x0, hcr_el2
+    orr   x0, x0, #(1 << 8)         // VSE
+    msr   hcr_el2, x0
+    mrs   x0, tpidr_el2
+    eret
+    .endr
 
     // No 4 KiB pages: say so on the console of QEMU's `virt` board and leave with the status of a refused boot. Nothing
     // of Rust can run here.

@@ -9,7 +9,7 @@ pub mod entry;
 
 use super::backend::Choice;
 use super::{
-    context, control, cpu_state, devices, exceptions, gic, layout, psci, root, serial, time,
+    context, control, cpu_state, devices, error, exceptions, gic, layout, psci, root, serial, time,
 };
 use crate::boot_info::BootInfo;
 use crate::cpu::MAX_CPUS;
@@ -30,8 +30,10 @@ struct Devices {
 /// What [`boot_cpu`] found, on its way to [`on_final_stack`].
 static FOUND: IrqLock<Option<(BootInfo, Devices)>> = IrqLock::new(None);
 
-/// The kernel's first Rust code: the physical addresses of the device tree, as the boot loader passed it in X0, and of the image.
-pub extern "C" fn boot_cpu(device_tree: u64, image: u64) -> ! {
+/// The kernel's first Rust code: the physical addresses of the device tree, as the boot loader passed it in X0, and of the image;
+/// and the exception level it was entered at.
+pub extern "C" fn boot_cpu(device_tree: u64, image: u64, current_el: u64) -> ! {
+    error::remember_entry_level(current_el);
     layout::set_image_start(PhysAddr(image));
     let boot_cpu = cpu::get(cpu::CpuId(0)).expect("CPU 0 always exists");
     // SAFETY: the first thing on the first CPU.
@@ -43,8 +45,8 @@ pub extern "C" fn boot_cpu(device_tree: u64, image: u64) -> ! {
     let blob = unsafe { boot_tables::device_tree(device_tree) };
     open_console(blob.as_ref().ok().copied());
     log::info!("kpkeys kernel {} on aarch64", env!("CARGO_PKG_VERSION"));
-    // SAFETY: the blob is in the boot tables.
     let mut found = match blob {
+        // SAFETY: the blob is in the boot tables.
         Ok(blob) => unsafe { discover(blob) },
         Err(error) => exit::refuse(format_args!("{error}")),
     };
