@@ -51,7 +51,8 @@ const AARCH64: Facts = Facts {
     entry_format: "aarch64",
     backends: &["poe", "pan", "mock", "none"],
     enforces: "PAN and E0PD but not POE, which it has not",
-    board: "virt,gic-version=3",
+    // With EL2, from where the kernel can raise asynchronous errors for its tests and attacks.
+    board: "virt,gic-version=3,virtualization=on",
     // The kernel gives the exit status to the semihosting call SYS_EXIT.
     exit_device: ["-semihosting-config", "enable=on,target=native"],
     // The generic timer's counter runs at 62.5 MHz otherwise.
