@@ -4,20 +4,23 @@
 //! [`probe`], so that a refused one comes back as a fault instead of ending the machine. What it must not do is
 //! execute the protection register's own instructions; the windows it attacks from are opened by real operations.
 
-use crate::arch::{self, boot, image, layout, probe};
+use crate::arch::{self, layout};
 use crate::cpu::{self, CpuId};
 use crate::fault::{Cause, Fault};
 use crate::lock::IrqLock;
 use crate::memory::{PAGE_SIZE, PhysAddr};
-use crate::paging::{Memories, memories, user};
+use crate::paging::{Bare, Memories, memories, user};
+use crate::program::{self, End, Mistake};
 use crate::report::{Record, emit};
 use crate::sched::{self, Thread};
-use crate::{calls, protection};
+use crate::{calls, early_tables, image, probe, protection};
 use alloc::string::{String, ToString};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use kpkeys_pgtable::{Config, VirtAddr};
+use kpkeys::{Backend, Scheme};
+use kpkeys_mm::AddressSpace;
+use kpkeys_pgtable::{Config, NoProbe, VirtAddr};
 use kpkeys_workloads::attack::site::{Place, SavedIn};
-use kpkeys_workloads::attack::{self, Attack, Outcome, Protection, Site, Store, promise};
+use kpkeys_workloads::attack::{self, Aim, Attack, Outcome, Protection, Site, Store, promise};
 
 /// Runs the whole matrix, each attack a record. Returns how many went otherwise than they must.
 ///
@@ -34,6 +37,7 @@ fn run_here(kernel: &'static Memories, cpu: CpuId, config: Config) -> Result<usi
     let protection = Protection {
         mode: config.mode,
         enforced: protection::selected().enforces(),
+        scheme: protection::selected().scheme(),
         pool: config.pool,
     };
     let (mut made, mut broken) = (0, 0);
@@ -75,37 +79,59 @@ pub struct Here {
     pub cpu: CpuId,
 }
 
-impl Site for Here {
+impl Site<Bare<NoProbe>> for Here {
     fn image_address(&self) -> VirtAddr {
         static DATA: AtomicU64 = AtomicU64::new(0);
         VirtAddr(DATA.as_ptr() as u64)
     }
 
     fn early_table(&self) -> PhysAddr {
-        PhysAddr(boot::early_tables::ROOT.load(Ordering::Relaxed))
+        PhysAddr(early_tables::ROOT.load(Ordering::Relaxed))
     }
 
     fn static_table(&self) -> PhysAddr {
         image::phys(image::boot_tables().0)
     }
 
-    fn store(&self, store: Store, at: VirtAddr) -> Result<(), attack::Fault> {
-        write_back(store, at.0 as *mut u64).map_err(described)
+    fn store(&self, store: Store, aim: Aim) -> Result<(), attack::Fault> {
+        write_back(store, aim).map_err(|fault| described(fault, refuses_kernel(fault.cause)))
     }
 
-    fn store_in_user_space(
-        &self,
-        root: PhysAddr,
-        store: Store,
-        at: VirtAddr,
-    ) -> Result<(), attack::Fault> {
+    fn copy_to_user(&self, root: PhysAddr, aim: Aim) -> Result<(), attack::Fault> {
+        let write_back = || {
+            let value = probe::load_u64(aim.read.0 as *const u64)?;
+            // SAFETY: as in the function of this name.
+            unsafe { probe::store_user_u64(aim.write.0 as *mut u64, value) }
+        };
         // SAFETY: the address space is the caller's and outlives this call.
-        let result = unsafe { user::in_space(root, || write_back(store, at.0 as *mut u64)) };
-        result.map_err(described)
+        let result = unsafe { user::in_space(root, write_back) };
+        result.map_err(|fault| described(fault, refuses_programs(fault.cause)))
+    }
+
+    fn store_from_program(
+        &self,
+        space: &mut AddressSpace<'_, Bare<NoProbe>>,
+        aim: Aim,
+    ) -> Result<Result<(), attack::Fault>, String> {
+        const CODE: VirtAddr = VirtAddr(0x40_0000);
+        let value = probe::load_u64(aim.read.0 as *const u64).map_err(|fault| fault.to_string())?;
+        program::load(space, CODE, arch::user::fill_program())?;
+        let arguments = [aim.write.0, 1, value];
+        match program::run(space, &arch::user::Start { instruction: CODE.0, stack: 0, arguments }) {
+            End::Exit(_) => Ok(Ok(())),
+            End::Killed(Mistake::PageFault(fault)) => {
+                Ok(Err(described(fault, refuses_programs(fault.cause))))
+            }
+            End::Killed(_) => Err("the attacking program ended before it attacked".to_string()),
+        }
     }
 
     fn has(&self, place: Place) -> bool {
-        place != Place::OtherCpu || self.other_cpu().is_some()
+        match place {
+            Place::OtherCpu => self.other_cpu().is_some(),
+            Place::AsyncError => arch::error::can_be_raised(),
+            _ => true,
+        }
     }
 
     fn run_in(&self, place: Place, f: &(dyn Fn() + Sync)) {
@@ -119,6 +145,10 @@ impl Site for Here {
             }
             Place::OtherThread => self.run_in_other_thread(f),
             Place::PageFault => probe::run_in_page_fault(&|| f()),
+            Place::AsyncError => calls::run_in_error(f),
+            Place::NestedFault => {
+                calls::run_in_interrupt(self.cpu, &|| probe::run_in_page_fault(&|| f()));
+            }
         }
     }
 
@@ -166,26 +196,29 @@ impl Here {
 
     /// An interrupt handler's attack on the frame of what it interrupted, undone by a second one.
     fn with_forged_frame(&self, f: &(dyn Fn() + Sync)) -> Result<(), String> {
-        let forge = |value: u64| {
+        let forge = |value: &(dyn Fn(u64) -> u64 + Sync)| {
             let result = IrqLock::new(Err(String::new()));
             calls::run_in_interrupt(self.cpu, &|| {
                 let at = arch::interrupted_register();
                 *result.lock() = probe::load_u64(at)
                     .map_err(|fault| fault.to_string())
-                    .and_then(|old| overwrite(at, value).map(|()| old));
+                    .and_then(|old| overwrite(at, value(old)).map(|()| old));
             });
             result.lock().clone()
         };
-        let original = forge(arch::backend::ALL_ALLOWED)?;
+        let original = forge(&|saved| protection::selected().forged(saved, SavedIn::Frame))?;
         f();
-        forge(original).map(drop)
+        forge(&|saved| protection::selected().restored(saved, original)).map(drop)
     }
 
     fn with_forged_thread(&self, f: &(dyn Fn() + Sync)) -> Result<(), String> {
         // SAFETY: the victim is joined before this returns.
         let f: &'static (dyn Fn() + Sync) = unsafe { core::mem::transmute(f) };
         let victim = Victim::spawn(self.cpu, f)?;
-        let stored = overwrite(victim.thread().protection_address(), arch::backend::ALL_ALLOWED);
+        let at = victim.thread().protection_address();
+        let stored = probe::load_u64(at)
+            .map_err(|fault| fault.to_string())
+            .and_then(|saved| overwrite(at, protection::selected().forged(saved, SavedIn::Thread)));
         victim.run();
         stored
     }
@@ -241,9 +274,10 @@ impl Shared<'_> {
 }
 
 /// Reads and writes back.
-fn write_back(store: Store, at: *mut u64) -> Result<(), Fault> {
+fn write_back(store: Store, aim: Aim) -> Result<(), Fault> {
+    let (from, at) = (aim.read.0 as *const u64, aim.write.0 as *mut u64);
     let mut bulk = [0u64; 8];
-    let value = probe::load_u64(at)?;
+    let value = probe::load_u64(from)?;
     // SAFETY: what is written is what was just read, or nothing is added to it. Nothing else changes these words
     // meanwhile but accessed flags of other CPUs, which may be lost: they are hints.
     unsafe {
@@ -253,7 +287,7 @@ fn write_back(store: Store, at: *mut u64) -> Result<(), Fault> {
             Store::ReadModifyWrite => probe::fetch_add_u64(at, 0).map(drop),
             Store::Bulk => {
                 let len = size_of_val(&bulk);
-                probe::copy(bulk.as_mut_ptr().cast(), at.cast(), len)?;
+                probe::copy(bulk.as_mut_ptr().cast(), from.cast(), len)?;
                 probe::copy(at.cast(), bulk.as_ptr().cast(), len)
             }
         }
@@ -267,7 +301,24 @@ fn overwrite(at: *mut u64, value: u64) -> Result<(), String> {
     unsafe { probe::store_u64(at, value) }.map_err(|fault| fault.to_string())
 }
 
-fn described(fault: Fault) -> attack::Fault {
-    let Fault { code, address, cause } = fault;
-    attack::Fault { code, address, by_protection: cause == Cause::Key }
+/// Whether the protection under test is what refuses a store of the kernel for this reason: the key; or, with an alias, that
+/// the linear map has page tables read-only, or PAN, both of which are refused permission.
+fn refuses_kernel(cause: Cause) -> bool {
+    match protection::selected().scheme() {
+        Scheme::Keys => cause == Cause::Key,
+        Scheme::Alias => cause == Cause::Write,
+    }
+}
+
+/// The same of a store with a program's permissions. E0PD reports an alias, which is mapped, as not mapped (Arm ARM, `TCR_EL1.E0PD1`).
+fn refuses_programs(cause: Cause) -> bool {
+    match protection::selected().scheme() {
+        Scheme::Keys => cause == Cause::Key,
+        Scheme::Alias => cause == Cause::NotMapped,
+    }
+}
+
+fn described(fault: Fault, by_protection: bool) -> attack::Fault {
+    let Fault { code, address, .. } = fault;
+    attack::Fault { code, address, by_protection }
 }

@@ -1,11 +1,12 @@
-//! Running a function on a CPU inside an interrupt or an NMI, and waiting for it.
+//! Running a function on a CPU inside an interrupt, an NMI or an asynchronous error, and waiting for it.
 //!
-//! Each CPU has one mailbox for each of the two. The sender claims the mailbox, puts the
+//! Each CPU has one mailbox for each of the three. The sender claims the mailbox, puts the
 //! function in, sends the interrupt and waits until the receiver has run it; so a mailbox
 //! holds one function at a time.
 
 use crate::arch;
 use crate::cpu::{self, Cpu, CpuId};
+use crate::lock::IrqsOff;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 /// Where a CPU finds the function to run.
@@ -85,6 +86,18 @@ pub fn run_in_nmi(target: CpuId, function: &(dyn Fn() + Sync)) {
     cpu.nmi_call.deliver(function, || arch::ipi::send_nmi(cpu));
 }
 
+/// Runs `function` on this CPU in the handler of an asynchronous error, and waits for it. The function must not log or take locks.
+///
+/// # Panics
+///
+/// When there is no way to raise an error (`arch::error::can_be_raised`).
+pub fn run_in_error(function: &(dyn Fn() + Sync)) {
+    assert!(arch::error::can_be_raised(), "asynchronous errors cannot be raised on this machine");
+    // The mailbox must be that of the CPU that takes the error; masking interrupts does not mask it.
+    let _irqs_off = IrqsOff::new();
+    cpu::this().error_call.deliver(function, arch::error::raise);
+}
+
 fn online(target: CpuId) -> &'static Cpu {
     match cpu::get(target) {
         Some(cpu) if cpu.is_online() => cpu,
@@ -100,4 +113,9 @@ pub fn run_interrupt_call() {
 /// The NMI handler's part; false when nobody in the kernel sent the NMI.
 pub fn run_nmi_call() -> bool {
     cpu::this().nmi_call.run()
+}
+
+/// The error handler's part; false when nobody in the kernel raised the error.
+pub fn run_error_call() -> bool {
+    cpu::this().error_call.run()
 }

@@ -11,7 +11,7 @@
 //! | `count=ROWS` | counts their events instead |
 //! | `scale=N` | divides the published number of loops by N; 1000 if not given |
 //! | `iterations=N` | times each benchmark N times; 3 if not given |
-//! | `backend=pks\|mock\|none` | selects the backend; the best the CPU has if not given |
+//! | `backend=NAME` | one of `arch::backend::Choice`: selects the backend; the best the CPU has if not given |
 //! | `mode=off\|unbatched\|batched\|fused` | selects the protection mode; `fused` if not given, `off` without backend |
 //! | `crash=panic` | panics, to show how that is reported |
 //! | `crash=stack-overflow` | overflows a thread's stack, likewise |
@@ -110,7 +110,11 @@ impl fmt::Display for UnknownWords {
         for word in &self.0 {
             write!(f, " `{word}`")?;
         }
-        f.write_str("; known are tests, tests=TEXT, attack, soak=SECONDS, seed=N, bench=ROWS, count=ROWS, scale=N, iterations=N, backend=pks|mock|none, mode=off|unbatched|batched|fused, crash=panic|stack-overflow|hang")
+        f.write_str("; known are tests, tests=TEXT, attack, soak=SECONDS, seed=N, bench=ROWS, count=ROWS, scale=N, iterations=N, backend=")?;
+        for (place, choice) in Choice::ALL.into_iter().enumerate() {
+            write!(f, "{}{}", if place == 0 { "" } else { "|" }, choice.name())?;
+        }
+        f.write_str(", mode=off|unbatched|batched|fused, crash=panic|stack-overflow|hang")
     }
 }
 

@@ -35,6 +35,10 @@ pub struct Cpu {
     pub interrupt_call: calls::Mailbox,
     /// A function to run in an NMI on it.
     pub nmi_call: calls::Mailbox,
+    /// A function to run in the handler of an asynchronous error on it.
+    pub error_call: calls::Mailbox,
+    /// The control bits the CPU reported about itself, as `Features` bits; see `control`.
+    pub control: AtomicU64,
     /// The architecture's state for it.
     pub arch: arch::cpu_state::CpuState,
 }
@@ -48,6 +52,8 @@ impl Cpu {
             sched: sched::CpuState::new(),
             interrupt_call: calls::Mailbox::new(),
             nmi_call: calls::Mailbox::new(),
+            error_call: calls::Mailbox::new(),
+            control: AtomicU64::new(0),
             arch: arch::cpu_state::CpuState::new(id),
         }
     }

@@ -18,18 +18,23 @@ mod boot_info;
 mod calls;
 mod command_line;
 mod console;
+mod control;
 mod counter;
 mod cpu;
+mod early_tables;
 mod exit;
 mod fault;
 mod heap;
+mod image;
 mod lock;
 mod memory;
 mod paging;
+mod probe;
 mod program;
 mod protection;
 mod report;
 mod sched;
+mod smp;
 mod soak;
 mod stack;
 mod tests;
@@ -83,11 +88,11 @@ fn log_machine(info: &BootInfo) {
     for range in info.memory.free() {
         log::info!("memory: free {range}");
     }
-    for region in arch::image::regions().filter(|region| region.name != "stack") {
+    for region in image::regions().filter(|region| region.name != "stack") {
         let (start, end) = (region.virt, region.virt + region.len);
         log::info!("image: {:6} {start:#x}..{end:#x} {:?}", region.name, region.access);
     }
-    for pages in arch::boot::early_tables::page_table_pages() {
+    for pages in early_tables::page_table_pages() {
         log::info!("early page tables: {pages}");
     }
     for cpu in cpu::online() {

@@ -16,8 +16,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
-use kpkeys_pgtable::VirtAddr;
-use kpkeys_workloads::attack::{Site, Store};
+use kpkeys_workloads::attack::{Aim, Site, Store};
 use worker::Worker;
 
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -71,12 +70,13 @@ fn attacks_were_right(blocked: u64, succeeded: u64) -> bool {
 /// Stores to page-table pages until told to stop.
 fn attack() {
     let site = Here { cpu: cpu::this().id };
-    let targets = [site.early_table(), site.static_table(), image_table()];
+    let targets = [site.early_table(), site.static_table(), image_table()]
+        .map(|page| Aim::of_table(memories(), page, 0));
     let stores = [Store::Byte, Store::Word, Store::Bulk, Store::ReadModifyWrite];
     for round in 0u64.. {
-        for page in targets {
-            let at = VirtAddr(crate::arch::layout::linear(page) as u64 + round % 64 * 64);
-            let counter = match site.store(stores[round as usize % 4], at) {
+        for table in targets {
+            let aim = table.offset(round % 64 * 64);
+            let counter = match site.store(stores[round as usize % 4], aim) {
                 Ok(()) => &SUCCEEDED,
                 Err(_) => &BLOCKED,
             };

@@ -10,11 +10,13 @@ use core::cell::UnsafeCell;
 
 /// Bytes of a slot, guard page included.
 pub const SLOT_SIZE: usize = 32 * 1024;
-/// Slots: four for each CPU (its first thread and three for exceptions), the rest threads'.
+/// Slots: up to four for each CPU (its first thread and, on x86-64, three for exceptions), the rest threads'.
 const SLOTS: usize = 128;
-const GUARD: usize = PAGE_SIZE as usize;
+/// Bytes of the guard page. A slot is aligned to its size, so an address is in a guard page if the bits between the two sizes are
+/// zero: arm64's exception entry looks.
+pub const GUARD_SIZE: usize = PAGE_SIZE as usize;
 
-#[repr(C, align(4096))]
+#[repr(C, align(32768))]
 struct Slots(UnsafeCell<[[u8; SLOT_SIZE]; SLOTS]>);
 
 // SAFETY: a slot is only reached through the one `Stack` that owns it.
@@ -25,6 +27,8 @@ static SLOT_MEMORY: Slots = Slots(UnsafeCell::new([[0; SLOT_SIZE]; SLOTS]));
 
 /// One bit for each slot in use.
 static IN_USE: IrqLock<u128> = IrqLock::new(0);
+
+const _: () = assert!(align_of::<Slots>() == SLOT_SIZE);
 
 /// A stack; dropping it gives the slot back.
 #[derive(Debug)]
@@ -65,7 +69,7 @@ impl Slot {
 
     /// Lowest usable address; the guard page ends here.
     pub fn bottom(self) -> usize {
-        self.start() + GUARD
+        self.start() + GUARD_SIZE
     }
 
     /// First address above.

@@ -8,7 +8,8 @@ use crate::step::Outcome;
 use crate::toolchain::Toolchain;
 
 /// The crates that a kernel links.
-const NO_STD_CRATES: [&str; 4] = ["kpkeys", "kpkeys-pgtable", "kpkeys-mm", "kpkeys-workloads"];
+const NO_STD_CRATES: [&str; 5] =
+    ["kpkeys", "kpkeys-pgtable", "kpkeys-mm", "kpkeys-workloads", "kpkeys-devicetree"];
 
 /// Builds them for both bare targets. Those have no `std` at all, so that a use of it anywhere in the
 /// dependencies ends the build.

@@ -3,30 +3,34 @@
 //! Its tests inside the kernel run with all others (`kpkeys-emulator` boots it); here is what the workspace does not reach.
 
 use anyhow::Result;
+use kpkeys_emulator::Target;
 
 use crate::command;
 use crate::step::Outcome;
 use crate::workspace;
 
-/// The kernel is formatted and free of warnings.
+/// The kernel is formatted, and for each of its targets free of warnings, in its documentation too.
 pub fn lint() -> Result<Outcome> {
-    for arguments in [&["fmt", "--check"][..], &["clippy", "--release", "--", "-D", "warnings"]] {
-        let mut cargo = command::cargo(arguments);
-        command::run(cargo.current_dir(workspace::root().join("kernel")))?;
+    in_kernel(&["fmt", "--check"], &[])?;
+    for target in Target::ALL.map(Target::rust_target) {
+        in_kernel(&["clippy", "--release", "--target", target, "--", "-D", "warnings"], &[])?;
+        let document = ["doc", "--no-deps", "--document-private-items", "--target", target];
+        in_kernel(&document, &[("RUSTDOCFLAGS", "-D warnings")])?;
     }
     Ok(Outcome::Done)
 }
 
+fn in_kernel(arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
+    let mut cargo = command::cargo(arguments);
+    cargo.current_dir(workspace::root().join("kernel")).envs(environment.iter().copied());
+    command::run(&mut cargo)
+}
+
 /// Every promised attack is blocked where the hardware checks, and every attack succeeds with protection off.
 pub fn attack() -> Result<Outcome> {
-    command::run(&mut command::cargo(&[
-        "run",
-        "--quiet",
-        "--package=kpkeys-cli",
-        "--",
-        "attack",
-        "--on",
-        "qemu-x86_64",
-    ]))?;
+    for target in Target::ALL.map(Target::name) {
+        let run = ["run", "--quiet", "--package=kpkeys-cli", "--", "attack", "--on", target];
+        command::run(&mut command::cargo(&run))?;
+    }
     Ok(Outcome::Done)
 }

@@ -7,19 +7,10 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use anyhow::Result;
+use kpkeys_emulator::Target;
 
 use crate::command;
 use crate::step::Outcome;
-
-struct Emulator {
-    program: &'static str,
-    debian_package: &'static str,
-}
-
-const EMULATORS: [Emulator; 2] = [
-    Emulator { program: "qemu-system-x86_64", debian_package: "qemu-system-x86" },
-    Emulator { program: "qemu-system-aarch64", debian_package: "qemu-system-arm" },
-];
 
 /// Installs the emulators that are missing, or says how to.
 pub fn install_missing() -> Outcome {
@@ -42,16 +33,15 @@ pub fn install_missing() -> Outcome {
     }
 }
 
-fn missing() -> Vec<&'static Emulator> {
-    EMULATORS.iter().filter(|emulator| command::find(emulator.program).is_none()).collect()
+fn missing() -> Vec<Target> {
+    Target::ALL.into_iter().filter(|target| target.find_emulator().is_err()).collect()
 }
 
-/// Without the recommended packages: those hold `qemu-utils`, of which a newer version, from another
-/// archive, may already be installed and would conflict.
-fn apt_install(missing: &[&Emulator]) -> Result<()> {
+/// As [`Target::install_advice`] says.
+fn apt_install(missing: &[Target]) -> Result<()> {
     command::run(&mut apt_get(&["update", "--quiet"]))?;
     let install = ["install", "--quiet", "--yes", "--no-install-recommends"];
-    let packages = missing.iter().map(|emulator| emulator.debian_package);
+    let packages = missing.iter().map(|target| target.debian_package());
     command::run(&mut apt_get(&install.into_iter().chain(packages).collect::<Vec<_>>()))
 }
 
@@ -61,15 +51,9 @@ fn apt_get(arguments: &[&str]) -> std::process::Command {
     command
 }
 
-fn advice(missing: &[&Emulator]) -> String {
-    let programs: Vec<_> = missing.iter().map(|emulator| emulator.program).collect();
-    let packages: Vec<_> = missing.iter().map(|emulator| emulator.debian_package).collect();
-    format!(
-        "not on PATH: {}; on Debian or Ubuntu: sudo apt-get install --no-install-recommends {}; \
-         elsewhere: your system's QEMU package",
-        programs.join(", "),
-        packages.join(" ")
-    )
+fn advice(missing: &[Target]) -> String {
+    let programs: Vec<_> = missing.iter().map(|target| target.program()).collect();
+    format!("not on PATH: {}; {}", programs.join(", "), Target::install_advice(missing))
 }
 
 /// The owner of our own process entry: no unsafe call and no crate for one number.
@@ -105,7 +89,7 @@ mod tests {
 
     #[test]
     fn the_advice_names_exactly_what_is_missing() {
-        let advice = advice(&[&EMULATORS[1]]);
+        let advice = advice(&[Target::Aarch64]);
         assert!(advice.contains("not on PATH: qemu-system-aarch64;"), "{advice}");
         assert!(advice.contains("--no-install-recommends qemu-system-arm;"), "{advice}");
         assert!(!advice.contains("x86"), "{advice}");

@@ -68,10 +68,10 @@ pub fn run(options: &Options) -> Result<bool> {
     let (mut results, mut backend, mut kernel_agrees) = (Vec::new(), String::new(), true);
     for mode in modes {
         eprintln!("kpkeys: attacking mode {} on {}", mode.name(), options.machine.on());
-        let boot = attack_mode(&emulated, mode)?;
-        results.extend(boot.attacks);
-        backend = boot.backend;
-        kernel_agrees &= boot.held;
+        let attacked = attack_mode(&emulated, mode)?;
+        results.extend(attacked.attacks);
+        backend = attacked.backend;
+        kernel_agrees &= attacked.held;
     }
     let gates = Gates::of(&results, kernel_agrees);
     let report = Report { on: options.machine.on().to_owned(), backend, results, gates };
@@ -83,20 +83,18 @@ pub fn run(options: &Options) -> Result<bool> {
 }
 
 /// What one boot delivered.
-struct Boot {
+struct Attacked {
     backend: String,
     attacks: Vec<Attack>,
     /// Whether the kernel itself found that everything held, its final check of all tables included.
     held: bool,
 }
 
-fn attack_mode(emulated: &Emulated, mode: Mode) -> Result<Boot> {
-    let (mut attacks, mut backend, mut announced) = (Vec::new(), None, None);
-    let mut bad = None;
-    let held = emulated.boot(&format!("attack mode={}", mode.name()), &mut |line| match line {
+fn attack_mode(emulated: &Emulated, mode: Mode) -> Result<Attacked> {
+    let (mut attacks, mut announced, mut bad) = (Vec::new(), None, None);
+    let boot = emulated.boot(&format!("attack mode={}", mode.name()), &mut |line| match line {
         Line::Record(json) => match record::parse(json) {
             Ok(record::Record::Attack(attack)) => attacks.push(attack),
-            Ok(record::Record::Protection { backend: name }) => backend = Some(name),
             Ok(record::Record::Attacks { made }) => announced = Some(made),
             Ok(record::Record::Other) => {}
             Err(error) => bad = Some(error),
@@ -107,9 +105,9 @@ fn attack_mode(emulated: &Emulated, mode: Mode) -> Result<Boot> {
     if let Some(error) = bad {
         return Err(error);
     }
-    let backend = backend.context("the kernel did not say what protects it")?;
+    let backend = boot.backend.context("the kernel did not say what protects it")?;
     match announced {
-        Some(made) if made == attacks.len() => Ok(Boot { backend, attacks, held }),
+        Some(made) if made == attacks.len() => Ok(Attacked { backend, attacks, held: boot.held }),
         Some(made) => bail!("the kernel made {made} attacks and reported {}", attacks.len()),
         None => bail!("the kernel did not make all attacks in mode {}", mode.name()),
     }

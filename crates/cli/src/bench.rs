@@ -29,10 +29,10 @@ use crate::{reference, render, usage::UsageError};
 /// The options of `kpkeys bench`.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// Where to run: host, or in the reference kernel on qemu-x86_64
+    /// Where to run: host, or in the reference kernel on qemu-x86_64 or qemu-aarch64
     #[arg(long, default_value = "host", value_name = "WHERE")]
     on: String,
-    /// How windows are opened: mock on the host; pks, mock or none in an emulator [default: the best there is]
+    /// How windows are opened: mock on the host; pks (x86-64), pan or poe (arm64), mock or none in an emulator [default: the best there is]
     #[arg(long, value_name = "BACKEND")]
     backend: Option<String>,
     /// Entry format of the page tables on the host: aarch64 (as the series) or x86_64 [default: aarch64]
@@ -80,10 +80,11 @@ pub struct Options {
 /// [`UsageError`] for what cannot be asked; otherwise what went wrong on the way.
 pub fn run(options: &Options) -> Result<bool> {
     let plan = plan::Plan::new(options)?;
-    let machine = run::Machine::new(&plan)?;
+    let runner = run::Machine::new(&plan)?;
     let beside = options.compare.as_deref().map(compared).transpose()?;
-    let mut results = results::Results::open(options.out.as_deref(), &plan)?;
-    run::run(&plan, &machine, &mut results)?;
+    let header = machine::run_header(&plan, runner.backend()?);
+    let mut results = results::Results::open(options.out.as_deref(), &header)?;
+    run::run(&plan, &runner, &mut results)?;
     let mut table = Table::build(&results.recording()?, &reference::graviton3())?;
     if let Some(beside) = &beside {
         table = table.compared_with(beside);

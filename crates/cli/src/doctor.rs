@@ -13,6 +13,7 @@ use std::{env, fs, thread};
 
 use anyhow::Result;
 use clap::ValueEnum;
+use kpkeys_emulator::Target;
 use serde::Serialize;
 
 use cpu::Cpu;
@@ -66,7 +67,7 @@ struct Finding {
     /// What is there.
     found: String,
     /// The calls of the `kpkeys` command that it matters to; none if only a kernel cares.
-    commands: &'static [&'static str],
+    commands: Vec<String>,
     /// What follows for them.
     consequence: String,
     /// What would put it right, if something can.
@@ -78,10 +79,11 @@ impl Finding {
         name: &'static str,
         status: Status,
         found: impl Into<String>,
-        commands: &'static [&'static str],
+        commands: &[&str],
         consequence: impl Into<String>,
     ) -> Self {
         let (found, consequence) = (found.into(), consequence.into());
+        let commands = commands.iter().map(|&command| command.to_owned()).collect();
         Self { name, status, found, commands, consequence, remedy: None }
     }
 
@@ -124,8 +126,8 @@ fn examine() -> Report {
     let mut findings = vec![cpu::mock_register(architecture, hwcap2())];
     findings.push(limits::cpus(cpus));
     findings.push(limits::memory(memory));
-    findings.extend(tools::EMULATORS.iter().map(tools::examine_emulator));
-    findings.extend(tools::TARGETS.iter().map(tools::examine_target));
+    findings.extend(Target::ALL.into_iter().map(tools::examine_emulator));
+    findings.extend(Target::ALL.into_iter().map(tools::examine_rust_target));
     findings.push(limits::perf_events(perf.as_deref(), capabilities));
     findings.push(limits::ptrace(yama.as_deref(), capabilities));
     findings.extend(cpu::backends(architecture, &cpu, cpu::leaf_7()));

@@ -6,19 +6,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use kpkeys_emulator::{Kernel, Line, Machine, Outcome, Target};
+use serde::Deserialize;
 
 use crate::usage::UsageError;
-
-/// Backends the kernels know.
-const BACKENDS: [&str; 3] = ["pks", "mock", "none"];
 
 /// The machine to emulate.
 #[derive(clap::Args, Clone, Debug)]
 pub struct MachineOptions {
-    /// Which machine: qemu-x86_64
+    /// Which machine: qemu-x86_64 or qemu-aarch64
     #[arg(long, default_value = "qemu-x86_64", value_name = "WHERE")]
     on: String,
-    /// How windows are opened: pks, mock or none [default: the best the CPU model has]
+    /// How windows are opened: pks (x86-64), pan or poe (arm64), mock or none [default: the best the CPU model has]
     #[arg(long, value_name = "BACKEND")]
     backend: Option<String>,
     /// CPUs
@@ -36,6 +34,7 @@ pub struct MachineOptions {
 }
 
 /// A kernel that was built, and the machine it is to run on.
+#[derive(Clone)]
 pub struct Emulated {
     kernel: Kernel,
     machine: Machine,
@@ -55,10 +54,8 @@ impl MachineOptions {
     /// [`UsageError`] for a machine or backend that does not exist; otherwise what the build failed with.
     pub fn build(&self) -> Result<Emulated> {
         let target: Target = self.on.parse().map_err(|error| UsageError(format!("{error}")))?;
-        if let Some(backend) = &self.backend
-            && !BACKENDS.contains(&backend.as_str())
-        {
-            return Err(UsageError::unknown("backend", backend, BACKENDS).into());
+        if let Some(backend) = &self.backend {
+            check_backend(target, backend)?;
         }
         // Before the build, which takes longer than finding out that it was for nothing.
         target.find_emulator()?;
@@ -66,11 +63,46 @@ impl MachineOptions {
             memory_mib: self.memory,
             cpus: self.smp,
             cpu_model: self.cpu.clone(),
+            board_options: String::new(),
+            clock_by_instructions: false,
             command_line: String::new(),
             time_limit: Duration::from_secs(self.time_limit),
         };
         Ok(Emulated { kernel: Kernel::build(target)?, machine, backend: self.backend.clone() })
     }
+}
+
+/// Refuses a backend that the target's kernel does not have.
+///
+/// # Errors
+///
+/// [`UsageError`] with those it has.
+pub fn check_backend(target: Target, backend: &str) -> Result<(), UsageError> {
+    let known = target.backends();
+    if known.contains(&backend) {
+        return Ok(());
+    }
+    let what = format!("backend on {}", target.name());
+    Err(UsageError::unknown(&what, backend, known.iter().copied()))
+}
+
+/// What came of a boot that came to its end.
+pub struct Boot {
+    /// Whether everything the kernel was asked for was done and held.
+    pub held: bool,
+    /// The backend the kernel said it protects its tables by.
+    pub backend: Option<String>,
+}
+
+/// The one record that every boot of every call looks at.
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+enum Reported {
+    Protection {
+        backend: String,
+    },
+    #[serde(other)]
+    Other,
 }
 
 impl Emulated {
@@ -79,9 +111,9 @@ impl Emulated {
     /// # Errors
     ///
     /// As [`MachineOptions::build`].
-    pub fn for_bench(on: &str, backend: Option<&str>) -> Result<Emulated> {
+    pub fn for_bench(target: Target, backend: Option<&str>) -> Result<Emulated> {
         let machine = MachineOptions {
-            on: on.to_owned(),
+            on: target.name().to_owned(),
             backend: backend.map(str::to_owned),
             smp: bench::CPUS,
             memory: bench::MEMORY_MIB,
@@ -91,27 +123,56 @@ impl Emulated {
         machine.build()
     }
 
-    /// Boots the kernel with `words` on its command line and hands on each line it prints. Returns whether everything it was asked for
-    /// was done and held.
+    /// The same machine with this backend.
+    pub fn with_backend(&self, backend: &str) -> Emulated {
+        Emulated { backend: Some(backend.to_owned()), ..self.clone() }
+    }
+
+    /// The same machine with one CPU and a clock that counts the instructions it executes.
+    pub fn counting_instructions(&self) -> Emulated {
+        let machine = Machine { cpus: 1, clock_by_instructions: true, ..self.machine.clone() };
+        Emulated { machine, ..self.clone() }
+    }
+
+    /// Boots the kernel and returns the backend it selects: the one asked for, or the best it finds.
+    ///
+    /// # Errors
+    ///
+    /// As [`Emulated::boot`]; the kernel says why a backend cannot be used.
+    pub fn backend(&self) -> Result<String> {
+        let boot = self.boot("", &mut |_| ())?;
+        boot.backend.context("the kernel did not say what protects it")
+    }
+
+    /// Boots the kernel with `words` on its command line and hands on each line it prints.
     ///
     /// # Errors
     ///
     /// The kernel did not start, panicked, or did not end in time; with what it printed last.
-    pub fn boot(&self, words: &str, on_line: &mut dyn FnMut(Line<'_>)) -> Result<bool> {
+    pub fn boot(&self, words: &str, on_line: &mut dyn FnMut(Line<'_>)) -> Result<Boot> {
         let mut command_line = words.to_owned();
         if let Some(backend) = &self.backend {
             command_line += &format!(" backend={backend}");
         }
         let machine = Machine { command_line, ..self.machine.clone() };
+        let mut protected_by = None;
         let run = self
             .kernel
-            .run(&machine, on_line)
+            .run(&machine, &mut |line| {
+                if let Line::Record(json) = line
+                    && let Ok(Reported::Protection { backend }) = serde_json::from_str(json)
+                {
+                    protected_by = Some(backend);
+                }
+                on_line(line);
+            })
             .with_context(|| format!("the kernel, booted with `{}`", machine.command_line))?;
-        match run.outcome {
-            Outcome::Success => Ok(true),
-            Outcome::Failed => Ok(false),
+        let held = match run.outcome {
+            Outcome::Success => true,
+            Outcome::Failed => false,
             Outcome::Panicked => bail!("the kernel panicked: {}", run.last),
             Outcome::Refused => bail!("the kernel did not start: {}", run.last),
-        }
+        };
+        Ok(Boot { held, backend: protected_by })
     }
 }

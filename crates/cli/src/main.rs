@@ -7,6 +7,7 @@ mod attack;
 mod bench;
 mod doctor;
 mod emulated;
+mod instructions;
 mod reference;
 mod render;
 mod run;
@@ -34,6 +35,8 @@ enum Call {
     Bench(bench::Options),
     /// Attack the page tables of a running kernel and say what came of it
     Attack(attack::Options),
+    /// Count the instructions each operation executes, with several backends side by side
+    Instructions(instructions::Options),
     /// Boot the reference kernel in an emulator
     Run(run::Options),
     /// Print the tables the Linux series published
@@ -74,6 +77,7 @@ fn run(call: Call) -> Result<ExitCode> {
     match call {
         Call::Bench(options) => bench::run(&options).map(gates),
         Call::Attack(options) => attack::run(&options).map(gates),
+        Call::Instructions(options) => instructions::run(&options).map(done),
         Call::Run(options) => run::run(&options).map(gates),
         Call::Reference { table, format } => print_reference(table.as_deref(), format).map(done),
         Call::Doctor { format } => doctor::run(format).map(done),

@@ -8,11 +8,13 @@ mod cells;
 mod counts;
 mod csv;
 mod grid;
+mod instructions;
 mod legend;
 mod published;
 mod results;
 
 use self::grid::Grid;
+use crate::instructions::Report;
 use crate::reference::Published;
 use kpkeys_stats::table::Table;
 use serde::Serialize;
@@ -62,6 +64,21 @@ pub fn write_results(
         lines(out, &legend::count_lines(), format)?;
     }
     Ok(())
+}
+
+/// Prints counts of instructions.
+///
+/// # Errors
+///
+/// What `out` fails with.
+pub fn write_instructions(out: &mut impl Write, report: &Report, format: Format) -> io::Result<()> {
+    match format {
+        Format::Csv => return csv::instructions(out, report),
+        Format::Json => return json(out, report),
+        Format::Table | Format::Markdown => {}
+    }
+    grid(out, &instructions::grid(report), format)?;
+    lines(out, &instructions::legend(), format)
 }
 
 /// Prints published tables.

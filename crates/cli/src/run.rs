@@ -30,9 +30,10 @@ pub fn run(options: &Options) -> Result<bool> {
     let emulated = options.machine.build()?;
     let mut words = options.words.clone();
     words.extend(options.mode.as_ref().map(|mode| format!("mode={mode}")));
-    emulated.boot(&words.join(" "), &mut |line| match line {
+    let boot = emulated.boot(&words.join(" "), &mut |line| match line {
         Line::Log(text) => println!("{text}"),
         Line::Record(json) if options.records => println!("{json}"),
         Line::Record(_) => {}
-    })
+    })?;
+    Ok(boot.held)
 }

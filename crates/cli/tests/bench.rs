@@ -66,7 +66,7 @@ fn unknown_names_are_refused_with_the_valid_ones() {
         (["--rows", "frok"], "fork: h:1"),
         (["--modes", "fast"], "off, unbatched, batched, fused"),
         (["--backend", "pku"], "mock"),
-        (["--on", "mars"], "host, qemu-x86_64"),
+        (["--on", "mars"], "host, qemu-x86_64, qemu-aarch64"),
         (["--paging", "riscv"], "aarch64, x86_64"),
         (["--compare", "v4"], "v5-amended"),
     ] {

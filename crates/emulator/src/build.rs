@@ -1,6 +1,6 @@
 //! Building the kernel: a Cargo package of its own, for a bare target.
 
-use crate::{Error, Target};
+use crate::{Error, Target, flat};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -27,7 +27,7 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// [`Error::SourceMissing`], [`Error::Build`], or [`Error::Io`] when Cargo does not start.
+    /// [`Error::SourceMissing`], [`Error::Build`], [`Error::BadImage`], or [`Error::Io`] when Cargo does not start.
     pub fn build(target: Target) -> Result<Self, Error> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../kernel");
         if !folder.join("Cargo.toml").is_file() {
@@ -46,11 +46,12 @@ impl Kernel {
         if !status.success() {
             return Err(Error::Build { status });
         }
-        let image = folder.join("target").join(target.rust_target()).join("release/kpkeys-kernel");
+        let elf = folder.join("target").join(target.rust_target()).join("release/kpkeys-kernel");
+        let image = if target.loads_flat_images() { flat::write_beside(&elf)? } else { elf };
         Ok(Self { target, image })
     }
 
-    /// An image that was built before.
+    /// An image that was built before, in the form the emulator takes.
     pub fn prebuilt(target: Target, image: PathBuf) -> Self {
         Self { target, image }
     }
@@ -60,7 +61,7 @@ impl Kernel {
         self.target
     }
 
-    /// The ELF file.
+    /// The file the emulator is given: the ELF file, or the flat image made of it.
     pub fn image(&self) -> &Path {
         &self.image
     }

@@ -29,9 +29,16 @@ pub enum Error {
         /// How it ended.
         status: ExitStatus,
     },
-    /// A program could not be started or watched.
+    /// What was built is not an image that the emulator can be given.
+    BadImage {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A program could not be started or watched, or a file not be read or written.
     Io {
-        /// The program.
+        /// The program or file.
         program: PathBuf,
         /// The reason.
         source: std::io::Error,
@@ -69,11 +76,8 @@ impl fmt::Display for Error {
                 write!(f, "no emulated machine is called `{name}`; known: {known}")
             }
             Self::EmulatorMissing { target } => {
-                let (program, package) = (target.program(), target.debian_package());
-                write!(
-                    f,
-                    "`{program}` is not installed; on Debian it is in the package `{package}`: apt-get install {package}"
-                )
+                let advice = Target::install_advice(&[*target]);
+                write!(f, "`{}` is not installed; {advice}", target.program())
             }
             Self::SourceMissing { folder } => {
                 write!(
@@ -83,6 +87,9 @@ impl fmt::Display for Error {
                 )
             }
             Self::Build { status } => write!(f, "building the kernel failed ({status})"),
+            Self::BadImage { file, reason } => {
+                write!(f, "{} cannot be made a flat image: {reason}", file.display())
+            }
             Self::Io { program, source } => write!(f, "{}: {source}", program.display()),
             Self::TimeLimit { limit, last } => {
                 write!(

@@ -21,6 +21,7 @@
 
 mod build;
 mod error;
+mod flat;
 mod machine;
 mod run;
 mod target;

@@ -11,6 +11,12 @@ pub struct Machine {
     pub cpus: u32,
     /// The emulator's name for the CPU model.
     pub cpu_model: String,
+    /// Options of the emulator's board beyond the target's own, such as `gic-version=2`; they win.
+    pub board_options: String,
+    /// Whether the emulated time is the number of instructions executed, one nanosecond each, instead of
+    /// the host's. The same run then takes the same time to the nanosecond. With more than one
+    /// CPU their instructions add up.
+    pub clock_by_instructions: bool,
     /// The kernel's command line.
     pub command_line: String,
     /// The emulator is killed after this.
@@ -24,6 +30,8 @@ impl Default for Machine {
             memory_mib: 256,
             cpus: 1,
             cpu_model: "max".to_owned(),
+            board_options: String::new(),
+            clock_by_instructions: false,
             command_line: String::new(),
             time_limit: Duration::from_secs(60),
         }

@@ -9,8 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How the kernel says it ended. The emulator's exit device turns the value `v` that the
-/// kernel writes into the exit status `2 * v + 1`; `kernel/src/exit.rs` has the values.
+/// How the kernel says it ended, by the emulator's exit status: the same number on every target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Everything asked for was done and held.

@@ -1,7 +1,7 @@
-//! The emulated machines the kernel runs on, and what each needs.
+//! The emulated machines the kernel runs on, and what each needs. The one place that knows.
 
 use crate::{Error, Machine};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -10,38 +10,104 @@ use std::str::FromStr;
 pub enum Target {
     /// A 64-bit PC, `qemu-system-x86_64`.
     X86_64,
+    /// QEMU's own arm64 board, `qemu-system-aarch64 -M virt`.
+    Aarch64,
 }
+
+/// What tells one target from the other.
+struct Facts {
+    name: &'static str,
+    program: &'static str,
+    debian_package: &'static str,
+    rust_target: &'static str,
+    entry_format: &'static str,
+    backends: &'static [&'static str],
+    enforces: &'static str,
+    board: &'static str,
+    exit_device: [&'static str; 2],
+    /// What the CPU model needs besides, for a clock that tells one nanosecond from the next.
+    fine_clock: &'static str,
+}
+
+const X86_64: Facts = Facts {
+    name: "qemu-x86_64",
+    program: "qemu-system-x86_64",
+    debian_package: "qemu-system-x86",
+    rust_target: "x86_64-unknown-none",
+    entry_format: "x86_64",
+    backends: &["pks", "mock", "none"],
+    enforces: "PKS and SMAP",
+    board: "pc",
+    // The value `v` that the kernel writes there becomes the exit status `2 * v + 1`.
+    exit_device: ["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"],
+    fine_clock: "",
+};
+
+const AARCH64: Facts = Facts {
+    name: "qemu-aarch64",
+    program: "qemu-system-aarch64",
+    debian_package: "qemu-system-arm",
+    rust_target: "aarch64-unknown-none-softfloat",
+    entry_format: "aarch64",
+    backends: &["poe", "pan", "mock", "none"],
+    enforces: "PAN and E0PD but not POE, which it has not",
+    // With EL2, from where the kernel can raise asynchronous errors for its tests and attacks.
+    board: "virt,gic-version=3,virtualization=on",
+    // The kernel gives the exit status to the semihosting call SYS_EXIT.
+    exit_device: ["-semihosting-config", "enable=on,target=native"],
+    // The generic timer's counter runs at 62.5 MHz otherwise.
+    fine_clock: ",cntfrq=1000000000",
+};
 
 impl Target {
     /// Every target.
-    pub const ALL: [Self; 1] = [Self::X86_64];
+    pub const ALL: [Self; 2] = [Self::X86_64, Self::Aarch64];
+
+    const fn facts(self) -> &'static Facts {
+        match self {
+            Self::X86_64 => &X86_64,
+            Self::Aarch64 => &AARCH64,
+        }
+    }
 
     /// Its name on the command line.
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::X86_64 => "qemu-x86_64",
-        }
+        self.facts().name
     }
 
     /// The emulator's program.
     pub const fn program(self) -> &'static str {
-        match self {
-            Self::X86_64 => "qemu-system-x86_64",
-        }
+        self.facts().program
     }
 
     /// The Debian package that has the program.
     pub const fn debian_package(self) -> &'static str {
-        match self {
-            Self::X86_64 => "qemu-system-x86",
-        }
+        self.facts().debian_package
     }
 
     /// The Rust target the kernel is built for.
     pub const fn rust_target(self) -> &'static str {
-        match self {
-            Self::X86_64 => "x86_64-unknown-none",
-        }
+        self.facts().rust_target
+    }
+
+    /// The name of the format its page-table entries have.
+    pub const fn entry_format(self) -> &'static str {
+        self.facts().entry_format
+    }
+
+    /// The backends its kernel has, by the names its command line takes, the best first.
+    pub const fn backends(self) -> &'static [&'static str] {
+        self.facts().backends
+    }
+
+    /// Which hardware of those backends the emulator's CPU model `max` checks, in words.
+    pub const fn enforces(self) -> &'static str {
+        self.facts().enforces
+    }
+
+    /// Whether its boot protocol wants a flat image instead of an ELF file.
+    pub(crate) const fn loads_flat_images(self) -> bool {
+        matches!(self, Self::Aarch64)
     }
 
     /// Where the emulator is installed.
@@ -65,27 +131,46 @@ impl Target {
             .ok_or(Error::EmulatorMissing { target: self })
     }
 
+    /// How to install the emulators of these targets, in words. Without the recommended packages: those hold `qemu-utils`,
+    /// of which a newer version, from another archive, may already be installed and would conflict.
+    pub fn install_advice(targets: &[Self]) -> String {
+        let packages: Vec<_> = targets.iter().map(|target| target.debian_package()).collect();
+        format!(
+            "on Debian or Ubuntu: sudo apt-get install --no-install-recommends {}; elsewhere: your system's QEMU package",
+            packages.join(" ")
+        )
+    }
+
     /// The emulator's arguments: software emulation only, no devices but the serial line on
-    /// standard output and the exit device, and an end instead of a reboot.
-    pub(crate) fn arguments(self, kernel: &Path, machine: &Machine) -> Vec<std::ffi::OsString> {
+    /// standard output and what hands out the exit status, and an end instead of a reboot.
+    pub(crate) fn arguments(self, kernel: &Path, machine: &Machine) -> Vec<OsString> {
+        let facts = self.facts();
         let (cpus, memory) = (machine.cpus.to_string(), format!("{}M", machine.memory_mib));
-        let mut arguments: Vec<std::ffi::OsString> = vec!["-kernel".into(), kernel.into()];
-        let common = [
+        let board = match machine.board_options.as_str() {
+            "" => facts.board.to_owned(),
+            options => format!("{},{options}", facts.board),
+        };
+        let cpu_model = match machine.clock_by_instructions {
+            true => format!("{}{}", machine.cpu_model, facts.fine_clock),
+            false => machine.cpu_model.clone(),
+        };
+        let mut arguments: Vec<OsString> = vec!["-kernel".into(), kernel.into()];
+        let with_value = [
             ["-append", &machine.command_line],
-            ["-cpu", &machine.cpu_model],
+            ["-M", &board],
+            ["-cpu", &cpu_model],
             ["-smp", &cpus],
             ["-m", &memory],
             ["-accel", "tcg"],
             ["-display", "none"],
             ["-serial", "stdio"],
             ["-monitor", "none"],
+            facts.exit_device,
         ];
-        arguments.extend(common.concat().into_iter().map(Into::into));
+        arguments.extend(with_value.concat().into_iter().map(Into::into));
         arguments.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(Into::into));
-        match self {
-            Self::X86_64 => arguments.extend(
-                ["-M", "pc", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"].map(Into::into),
-            ),
+        if machine.clock_by_instructions {
+            arguments.extend(["-icount", "shift=0,sleep=off"].map(Into::into));
         }
         arguments
     }

@@ -38,8 +38,9 @@ pub unsafe trait Backend {
     /// What entering changed, to be handed to [`leave`](Self::leave).
     type Entered: Copy;
 
-    /// Whether a register write takes effect only after a barrier (arm64: ISB).
-    const WRITE_NEEDS_BARRIER: bool;
+    /// Whether a register write takes effect only after a barrier (arm64: ISB, for a system register). For counting; entering and leaving issue
+    /// it themselves.
+    fn write_needs_barrier(&self) -> bool;
 
     /// What a page-table page must be like for this backend to protect it. The same for as long as the backend is used.
     #[inline(always)]

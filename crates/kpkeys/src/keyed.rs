@@ -88,7 +88,10 @@ impl<R: Register, E: Encoding> Keyed<R, E> {
 unsafe impl<R: Register, E: Encoding> Backend for Keyed<R, E> {
     type Entered = Entered;
 
-    const WRITE_NEEDS_BARRIER: bool = R::NEEDS_BARRIER;
+    #[inline(always)]
+    fn write_needs_barrier(&self) -> bool {
+        R::NEEDS_BARRIER
+    }
 
     #[inline(always)]
     fn enter<C: Context>(&self) -> Entered {

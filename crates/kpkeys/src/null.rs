@@ -18,7 +18,10 @@ impl Null {
 unsafe impl Backend for Null {
     type Entered = ();
 
-    const WRITE_NEEDS_BARRIER: bool = false;
+    #[inline(always)]
+    fn write_needs_barrier(&self) -> bool {
+        false
+    }
 
     #[inline(always)]
     fn enter<C: Context>(&self) {

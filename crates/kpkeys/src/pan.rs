@@ -207,7 +207,10 @@ impl<R: Register> Pan<R> {
 unsafe impl<R: Register> Backend for Pan<R> {
     type Entered = Entered;
 
-    const WRITE_NEEDS_BARRIER: bool = R::NEEDS_BARRIER;
+    #[inline(always)]
+    fn write_needs_barrier(&self) -> bool {
+        R::NEEDS_BARRIER
+    }
 
     #[inline(always)]
     fn scheme(&self) -> Scheme {

@@ -36,7 +36,7 @@ fn exception_return(flag: &Flag, spsr: u64) {
 fn a_window_is_two_writes_and_no_barrier() {
     let (flag, backend) = pan(CLOSED);
     assert_eq!(backend.scheme(), Scheme::Alias);
-    const { assert!(!<Pan<Flag> as Backend>::WRITE_NEEDS_BARRIER) };
+    assert!(!backend.write_needs_barrier());
     let window = open(&backend);
     assert!(window.switched());
     assert_eq!(backend.access(Pkey::PAGE_TABLES), Some(Access::ReadWrite));

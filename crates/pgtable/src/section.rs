@@ -421,7 +421,7 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline(always)]
     fn count_switch(&self) {
         self.count(Event::Switch, 1);
-        self.count(Event::Barrier, u64::from(M::Backend::WRITE_NEEDS_BARRIER));
+        self.count(Event::Barrier, u64::from(self.machine.backend().write_needs_barrier()));
     }
 
     #[inline(always)]

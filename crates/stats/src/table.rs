@@ -128,6 +128,9 @@ pub struct Effect {
     /// Time added to one operation: the difference of the geometric means over the paired blocks,
     /// so that it agrees with `effect_pct`. None unless the row is in nanoseconds.
     pub extra_ns: Option<f64>,
+    /// The same in instructions; none unless the row is in instructions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extra_instructions: Option<f64>,
     /// That time in percent of what the host kernel takes for the same operation: the scale on which a baseline that is faster
     /// than the host's does not magnify the effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -2,9 +2,9 @@
 //! not offer: holes between RAM, and a way to write code.
 
 use super::Bare;
-use crate::arch::image::{self, Access};
 use crate::arch::{self, layout};
-use crate::memory::{PAGE_SIZE, PhysAddr, PhysRange};
+use crate::image;
+use crate::memory::{PAGE_SIZE, PhysRange};
 use kpkeys_mm::Kernel;
 use kpkeys_pgtable::{Attrs, Error, Format, Level, Machine, PageRange, Probe, VirtAddr};
 
@@ -24,7 +24,7 @@ pub fn complete<P: Probe>(kernel: &Kernel<Bare<P>>, ram: &[PhysRange]) -> Result
 /// mappings.
 fn unmap_holes<P: Probe>(kernel: &Kernel<Bare<P>>, ram: &[PhysRange]) -> Result<(), Error> {
     let paging = kernel.paging();
-    let mut behind = PhysAddr(0);
+    let mut behind = kernel.machine().memory().start;
     for range in ram {
         let hole =
             PhysRange { start: behind, end: range.start }.rounded_in(Level::Pmd.entry_bytes());
@@ -61,12 +61,7 @@ fn protect_image_in_linear_map<P: Probe>(kernel: &Kernel<Bare<P>>) -> Result<(),
 fn map_image<P: Probe>(kernel: &Kernel<Bare<P>>) -> Result<(), Error> {
     let paging = kernel.paging();
     for region in image::regions() {
-        let data = Attrs::KERNEL_DATA;
-        let attrs = match region.access {
-            Access::ReadExecute => Attrs { execute: true, ..data.read_only() },
-            Access::Read => data.read_only(),
-            Access::ReadWrite => data,
-        };
+        let attrs = region.access.attrs();
         let (range, first) = (pages(region.virt, region.len)?, region.phys().start);
         let section = paging.section(paging.kernel());
         paging.map(&section, paging.kernel(), range, attrs, |page| {

@@ -24,7 +24,7 @@ impl<P: Probe> Bare<P> {
 
 // SAFETY: the linear map has every frame of RAM at its physical address above `LINEAR_MAP`, readable always and writable
 // unless its key forbids it (or it holds the image's code and constants, which no allocator hands out); holes between RAM are not
-// mapped and never handed out either. Flushes run on every online CPU before `shootdown` returns. CPU numbers are the online CPUs',
+// mapped and never handed out either. Flushes take effect on every online CPU before `flush_everywhere` returns. CPU numbers are the online CPUs',
 // which are numbered from 0 without gaps.
 unsafe impl<P: Probe> Machine for Bare<P> {
     type Format = arch::Format;
@@ -60,6 +60,11 @@ unsafe impl<P: Probe> Machine for Bare<P> {
     }
 
     #[inline(always)]
+    fn alias(&self) -> Option<VirtAddr> {
+        layout::ALIAS.map(VirtAddr)
+    }
+
+    #[inline(always)]
     fn direct(&self, va: VirtAddr) -> Option<NonNull<u8>> {
         NonNull::new(va.0 as *mut u8)
     }
@@ -70,15 +75,7 @@ unsafe impl<P: Probe> Machine for Bare<P> {
     }
 
     fn flush_tlb(&self, flush: Flush) {
-        tlb::shootdown(match flush {
-            Flush::Kernel(range) | Flush::User(_, range) => {
-                // A range that ends with the address space wraps to 0.
-                let end = range.end().0.wrapping_sub(1);
-                tlb::Flush::Range { start: range.start().0, end: end.saturating_add(1) }
-            }
-            Flush::AllKernel => tlb::Flush::All,
-            Flush::AddressSpace(_) => tlb::Flush::User,
-        });
+        tlb::flush_everywhere(flush);
     }
 
     #[inline(always)]

@@ -7,7 +7,7 @@
 //! # Locks, interrupts and preemption
 //!
 //! The locks of `kpkeys-pgtable` and `kpkeys-mm` are plain spinlocks. They are taken by threads with interrupts on, never in an interrupt
-//! handler and never under an [`IrqLock`](crate::lock::IrqLock), with one exception: page-fault handlers of user code, which turn
+//! handler and never under an [`IrqLock`], with one exception: page-fault handlers of user code, which turn
 //! interrupts on first. So
 //!
 //! - a CPU that waits for such a lock still answers shootdowns, whatever the holder waits for;
@@ -21,16 +21,16 @@ mod layout;
 mod machine;
 pub mod user;
 
-use crate::arch::{self, backend::Unusable, boot};
+use crate::arch::{self, backend::Unusable};
 use crate::lock::IrqLock;
 use crate::memory::{BootMemory, OutOfMemory, PAGE_SIZE, PhysAddr, PhysRange};
-use crate::{calls, cpu, protection};
+use crate::{calls, cpu, early_tables, image, protection};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 use kpkeys_mm::{Buddy, FrameMeta, FrameTable, Kernel, Layout};
 use kpkeys_pgtable::check::{self, Finding, Report, Scratch};
-use kpkeys_pgtable::{Config, Machine, Memory, NoProbe, Probe, Root, VirtAddr};
+use kpkeys_pgtable::{Config, Level, Machine, Memory, NoProbe, Probe, Root, VirtAddr};
 
 pub use machine::Bare;
 
@@ -144,20 +144,21 @@ unsafe fn build<P: Probe + Default + 'static>(
     let kernel =
         on_large_stack(|| Kernel::new(machine, frames, config, Layout::standard()).map(Box::new))?;
     layout::complete(&kernel, boot.ram())?;
-    let early = boot::early_tables::page_table_pages().iter().copied();
-    for pages in early.chain([boot::boot_table_frames()]) {
+    let early = early_tables::page_table_pages().iter().copied();
+    for pages in early.chain([image::boot_table_frames()]) {
         kernel.paging().record_early_ptps(pages.start, (pages.len() / PAGE_SIZE) as usize)?;
     }
     Ok(Box::leak(kernel))
 }
 
-/// The memory that the linear map covers: from address 0, so that blocks of any size line up, to the end of RAM.
+/// The memory that the linear map covers: from the start of RAM, rounded down so that blocks of any size line up, to its end.
 fn covered(ram: &[PhysRange]) -> Memory {
-    let end = ram.iter().map(|range| range.rounded_in(PAGE_SIZE).end.0).max().unwrap_or(0);
+    let ends = ram.iter().map(|range| range.rounded_in(PAGE_SIZE).end.0);
+    let start = ram.first().map_or(0, |first| first.rounded_out(Level::Pud.entry_bytes()).start.0);
     Memory {
-        start: PhysAddr(0),
-        pages: (end / PAGE_SIZE) as usize,
-        linear: VirtAddr(arch::layout::LINEAR_MAP),
+        start: PhysAddr(start),
+        pages: ((ends.max().unwrap_or(start) - start) / PAGE_SIZE) as usize,
+        linear: VirtAddr(arch::layout::linear(PhysAddr(start)) as u64),
     }
 }
 

@@ -1,13 +1,13 @@
 //! Reaching user memory from the kernel, as copies from and to programs do.
 
-use crate::arch::probe;
 use crate::arch::root::RootTable;
 use crate::memory::PhysAddr;
+use crate::probe;
 use crate::sched;
 use kpkeys_mm::AddressSpace;
 use kpkeys_pgtable::{Machine, VirtAddr};
 
-/// Runs `f` on the running thread with an address space loaded and access to user pages.
+/// Runs `f` on the running thread with an address space loaded. Its pages are reached with the probes that say `user`.
 ///
 /// # Safety
 ///
@@ -16,7 +16,7 @@ pub unsafe fn in_space<R>(root: PhysAddr, f: impl FnOnce() -> R) -> R {
     let thread = sched::current();
     // SAFETY: user roots hold the kernel's half; this one lives as long as it is loaded (caller's promise).
     unsafe { thread.set_root(RootTable(root.0)) };
-    let result = probe::with_user_access(f);
+    let result = f();
     // SAFETY: the kernel's own root lives for ever.
     unsafe { thread.set_root(RootTable::KERNEL) };
     result
@@ -31,7 +31,7 @@ pub fn read<M: Machine>(
     space: &mut AddressSpace<'_, M>,
     va: VirtAddr,
 ) -> Result<u64, kpkeys_mm::Error> {
-    access(space, va, false, |at| probe::load_u64(at))
+    access(space, va, false, |at| probe::load_user_u64(at))
 }
 
 /// Writes a word of an address space, faulting pages in as a program's write would.
@@ -45,7 +45,7 @@ pub fn write<M: Machine>(
     value: u64,
 ) -> Result<(), kpkeys_mm::Error> {
     // SAFETY: a user page belongs to the address space, whose owner the caller is.
-    access(space, va, true, |at| unsafe { probe::store_u64(at, value) })
+    access(space, va, true, |at| unsafe { probe::store_user_u64(at, value) })
 }
 
 /// Tries an access until the memory manager has made it possible: once for a first touch, once more where a page is

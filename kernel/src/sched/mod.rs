@@ -127,7 +127,7 @@ fn switch_away(fate: Fate) {
     let (from, to) = (this.stack_pointer.as_ptr(), next.stack_pointer.load(Ordering::Relaxed));
     protection::switch_thread(&mut this.protection.lock(), &next.protection.lock());
     arch::root::load(next.root());
-    arch::descriptors::set_kernel_stack(next.kernel_stack());
+    arch::user::set_kernel_stack(next.kernel_stack());
     drop(next); // `sched.current` keeps it
     *cpu.sched.left.lock() = Some((this, fate));
     // SAFETY: interrupts are off. `next` was not running: it came from the queue, which only

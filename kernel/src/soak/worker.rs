@@ -1,7 +1,8 @@
 //! One worker of the soak, and what it remembers.
 
-use crate::arch::{probe, time};
+use crate::arch::time;
 use crate::paging::{Bare, Memories, user};
+use crate::probe;
 use crate::sched;
 use alloc::collections::BTreeMap;
 use alloc::format;

@@ -1,12 +1,13 @@
 //! No page of the kernel is both writable and executable.
 
-use crate::arch::{image, layout, probe};
+use crate::arch::layout;
+use crate::arch::probe::RETURN;
 use crate::fault::{Cause, Fault};
-use crate::{ensure, kernel_test};
+use crate::{ensure, image, kernel_test, probe};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// A variable that holds a machine-code RET (0xc3) in its first byte.
-static RETURN_INSTRUCTION: AtomicU64 = AtomicU64::new(0xc3);
+/// A variable that holds the machine code of a function that does nothing.
+static RETURN_INSTRUCTION: AtomicU64 = AtomicU64::new(RETURN);
 static CONSTANT: u64 = 0x0123_4567_89ab_cdef;
 
 /// Writes back the value that is there.
@@ -37,7 +38,7 @@ kernel_test! {
     /// Variables cannot be executed, neither where they are nor through the linear map.
     fn data_does_not_execute() {
         let variable = RETURN_INSTRUCTION.as_ptr();
-        ensure!(RETURN_INSTRUCTION.load(Ordering::Relaxed) == 0xc3, "the variable has changed");
+        ensure!(RETURN_INSTRUCTION.load(Ordering::Relaxed) == RETURN, "the variable has changed");
         for at in aliases(variable as u64) {
             // SAFETY: if it runs, it is a lone RET.
             let cause = unsafe { probe::execute(at.cast()) }.map_err(|fault| fault.cause);
@@ -47,8 +48,8 @@ kernel_test! {
 
     /// Constants cannot be executed.
     fn constants_do_not_execute() {
-        static RETURN: [u8; 1] = [0xc3];
-        for at in aliases(RETURN.as_ptr() as u64) {
+        static CONSTANT_RETURN: u64 = RETURN;
+        for at in aliases(&raw const CONSTANT_RETURN as u64) {
             // SAFETY: if it runs, it is a lone RET.
             let cause = unsafe { probe::execute(at.cast()) }.map_err(|fault| fault.cause);
             ensure!(cause == Err(Cause::Execute), "running a constant at {at:p}: {cause:?}");
@@ -57,7 +58,7 @@ kernel_test! {
 
     /// Nothing is left of the one-to-one map the kernel booted on.
     fn low_addresses_are_unmapped() {
-        for address in [0x1000_u64, 0x8000, 0x20_0000] {
+        for address in [0x1000_u64, 0x8000, image::frames().start.0] {
             let cause = probe::load_u64(address as *const u64).map_err(|fault| fault.cause);
             ensure!(cause == Err(Cause::NotMapped), "reading {address:#x}: {cause:x?}");
         }

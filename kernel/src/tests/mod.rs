@@ -5,6 +5,7 @@
 //! test returns why it failed.
 
 mod exceptions;
+mod flushes;
 mod image;
 mod memory;
 mod paging;

@@ -1,13 +1,14 @@
 //! The final tables: what is mapped, what page-table pages carry, and that they come back.
 
-use crate::arch::{image, layout, probe};
+use crate::arch::layout;
+use crate::lock::IrqLock;
 use crate::memory::PAGE_SIZE;
 use crate::paging::{self, memories, user};
-use crate::{ensure, kernel_test};
+use crate::{arch, ensure, image, kernel_test, probe, protection};
 use alloc::string::{String, ToString};
-use kpkeys::Pkey;
+use kpkeys::{Backend, Pkey, Scheme};
 use kpkeys_mm::{AddressSpace, Error, MapFlags};
-use kpkeys_pgtable::{Level, Machine, PageRange, VirtAddr};
+use kpkeys_pgtable::{Format, Level, Machine, PageRange, PhysAddr, VirtAddr};
 use kpkeys_workloads::attack::prepare::table_frame;
 
 const START: VirtAddr = VirtAddr(0x30_0000_0000);
@@ -26,9 +27,18 @@ fn accounted() -> usize {
     memories().frames().free_frames() + report.ptps + report.spare
 }
 
-/// The key that every page-table page must carry.
-fn key_of_tables() -> Pkey {
-    if memories().paging().is_protected() { Pkey::PAGE_TABLES } else { Pkey::DEFAULT }
+/// Whether a page is protected as page-table pages are: by its key, or by being read-only in the linear map and having an alias.
+fn is_protected(frame: PhysAddr) -> bool {
+    let paging = memories().paging();
+    let leaf = |va| paging.walk(paging.kernel(), va).map(|(_, _, entry)| entry);
+    match protection::selected().scheme() {
+        Scheme::Keys => paging.memory_pkey(frame) == Some(Pkey::PAGE_TABLES),
+        Scheme::Alias => {
+            let linear = leaf(VirtAddr(layout::linear(frame) as u64));
+            linear.is_some_and(|entry| !arch::Format::is_writable(entry))
+                && paging.alias_of(frame).and_then(leaf).is_some()
+        }
+    }
 }
 
 kernel_test! {
@@ -71,7 +81,7 @@ kernel_test! {
         ensure!(value == 1, "holds {value}");
     }
 
-    /// Without SMAP's permission, the kernel itself cannot touch user pages.
+    /// The kernel's own loads and stores cannot touch user pages: only those made for it can.
     fn user_pages_need_permission() {
         let mut space = AddressSpace::new(memories()).map_err(failed)?;
         space.mmap(range(1)?, MapFlags::DATA).map_err(failed)?;
@@ -79,26 +89,30 @@ kernel_test! {
         // SAFETY: the address space outlives the call.
         let result = unsafe {
             user::in_space(space.root().frame(), || {
+                let at = START.0 as *const u64;
+                let in_interrupt = IrqLock::new(None);
                 crate::calls::run_in_interrupt(crate::cpu::this().id, &|| {
-                    let stray = probe::load_u64(START.0 as *const u64);
-                    assert!(stray.is_err(), "an interrupt handler read a user page");
+                    let at = START.0 as *const u64;
+                    *in_interrupt.lock() = Some(probe::load_u64(at).is_err());
                 });
-                probe::load_u64(START.0 as *const u64)
+                let in_interrupt = *in_interrupt.lock();
+                (probe::load_user_u64(at), probe::load_u64(at).is_err(), in_interrupt)
             })
         };
-        ensure!(result == Ok(1), "with permission: {result:?}");
+        let expected = (Ok(1), true, Some(true));
+        ensure!(result == expected, "(user load, load refused, in an interrupt) = {result:?}");
     }
 
-    /// Every table of a new address space carries the key while it is one, and none when it is gone.
-    fn tables_carry_the_key_while_they_are_tables() {
+    /// Every table of a new address space is protected where tables are, and the checker finds nothing else that is.
+    fn tables_are_protected_while_they_are_tables() {
         let paging = memories().paging();
         let mut space = AddressSpace::new(memories()).map_err(failed)?;
         space.mmap(range(1)?, MapFlags::DATA).map_err(failed)?;
         space.fault(START, true).map_err(failed)?;
         for level in [Level::Pte, Level::Pmd, Level::Pud, Level::Pgd] {
             let frame = table_frame(memories(), space.root(), START, level).ok_or("no table")?;
-            let key = paging.memory_pkey(frame);
-            ensure!(key == Some(key_of_tables()), "the {level:?} table carries {key:?}");
+            let found = is_protected(frame);
+            ensure!(found == paging.is_protected(), "the {level:?} table is protected: {found}");
         }
         let report = paging::check(memories(), &[space.root()], |_| ());
         ensure!(report.findings == 0, "{} findings with the address space alive", report.findings);

@@ -1,9 +1,10 @@
 //! Programs in user mode, on demand-faulted memory.
 
-use crate::arch::user::{Start, fill_program};
+use crate::arch::layout;
+use crate::arch::user::{Start, fill_program, forbidden_programs, spoiling_program};
 use crate::memory::PAGE_SIZE;
 use crate::paging::{memories, user};
-use crate::program::{self, End, Space};
+use crate::program::{self, End, Mistake, Space};
 use crate::{cpu, ensure, kernel_test, sched};
 use alloc::string::{String, ToString};
 use kpkeys_mm::MapFlags;
@@ -18,16 +19,7 @@ fn space_with(program: &[u8]) -> Result<Space, String> {
     let failed = |error: kpkeys_mm::Error| error.to_string();
     let range = |start, pages| PageRange::new(start, pages).map_err(|error| error.to_string());
     let mut space = Space::new(memories()).map_err(failed)?;
-    let code = range(CODE, 1)?;
-    space.mmap(code, MapFlags { execute: true, ..MapFlags::DATA }).map_err(failed)?;
-    for (number, bytes) in program.chunks(8).enumerate() {
-        let mut word = [0; 8];
-        word[..bytes.len()].copy_from_slice(bytes);
-        let at = CODE.offset(number as u64 * 8);
-        user::write(&mut space, at, u64::from_le_bytes(word)).map_err(failed)?;
-    }
-    // Code is not writable once it runs.
-    space.mprotect(code, false).map_err(failed)?;
+    program::load(&mut space, CODE, program)?;
     space.mmap(range(DATA, PAGES)?, MapFlags::DATA).map_err(failed)?;
     Ok(space)
 }
@@ -59,30 +51,30 @@ kernel_test! {
     /// A program that goes where it must not is ended, and the kernel goes on: outside its mappings, into its code, into kernel memory, and
     /// to page tables.
     fn programs_are_stopped() {
-        let linear = crate::arch::layout::linear(memories().paging().kernel().frame()) as u64;
-        for address in [0x1000, CODE.0, linear, crate::arch::layout::DEVICES] {
+        let linear = layout::linear(memories().paging().kernel().frame()) as u64;
+        for address in [0x1000, CODE.0, linear, layout::DEVICES] {
             let mut space = space_with(fill_program())?;
             let end = program::run(&mut space, &start([address, 1, 0]));
-            ensure!(end == End::Killed { exception: 14, address }, "writing {address:#x}: {end}");
+            let at = match end {
+                End::Killed(Mistake::PageFault(fault)) => Some(fault.address),
+                _ => None,
+            };
+            ensure!(at == Some(address), "writing {address:#x}: {end}");
         }
     }
 
-    /// Instructions that are the kernel's alone end a program: HLT, and WRMSR to the protection register.
+    /// Instructions that are the kernel's alone end a program, writes of the protection register among them.
     fn privileged_instructions_are_refused() {
-        // mov ecx, 0x6e1; xor eax, eax; xor edx, edx; wrmsr
-        let open_register = [0xb9, 0xe1, 0x06, 0, 0, 0x31, 0xc0, 0x31, 0xd2, 0x0f, 0x30];
-        for program in [&[0xf4][..], &open_register] {
+        for program in forbidden_programs() {
             let mut space = space_with(program)?;
             let end = program::run(&mut space, &start([0; 3]));
-            ensure!(end == End::Killed { exception: 13, address: 0 }, "{end}");
+            ensure!(end == End::Killed(Mistake::ForbiddenInstruction), "{end}");
         }
     }
 
     /// A program cannot take the kernel's per-CPU pointer away.
-    fn programs_cannot_change_the_kernels_gs() {
-        // xor eax, eax; mov gs, eax; mov edi, 9; int 0x80
-        let program = [0x31, 0xc0, 0x8e, 0xe8, 0xbf, 9, 0, 0, 0, 0xcd, 0x80];
-        let mut space = space_with(&program)?;
+    fn programs_cannot_spoil_the_kernels_state() {
+        let mut space = space_with(spoiling_program())?;
         let end = program::run(&mut space, &start([0; 3]));
         ensure!(end == End::Exit(9), "{end}");
     }

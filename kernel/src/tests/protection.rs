@@ -6,14 +6,14 @@ use crate::attack::Here;
 use crate::lock::IrqLock;
 use crate::paging::{self, memories};
 use crate::protection::selected;
-use crate::{arch, calls, cpu, ensure, kernel_test, sched};
+use crate::{arch, calls, cpu, ensure, kernel_test, probe, sched};
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 use kpkeys::{Access, Guard, context};
 use kpkeys_workloads::attack::execute::inside_window;
-use kpkeys_workloads::attack::{Site, Store};
+use kpkeys_workloads::attack::{Aim, Site, Store};
 
 /// What the register allows to page tables now; `None` with a backend that has none.
 fn access() -> Option<Access> {
@@ -37,8 +37,7 @@ fn is_enforced() -> bool {
 /// Whether a store to a page-table page gets through, here and now.
 fn can_store() -> bool {
     let site = Here { cpu: cpu::this().id };
-    let at = arch::layout::linear(site.early_table()) as u64 + 4088;
-    site.store(Store::Word, kpkeys_pgtable::VirtAddr(at)).is_ok()
+    site.store(Store::Word, Aim::of_table(memories(), site.early_table(), 4088)).is_ok()
 }
 
 kernel_test! {
@@ -59,25 +58,29 @@ kernel_test! {
         ensure!(after == (closed(), !is_enforced()), "after both: {after:?}");
     }
 
-    /// Interrupt, NMI and page-fault handlers start closed, and what they interrupted is open again afterwards.
+    /// Handlers of interrupts, NMIs, page faults and asynchronous errors start closed, and what they interrupted is open again afterwards.
     fn exceptions_reset_and_restore() {
         let backend = selected();
-        let seen = IrqLock::new(Vec::with_capacity(3));
+        let handlers = if arch::error::can_be_raised() { 4 } else { 3 };
+        let seen = IrqLock::new(Vec::with_capacity(handlers));
         let look = || seen.lock().push((access(), can_store()));
         let mut restored = Vec::new();
-        for handler in 0..3 {
+        for handler in 0..handlers {
             let window: Guard<'_, _, context::PageTables> = Guard::enter(&backend);
             match handler {
                 0 => calls::run_in_interrupt(cpu::this().id, &look),
                 1 => calls::run_in_nmi(cpu::this().id, &look),
-                _ => arch::probe::run_in_page_fault(&look),
+                2 => probe::run_in_page_fault(&look),
+                _ => calls::run_in_error(&look),
             }
             restored.push((access(), can_store()));
             drop(window);
         }
         let seen = seen.lock().clone();
-        ensure!(seen == [(closed(), !is_enforced()); 3], "inside the handlers: {seen:?}");
-        ensure!(restored == [(open(), true); 3], "after them, in the window: {restored:?}");
+        let expected = alloc::vec![(closed(), !is_enforced()); handlers];
+        ensure!(seen == expected, "inside the handlers: {seen:?}");
+        let expected = alloc::vec![(open(), true); handlers];
+        ensure!(restored == expected, "after them, in the window: {restored:?}");
     }
 
     /// The same one inside the other: a fault in an NMI in an interrupt in a window.
@@ -89,7 +92,7 @@ kernel_test! {
         calls::run_in_interrupt(cpu::this().id, &|| {
             let inner: Guard<'_, _, context::PageTables> = Guard::enter(&backend);
             calls::run_in_nmi(cpu::this().id, &|| {
-                arch::probe::run_in_page_fault(&look);
+                probe::run_in_page_fault(&look);
                 look();
             });
             seen.lock().push(access());

@@ -1,10 +1,17 @@
 //! CPUs agree on their control bits and hear each other.
 
-use crate::arch::tlb::{self, Flush};
+use crate::arch::tlb;
 use crate::lock::{IrqLock, IrqsOff};
-use crate::{arch, calls, cpu, ensure, kernel_test};
-use alloc::string::ToString;
+use crate::{arch, calls, control, cpu, ensure, kernel_test};
+use alloc::string::{String, ToString};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use kpkeys_pgtable::{Flush, PageRange, VirtAddr};
+
+/// Two pages of the kernel's half.
+fn some_range() -> Result<PageRange, String> {
+    let start = VirtAddr(arch::layout::LINEAR_MAP + 0x1000);
+    PageRange::new(start, 2).map_err(|error| error.to_string())
+}
 
 kernel_test! {
     /// Every CPU reads its own control bits: all have the required ones, and all the same.
@@ -12,25 +19,23 @@ kernel_test! {
         let first = arch::control::active();
         ensure!(first.contains(arch::control::Features::REQUIRED), "this CPU has only {first}");
         for target in cpu::online() {
-            calls::run_in_interrupt(target.id, &|| { arch::control::report(); });
-            let bits = arch::control::reported(target);
+            calls::run_in_interrupt(target.id, &|| { control::report(); });
+            let bits = control::reported(target);
             ensure!(bits == first, "CPU {} has {bits}, this one {first}", target.id);
         }
     }
 
-    /// Every CPU's backend is in force and closed, and PKS is on exactly where it was selected.
+    /// Every CPU's backend is in force and closed, and the CPU's key feature is on exactly where it was selected.
     fn every_cpu_has_the_backend() {
-        use arch::backend::Choice;
-        use arch::control::{Features, active};
         let selected = crate::protection::selected();
         for target in cpu::online() {
             let found = IrqLock::new(None);
             calls::run_in_interrupt(target.id, &|| {
-                *found.lock() = Some((selected.verify(), active().contains(Features::PKS)));
+                *found.lock() = Some((selected.verify(), arch::control::keys_are_on()));
             });
-            let expected = Some((Ok(()), selected.choice() == Choice::Pks));
+            let expected = Some((Ok(()), selected.choice().is_of_keys()));
             let found = *found.lock();
-            ensure!(found == expected, "CPU {}: (verified, PKS on) = {found:?}", target.id);
+            ensure!(found == expected, "CPU {}: (verified, keys on) = {found:?}", target.id);
         }
     }
 
@@ -47,8 +52,8 @@ kernel_test! {
     /// All CPUs acknowledge a shootdown, of a range and of everything.
     fn shootdowns_are_acknowledged() {
         let cpus = cpu::online().count();
-        for flush in [Flush::All, Flush::Range { start: 0x1000, end: 0x3000 }] {
-            let acknowledged = tlb::shootdown(flush);
+        for flush in [Flush::AllKernel, Flush::Kernel(some_range()?)] {
+            let acknowledged = tlb::flush_everywhere(flush);
             ensure!(acknowledged == cpus, "{acknowledged} of {cpus} CPUs acknowledged {flush:?}");
         }
     }
@@ -60,16 +65,16 @@ kernel_test! {
         /// Of all CPUs together: emulated CPUs that wait for each other share few real ones.
         const ROUNDS: u64 = 80;
         let rounds = ROUNDS / cpu::online().count() as u64;
-        let before = *LOCK.lock();
+        let (range, before) = (some_range()?, *LOCK.lock());
         let mut handles = alloc::vec::Vec::new();
         for target in cpu::online() {
             let thread = crate::sched::spawn("shooter", Some(target.id), move || {
                 for _ in 0..rounds {
                     let mut count = LOCK.lock();
-                    tlb::shootdown(Flush::All);
+                    tlb::flush_everywhere(Flush::AllKernel);
                     *count += 1;
                     drop(count);
-                    tlb::shootdown(Flush::Range { start: 0, end: 4096 });
+                    tlb::flush_everywhere(Flush::Kernel(range));
                 }
             });
             handles.push(thread.map_err(|error| error.to_string())?);
@@ -102,7 +107,7 @@ kernel_test! {
         let before = unasked.load(Ordering::Relaxed);
         let seen_inside = AtomicU64::new(0);
         calls::run_in_nmi(this.id, &|| {
-            let _ = arch::probe::load_u64(crate::stack::some_guard().cast());
+            let _ = crate::probe::load_u64(crate::stack::some_guard().cast());
             arch::ipi::send_nmi(this);
             for _ in 0..1000 {
                 core::hint::spin_loop();

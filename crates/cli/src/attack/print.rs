@@ -20,16 +20,19 @@ const LEGEND: &str = "B blocked, as promised   S succeeded, nothing was promised
 /// What writing failed with.
 pub fn write(out: &mut impl Write, report: &Report) -> io::Result<()> {
     writeln!(out, "attacks on {}, backend {}", report.on, report.backend)?;
+    let columns = columns(&report.results);
     for mode in Mode::ALL {
         let attacks: Vec<_> = report.results.iter().filter(|attack| attack.mode == mode).collect();
         if !attacks.is_empty() {
-            write_mode(out, mode, &attacks)?;
+            write_mode(out, mode, &attacks, &columns)?;
         }
     }
     writeln!(out, "\n{LEGEND}\n")?;
-    for (number, primitive) in (1..).zip(Primitive::ALL) {
-        let end = if number % 3 == 0 { "\n" } else { "" };
-        write!(out, "{number:>4} {primitive:<24}{end}")?;
+    for three in (1..).zip(&columns).collect::<Vec<_>>().chunks(3) {
+        for (number, primitive) in three {
+            write!(out, "{number:>4} {primitive:<24}")?;
+        }
+        writeln!(out)?;
     }
     for attack in &report.results {
         if let Err(broken) = attack.check() {
@@ -41,15 +44,26 @@ pub fn write(out: &mut impl Write, report: &Report) -> io::Result<()> {
     writeln!(out, "\ngates: {}", gates.join(", "))
 }
 
-fn write_mode(out: &mut impl Write, mode: Mode, attacks: &[&Attack]) -> io::Result<()> {
+/// The primitives that some attack was made by: not every machine has all.
+fn columns(attacks: &[Attack]) -> Vec<Primitive> {
+    let made = |primitive: &Primitive| attacks.iter().any(|attack| attack.primitive == *primitive);
+    Primitive::ALL.into_iter().filter(made).collect()
+}
+
+fn write_mode(
+    out: &mut impl Write,
+    mode: Mode,
+    attacks: &[&Attack],
+    columns: &[Primitive],
+) -> io::Result<()> {
     write!(out, "\n{:<18}", format!("mode {}", mode.name()))?;
-    for number in 1..=Primitive::ALL.len() {
+    for number in 1..=columns.len() {
         write!(out, "{number:>4}")?;
     }
     writeln!(out)?;
     for target in Target::all() {
         write!(out, "{target:<18}")?;
-        for primitive in Primitive::ALL {
+        for &primitive in columns {
             let attack = attacks
                 .iter()
                 .find(|attack| attack.target == target && attack.primitive == primitive);

@@ -38,11 +38,6 @@ impl Attack {
 pub enum Record {
     /// An attack.
     Attack(Attack),
-    /// What protects the tables.
-    Protection {
-        /// The backend's name.
-        backend: String,
-    },
     /// The end of the attacks.
     Attacks {
         /// How many were made.
@@ -65,9 +60,6 @@ enum Line {
         code: Option<u64>,
         by_protection: Option<bool>,
     },
-    Protection {
-        backend: String,
-    },
     Attacks {
         made: usize,
     },
@@ -84,7 +76,6 @@ pub fn parse(json: &str) -> Result<Record> {
     let line = serde_json::from_str(json)
         .with_context(|| format!("not a record of the kernel: {json}"))?;
     Ok(match line {
-        Line::Protection { backend } => Record::Protection { backend },
         Line::Attacks { made } => Record::Attacks { made },
         Line::Other => Record::Other,
         Line::Attack { mode, target, primitive, outcome, promised, code, by_protection } => {

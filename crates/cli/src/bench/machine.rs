@@ -6,13 +6,13 @@ use kpkeys_stats::record::{FORMAT, Machine, Run};
 
 use super::plan::{Effort, Paging, Place, Plan};
 
-/// The header of a run of this plan, here and now. Measures what a switch costs.
-pub fn run_header(plan: &Plan) -> Run {
+/// The header of a run of this plan with this backend, here and now. Measures what a switch costs.
+pub fn run_header(plan: &Plan, backend: String) -> Run {
     Run {
         format: FORMAT,
         machine: machine(),
         on: plan.place.name().into(),
-        backend: plan.place.backend().into(),
+        backend,
         paging: plan.paging.name().into(),
         // In an emulator a switch's cost is the emulator's.
         switch_ns: (plan.place == Place::Host).then(|| match plan.paging {

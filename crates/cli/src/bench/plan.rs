@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kpkeys_emulator::Target;
 use kpkeys_stats::record::Mode;
 use kpkeys_workloads::{ALL_ROWS, Row, Span};
 
 use super::Options;
 use super::traced::{self, TracedRow};
+use crate::emulated::check_backend;
 use crate::usage::UsageError;
 
 /// A checked request.
@@ -38,54 +40,54 @@ pub struct Plan {
 pub enum Place {
     /// In processes on this machine.
     Host,
-    /// In the reference kernel, on an emulated machine of this name, with this backend or the best there is.
+    /// In the reference kernel, on this emulated machine, with this backend or the best there is.
     Emulator {
-        /// The machine's name.
-        name: String,
+        /// The machine.
+        target: Target,
         /// The backend, if one was asked for.
         backend: Option<String>,
     },
 }
 
 impl Place {
-    /// Its name on the command line.
-    pub fn name(&self) -> &str {
-        match self {
-            Place::Host => "host",
-            Place::Emulator { name, .. } => name,
-        }
-    }
+    const HOST: &'static str = "host";
 
-    /// The backend's name: what was asked for, or what is taken without being asked.
-    pub fn backend(&self) -> &str {
+    /// Its name on the command line.
+    pub fn name(&self) -> &'static str {
         match self {
-            Place::Host => "mock",
-            Place::Emulator { backend, .. } => backend.as_deref().unwrap_or("pks"),
+            Place::Host => Self::HOST,
+            Place::Emulator { target, .. } => target.name(),
         }
     }
 
     fn new(options: &Options) -> Result<Place, UsageError> {
-        match options.on.as_str() {
-            "host" => {
-                one_of(
-                    "backend on the host",
-                    options.backend.as_deref().unwrap_or("mock"),
-                    &["mock"],
-                )?;
-                Ok(Place::Host)
-            }
-            name => {
-                one_of("place to run", name, &["host", "qemu-x86_64"])?;
-                if options.paging.as_deref().is_some_and(|paging| paging != "x86_64") {
-                    return Err(UsageError(format!(
-                        "{name} has page tables of its own format: leave --paging out"
-                    )));
+        let (name, backend) = (options.on.as_str(), options.backend.clone());
+        if name == Self::HOST {
+            match backend {
+                Some(other) if other != HOST_BACKEND => {
+                    return Err(UsageError::unknown("backend on the host", &other, [HOST_BACKEND]));
                 }
-                Ok(Place::Emulator { name: name.to_owned(), backend: options.backend.clone() })
+                _ => return Ok(Place::Host),
             }
         }
+        let Some(target) = Target::ALL.into_iter().find(|target| target.name() == name) else {
+            let valid = [Self::HOST].into_iter().chain(Target::ALL.map(Target::name));
+            return Err(UsageError::unknown("place to run", name, valid));
+        };
+        if options.paging.as_deref().is_some_and(|paging| paging != target.entry_format()) {
+            return Err(UsageError(format!(
+                "{name} has page tables of its own format: leave --paging out"
+            )));
+        }
+        if let Some(backend) = &backend {
+            check_backend(target, backend)?;
+        }
+        Ok(Place::Emulator { target, backend })
     }
 }
+
+/// The only backend a process has: it may not write protection registers.
+pub const HOST_BACKEND: &str = "mock";
 
 /// A row, and how it is run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -244,7 +246,7 @@ impl Plan {
         let place = Place::new(options)?;
         let paging = match &place {
             Place::Host => Paging::from_name(options.paging.as_deref().unwrap_or("aarch64"))?,
-            Place::Emulator { .. } => Paging::X86_64,
+            Place::Emulator { target, .. } => Paging::from_name(target.entry_format())?,
         };
         let effort = match (options.quick, options.full) {
             (true, _) => Effort::Quick,
@@ -280,14 +282,6 @@ impl Plan {
             effort,
             seed: options.seed,
         })
-    }
-}
-
-fn one_of(what: &str, name: &str, valid: &[&str]) -> Result<(), UsageError> {
-    if valid.contains(&name) {
-        Ok(())
-    } else {
-        Err(UsageError::unknown(what, name, valid.iter().copied()))
     }
 }
 
@@ -332,7 +326,8 @@ fn trace_name(file: &std::path::Path) -> String {
     format!("{} of {}", file.display(), changed.map_or(0, |time| time.as_secs()))
 }
 
-fn modes(names: &[String]) -> Result<Vec<Mode>, UsageError> {
+/// The protecting modes that are named, or all; `off` may be named and is left out.
+pub fn modes(names: &[String]) -> Result<Vec<Mode>, UsageError> {
     let valid = Mode::PROTECTING.map(Mode::name);
     if let Some(unknown) =
         names.iter().find(|name| *name != "off" && !valid.contains(&name.as_str()))

@@ -7,8 +7,6 @@ use anyhow::{Context, Result};
 use kpkeys_stats::record::{Done, Mode, Record, Recording, Run, Writer};
 use kpkeys_stats::table::Table;
 
-use super::machine;
-use super::plan::Plan;
 use crate::render;
 use crate::usage::UsageError;
 
@@ -29,13 +27,13 @@ pub struct Results {
 }
 
 impl Results {
-    /// Opens the folder that was asked for, or a temporary one. A folder with samples of the same plan on the same machine is gone on
+    /// Opens the folder that was asked for, or a temporary one. A folder with samples of a run with the same header is gone on
     /// with.
     ///
     /// # Errors
     ///
     /// [`UsageError`] for a folder that holds anything else, which is left as it is.
-    pub fn open(folder: Option<&Path>, plan: &Plan) -> Result<Results> {
+    pub fn open(folder: Option<&Path>, header: &Run) -> Result<Results> {
         let (folder, temporary) = match folder {
             Some(folder) => (folder.to_owned(), None),
             None => {
@@ -45,13 +43,13 @@ impl Results {
         };
         let samples = folder.join(SAMPLES_FILE);
         let (earlier, writer) = if samples.exists() {
-            let (earlier, writer) = go_on(&samples, plan)?;
+            let (earlier, writer) = go_on(&samples, header)?;
             (Some(earlier), writer)
         } else {
             require_empty(&folder)?;
             fs::create_dir_all(&folder)
                 .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-            (None, Writer::create(&samples, &machine::run_header(plan))?)
+            (None, Writer::create(&samples, header)?)
         };
         Ok(Results { folder, _temporary: temporary, writer, earlier })
     }
@@ -110,10 +108,10 @@ impl Results {
     }
 }
 
-/// Opens the samples of an earlier run, if they are of this plan.
-fn go_on(samples: &Path, plan: &Plan) -> Result<(Recording, Writer<File>)> {
-    let (earlier, now) = (Recording::read(samples)?, machine::run_header(plan));
-    if let Some(difference) = difference(earlier.run(), &now) {
+/// Opens the samples of an earlier run, if they are of one with this header.
+fn go_on(samples: &Path, now: &Run) -> Result<(Recording, Writer<File>)> {
+    let earlier = Recording::read(samples)?;
+    if let Some(difference) = difference(earlier.run(), now) {
         return Err(UsageError(format!(
             "{} is of another run ({difference}); choose another --out",
             samples.display()

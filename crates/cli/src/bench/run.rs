@@ -8,7 +8,7 @@ use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
-use super::plan::{Place, Plan, PlannedRow};
+use super::plan::{HOST_BACKEND, Place, Plan, PlannedRow};
 use super::results::Results;
 use super::turns;
 use crate::emulated::Emulated;
@@ -65,10 +65,22 @@ impl Machine {
     pub fn new(plan: &Plan) -> Result<Machine> {
         Ok(match &plan.place {
             Place::Host => Machine::Processes,
-            Place::Emulator { name, backend } => {
-                Machine::Emulated(Emulated::for_bench(name, backend.as_deref())?)
+            Place::Emulator { target, backend } => {
+                Machine::Emulated(Emulated::for_bench(*target, backend.as_deref())?)
             }
         })
+    }
+
+    /// The backend it opens windows by. An emulated machine is booted to be asked.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses the backend that was asked for, with the reason.
+    pub fn backend(&self) -> Result<String> {
+        match self {
+            Machine::Processes => Ok(HOST_BACKEND.to_owned()),
+            Machine::Emulated(emulated) => emulated.backend(),
+        }
     }
 
     /// Times one step of a block.

@@ -3,53 +3,38 @@
 use std::path::Path;
 use std::process::Command;
 
+use kpkeys_emulator::Target;
+
 use super::{Finding, Status};
 
-/// An emulator that the reference kernel runs in.
-pub(super) struct Emulator {
-    program: &'static str,
-    debian_package: &'static str,
-    commands: &'static [&'static str],
-    /// What its CPU model `max` checks.
-    enforces: &'static str,
-}
+/// The calls that run the reference kernel.
+const CALLS: [&str; 3] = ["attack", "bench", "run"];
 
-/// The emulators, one an architecture.
-pub(super) const EMULATORS: [Emulator; 2] = [
-    Emulator {
-        program: "qemu-system-x86_64",
-        debian_package: "qemu-system-x86",
-        commands: &["attack --on qemu-x86_64", "bench --on qemu-x86_64", "run --on qemu-x86_64"],
-        enforces: "enforces PKS and SMAP; counts mean something there, times do not",
-    },
-    Emulator {
-        program: "qemu-system-aarch64",
-        debian_package: "qemu-system-arm",
-        commands: &["attack --on qemu-aarch64", "bench --on qemu-aarch64", "run --on qemu-aarch64"],
-        enforces: "enforces PAN and E0PD but has no POE; counts mean something there, times do not",
-    },
-];
+/// Each of them as it is typed for this target.
+fn commands(target: Target) -> [String; CALLS.len()] {
+    CALLS.map(|call| format!("{call} --on {}", target.name()))
+}
 
 /// The oldest version that the reference kernel is tested with.
 const OLDEST_TESTED: (u32, u32) = (7, 2);
 
 /// Starts the emulator to ask its version.
-pub(super) fn examine_emulator(emulator: &Emulator) -> Finding {
-    judge_emulator(emulator, output(Command::new(emulator.program).arg("--version")).as_deref())
+pub(super) fn examine_emulator(target: Target) -> Finding {
+    judge_emulator(target, output(Command::new(target.program()).arg("--version")).as_deref())
 }
 
-fn judge_emulator(emulator: &Emulator, version_text: Option<&str>) -> Finding {
-    let Emulator { program, debian_package, commands, enforces } = emulator;
-    let remedy = format!(
-        "Debian, Ubuntu: sudo apt-get install --no-install-recommends {debian_package}; elsewhere: \
-         your system's QEMU package"
-    );
+fn judge_emulator(target: Target, version_text: Option<&str>) -> Finding {
+    let (program, commands) = (target.program(), commands(target));
+    let commands = &commands.each_ref().map(String::as_str);
+    let enforces =
+        format!("enforces {}; counts mean something there, times do not", target.enforces());
+    let remedy = Target::install_advice(&[target]);
     match version_text.map(version) {
         None => Finding::new(program, Status::Missing, "cannot be started", commands, "cannot run")
             .with_remedy(remedy),
         Some(None) => {
             let found = "started, but its version is not understood";
-            Finding::new(program, Status::Ok, found, commands, *enforces)
+            Finding::new(program, Status::Ok, found, commands, enforces)
         }
         Some(Some(version)) if version < OLDEST_TESTED => {
             let found = format!("version {}.{}, older than tested", version.0, version.1);
@@ -58,7 +43,7 @@ fn judge_emulator(emulator: &Emulator, version_text: Option<&str>) -> Finding {
         }
         Some(Some((major, minor))) => {
             let found = format!("version {major}.{minor}");
-            Finding::new(program, Status::Ok, found, commands, *enforces)
+            Finding::new(program, Status::Ok, found, commands, enforces)
         }
     }
 }
@@ -70,28 +55,17 @@ fn version(text: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// A target that the reference kernel is compiled for.
-pub(super) struct Target {
-    name: &'static str,
-    commands: &'static [&'static str],
-}
-
-/// The targets, one an emulator.
-pub(super) const TARGETS: [Target; 2] = [
-    Target { name: "x86_64-unknown-none", commands: EMULATORS[0].commands },
-    Target { name: "aarch64-unknown-none-softfloat", commands: EMULATORS[1].commands },
-];
-
 /// Asks the compiler where it keeps the target's library, and looks there.
-pub(super) fn examine_target(target: &Target) -> Finding {
+pub(super) fn examine_rust_target(target: Target) -> Finding {
     let mut rustc = Command::new("rustc");
-    let folder = output(rustc.args(["--print", "target-libdir", "--target", target.name]));
-    judge_target(target, folder.map(|folder| Path::new(folder.trim()).is_dir()))
+    let folder = output(rustc.args(["--print", "target-libdir", "--target", target.rust_target()]));
+    judge_rust_target(target, folder.map(|folder| Path::new(folder.trim()).is_dir()))
 }
 
 /// `installed` is `None` where there is no compiler to ask.
-fn judge_target(target: &Target, installed: Option<bool>) -> Finding {
-    let Target { name, commands } = target;
+fn judge_rust_target(target: Target, installed: Option<bool>) -> Finding {
+    let (name, commands) = (target.rust_target(), commands(target));
+    let commands = &commands.each_ref().map(String::as_str);
     match installed {
         Some(true) => {
             let consequence = "the reference kernel can be built";
@@ -131,7 +105,7 @@ mod tests {
 
     #[test]
     fn an_emulator_is_judged_by_its_version() {
-        let judge = |text| judge_emulator(&EMULATORS[0], text);
+        let judge = |text| judge_emulator(Target::X86_64, text);
         assert_eq!(judge(Some("QEMU emulator version 7.2.0")).status, Status::Ok);
         assert_eq!(judge(Some("QEMU emulator version 10.0.2")).status, Status::Ok);
         assert_eq!(judge(Some("QEMU emulator version 6.9.0")).status, Status::Missing);
@@ -142,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_target_is_judged_by_what_the_compiler_has() {
-        let judge = |installed| judge_target(&TARGETS[1], installed);
+        let judge = |installed| judge_rust_target(Target::Aarch64, installed);
         assert_eq!(judge(Some(true)).status, Status::Ok);
         let missing = judge(Some(false));
         assert_eq!(missing.status, Status::Missing);

@@ -6,7 +6,7 @@ use super::{
     grid::Grid,
 };
 use kpkeys_stats::{
-    record::{Counts, Exposure},
+    record::{Counts, Exposure, Unit},
     table::{Cell, Row, Table},
 };
 
@@ -14,6 +14,10 @@ use kpkeys_stats::{
 /// line of its own above its modes.
 pub fn grid(table: &Table, format: Format) -> Grid {
     let extra = extra_counters(table);
+    let added = match table.rows.iter().find_map(|row| row.unit) {
+        Some(Unit::Instructions) => "extra\ninstr.",
+        _ => "extra\ntime",
+    };
     let mut lines = Vec::new();
     for row in &table.rows {
         let counted =
@@ -33,12 +37,12 @@ pub fn grid(table: &Table, format: Format) -> Grid {
     }
     let names: &[&str] =
         if format == Format::Markdown { &["result class", "mode"] } else { &["result class"] };
-    Grid { heads: heads(names, &extra), text_columns: names.len(), lines }
+    Grid { heads: heads(names, added, &extra), text_columns: names.len(), lines }
 }
 
-fn heads(names: &[&str], extra: &[String]) -> Vec<String> {
+fn heads(names: &[&str], added: &str, extra: &[String]) -> Vec<String> {
     let fixed = [
-        "extra\ntime",
+        added,
         "switches",
         "barriers",
         "windows",
@@ -54,9 +58,10 @@ fn heads(names: &[&str], extra: &[String]) -> Vec<String> {
 }
 
 fn numbers(row: &Row, cell: &Cell, counts: &Counts, extra: &[String]) -> Vec<String> {
-    let extra_time = cell.effect.as_ref().and_then(|effect| effect.extra_ns);
-    let extra_time = extra_time.map_or_else(|| NONE.to_owned(), |ns| cells::quantity(ns, row.unit));
-    let mut line = vec![extra_time];
+    let added =
+        cell.effect.as_ref().and_then(|effect| effect.extra_ns.or(effect.extra_instructions));
+    let added = added.map_or_else(|| NONE.to_owned(), |added| cells::quantity(added, row.unit));
+    let mut line = vec![added];
     line.extend(counts.named().take(Counts::FIXED).map(|(_, count)| cells::count(count)));
     line.extend(extra.iter().map(|name| {
         counts.extra.get(name).map_or_else(|| NONE.to_owned(), |count| cells::count(*count))

@@ -1,5 +1,6 @@
 //! Comma-separated values: one line for each row and mode, an empty field where there is nothing.
 
+use crate::instructions::Report;
 use crate::reference::Published;
 use ::csv::Writer;
 use kpkeys_stats::{
@@ -20,6 +21,21 @@ pub fn results(out: &mut impl Write, table: &Table) -> io::Result<()> {
     for row in &table.rows {
         for (mode, cell) in &row.modes {
             writer.write_record(line(table, row, *mode, cell))?;
+        }
+    }
+    writer.flush()
+}
+
+/// Prints counts of instructions, one line for each row, backend and mode.
+pub fn instructions(out: &mut impl Write, report: &Report) -> io::Result<()> {
+    let mut writer = Writer::from_writer(out);
+    writer.write_record(["benchmark", "result_class", "backend", "mode", "instructions"])?;
+    for row in &report.rows {
+        for (backend, modes) in &row.instructions {
+            for (mode, value) in modes {
+                let names = [row.benchmark, row.result_class, backend, mode.name()];
+                writer.write_record(names.into_iter().chain([value.to_string().as_str()]))?;
+            }
         }
     }
     writer.flush()

@@ -36,8 +36,9 @@ pub fn count_lines() -> Vec<String> {
 }
 
 fn effects(table: &Table) -> String {
+    let what = if is_emulated(table) { "instructions" } else { "time" };
     format!(
-        "effects: change of time over `off` in percent, mean over {} blocks, + is slower. (R) slower, \
+        "effects: change of {what} over `off` in percent, mean over {} blocks, + is slower. (R) slower, \
          (I) faster: p < 0.05 corrected for {} comparisons, 95 % interval without 0. (=) the same \
          within ±{MARGIN_PCT:.0} %. ±x: undecided, half width of the 95 % interval.",
         table.blocks, table.comparisons
@@ -78,10 +79,15 @@ fn replayed(table: &Table) -> Option<String> {
     })
 }
 
+/// Whether the table is of an emulated machine, where instructions stand in the place of times.
+fn is_emulated(table: &Table) -> bool {
+    table.on.starts_with("qemu")
+}
+
 fn emulated(table: &Table) -> Option<String> {
-    table.on.starts_with("qemu").then(|| {
-        "emulated: measured inside an emulator. Counts are exact; times are the emulator's, not a \
-         CPU's."
+    is_emulated(table).then(|| {
+        "emulated: instructions the emulated CPU executed, and events, both counted exactly. Neither is a \
+         time: what a CPU takes for them differs from one instruction to the next."
             .to_owned()
     })
 }

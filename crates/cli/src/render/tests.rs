@@ -239,13 +239,13 @@ fn a_run_without_some_modes_has_no_columns_for_them() {
 }
 
 #[test]
-fn emulated_times_are_labelled() {
+fn emulated_instructions_are_no_times() {
     let emulated = Run { on: "qemu-x86_64".into(), switch_ns: None, ..run(12) };
     let records = recording(12, &Mode::ALL).records().to_vec();
     let recording = Recording::new(emulated, records).unwrap();
     let table = Table::build(&recording, &reference::graviton3()).unwrap();
     let text = print(&table, Format::Table, false);
-    assert!(text.contains("emulated: measured inside an emulator"), "{text}");
+    assert!(text.contains("effects: change of instructions"), "{text}");
     assert!(text.contains("switch cost not measured"), "{text}");
 }
 

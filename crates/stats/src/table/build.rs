@@ -118,8 +118,9 @@ impl Test {
         let Estimate { mean, t95, p, p_method, pairs, .. } = self.estimate;
         let (ci_low_pct, ci_high_pct) = ends_pct(t95);
         let (bca_low_pct, bca_high_pct) = ends_pct(self.bca);
-        let in_ns = row.unit == Some(Unit::Ns);
-        let extra_ns = row.paired_baseline(mode).filter(|_| in_ns).map(|off| off * mean.exp_m1());
+        let extra = row.paired_baseline(mode).map(|off| off * mean.exp_m1());
+        let extra_in = |unit| extra.filter(|_| row.unit == Some(unit));
+        let extra_ns = extra_in(Unit::Ns);
         let linux = row.geometric_mean(Mode::Linux);
         Effect {
             effect_pct: percent(mean),
@@ -129,6 +130,7 @@ impl Test {
             bca_low_pct,
             bca_high_pct,
             extra_ns,
+            extra_instructions: extra_in(Unit::Instructions),
             of_linux_pct: extra_ns.zip(linux).map(|(extra, linux)| extra / linux * 100.0),
             p,
             p_method,

@@ -3,14 +3,14 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use kpkeys_mm::{AddressSpace, Kernel};
-use kpkeys_pgtable::{Attrs, Flush, Machine, PageRange, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{Attrs, Flush, Machine, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
 use spin::Mutex;
 
 use super::Failure;
 use super::prepare::{Prepared, USER_START};
 use super::primitive::Primitive;
 use super::promise::Outcome;
-use super::site::{Fault, Place, SavedIn, Site, Store};
+use super::site::{Aim, Fault, Place, SavedIn, Site, Store};
 use super::target::Target;
 
 /// Attacks a target.
@@ -18,7 +18,7 @@ use super::target::Target;
 /// # Errors
 ///
 /// Why the attack could not be made.
-pub(super) fn attack<M: Machine, S: Site>(
+pub(super) fn attack<M: Machine, S: Site<M>>(
     kernel: &Kernel<M>,
     site: &S,
     prepared: &Prepared<'_, M>,
@@ -29,26 +29,37 @@ pub(super) fn attack<M: Machine, S: Site>(
     let store = primitive.store();
     // Sixty-four bytes must not leave the page.
     let offset = if store == Store::Bulk { offset & !63 } else { offset };
-    let address = kernel.machine().memory().linear_address(page).offset(offset);
-    let plain = || outcome(site.store(store, address));
+    let (linear, of_table) =
+        (Aim::linear(kernel, page, offset), Aim::of_table(kernel, page, offset));
     match primitive {
         Primitive::Byte | Primitive::Word | Primitive::Bulk | Primitive::ReadModifyWrite => {
-            Ok(plain())
+            Ok(outcome(site.store(store, linear)))
         }
         Primitive::Interrupt
         | Primitive::Nmi
         | Primitive::OtherCpu
         | Primitive::OtherThread
-        | Primitive::PageFault => {
+        | Primitive::PageFault
+        | Primitive::NestedFault
+        | Primitive::AsyncError => {
             let place = primitive.place().ok_or(Failure::NoTarget("no place"))?;
-            in_window(kernel, site, prepared, place, address)
+            in_window(kernel, site, prepared, place, of_table)
         }
+        Primitive::Alias => Ok(outcome(site.store(store, of_table))),
+        Primitive::CopyToUser => as_user(kernel, linear, of_table, page, |space, aim| {
+            Ok(outcome(site.copy_to_user(space.root().frame(), aim)))
+        }),
+        Primitive::Program => as_user(kernel, linear, of_table, page, |space, aim| {
+            site.store_from_program(space, aim).map(outcome).map_err(Failure::Site)
+        }),
         Primitive::VmallocAlias => through_vmalloc_alias(kernel, site, page, offset),
-        Primitive::UserAlias => through_user_alias(kernel, site, page, offset),
+        Primitive::UserAlias => mapped_for_user(kernel, linear, page, |space, aim| {
+            Ok(outcome(site.copy_to_user(space.root().frame(), aim)))
+        }),
         Primitive::MapWritable => by_mapping(kernel, site, prepared, page, offset),
         Primitive::ForgedRoot => by_forged_root(kernel, site, page),
-        Primitive::ForgedFrame => with_forged_register(site, SavedIn::Frame, address),
-        Primitive::ForgedThread => with_forged_register(site, SavedIn::Thread, address),
+        Primitive::ForgedFrame => with_forged_register(site, SavedIn::Frame, of_table),
+        Primitive::ForgedThread => with_forged_register(site, SavedIn::Thread, of_table),
     }
 }
 
@@ -60,20 +71,20 @@ fn outcome(result: Result<(), Fault>) -> Outcome {
 }
 
 /// Stores from another place while an operation on page tables has its window open.
-fn in_window<M: Machine, S: Site>(
+fn in_window<M: Machine, S: Site<M>>(
     kernel: &Kernel<M>,
     site: &S,
     prepared: &Prepared<'_, M>,
     place: Place,
-    address: VirtAddr,
+    aim: Aim,
 ) -> Result<Outcome, Failure> {
     let (own, attack) = (Mutex::new(None), Mutex::new(None));
     let done = AtomicBool::new(false);
     inside_window(kernel, prepared.vmalloc, || {
         // The operation may look at an entry twice.
         if !done.swap(true, Ordering::Relaxed) {
-            *own.lock() = Some(site.store(Store::Word, address));
-            site.run_in(place, &|| *attack.lock() = Some(site.store(Store::Word, address)));
+            *own.lock() = Some(site.store(Store::Word, aim));
+            site.run_in(place, &|| *attack.lock() = Some(site.store(Store::Word, aim)));
         }
     })?;
     match (own.into_inner(), attack.into_inner()) {
@@ -102,25 +113,40 @@ pub fn inside_window<M: Machine>(
     })?)
 }
 
-fn through_vmalloc_alias<M: Machine, S: Site>(
+fn through_vmalloc_alias<M: Machine, S: Site<M>>(
     kernel: &Kernel<M>,
     site: &S,
     page: PhysAddr,
     offset: u64,
 ) -> Result<Outcome, Failure> {
     let Ok(alias) = kernel.vm_map_ram(&[page]) else { return Ok(Outcome::Refused) };
-    let outcome = outcome(site.store(Store::Word, alias.offset(offset)));
+    let outcome = outcome(site.store(Store::Word, Aim::at(alias.offset(offset))));
     kernel.vm_unmap_ram(alias, 1)?;
     // The alias must be gone before anything is checked.
     kernel.purge_vmalloc();
     Ok(outcome)
 }
 
-fn through_user_alias<M: Machine, S: Site>(
+/// Attacks from an address space without mappings at the alias, if the page has one, or else at a mapping of the page there.
+fn as_user<M: Machine>(
     kernel: &Kernel<M>,
-    site: &S,
+    linear: Aim,
+    of_table: Aim,
     page: PhysAddr,
-    offset: u64,
+    attack: impl FnOnce(&mut AddressSpace<'_, M>, Aim) -> Result<Outcome, Failure>,
+) -> Result<Outcome, Failure> {
+    if of_table == linear {
+        return mapped_for_user(kernel, linear, page, attack);
+    }
+    attack(&mut AddressSpace::new(kernel)?, of_table)
+}
+
+/// Attacks at a mapping of the page in an address space, made for it: one that was left over when the page became a table.
+fn mapped_for_user<M: Machine>(
+    kernel: &Kernel<M>,
+    linear: Aim,
+    page: PhysAddr,
+    attack: impl FnOnce(&mut AddressSpace<'_, M>, Aim) -> Result<Outcome, Failure>,
 ) -> Result<Outcome, Failure> {
     let paging = kernel.paging();
     let mut space = AddressSpace::new(kernel)?;
@@ -129,25 +155,25 @@ fn through_user_alias<M: Machine, S: Site>(
     // A page of its own first, so that the tables on the way belong to the address space and go with it.
     space.fault(USER_START, true)?;
     space.discard(range);
-    let root = space.root();
     let mapped = {
-        let section = paging.section(root);
-        paging.map(&section, root, range, Attrs::USER_DATA, |_| page)
+        let section = paging.section(space.root());
+        paging.map(&section, space.root(), range, Attrs::USER_DATA, |_| page)
     };
     if mapped.is_err() {
         return Ok(Outcome::Refused);
     }
-    let result = site.store_in_user_space(root.frame(), Store::Word, USER_START.offset(offset));
+    let offset = linear.read.0 % PAGE_SIZE;
+    let result = attack(&mut space, Aim { write: USER_START.offset(offset), ..linear });
     {
-        let section = paging.section(root);
-        paging.unmap(&section, root, range, |_, _, _| ())?;
+        let section = paging.section(space.root());
+        paging.unmap(&section, space.root(), range, |_, _, _| ())?;
     }
-    paging.flush(Flush::User(root.frame(), range));
-    Ok(outcome(result))
+    paging.flush(Flush::User(space.root().frame(), range));
+    result
 }
 
 /// Remaps a page of the vmalloc area to the target for a moment.
-fn by_mapping<M: Machine, S: Site>(
+fn by_mapping<M: Machine, S: Site<M>>(
     kernel: &Kernel<M>,
     site: &S,
     prepared: &Prepared<'_, M>,
@@ -157,7 +183,7 @@ fn by_mapping<M: Machine, S: Site>(
     let range = PageRange::new(prepared.vmalloc, 1).map_err(kpkeys_mm::Error::from)?;
     let own = remap(kernel, range, page)?;
     let Some(own) = own else { return Ok(Outcome::Refused) };
-    let outcome = outcome(site.store(Store::Word, prepared.vmalloc.offset(offset)));
+    let outcome = outcome(site.store(Store::Word, Aim::at(prepared.vmalloc.offset(offset))));
     remap(kernel, range, own)?.ok_or(Failure::NoTarget("the page could not be mapped back"))?;
     Ok(outcome)
 }
@@ -185,7 +211,7 @@ fn remap<M: Machine>(
     Ok(Some(own))
 }
 
-fn by_forged_root<M: Machine, S: Site>(
+fn by_forged_root<M: Machine, S: Site<M>>(
     kernel: &Kernel<M>,
     site: &S,
     root: PhysAddr,
@@ -196,14 +222,14 @@ fn by_forged_root<M: Machine, S: Site>(
     Ok(if loaded.map_err(Failure::Site)? { Outcome::Succeeded } else { Outcome::Refused })
 }
 
-fn with_forged_register<S: Site>(
+fn with_forged_register<M: Machine, S: Site<M>>(
     site: &S,
     saved_in: SavedIn,
-    address: VirtAddr,
+    aim: Aim,
 ) -> Result<Outcome, Failure> {
     let result = Mutex::new(None);
     site.with_forged_register(saved_in, &|| {
-        *result.lock() = Some(site.store(Store::Word, address));
+        *result.lock() = Some(site.store(Store::Word, aim));
     })
     .map_err(Failure::Site)?;
     let result = result.into_inner().ok_or(Failure::NoTarget("the attack did not run"))?;

@@ -26,12 +26,13 @@ pub mod target;
 
 pub use primitive::Primitive;
 pub use promise::{Broken, Outcome, Promise, Protection};
-pub use site::{Fault, Site, Store};
+pub use site::{Aim, Fault, Site, Store};
 pub use target::{Level, Region, Target};
 
 use alloc::string::String;
 use core::fmt;
 
+use kpkeys::Scheme;
 use kpkeys_mm::{Error, Kernel};
 use kpkeys_pgtable::Machine;
 
@@ -95,7 +96,7 @@ impl fmt::Display for Failure {
 /// # Errors
 ///
 /// [`Failure`] of the first attack that could not be made.
-pub fn run<M: Machine, S: Site>(
+pub fn run<M: Machine, S: Site<M>>(
     kernel: &Kernel<M>,
     site: &S,
     protection: Protection,
@@ -105,7 +106,9 @@ pub fn run<M: Machine, S: Site>(
     for target in Target::all() {
         for primitive in Primitive::ALL.into_iter().filter(|primitive| primitive.applies_to(target))
         {
-            if primitive.place().is_some_and(|place| !site.has(place)) {
+            let has_place = primitive.place().is_none_or(|place| site.has(place));
+            let has_alias = !primitive.needs_alias() || protection.scheme == Scheme::Alias;
+            if !has_place || !has_alias {
                 continue;
             }
             let outcome = execute::attack(kernel, site, &prepared, target, primitive)?;

@@ -44,7 +44,7 @@ impl<'k, M: Machine> Prepared<'k, M> {
     /// # Errors
     ///
     /// Out of memory, or an allocator that does not reuse pages as it should.
-    pub fn new<S: Site>(kernel: &'k Kernel<M>, site: &S) -> Result<Self, Failure> {
+    pub fn new<S: Site<M>>(kernel: &'k Kernel<M>, site: &S) -> Result<Self, Failure> {
         let become_data = table_become_data(kernel)?;
         let (tables, become_table) = data_become_table(kernel)?;
         let (space, frames) = many_tables(kernel)?;

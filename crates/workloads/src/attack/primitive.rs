@@ -26,6 +26,16 @@ pub enum Primitive {
     OtherThread,
     /// From a page-fault handler inside an open window.
     PageFault,
+    /// From a page-fault handler inside an interrupt handler that interrupted an open window.
+    NestedFault,
+    /// From the handler of an asynchronous error (arm64: SError) that interrupted an open window.
+    AsyncError,
+    /// Through the alias that page tables are stored through, outside of windows.
+    Alias,
+    /// By a copy to a program whose buffer is said to be at the alias.
+    CopyToUser,
+    /// From a program in user mode that stores to the alias.
+    Program,
     /// Through an alias in the vmalloc area that maps the page writable.
     VmallocAlias,
     /// Through a user mapping that was left over when the page became a table.
@@ -42,7 +52,7 @@ pub enum Primitive {
 
 impl Primitive {
     /// All of them, in the order of the table's columns.
-    pub const ALL: [Primitive; 15] = [
+    pub const ALL: [Primitive; 20] = [
         Primitive::Byte,
         Primitive::Word,
         Primitive::Bulk,
@@ -52,6 +62,11 @@ impl Primitive {
         Primitive::OtherCpu,
         Primitive::OtherThread,
         Primitive::PageFault,
+        Primitive::NestedFault,
+        Primitive::AsyncError,
+        Primitive::Alias,
+        Primitive::CopyToUser,
+        Primitive::Program,
         Primitive::VmallocAlias,
         Primitive::UserAlias,
         Primitive::MapWritable,
@@ -72,6 +87,11 @@ impl Primitive {
             Primitive::OtherCpu => "other-cpu-in-window",
             Primitive::OtherThread => "other-thread-in-window",
             Primitive::PageFault => "page-fault-in-window",
+            Primitive::NestedFault => "nested-fault-in-window",
+            Primitive::AsyncError => "async-error-in-window",
+            Primitive::Alias => "alias",
+            Primitive::CopyToUser => "copy-to-user",
+            Primitive::Program => "program",
             Primitive::VmallocAlias => "vmalloc-alias",
             Primitive::UserAlias => "user-alias",
             Primitive::MapWritable => "map-writable",
@@ -104,8 +124,18 @@ impl Primitive {
             Primitive::OtherCpu => Some(Place::OtherCpu),
             Primitive::OtherThread => Some(Place::OtherThread),
             Primitive::PageFault => Some(Place::PageFault),
+            Primitive::NestedFault => Some(Place::NestedFault),
+            Primitive::AsyncError => Some(Place::AsyncError),
             _ => None,
         }
+    }
+
+    /// Whether it is about the alias that page tables are stored through, so that there is no such attack where keys protect them.
+    ///
+    /// In mode `off` there is no alias yet. The attack then goes the way that comes closest, and must succeed: by the linear map, or by
+    /// a mapping of the page in user space.
+    pub const fn needs_alias(self) -> bool {
+        matches!(self, Self::Alias | Self::CopyToUser | Self::Program)
     }
 
     /// Whether the pair makes sense: roots alone can be forged, and ordinary data needs no tricks to be written.

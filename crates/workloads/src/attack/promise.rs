@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use kpkeys::Scheme;
 use kpkeys_pgtable::Mode;
 
 use super::primitive::Primitive;
@@ -15,6 +16,8 @@ pub struct Protection {
     pub mode: Mode,
     /// Whether the backend makes hardware refuse stores.
     pub enforced: bool,
+    /// What makes a page one that the backend protects.
+    pub scheme: Scheme,
     /// Whether page-table pages come from the keyed pool.
     pub pool: bool,
 }
@@ -54,13 +57,15 @@ pub enum Broken {
 
 /// What is promised of an attack.
 pub fn of(target: Target, primitive: Primitive, protection: Protection) -> Promise {
-    let Protection { mode, enforced, pool } = protection;
+    let Protection { mode, enforced, scheme, pool } = protection;
     let is_table = match target {
         Target::Table(..) | Target::Early | Target::Static | Target::DataBecomeTable => true,
         Target::GivenBack => pool,
         Target::TableBecomeData => false,
     };
-    let is_covered = primitive.is_plain_store() || primitive.place().is_some();
+    let is_covered = primitive.is_plain_store()
+        || primitive.place().is_some()
+        || primitive.needs_alias() && scheme == Scheme::Alias;
     if mode.protects() && enforced && is_table && is_covered {
         Promise::Blocked
     } else {
@@ -113,7 +118,7 @@ impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Broken::NotBlocked => "was promised to be blocked and succeeded",
-            Broken::OtherFault => "was stopped by something else than the protection register",
+            Broken::OtherFault => "was stopped by something else than the protection under test",
             Broken::BlockedWithoutProtection => {
                 "was blocked with protection off, so that blocking it proves nothing"
             }

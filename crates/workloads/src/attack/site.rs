@@ -2,7 +2,8 @@
 
 use alloc::string::String;
 
-use kpkeys_pgtable::{PhysAddr, VirtAddr};
+use kpkeys_mm::{AddressSpace, Kernel};
+use kpkeys_pgtable::{Machine, PhysAddr, VirtAddr};
 
 /// A kind of store. Each writes back what it reads.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -15,6 +16,51 @@ pub enum Store {
     Bulk,
     /// An atomic addition of zero.
     ReadModifyWrite,
+}
+
+/// What is attacked, by the address it is read at and the one it is written at.
+///
+/// They differ where page tables are protected by an alias: it cannot even be read outside of windows, while the linear map always
+/// has them readable.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Aim {
+    /// Where what is written back is read.
+    pub read: VirtAddr,
+    /// Where it is written.
+    pub write: VirtAddr,
+}
+
+impl Aim {
+    /// One address for both.
+    pub const fn at(address: VirtAddr) -> Self {
+        Aim { read: address, write: address }
+    }
+
+    /// The same, further on.
+    pub const fn offset(self, bytes: u64) -> Self {
+        Aim { read: VirtAddr(self.read.0 + bytes), write: VirtAddr(self.write.0 + bytes) }
+    }
+
+    /// A place in a page of memory, by its address in the linear map.
+    pub fn linear<M: Machine>(kernel: &Kernel<M>, page: PhysAddr, offset: u64) -> Self {
+        Self::at(kernel.machine().memory().linear_address(page).offset(offset))
+    }
+
+    /// The same, written where the page-table code writes it in a window: through the page's alias if it has one.
+    pub fn of_table<M: Machine>(kernel: &Kernel<M>, page: PhysAddr, offset: u64) -> Self {
+        let linear = Self::linear(kernel, page, offset);
+        match alias_of(kernel, page) {
+            Some(alias) => Aim { write: alias.offset(offset), ..linear },
+            None => linear,
+        }
+    }
+}
+
+/// The alias of a page, if it has one: page-table pages alone do.
+pub fn alias_of<M: Machine>(kernel: &Kernel<M>, page: PhysAddr) -> Option<VirtAddr> {
+    let paging = kernel.paging();
+    let alias = paging.alias_of(page)?;
+    paging.walk(paging.kernel(), alias).map(|_| alias)
 }
 
 /// Where code can be made to run while the caller is in the middle of something.
@@ -30,6 +76,10 @@ pub enum Place {
     OtherThread,
     /// A page-fault handler on this CPU.
     PageFault,
+    /// A page-fault handler inside an interrupt handler on this CPU.
+    NestedFault,
+    /// The handler of an asynchronous error on this CPU.
+    AsyncError,
 }
 
 /// Where a suspended context keeps its protection register.
@@ -48,12 +98,13 @@ pub struct Fault {
     pub code: u64,
     /// The address.
     pub address: u64,
-    /// Whether hardware says that the protection under test refused it: the key, or PAN.
+    /// Whether hardware says that the protection under test refused it: the key; or, with an alias, that the linear map has the
+    /// page read-only, PAN, or E0PD.
     pub by_protection: bool,
 }
 
 /// A running kernel, from an attacker's side.
-pub trait Site: Sync {
+pub trait Site<M: Machine>: Sync {
     /// An address of the kernel image, in its data.
     fn image_address(&self) -> VirtAddr;
 
@@ -68,14 +119,26 @@ pub trait Site: Sync {
     /// # Errors
     ///
     /// The fault that stopped it.
-    fn store(&self, store: Store, at: VirtAddr) -> Result<(), Fault>;
+    fn store(&self, store: Store, aim: Aim) -> Result<(), Fault>;
 
-    /// The same at a user address of the address space with this root.
+    /// Reads a word, and writes it back as a copy to a program does: with a program's permissions, and the address space with this
+    /// root loaded.
     ///
     /// # Errors
     ///
     /// The fault that stopped it.
-    fn store_in_user_space(&self, root: PhysAddr, store: Store, at: VirtAddr) -> Result<(), Fault>;
+    fn copy_to_user(&self, root: PhysAddr, aim: Aim) -> Result<(), Fault>;
+
+    /// Reads a word, and has a program in this address space write it back, in user mode.
+    ///
+    /// # Errors
+    ///
+    /// Why no program could be run. The inner one is the fault that stopped it.
+    fn store_from_program(
+        &self,
+        space: &mut AddressSpace<'_, M>,
+        aim: Aim,
+    ) -> Result<Result<(), Fault>, String>;
 
     /// Whether [`run_in`](Self::run_in) knows this place.
     fn has(&self, place: Place) -> bool;

@@ -13,6 +13,7 @@ use kpkeys::mock::TscAux;
 use kpkeys::null::Null;
 use kpkeys::pks::{InitError, Pks};
 use kpkeys::{Access, Backend, Context, Pkey, Saved};
+use kpkeys_workloads::attack::site::SavedIn;
 
 /// A backend by its name on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,11 @@ impl Choice {
             Self::Mock => "mock",
             Self::None => "none",
         }
+    }
+
+    /// Whether it switches the CPU's key feature on.
+    pub const fn is_of_keys(self) -> bool {
+        matches!(self, Self::Pks)
     }
 
     /// The one with this name.
@@ -75,9 +81,6 @@ impl fmt::Display for Unusable {
 }
 
 type Mock = Keyed<TscAux, Pkrs>;
-
-/// The register value, of all backends here, that allows everything: what an attacker would write to a saved one.
-pub const ALL_ALLOWED: u64 = 0;
 
 /// The backend that was selected, ready on every CPU that called [`init`].
 #[derive(Clone, Copy, Debug)]
@@ -149,6 +152,16 @@ impl Selected {
         }
     }
 
+    /// What an attacker would write over a register that a frame or a suspended thread keeps: the value that allows everything.
+    pub fn forged(&self, _saved: u64, _in: SavedIn) -> u64 {
+        0
+    }
+
+    /// What undoes [`forged`](Self::forged) in a later frame of the same code: the first one's value.
+    pub fn restored(&self, _saved: u64, original: u64) -> u64 {
+        original
+    }
+
     /// Whether the running CPU, outside any window, is as [`init`] left it.
     ///
     /// # Errors
@@ -182,7 +195,10 @@ macro_rules! forward {
 unsafe impl Backend for Selected {
     type Entered = Entered;
 
-    const WRITE_NEEDS_BARRIER: bool = false;
+    #[inline(always)]
+    fn write_needs_barrier(&self) -> bool {
+        false
+    }
 
     #[inline(always)]
     fn enter<C: Context>(&self) -> Entered {

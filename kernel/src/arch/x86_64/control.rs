@@ -1,4 +1,4 @@
-//! The control bits protection rests on, set and then verified on every CPU.
+//! The control bits protection rests on, set and read back.
 //!
 //! NX and WP give W^X its meaning (without WP the kernel writes through read-only
 //! entries), SMEP and SMAP keep the kernel from running or touching user memory by
@@ -6,11 +6,9 @@
 //! here and enabled by `kpkeys` when that backend is selected. Bits: Intel SDM vol. 3A,
 //! 2.5 "Control Registers"; CPUID leaves: vol. 2A, "CPUID".
 
-use crate::cpu::{Cpu, CpuId};
+use crate::control::Missing;
 use bitflags::bitflags;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
-use core::fmt;
-use core::sync::atomic::Ordering;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags, Efer, EferFlags};
 
 bitflags! {
@@ -42,16 +40,6 @@ impl Features {
         .union(Self::SMAP)
         .union(Self::UMIP)
         .union(Self::PGE);
-}
-
-impl fmt::Display for Features {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, (name, _)) in self.iter_names().enumerate() {
-            let separator = if place == 0 { "" } else { " " };
-            write!(f, "{separator}{name}")?;
-        }
-        Ok(())
-    }
 }
 
 /// What the running CPU supports.
@@ -89,14 +77,9 @@ pub fn active() -> Features {
     features
 }
 
-/// A required feature that this CPU does not have.
-#[derive(Debug)]
-pub struct Missing(pub Features);
-
-impl fmt::Display for Missing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "this CPU lacks {}; choose another model, for instance `-cpu max`", self.0)
-    }
+/// Whether the running CPU refuses accesses by keys.
+pub fn keys_are_on() -> bool {
+    active().contains(Features::PKS)
 }
 
 /// Switches the required features on, on the running CPU.
@@ -127,24 +110,4 @@ pub fn enable_required() -> Result<(), Missing> {
 /// Whether the running CPU has `IA32_TSC_AUX`: it comes with RDTSCP.
 pub fn has_tsc_aux() -> bool {
     __cpuid(0x8000_0001).edx >> 27 & 1 != 0
-}
-
-/// The first online CPU that has not reported all required bits, and what it has reported.
-pub fn first_without_required() -> Option<(CpuId, Features)> {
-    crate::cpu::online()
-        .map(|cpu| (cpu.id, reported(cpu)))
-        .find(|(_, has)| !has.contains(Features::REQUIRED))
-}
-
-/// What `cpu` last reported about itself.
-pub fn reported(cpu: &Cpu) -> Features {
-    Features::from_bits_truncate(cpu.arch.control.load(Ordering::Acquire))
-}
-
-/// Reads the running CPU's bits back and stores them where the other CPUs can compare.
-pub fn report() -> Features {
-    let features = active();
-    let state = &crate::cpu::this().arch;
-    state.control.store(features.bits(), Ordering::Release);
-    features
 }

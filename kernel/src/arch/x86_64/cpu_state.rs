@@ -18,8 +18,6 @@ pub struct CpuState {
     pub interrupted_register: AtomicPtr<u64>,
     /// NMIs that found no request.
     pub nmis_without_request: AtomicU64,
-    /// The control bits the CPU reported about itself, as [`Features`](super::control::Features) bits.
-    pub control: AtomicU64,
 }
 
 impl CpuState {
@@ -31,7 +29,6 @@ impl CpuState {
             in_nmi: AtomicBool::new(false),
             interrupted_register: AtomicPtr::new(core::ptr::null_mut()),
             nmis_without_request: AtomicU64::new(0),
-            control: AtomicU64::new(0),
         }
     }
 

@@ -3,7 +3,8 @@
 use super::entry::{DOUBLE_FAULT, Frame, MACHINE_CHECK, NMI, PAGE_FAULT};
 use super::user::{self, SYSTEM_CALL};
 use super::{apic, probe, tlb};
-use crate::program::{self, End};
+use crate::fault::Fault;
+use crate::program::{self, End, Mistake};
 use crate::{calls, cpu, protection, sched, stack};
 use core::fmt;
 use core::sync::atomic::Ordering;
@@ -69,20 +70,27 @@ fn handle(frame: &mut Frame) {
 /// A program's system call, page fault or mistake. Interrupts are on while the memory manager works.
 fn handle_program(frame: &mut Frame, exception: u8) {
     const WRITE: u64 = 1 << 1;
-    let end = match exception {
-        SYSTEM_CALL => End::Exit(frame.rdi),
+    const INVALID_OPCODE: u8 = 6;
+    const GENERAL_PROTECTION: u8 = 13;
+    let mistake = match exception {
+        SYSTEM_CALL => return end_program(frame, End::Exit(frame.rdi)),
         PAGE_FAULT => {
-            let (address, write) = (frame.fault_address, frame.error_code & WRITE != 0);
+            let (address, code) = (frame.fault_address, frame.error_code);
             super::irq::enable();
-            let handled = program::fault(address, write);
+            let handled = program::fault(address, code & WRITE != 0);
             super::irq::disable();
             if handled {
                 return;
             }
-            End::Killed { exception, address }
+            Mistake::PageFault(Fault { cause: probe::cause(code), address, code })
         }
-        _ => End::Killed { exception, address: 0 },
+        INVALID_OPCODE | GENERAL_PROTECTION => Mistake::ForbiddenInstruction,
+        _ => Mistake::Other(name(exception)),
     };
+    end_program(frame, End::Killed(mistake));
+}
+
+fn end_program(frame: &mut Frame, end: End) {
     let kernel_stack = program::end(end);
     user::leave(frame, kernel_stack, 0);
 }

@@ -12,10 +12,17 @@ use crate::memory::PhysAddr;
 
 /// First address of the linear map.
 pub const LINEAR_MAP: u64 = 0xffff_8880_0000_0000;
+/// No backend here works by an alias.
+pub const ALIAS: Option<u64> = None;
 /// First address of the device mappings; the local APIC's page comes first.
 pub const DEVICES: u64 = 0xffff_ffff_c000_0000;
 
 /// The address at which the linear map has physical address `phys`.
 pub const fn linear(phys: PhysAddr) -> *mut u8 {
     (LINEAR_MAP + phys.0) as *mut u8
+}
+
+/// Virtual minus physical address of the image (`image.ld`).
+pub const fn image_offset() -> u64 {
+    0xffff_ffff_8000_0000
 }

@@ -1,7 +1,7 @@
 //! x86-64: booted by PVH, driven by local APICs.
 //!
-//! What the rest of the kernel uses: `backend`, `boot` (the early page tables), `context`, `control`,
-//! `cpu_state`, `exit`, `image`, `ipi`, `irq`, `layout`, `probe`, `root`, `serial`, `time`, `tlb`, `user`.
+//! What the rest of the kernel uses: `backend`, `boot`, `context`, `control`,
+//! `cpu_state`, `error`, `exit`, `ipi`, `irq`, `layout`, `probe`, `root`, `serial`, `time`, `tlb`, `user`.
 
 mod acpi;
 mod apic;
@@ -10,11 +10,11 @@ pub mod boot;
 pub mod context;
 pub mod control;
 pub mod cpu_state;
-pub mod descriptors;
+mod descriptors;
 mod entry;
+pub mod error;
 mod exceptions;
 pub mod exit;
-pub mod image;
 pub mod ipi;
 pub mod irq;
 pub mod layout;
@@ -36,6 +36,11 @@ pub type Format = kpkeys_pgtable::entry::X86_64;
 /// other CPUs fault once more at worst.
 pub fn entry_barrier() {}
 
+/// A leaf entry as the early tables have it: as any other.
+pub fn early_leaf(entry: Entry) -> Entry {
+    entry
+}
+
 /// The device pages that the kernel's tables map from [`layout::DEVICES`] up.
 pub fn devices() -> impl Iterator<Item = PhysAddr> {
     // Boot read the same register and refused a machine without a local APIC.
@@ -56,5 +61,5 @@ pub fn interrupted_register() -> *mut u64 {
 
 /// One line about a CPU, for the boot log: its id on the bus and its control bits.
 pub fn describe_cpu(cpu: &crate::cpu::Cpu) -> alloc::string::String {
-    alloc::format!("APIC {}, {}", cpu.arch.apic_id(), control::reported(cpu))
+    alloc::format!("APIC {}, {}", cpu.arch.apic_id(), crate::control::reported(cpu))
 }

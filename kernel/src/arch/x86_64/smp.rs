@@ -1,44 +1,18 @@
 //! Starting the other CPUs, one after the other: INIT, then start-up IPIs that lead through
 //! the 16-bit trampoline (Intel SDM vol. 3A, 8.4.4 "MP Initialization Example").
 
+use super::boot::entry;
 use super::boot::entry::TRAMPOLINE_ADDRESS;
-use super::boot::{self, entry};
 use super::{apic, control, descriptors, layout, time};
 use crate::cpu::{self, CpuId};
 use crate::memory::{PAGE_SIZE, PhysAddr};
-use crate::stack::Stack;
-use crate::{protection, sched};
-use core::fmt;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::smp::{PATIENCE, StartError, comes_online, prepare_stack};
+use crate::{image, protection, sched};
+use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 
-/// Stack of the CPU being started; read by the boot assembly.
-pub static STARTING_STACK: AtomicU64 = AtomicU64::new(0);
 /// Number of the CPU being started; read by the boot assembly.
 pub static STARTING_CPU: AtomicU32 = AtomicU32::new(0);
-
-/// How long a CPU may take. Generous, because an emulated CPU shares a busy host's.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A CPU that did not start.
-#[derive(Debug)]
-pub enum StartError {
-    /// It did not come online in time.
-    Silent(CpuId),
-    /// No stack was left for it.
-    NoStack(CpuId),
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Silent(id) => {
-                write!(f, "CPU {id} did not start within {} s", PATIENCE.as_secs())
-            }
-            Self::NoStack(id) => write!(f, "no stack is left for CPU {id}"),
-        }
-    }
-}
 
 /// Starts every CPU in `apic_ids` but the running one, as CPU 1, 2 and so on, and wipes the
 /// boot tables.
@@ -60,17 +34,15 @@ pub unsafe fn start_others(apic_ids: &[u8]) -> Result<(), StartError> {
         start(CpuId(index + 1), apic_id)?;
     }
     // SAFETY: every CPU that was started has loaded the early tables before it came online.
-    unsafe { boot::retire_boot_tables() };
+    unsafe { image::retire_boot_tables() };
     Ok(())
 }
 
 fn start(id: CpuId, apic_id: u32) -> Result<(), StartError> {
     let Some(cpu) = cpu::get(id) else { return Err(StartError::Silent(id)) };
     cpu.arch.set_apic_id(apic_id);
-    let stack = Stack::take().ok_or(StartError::NoStack(id))?;
-    STARTING_STACK.store(stack.top() as u64, Ordering::Relaxed);
+    prepare_stack(id)?;
     STARTING_CPU.store(id.0 as u32, Ordering::Release);
-    core::mem::forget(stack); // the CPU's idle thread has it for ever
 
     apic::send(apic_id, apic::Delivery::Init);
     time::busy_wait(Duration::from_millis(10));
@@ -81,14 +53,6 @@ fn start(id: CpuId, apic_id: u32) -> Result<(), StartError> {
     }
     apic::send(apic_id, start_up); // the second is ignored by a CPU that has started
     if comes_online(cpu, PATIENCE) { Ok(()) } else { Err(StartError::Silent(id)) }
-}
-
-fn comes_online(cpu: &cpu::Cpu, patience: Duration) -> bool {
-    let end = time::since_boot() + patience;
-    while !cpu.is_online() && time::since_boot() < end {
-        super::irq::relax();
-    }
-    cpu.is_online()
 }
 
 /// A started CPU's first Rust code, called by the boot assembly on the CPU's own stack.
@@ -104,7 +68,7 @@ pub extern "C" fn other_cpu(index: u32) -> ! {
     if let Err(unusable) = unsafe { protection::join() } {
         panic!("CPU {}: {unusable}", cpu.id);
     }
-    control::report();
+    crate::control::report();
     apic::enable();
     time::start_ticks();
     sched::adopt_idle_thread();

@@ -23,7 +23,7 @@ const MAX_SINGLE_FLUSHES: u64 = 33;
 
 /// What to forget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flush {
+enum Flush {
     /// Translations of the pages that contain `start..end`, of whatever size, and all
     /// cached upper-level entries (INVLPG drops those as well: Intel SDM vol. 3A, 4.10.4.1).
     Range {
@@ -38,9 +38,24 @@ pub enum Flush {
     All,
 }
 
+impl From<kpkeys_pgtable::Flush> for Flush {
+    fn from(flush: kpkeys_pgtable::Flush) -> Self {
+        use kpkeys_pgtable::Flush as Wanted;
+        match flush {
+            Wanted::Kernel(range) | Wanted::User(_, range) => {
+                // A range that ends with the address space wraps to 0.
+                let end = range.end().0.wrapping_sub(1);
+                Self::Range { start: range.start().0, end: end.saturating_add(1) }
+            }
+            Wanted::AllKernel => Self::All,
+            Wanted::AddressSpace(_) => Self::User,
+        }
+    }
+}
+
 impl Flush {
     /// Executes the flush on the running CPU.
-    pub fn execute(self) {
+    fn execute(self) {
         match self {
             Self::Range { start, end } if pages(start, end) <= MAX_SINGLE_FLUSHES => {
                 for page in 0..pages(start, end) {
@@ -88,9 +103,10 @@ const EVERYTHING: (u64, u64) = (0, u64::MAX);
 /// `START..END` of a request for everything that is not global; no range is inverted.
 const USER: (u64, u64) = (u64::MAX, 0);
 
-/// Executes `flush` on every online CPU and returns how many did, this one included. When
+/// Flushes on every online CPU and returns how many did, this one included. When
 /// it returns, no CPU uses an old translation. Must not be called from an NMI.
-pub fn shootdown(flush: Flush) -> usize {
+pub fn flush_everywhere(flush: kpkeys_pgtable::Flush) -> usize {
+    let flush = Flush::from(flush);
     let _irqs_off = IrqsOff::new();
     flush.execute();
     let this = cpu::this().id;

@@ -7,6 +7,7 @@
 //! The one system call is `int 0x80`: it ends the program with the value in RDI. Programs have no FPU, and no GS base of their
 //! own: entry code puts the kernel's back, whatever a program did to it.
 
+pub use super::descriptors::set_kernel_stack;
 use super::descriptors::{self, KERNEL_CODE, KERNEL_DATA, USER_CODE, USER_DATA};
 use super::entry::Frame;
 use core::arch::{global_asm, naked_asm};
@@ -55,6 +56,22 @@ pub fn fill_program() -> &'static [u8] {
     // SAFETY: the symbols bracket the program below.
     unsafe { core::slice::from_raw_parts(start, len) }
 }
+
+/// Programs of instructions that are the kernel's alone: HLT, and WRMSR to the protection register with the value that allows everything.
+pub fn forbidden_programs() -> [&'static [u8]; 2] {
+    // mov ecx, 0x6e1; xor eax, eax; xor edx, edx; wrmsr
+    const OPEN_REGISTER: &[u8] = &[0xb9, 0xe1, 0x06, 0, 0, 0x31, 0xc0, 0x31, 0xd2, 0x0f, 0x30];
+    [&[0xf4], OPEN_REGISTER]
+}
+
+/// A program that takes away what the kernel finds its per-CPU state by, as far as programs can, and ends with 9.
+pub fn spoiling_program() -> &'static [u8] {
+    // xor eax, eax; mov gs, eax; mov edi, 9; int 0x80
+    &[0x31, 0xc0, 0x8e, 0xe8, 0xbf, 9, 0, 0, 0, 0xcd, 0x80]
+}
+
+/// Makes code that was written as data visible to instruction fetches: it is, on this architecture.
+pub fn publish_code(_: *const u8, _: usize) {}
 
 // SAFETY: defined by the assembly below; only the addresses are used.
 unsafe extern "C" {

@@ -4,17 +4,16 @@
 //! machine this is, builds the early tables from that, and moves to them and to a stack with
 //! a guard page. Whatever the machine lacks stops the boot with a reason.
 
-pub mod early_tables;
 pub mod entry;
 mod pvh;
 
 use super::backend::Choice;
-use super::{acpi, apic, context, control, cpu_state, descriptors, image, layout, time};
+use super::{acpi, apic, context, control, cpu_state, descriptors, time};
 use crate::boot_info::BootInfo;
 use crate::lock::IrqLock;
 use crate::memory::{BootMemory, PhysRange};
 use crate::stack::Stack;
-use crate::{console, cpu, exit, protection};
+use crate::{console, cpu, early_tables, exit, image, protection};
 use core::sync::atomic::Ordering;
 use x86_64::PhysAddr;
 use x86_64::registers::control::{Cr3, Cr3Flags};
@@ -97,7 +96,7 @@ unsafe fn move_to_early_tables(memory: &mut BootMemory) {
         Err(error) => exit::refuse(format_args!("{error}")),
     };
     // SAFETY: forwarded.
-    if let Err(error) = unsafe { early_tables::build(memory, local_apic) } {
+    if let Err(error) = unsafe { early_tables::build(memory, [local_apic].into_iter()) } {
         exit::refuse(format_args!("{error}"));
     }
     let root = PhysAddr::new(early_tables::ROOT.load(Ordering::Acquire));
@@ -115,7 +114,7 @@ fn start_machine(topology: &acpi::Topology, backend: Choice, _: crate::heap::Rea
     apic::mask_legacy_controllers();
     apic::enable();
     time::calibrate();
-    control::report();
+    crate::control::report();
     crate::sched::adopt_idle_thread();
     if topology.left_out > 0 {
         let (used, left_out) = (topology.apic_ids.len(), topology.left_out);
@@ -125,27 +124,9 @@ fn start_machine(topology: &acpi::Topology, backend: Choice, _: crate::heap::Rea
     if let Err(error) = unsafe { super::smp::start_others(&topology.apic_ids) } {
         exit::refuse(format_args!("{error}"));
     }
-    if let Some((id, has)) = control::first_without_required() {
+    if let Some((id, has)) = crate::control::first_without_required() {
         exit::refuse(format_args!("CPU {id} has only {has} switched on"));
     }
     time::start_ticks();
     debug_assert_eq!(cpu_state::current_index(), 0);
-}
-
-/// Wipes the boot tables, which map memory writable and executable. The image maps them read-only, so this goes
-/// through the linear map.
-///
-/// # Safety
-///
-/// No CPU may use them any more, and none may be started later.
-pub unsafe fn retire_boot_tables() {
-    let frames = boot_table_frames();
-    // SAFETY: the pages are the image's own, and nobody's tables any more.
-    unsafe { core::ptr::write_bytes(layout::linear(frames.start), 0, frames.len() as usize) };
-}
-
-/// The frames of the boot tables: page-table pages inside the image.
-pub fn boot_table_frames() -> PhysRange {
-    let (start, end) = image::boot_tables();
-    PhysRange { start: image::phys(start), end: image::phys(end) }
 }

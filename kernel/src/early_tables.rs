@@ -1,30 +1,22 @@
-//! The page tables Rust starts on: image, linear map, local APIC.
+//! The page tables Rust starts on: image, linear map, devices.
 //!
-//! They are built once, by the boot CPU, while the boot tables map the first 4 GiB one to
+//! They are built once, by the boot CPU, while the boot tables map RAM one to
 //! one, from page-table pages taken from boot memory. Nothing here changes a table after
 //! [`build`]; the page-table crate takes over from then on. Whoever protects page tables
 //! must protect these as well, so each page-table page is recorded: [`page_table_pages`].
 //!
-//! Entry bits: Intel SDM vol. 3A, table 4-15 ff.; every table below the root is linked with
-//! present and writable only, so the leaf decides.
+//! Entries are spelt by the architecture's [`Format`]; what it wants of these tables alone is [`arch::early_leaf`].
 
-use crate::arch::image::{self, Access};
 use crate::arch::layout::{DEVICES, LINEAR_MAP};
+use crate::arch::{self, Format};
+use crate::image;
 use crate::memory::{BootMemory, OutOfMemory, PAGE_SIZE, PhysAddr, PhysRange};
 use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicU64, Ordering};
+use kpkeys_pgtable::{Attrs, Entry, Format as _, Level, VirtAddr};
 
-/// Bytes of a block mapped by a page-directory entry.
-pub const BLOCK_SIZE: u64 = 2 << 20;
-
-const PRESENT: u64 = 1 << 0;
-const WRITABLE: u64 = 1 << 1;
-const WRITE_THROUGH: u64 = 1 << 3;
-const CACHE_DISABLE: u64 = 1 << 4;
-const BLOCK: u64 = 1 << 7;
-const GLOBAL: u64 = 1 << 8;
-const NO_EXECUTE: u64 = 1 << 63;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+/// Bytes of a block of the linear map.
+const BLOCK_SIZE: u64 = Level::Pmd.entry_bytes();
 
 /// Physical address of the root, for the CPUs that start later.
 pub static ROOT: AtomicU64 = AtomicU64::new(0);
@@ -45,7 +37,10 @@ type PageTablePages = ArrayVec<PhysRange, 16>;
 /// # Safety
 ///
 /// The boot tables must be in use; free boot memory must really be unused.
-pub unsafe fn build(memory: &mut BootMemory, local_apic: PhysAddr) -> Result<(), OutOfMemory> {
+pub unsafe fn build(
+    memory: &mut BootMemory,
+    devices: impl Iterator<Item = PhysAddr>,
+) -> Result<(), OutOfMemory> {
     let ram: ArrayVec<PhysRange, 64> = memory.ram().iter().copied().collect();
     let mut builder = Builder { memory, pages: ArrayVec::new(), root: PhysAddr(0) };
     builder.root = builder.new_table()?;
@@ -53,8 +48,10 @@ pub unsafe fn build(memory: &mut BootMemory, local_apic: PhysAddr) -> Result<(),
     for range in ram {
         builder.map_linear(range.rounded_out(BLOCK_SIZE))?;
     }
-    let device = PRESENT | WRITABLE | NO_EXECUTE | GLOBAL | WRITE_THROUGH | CACHE_DISABLE;
-    builder.map(DEVICES, local_apic.0 | device, Leaf::Page)?;
+    for (page, device) in devices.enumerate() {
+        let at = VirtAddr(DEVICES + page as u64 * PAGE_SIZE);
+        builder.map(at, Level::Pte, device, Attrs::KERNEL_DATA, arch::uncached)?;
+    }
     ROOT.store(builder.root.0, Ordering::Release);
     PAGE_TABLE_PAGES.call_once(|| builder.pages);
     Ok(())
@@ -63,15 +60,6 @@ pub unsafe fn build(memory: &mut BootMemory, local_apic: PhysAddr) -> Result<(),
 /// Every page-table page of the early tables, the root included.
 pub fn page_table_pages() -> &'static [PhysRange] {
     PAGE_TABLE_PAGES.get().map_or(&[], |pages| pages.as_slice())
-}
-
-/// The level a leaf sits on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Leaf {
-    /// 4 KiB, level 1.
-    Page,
-    /// 2 MiB, level 2.
-    Block,
 }
 
 struct Builder<'a> {
@@ -83,15 +71,11 @@ struct Builder<'a> {
 impl Builder<'_> {
     fn map_image(&mut self) -> Result<(), OutOfMemory> {
         for region in image::regions() {
-            let access = match region.access {
-                Access::ReadExecute => 0,
-                Access::Read => NO_EXECUTE,
-                Access::ReadWrite => NO_EXECUTE | WRITABLE,
-            };
-            let phys = region.phys().start.0;
+            let attrs = region.access.attrs();
+            let phys = region.phys().start;
             for offset in (0..region.len).step_by(PAGE_SIZE as usize) {
-                let entry = (phys + offset) | PRESENT | GLOBAL | access;
-                self.map(region.virt + offset, entry, Leaf::Page)?;
+                let at = VirtAddr(region.virt + offset);
+                self.map(at, Level::Pte, phys.offset(offset), attrs, |entry| entry)?;
             }
         }
         Ok(())
@@ -102,30 +86,45 @@ impl Builder<'_> {
         let read_only = image::read_only_frames();
         for start in (range.start.0..range.end.0).step_by(BLOCK_SIZE as usize) {
             let block = PhysRange::new(start, BLOCK_SIZE);
-            let access = if block.overlaps(&read_only) { 0 } else { WRITABLE };
-            let entry = start | PRESENT | BLOCK | GLOBAL | NO_EXECUTE | access;
-            self.map(LINEAR_MAP + start, entry, Leaf::Block)?;
+            let is_code = block.overlaps(&read_only);
+            let attrs = if is_code { Attrs::KERNEL_DATA.read_only() } else { Attrs::KERNEL_DATA };
+            let at = VirtAddr(LINEAR_MAP + start);
+            self.map(at, Level::Pmd, block.start, attrs, |entry| entry)?;
         }
         Ok(())
     }
 
-    fn map(&mut self, virt: u64, entry: u64, leaf: Leaf) -> Result<(), OutOfMemory> {
-        let last = if leaf == Leaf::Page { 1 } else { 2 };
-        let mut table = self.root;
-        for level in (last + 1..=4).rev() {
-            table = self.next_table(table, index(virt, level))?;
+    fn map(
+        &mut self,
+        at: VirtAddr,
+        level: Level,
+        frame: PhysAddr,
+        attrs: Attrs,
+        adapt: impl Fn(Entry) -> Entry,
+    ) -> Result<(), OutOfMemory> {
+        let (mut table, mut above) = (self.root, Level::Pgd);
+        while above > level {
+            table = self.next_table(table, above, at.index(above))?;
+            above = above.below().unwrap_or(level);
         }
-        self.store(table, index(virt, last), entry);
+        let entry = Format::leaf(level, frame, attrs);
+        let entry = entry.expect("pages and blocks of memory are aligned and carry key 0");
+        self.store(table, at.index(level), arch::early_leaf(adapt(entry)));
         Ok(())
     }
 
-    fn next_table(&mut self, table: PhysAddr, index: usize) -> Result<PhysAddr, OutOfMemory> {
+    fn next_table(
+        &mut self,
+        table: PhysAddr,
+        level: Level,
+        index: usize,
+    ) -> Result<PhysAddr, OutOfMemory> {
         let entry = self.load(table, index);
-        if entry & PRESENT != 0 {
-            return Ok(PhysAddr(entry & ADDRESS));
+        if Format::is_present(entry) {
+            return Ok(Format::frame(level, entry));
         }
         let next = self.new_table()?;
-        self.store(table, index, next.0 | PRESENT | WRITABLE);
+        self.store(table, index, Format::table(next, false));
         Ok(next)
     }
 
@@ -133,8 +132,8 @@ impl Builder<'_> {
     fn new_table(&mut self) -> Result<PhysAddr, OutOfMemory> {
         let page = self.memory.take(PAGE_SIZE, PAGE_SIZE)?;
         // SAFETY: the page is free RAM that `take` gave to us alone. It is mapped one to one
-        // by the boot tables, since `take` prefers the lowest address and a machine has far
-        // more free RAM below 4 GiB than these tables need.
+        // by the boot tables: x86-64's map the first 4 GiB, `take` prefers the lowest address, and a machine has
+        // far more free RAM there than these tables need; arm64's map all RAM.
         unsafe { core::ptr::write_bytes(page.start.0 as *mut u8, 0, PAGE_SIZE as usize) };
         match self.pages.last_mut() {
             Some(last) if last.end == page.start => last.end = page.end,
@@ -143,18 +142,13 @@ impl Builder<'_> {
         Ok(page.start)
     }
 
-    fn load(&self, table: PhysAddr, index: usize) -> u64 {
+    fn load(&self, table: PhysAddr, index: usize) -> Entry {
         // SAFETY: `table` came from `new_table`, so it is a page of ours, and `index` is below 512.
-        unsafe { (table.0 as *const u64).add(index).read() }
+        Entry(unsafe { (table.0 as *const u64).add(index).read() })
     }
 
-    fn store(&mut self, table: PhysAddr, index: usize, entry: u64) {
+    fn store(&mut self, table: PhysAddr, index: usize, entry: Entry) {
         // SAFETY: as in `load`; the tables are not in use by any CPU yet.
-        unsafe { (table.0 as *mut u64).add(index).write(entry) }
+        unsafe { (table.0 as *mut u64).add(index).write(entry.0) }
     }
-}
-
-/// The index of `virt` in a table of `level` (1 = page table).
-const fn index(virt: u64, level: u32) -> usize {
-    (virt >> (12 + 9 * (level - 1)) & 0x1ff) as usize
 }

@@ -1,10 +1,9 @@
-//! The kernel image's own layout, from the linker script, and who may do what with it.
+//! The kernel image's own layout, from the architecture's linker script, and who may do what with it.
 
+use crate::arch::layout::{image_offset, linear};
 use crate::memory::{PAGE_SIZE, PhysAddr, PhysRange};
 use crate::stack;
-
-/// Virtual minus physical address of the image.
-pub const OFFSET: u64 = 0xffff_ffff_8000_0000;
+use kpkeys_pgtable::Attrs;
 
 /// What the kernel may do with a region of its image. Nothing is writable and executable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +14,18 @@ pub enum Access {
     Read,
     /// Variables and stacks.
     ReadWrite,
+}
+
+impl Access {
+    /// What a page of such a region is mapped with.
+    pub const fn attrs(self) -> Attrs {
+        let data = Attrs::KERNEL_DATA;
+        match self {
+            Self::ReadExecute => Attrs { execute: true, ..data.read_only() },
+            Self::Read => data.read_only(),
+            Self::ReadWrite => data,
+        }
+    }
 }
 
 /// A piece of the image: where it is, how long, and its access. Whole pages.
@@ -33,7 +44,7 @@ pub struct Region {
 impl Region {
     /// Where the region lies in memory.
     pub fn phys(&self) -> PhysRange {
-        PhysRange::new(self.virt - OFFSET, self.len)
+        PhysRange { start: phys(self.virt), end: phys(self.virt + self.len) }
     }
 }
 
@@ -61,21 +72,20 @@ pub fn regions() -> impl Iterator<Item = Region> {
 }
 
 /// Where an address of the image lies in memory.
-pub const fn phys(virt: u64) -> PhysAddr {
-    PhysAddr(virt - OFFSET)
+pub fn phys(virt: u64) -> PhysAddr {
+    PhysAddr(virt.wrapping_sub(image_offset()))
 }
 
 /// The frames the image occupies, unmapped gaps included.
 pub fn frames() -> PhysRange {
-    let start = bound(&raw const image_start) - OFFSET;
-    PhysRange::new(start, bound(&raw const image_end) - OFFSET - start)
+    let (start, end) = (bound(&raw const image_start), bound(&raw const image_end));
+    PhysRange { start: phys(start), end: phys(end) }
 }
 
 /// The frames of text and read-only data, in whole 2 MiB blocks: the linear map keeps
 /// them read-only.
 pub fn read_only_frames() -> PhysRange {
-    let end = data().0 - OFFSET;
-    PhysRange { start: frames().start, end: PhysAddr(end) }
+    PhysRange { start: frames().start, end: phys(data().0) }
 }
 
 /// First and last-but-one address of the code.
@@ -120,4 +130,22 @@ unsafe extern "C" {
     static image_bss_start: u8;
     static image_bss_end: u8;
     static image_end: u8;
+}
+
+/// The frames of the boot tables: page-table pages inside the image.
+pub fn boot_table_frames() -> PhysRange {
+    let (start, end) = boot_tables();
+    PhysRange { start: phys(start), end: phys(end) }
+}
+
+/// Wipes the boot tables, which map memory writable and executable. The image maps them read-only, so this goes
+/// through the linear map.
+///
+/// # Safety
+///
+/// No CPU may use them any more, and none may be started later.
+pub unsafe fn retire_boot_tables() {
+    let frames = boot_table_frames();
+    // SAFETY: the pages are the image's own, and nobody's tables any more.
+    unsafe { core::ptr::write_bytes(linear(frames.start), 0, frames.len() as usize) };
 }

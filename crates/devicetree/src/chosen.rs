@@ -1,0 +1,54 @@
+//! What `/chosen` says: the console and the kernel's command line (Devicetree Specification v0.4,
+//! 3.6).
+
+use crate::error::{Error, Problem};
+use crate::memory::Region;
+use crate::node::Node;
+
+/// The registers a driver writes end with the interrupt clear register at 0x44 (PL011, DDI 0183,
+/// 3.2).
+const PL011_LEN: u64 = 0x48;
+
+/// The PL011 that `stdout-path` names; where that names nothing or something else, the first one.
+pub(crate) fn console(root: &Node) -> Result<Region, Error> {
+    let node = stdout(root).filter(is_pl011).or_else(|| root.find(&is_pl011)).ok_or_else(|| {
+        root.error("", Problem::Missing("a serial port compatible with arm,pl011"))
+    })?;
+    match node.reg()?.first() {
+        Some(region) if region.size() >= PL011_LEN => Ok(*region),
+        Some(region) => {
+            let expected = "72 bytes of registers or more";
+            Err(node.error("reg", Problem::Value { found: region.size(), expected }))
+        }
+        None => Err(node.error("reg", Problem::Missing("the registers"))),
+    }
+}
+
+/// The command line; empty where there is none.
+pub(crate) fn boot_arguments<'a>(root: &Node<'a>) -> Result<&'a str, Error> {
+    let Some(chosen) = root.child("chosen") else { return Ok("") };
+    Ok(chosen.text("bootargs")?.unwrap_or_default())
+}
+
+fn is_pl011(node: &Node) -> bool {
+    node.is_compatible(&["arm,pl011"]) && node.is_available()
+}
+
+/// The node `stdout-path` names: a path, or an alias of one, before options that follow a colon.
+fn stdout<'a>(root: &Node<'a>) -> Option<Node<'a>> {
+    let path = root.child("chosen")?.text("stdout-path").ok()??;
+    let path = path.split(':').next()?;
+    let path = match path.starts_with('/') {
+        true => path,
+        false => alias(root, path)?,
+    };
+    // A path has no more parts than a node has ancestors, or `child` finds nothing.
+    path.split('/')
+        .filter(|part| !part.is_empty())
+        .try_fold(root.clone(), |node, part| node.child(part))
+}
+
+fn alias<'a>(root: &Node<'a>, name: &str) -> Option<&'a str> {
+    let bytes = root.child("aliases")?.property(name)?;
+    core::str::from_utf8(bytes.strip_suffix(&[0])?).ok()
+}

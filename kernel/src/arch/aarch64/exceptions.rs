@@ -1,0 +1,201 @@
+//! What the kernel does about each exception and interrupt.
+
+use super::cpu_state::CpuState;
+use super::entry::{self, Frame, Kind, Origin};
+use super::gic::{self, Interrupt};
+use super::register::{msr, synchronize};
+use super::{ipi, irq, probe, time, user};
+use crate::fault::Fault;
+use crate::program::{self, End, Mistake};
+use crate::stack::Stack;
+use crate::{calls, cpu, protection, sched, stack};
+use core::fmt;
+use core::sync::atomic::Ordering;
+use kpkeys::{Backend, Scheme};
+
+/// Exception classes of the syndrome (Arm ARM, ESR_EL1.EC).
+pub mod class {
+    /// An instruction that does not exist, or not at this level.
+    pub const UNKNOWN: u8 = 0x00;
+    /// WFI or WFE at EL0.
+    pub const WAIT: u8 = 0x01;
+    /// An access to a system register that is trapped.
+    pub const SYSTEM_REGISTER: u8 = 0x18;
+    /// An instruction fetch of a program was refused.
+    pub const PROGRAM_FETCH: u8 = 0x20;
+    /// An instruction fetch of the kernel was refused.
+    pub const KERNEL_FETCH: u8 = 0x21;
+    /// A data access of a program was refused.
+    pub const PROGRAM_DATA: u8 = 0x24;
+    /// A data access of the kernel was refused.
+    pub const KERNEL_DATA: u8 = 0x25;
+    /// A program's SVC.
+    pub const SYSTEM_CALL: u8 = 0x15;
+}
+
+/// FIQs are masked in the interrupted state.
+const SPSR_F: u64 = 1 << 6;
+
+/// Gives the running CPU its vector table and its overflow stack. Its number must be known (`cpu_state`).
+///
+/// # Panics
+///
+/// When no stacks are left, which the number of slots rules out for CPUs that start before any thread.
+pub fn install(state: &'static CpuState) {
+    let stack = Stack::take().expect("each CPU's overflow stack comes before any thread's");
+    state.set_overflow_stack(stack.top());
+    core::mem::forget(stack); // the CPU owns it for ever
+    // SAFETY: the table is complete and part of the image.
+    unsafe { msr!("vbar_el1", entry::vectors()) };
+    synchronize();
+}
+
+/// Every exception comes here from the entry code, everything masked.
+///
+/// The protection register is reset before anything else runs and restored last, so that a
+/// handler never starts inside the window it interrupted.
+pub extern "C" fn dispatch(frame: &mut Frame) {
+    frame.protection = protection::enter_exception();
+    handle(frame);
+    protection::leave_exception(frame.protection);
+}
+
+fn handle(frame: &mut Frame) {
+    match (frame.kind(), frame.origin()) {
+        (Kind::Irq | Kind::Fiq, Origin::Kernel | Origin::Program) => handle_interrupt(frame),
+        (Kind::Synchronous, Origin::Program) => handle_program(frame),
+        (Kind::Synchronous, Origin::Kernel) => {
+            let_nmis_in(frame);
+            if !probe::recover(frame) {
+                die(frame, name(frame.class()));
+            }
+        }
+        (Kind::SError, Origin::Kernel) if calls::run_error_call() => {}
+        (Kind::SError, _) => die(frame, "asynchronous error (SError)"),
+        (_, Origin::Impossible) => die(frame, "exception from a state that is never entered"),
+    }
+}
+
+/// An exception inside the NMI handler must not let the next NMI in.
+fn let_nmis_in(frame: &Frame) {
+    if frame.spsr & SPSR_F == 0 {
+        irq::enable_nmi();
+    }
+}
+
+/// What is acknowledged decides, not the vector: GICv2 hands out the interrupt with the highest priority, an NMI that came right
+/// after the interrupt that was signalled.
+fn handle_interrupt(frame: &mut Frame) {
+    let Some(interrupt) = gic::acknowledge(frame.kind()) else { return };
+    match interrupt.number() {
+        ipi::NMI => handle_nmi(interrupt),
+        ipi::CALL => {
+            gic::end(interrupt);
+            let register = kept_register(frame);
+            cpu::this().arch.interrupted_register.store(register, Ordering::Relaxed);
+            let_nmis_in(frame);
+            calls::run_interrupt_call();
+        }
+        number if number == time::interrupt() => handle_timer(frame, interrupt),
+        _ => gic::end(interrupt),
+    }
+}
+
+/// Where the frame keeps what says whether the interrupted code may write page tables: the register; or PAN, which the hardware keeps in
+/// SPSR.
+fn kept_register(frame: &mut Frame) -> *mut u64 {
+    match protection::selected().scheme() {
+        Scheme::Keys => (&raw mut frame.protection).cast(),
+        Scheme::Alias => &raw mut frame.spsr,
+    }
+}
+
+/// The next tick may preempt, so this one is finished first.
+fn handle_timer(frame: &Frame, interrupt: Interrupt) {
+    cpu::this().ticks.fetch_add(1, Ordering::Relaxed);
+    time::next_tick();
+    gic::end(interrupt);
+    let_nmis_in(frame);
+    sched::tick();
+}
+
+/// NMIs stay masked until the handler's own return, so there is never one inside another. One without a request is counted
+/// and otherwise harmless: two NMIs that arrive while a third is handled become one.
+fn handle_nmi(interrupt: Interrupt) {
+    gic::end(interrupt);
+    if !calls::run_nmi_call() {
+        cpu::this().arch.nmis_without_request.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A program's system call, page fault or mistake. Interrupts are on while the memory manager works.
+fn handle_program(frame: &mut Frame) {
+    irq::enable_nmi();
+    let mistake = match frame.class() {
+        class::SYSTEM_CALL => return end_program(frame, End::Exit(frame.x[0])),
+        class::PROGRAM_DATA | class::PROGRAM_FETCH => {
+            let (address, code) = (frame.far, frame.esr);
+            irq::enable();
+            let handled = program::fault(address, probe::is_write(code));
+            irq::disable();
+            if handled {
+                return;
+            }
+            Mistake::PageFault(Fault { cause: probe::cause(code), address, code })
+        }
+        class::UNKNOWN | class::WAIT | class::SYSTEM_REGISTER => Mistake::ForbiddenInstruction,
+        other => Mistake::Other(name(other)),
+    };
+    end_program(frame, End::Killed(mistake));
+}
+
+fn end_program(frame: &mut Frame, end: End) {
+    let kernel_stack = program::end(end);
+    user::leave(frame, kernel_stack, 0);
+}
+
+/// The entry code found no room for a frame, which lies on the CPU's overflow stack instead.
+pub extern "C" fn die_of_stack_overflow(frame: &Frame, stack_pointer: u64) -> ! {
+    debug_assert!(stack::is_guard(stack_pointer));
+    panic!("stack overflow: the stack pointer is {stack_pointer:#x}, in a guard page\n{frame}");
+}
+
+fn die(frame: &Frame, what: &str) -> ! {
+    panic!("{what}\n{frame}");
+}
+
+fn name(class: u8) -> &'static str {
+    match class {
+        class::UNKNOWN => "undefined instruction",
+        class::WAIT => "trapped WFI or WFE",
+        0x07 => "no FPU",
+        0x0e => "illegal execution state",
+        class::SYSTEM_CALL => "system call",
+        class::SYSTEM_REGISTER => "trapped system register",
+        class::PROGRAM_FETCH | class::KERNEL_FETCH => "instruction abort",
+        class::PROGRAM_DATA | class::KERNEL_DATA => "data abort",
+        0x22 => "unaligned program counter",
+        0x26 => "unaligned stack pointer",
+        0x30 | 0x31 => "breakpoint",
+        0x3c => "BRK instruction",
+        _ => "unexpected exception",
+    }
+}
+
+impl fmt::Display for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  syndrome {:#x} (class {:#x})", self.esr, self.class())?;
+        if matches!(self.class(), class::KERNEL_DATA | class::KERNEL_FETCH) {
+            writeln!(f, "  address {:#x}: {:?}", self.far, probe::cause(self.esr))?;
+        }
+        let (elr, sp) = (self.elr, self.kernel_stack_pointer());
+        writeln!(f, "  elr {elr:#018x} sp {sp:#018x} spsr {:#x}", self.spsr)?;
+        for (line, registers) in self.x.chunks(3).enumerate() {
+            for (column, value) in registers.iter().enumerate() {
+                write!(f, "  x{:<2} {value:#018x}", line * 3 + column)?;
+            }
+            writeln!(f)?;
+        }
+        write!(f, "  protection register {:x?}", self.protection)
+    }
+}

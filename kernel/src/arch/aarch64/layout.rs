@@ -1,0 +1,40 @@
+//! Where things lie in the kernel half of the address space.
+//!
+//! | from | what |
+//! |---|---|
+//! | `0xffff_8880_0000_0000` | linear map: all RAM, 2 MiB blocks, never executable |
+//! | `0xffff_b000_0000_0000` | alias of page-table pages, with backend `pan` |
+//! | `0xffff_ffff_8000_0000` | kernel image (see `image.ld`) |
+//! | `0xffff_ffff_c000_0000` | device registers |
+//!
+//! The same addresses as on x86-64, all in the upper half of what `TTBR1_EL1` translates: kernel
+//! addresses have bit 47 set on both architectures.
+
+use crate::memory::PhysAddr;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// First address of the linear map.
+pub const LINEAR_MAP: u64 = 0xffff_8880_0000_0000;
+/// First address of the alias: as much room as memory needs, up to 40 TiB above the linear map and 25 TiB below the vmalloc area.
+pub const ALIAS: Option<u64> = Some(0xffff_b000_0000_0000);
+/// First address of the device mappings; see `devices`.
+pub const DEVICES: u64 = 0xffff_ffff_c000_0000;
+/// Where the image is linked.
+const IMAGE: u64 = 0xffff_ffff_8000_0000;
+
+/// The address at which the linear map has physical address `phys`.
+pub const fn linear(phys: PhysAddr) -> *mut u8 {
+    (LINEAR_MAP + phys.0) as *mut u8
+}
+
+static IMAGE_OFFSET: AtomicU64 = AtomicU64::new(0);
+
+/// Virtual minus physical address of the image, whose place in memory is the loader's choice.
+pub fn image_offset() -> u64 {
+    IMAGE_OFFSET.load(Ordering::Relaxed)
+}
+
+/// Remembers where the loader put the image, once, before anything asks.
+pub fn set_image_start(phys: PhysAddr) {
+    IMAGE_OFFSET.store(IMAGE - phys.0, Ordering::Relaxed);
+}

@@ -1,0 +1,73 @@
+//! arm64: booted as a Linux Image with a device tree, driven by a GIC and the generic timer.
+//!
+//! What the rest of the kernel uses: `backend`, `boot`, `context`, `control`,
+//! `cpu_state`, `error`, `exit`, `ipi`, `irq`, `layout`, `probe`, `root`, `serial`, `time`, `tlb`, `user`.
+
+mod asid;
+pub mod backend;
+pub mod boot;
+pub mod context;
+pub mod control;
+pub mod cpu_state;
+mod devices;
+mod entry;
+pub mod error;
+mod exceptions;
+pub mod exit;
+mod gic;
+mod indirection;
+pub mod ipi;
+pub mod irq;
+pub mod layout;
+pub mod probe;
+mod psci;
+mod register;
+pub mod root;
+pub mod serial;
+mod smp;
+mod tests;
+pub mod time;
+pub mod tlb;
+pub mod user;
+
+use crate::memory::PhysAddr;
+use core::arch::asm;
+use kpkeys_pgtable::Entry;
+
+/// The format of this architecture's page tables.
+pub type Format = kpkeys_pgtable::entry::Aarch64;
+
+/// Makes stored entries visible to table walks, and this CPU's next instructions see what they map (Arm ARM, K11.5.3): without it the
+/// first use of a new kernel mapping may fault, and the kernel takes no such fault twice.
+pub fn entry_barrier() {
+    // SAFETY: barriers have no effect but to order.
+    unsafe { asm!("dsb ishst", "isb", options(nostack, preserves_flags)) };
+}
+
+/// A leaf entry as the early tables have it: not global (see `root`).
+pub fn early_leaf(entry: Entry) -> Entry {
+    const NOT_GLOBAL: u64 = 1 << 11;
+    Entry(entry.0 | NOT_GLOBAL)
+}
+
+/// The device pages that the kernel's tables map from [`layout::DEVICES`] up.
+pub fn devices() -> impl Iterator<Item = PhysAddr> {
+    devices::pages()
+}
+
+/// A leaf entry made device memory: the second of the attributes in `control::MAIR`.
+pub fn uncached(entry: Entry) -> Entry {
+    const ATTRIBUTES: u64 = 0b111 << 2;
+    const DEVICE: u64 = 1 << 2;
+    Entry(entry.0 & !ATTRIBUTES | DEVICE)
+}
+
+/// Where the frame of the call interrupt being handled keeps the interrupted protection register. For attacks.
+pub fn interrupted_register() -> *mut u64 {
+    crate::cpu::this().arch.interrupted_register.load(core::sync::atomic::Ordering::Relaxed)
+}
+
+/// One line about a CPU, for the boot log: its affinity and its control bits.
+pub fn describe_cpu(cpu: &crate::cpu::Cpu) -> alloc::string::String {
+    alloc::format!("MPIDR {:#x}, {}", cpu.arch.mpidr(), crate::control::reported(cpu))
+}

@@ -1,0 +1,127 @@
+//! The root registers, `TTBR0_EL1` for the user half and `TTBR1_EL1` for the kernel's.
+//!
+//! Every thread has a root table for the user half, and a CPU holds the one of the thread it runs. Threads without an address
+//! space of their own run on a table that translates nothing, so no CPU ever holds on to a root that is released: there is no lazy
+//! switching.
+//!
+//! # From one set of kernel tables to the next
+//!
+//! Boot tables, early tables and final tables map the same memory in blocks and pages of different sizes. A TLB must never hold two
+//! translations of one address (Arm ARM, D8.16.1 "Using break-before-make"), and a CPU cannot break the map it runs on. So
+//! the boot and early tables' entries are not global, and each set has an address space identifier of its own: until
+//! the final tables are in use, `TCR_EL1.A1` takes the identifier from `TTBR1_EL1`, whose write
+//! changes root and identifier at once. What a TLB holds of the former set no longer matches then.
+
+use super::asid;
+use super::boot::entry;
+use super::register::{mrs, msr, synchronize};
+use crate::lock::IrqsOff;
+use crate::memory::PhysAddr;
+use crate::{early_tables, image};
+use core::arch::asm;
+use core::sync::atomic::Ordering;
+
+/// Identifiers of the sets of tables, while `TCR_EL1.A1` is set.
+pub const BOOT_ASID: u64 = 1;
+const EARLY_ASID: u64 = 2;
+const FINAL_ASID: u64 = 3;
+
+const ASID_SHIFT: u32 = 48;
+const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+const TCR_A1: u64 = 1 << 22;
+
+/// Physical address of a root table of the user half; 0 stands for none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RootTable(pub u64);
+
+impl RootTable {
+    /// The kernel's own: no user half.
+    pub const KERNEL: Self = Self(0);
+}
+
+/// What the running CPU's root register of the user half holds.
+pub fn current() -> PhysAddr {
+    PhysAddr(mrs!("ttbr0_el1") & ADDRESS)
+}
+
+/// Loads a root table, if it is not loaded already. Interrupts are off.
+pub fn load(root: RootTable) {
+    let wanted = if root == RootTable::KERNEL { empty() } else { root.0 };
+    if wanted == current().0 {
+        return;
+    }
+    // SAFETY: whoever named the root promised that it is one and lives while it is loaded (`Thread::set_root`); the empty table is
+    // always one.
+    unsafe {
+        match root {
+            RootTable::KERNEL => {
+                write_user(wanted, 0);
+                asid::forget();
+            }
+            RootTable(address) => asid::with(address, |asid| write_user(address, asid.into())),
+        }
+    }
+}
+
+/// Moves the running CPU from the boot tables to the early tables, and takes the user half away.
+///
+/// # Safety
+///
+/// The early tables must be built; nothing must be used by a one-to-one address any more.
+pub unsafe fn enter_early_tables() {
+    let root = early_tables::ROOT.load(Ordering::Acquire);
+    // SAFETY: the early tables map the image where the boot tables do, so execution goes on; the stack is part of it.
+    unsafe {
+        write_kernel(root, EARLY_ASID);
+        write_user(empty(), 0);
+    }
+    forget_all_translations();
+}
+
+/// Moves the running CPU to the kernel's final tables, dropping every old translation. Every CPU must do it.
+///
+/// # Safety
+///
+/// The table must map everything the kernel uses where the present one does, and live for ever.
+pub unsafe fn adopt(root: PhysAddr) {
+    let _irqs_off = IrqsOff::new();
+    let tcr = mrs!("tcr_el1") & !TCR_A1;
+    // SAFETY: forwarded. Without A1, identifiers are those of the user half, which is empty on this CPU.
+    unsafe {
+        write_kernel(root.0, FINAL_ASID);
+        forget_all_translations();
+        msr!("tcr_el1", tcr);
+    }
+    synchronize();
+    forget_all_translations();
+}
+
+/// Physical address of the table that translates nothing.
+fn empty() -> u64 {
+    image::phys(entry::empty_table()).0
+}
+
+/// # Safety
+///
+/// The table must map everything the kernel uses where the present one does; the identifier must be its own.
+unsafe fn write_kernel(root: u64, asid: u64) {
+    // SAFETY: forwarded.
+    unsafe { msr!("ttbr1_el1", root | asid << ASID_SHIFT) };
+    synchronize();
+}
+
+/// # Safety
+///
+/// `root` must be a table of the user half, and stay one while it is loaded; no CPU may have translations of another one under
+/// the identifier.
+unsafe fn write_user(root: u64, asid: u64) {
+    // SAFETY: forwarded.
+    unsafe { msr!("ttbr0_el1", root | asid << ASID_SHIFT) };
+    synchronize();
+}
+
+/// On the running CPU alone.
+fn forget_all_translations() {
+    // SAFETY: forgetting translations is always sound.
+    unsafe { asm!("tlbi vmalle1", "dsb nsh", "isb", options(nostack, preserves_flags)) };
+}

@@ -1,0 +1,48 @@
+//! What only arm64 has to show.
+
+use super::asid::Asids;
+use super::control;
+use crate::{calls, cpu, ensure, kernel_test};
+use core::sync::atomic::{AtomicBool, Ordering};
+
+kernel_test! {
+    /// While there are identifiers, each root has one of its own and keeps it.
+    fn asids_are_distinct() {
+        let mut asids = Asids::new(5);
+        let first: [u16; 4] = core::array::from_fn(|root| asids.of(root as u64 * 4096, &[], || ()));
+        let again: [u16; 4] = core::array::from_fn(|root| asids.of(root as u64 * 4096, &[], || ()));
+        ensure!(first == [1, 2, 3, 4], "got {first:?}");
+        ensure!(again == first, "got {again:?} the second time");
+    }
+
+    /// When they are used up everything is flushed, once; roots in use keep theirs, and nobody else gets it.
+    fn asids_in_use_outlive_a_rollover() {
+        let mut asids = Asids::new(5);
+        let mut flushes = 0;
+        for root in 1..5 {
+            asids.of(root, &[], || flushes += 1);
+        }
+        let before = flushes;
+        let given = [5, 6, 7].map(|root| asids.of(root, &[2], || flushes += 1));
+        let kept = asids.of(2, &[], || flushes += 1);
+        ensure!((before, flushes) == (0, 1), "{before} flushes before, {flushes} after");
+        ensure!(given == [1, 3, 4], "the new ones got {given:?}");
+        ensure!(kept == 2, "the one in use has {kept}");
+        let next = asids.of(1, &[2, 5], || flushes += 1);
+        ensure!((flushes, next) == (2, 3), "(flushes, the next) = ({flushes}, {next})");
+    }
+
+    /// Every exception sets PAN, whatever was interrupted, since SPAN is clear: in an interrupt and in an NMI.
+    fn exceptions_set_pan() {
+        for target in cpu::online() {
+            let seen = [AtomicBool::new(false), AtomicBool::new(false)];
+            let look = |at: &AtomicBool| {
+                at.store(control::active().contains(control::Features::PAN), Ordering::Relaxed);
+            };
+            calls::run_in_interrupt(target.id, &|| look(&seen[0]));
+            calls::run_in_nmi(target.id, &|| look(&seen[1]));
+            let seen = seen.map(AtomicBool::into_inner);
+            ensure!(seen == [true, true], "CPU {}: (interrupt, NMI) = {seen:?}", target.id);
+        }
+    }
+}
