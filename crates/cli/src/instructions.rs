@@ -66,7 +66,7 @@ pub struct Counted {
 }
 
 /// What the published number of loops is divided by: averages hardly change with more.
-const SCALE: u64 = 500;
+const SCALE: u64 = 50;
 
 /// Counts and prints.
 ///

@@ -49,7 +49,7 @@ const AARCH64: Facts = Facts {
     debian_package: "qemu-system-arm",
     rust_target: "aarch64-unknown-none-softfloat",
     entry_format: "aarch64",
-    backends: &["pan", "poe", "mock", "none"],
+    backends: &["poe", "pan", "mock", "none"],
     enforces: "PAN and E0PD but not POE, which it has not",
     // With EL2, from where the kernel can raise asynchronous errors for its tests and attacks.
     board: "virt,gic-version=3,virtualization=on",
