@@ -126,19 +126,13 @@ impl BootMemory {
 
     /// Marks every page that `used` touches as not free.
     pub fn reserve(&mut self, used: PhysRange) {
-        let used = used.rounded_out(PAGE_SIZE);
-        let mut left = ArrayVec::<PhysRange, MAX_RANGES>::new();
-        for range in self.free.iter().copied() {
-            let before = PhysRange { start: range.start, end: range.end.min(used.start) };
-            let after = PhysRange { start: range.start.max(used.end), end: range.end };
-            for piece in [before, after] {
-                if !piece.is_empty() {
-                    // A full list drops the piece: the RAM stays unused, never used twice.
-                    let _ = left.try_push(piece);
-                }
-            }
-        }
-        self.free = left;
+        self.free = without(&self.free, used.rounded_out(PAGE_SIZE));
+    }
+
+    /// Makes every page that `hole` touches no RAM at all, so that the linear map leaves it out as far as whole blocks of it go.
+    pub fn remove(&mut self, hole: PhysRange) {
+        let hole = hole.rounded_out(PAGE_SIZE);
+        (self.ram, self.free) = (without(&self.ram, hole), without(&self.free, hole));
     }
 
     /// Takes `len` bytes, rounded up to pages and aligned to `align`, from the lowest free
@@ -158,4 +152,20 @@ impl BootMemory {
         self.reserve(taken);
         Ok(taken)
     }
+}
+
+/// What is left of ranges outside `hole`.
+fn without(ranges: &[PhysRange], hole: PhysRange) -> ArrayVec<PhysRange, MAX_RANGES> {
+    let mut left = ArrayVec::<PhysRange, MAX_RANGES>::new();
+    for range in ranges {
+        let before = PhysRange { start: range.start, end: range.end.min(hole.start) };
+        let after = PhysRange { start: range.start.max(hole.end), end: range.end };
+        for piece in [before, after] {
+            if !piece.is_empty() {
+                // A full list drops the piece: the RAM stays unused, never used twice.
+                let _ = left.try_push(piece);
+            }
+        }
+    }
+    left
 }

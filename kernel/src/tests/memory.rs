@@ -35,6 +35,14 @@ kernel_test! {
         ensure!(found.ram() == [range(0, 10), range(20, 22)], "RAM is {:x?}", found.ram());
     }
 
+    /// What is removed is neither free nor RAM.
+    fn removed_pages_are_no_ram() {
+        let mut found = memory(&[range(0, 10)]);
+        found.remove(PhysRange::new(3 * PAGE_SIZE + 7, 1));
+        ensure!(found.ram() == [range(0, 3), range(4, 10)], "RAM is {:x?}", found.ram());
+        ensure!(found.free() == found.ram(), "free is {:x?}", found.free());
+    }
+
     /// What is taken is aligned, as long as asked for, and no longer free.
     fn taken_memory_is_no_longer_free() {
         let mut found = memory(&[range(1, 3), range(5, 16)]);

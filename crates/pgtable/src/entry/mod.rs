@@ -1,6 +1,7 @@
 //! Entry formats: how x86-64 and arm64 spell the same entry. Pure functions of 64-bit values, tested on any host.
 
 mod aarch64;
+pub mod indirection;
 mod x86_64;
 
 pub use aarch64::Aarch64;

@@ -2,10 +2,35 @@
 
 use super::asid::Asids;
 use super::control;
-use crate::{calls, cpu, ensure, kernel_test};
+use crate::{calls, cpu, ensure, image, kernel_test};
 use core::sync::atomic::{AtomicBool, Ordering};
 
+/// Instructions of the image's code that have these bits under the mask.
+fn count(mask: u32, bits: u32) -> usize {
+    let (start, end) = image::text();
+    (start..end)
+        .step_by(4)
+        // SAFETY: the image maps its code readable from `start` to `end`.
+        .filter(|&at| unsafe { *(at as *const u32) } & mask == bits)
+        .count()
+}
+
 kernel_test! {
+    /// PSTATE.PAN is written by its immediate form alone, and SPSR, from which ERET takes it, by the two exception returns there are: no code
+    /// of the kernel can be made to write a value of someone else's choice to either. PSTATE.UAO, which would make user copies privileged,
+    /// is not written at all.
+    fn pan_is_written_where_it_must_be() {
+        /// All but the register operand.
+        const REGISTER_FORM: u32 = !0x1f;
+        let pan = count(REGISTER_FORM, 0xd518_4260);
+        let uao = count(REGISTER_FORM, 0xd518_4280) + count(!0xf00, 0xd500_407f);
+        let spsr = count(REGISTER_FORM, 0xd518_4000);
+        let opened = count(!0, 0xd500_409f);
+        ensure!((pan, uao) == (0, 0), "MSR of a register: {pan} to PAN, {uao} to UAO");
+        ensure!(spsr == 2, "SPSR_EL1 is written in {spsr} places instead of 2");
+        ensure!(opened > 0, "nothing opens a window");
+    }
+
     /// While there are identifiers, each root has one of its own and keeps it.
     fn asids_are_distinct() {
         let mut asids = Asids::new(5);

@@ -48,6 +48,7 @@ fn handle(frame: &mut Frame) {
     match frame.vector as u8 {
         NMI => handle_nmi(frame),
         DOUBLE_FAULT => die_of_double_fault(frame),
+        MACHINE_CHECK if calls::run_error_call() => {}
         MACHINE_CHECK => die(frame, "machine check"),
         vector::TIMER => handle_timer(),
         vector::CALL => {

@@ -103,14 +103,24 @@ unsafe fn discover(blob: &'static [u8]) -> (BootInfo, Devices) {
 }
 
 fn memory(machine: &Machine<'_>, blob: &[u8]) -> BootMemory {
+    // What must not be mapped is no RAM to this kernel.
     let mut memory = BootMemory::new(machine.ram.iter().map(range));
+    machine
+        .reserved
+        .iter()
+        .filter(|one| one.no_map)
+        .for_each(|one| memory.remove(range(&one.region)));
     for ram in memory.ram() {
         // SAFETY: the tree says that it is memory.
         unsafe { boot_tables::map_ram(*ram) };
     }
     memory.reserve(image::frames());
     memory.reserve(PhysRange::new(blob.as_ptr() as u64, blob.len() as u64));
-    machine.reserved.iter().for_each(|reserved| memory.reserve(range(&reserved.region)));
+    machine
+        .reserved
+        .iter()
+        .filter(|one| !one.no_map)
+        .for_each(|reserved| memory.reserve(range(&reserved.region)));
     memory
 }
 
