@@ -111,7 +111,7 @@ impl fmt::Display for UnknownWords {
             write!(f, " `{word}`")?;
         }
         f.write_str("; known are tests, tests=TEXT, attack, soak=SECONDS, seed=N, bench=ROWS, count=ROWS, scale=N, iterations=N, backend=")?;
-        for (place, choice) in Choice::ALL.into_iter().enumerate() {
+        for (place, choice) in Choice::ALL.iter().enumerate() {
             write!(f, "{}{}", if place == 0 { "" } else { "|" }, choice.name())?;
         }
         f.write_str(", mode=off|unbatched|batched|fused, crash=panic|stack-overflow|hang")

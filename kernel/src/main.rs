@@ -13,6 +13,7 @@ extern crate alloc;
 
 mod arch;
 mod attack;
+mod backend;
 mod bench;
 mod boot_info;
 mod calls;

@@ -1,57 +1,33 @@
 //! The backends this architecture has, one of which is selected at boot.
-//!
-//! A kernel built for one backend would name it as a type and pay for no choice. This one must run them
-//! all, so the choice is a value: every operation is one predictable branch and then the backend's own inlined
-//! code. What leaving does is decided by what entering returned, as the contract of [`Backend`] wants, and never by
-//! looking at the choice again.
 
 use super::control::{self, Features};
 use super::indirection;
+use crate::backend::backends;
 use core::fmt;
 use kpkeys::encoding::Por;
-use kpkeys::keyed::{self, Keyed};
+use kpkeys::keyed::Keyed;
 use kpkeys::mock::ContextIdr;
 use kpkeys::null::Null;
 use kpkeys::pan::{self, PAN, Pan};
 use kpkeys::poe::{self, Poe};
-use kpkeys::{Access, Backend, Context, Pkey, Saved, Scheme};
+use kpkeys::{Access, Pkey};
 use kpkeys_workloads::attack::site::SavedIn;
 
-/// A backend by its name on the command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Choice {
+backends! {
     /// Permission overlays.
-    Poe,
+    Poe(Poe) = "poe",
     /// PSTATE.PAN, and an alias that it blocks.
-    Pan,
+    Pan(Pan) = "pan",
     /// An unused register in the place of the overlays'; nothing is enforced.
-    Mock,
+    Mock(Mock) = "mock",
     /// No register at all.
-    None,
+    None(Null) = "none",
 }
 
 impl Choice {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Poe, Self::Pan, Self::Mock, Self::None];
-
-    /// Its name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Poe => "poe",
-            Self::Pan => "pan",
-            Self::Mock => "mock",
-            Self::None => "none",
-        }
-    }
-
     /// Whether it switches the CPU's key feature on.
     pub const fn is_of_keys(self) -> bool {
         matches!(self, Self::Poe)
-    }
-
-    /// The one with this name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|choice| choice.name() == name)
     }
 
     /// The best that the running CPU has.
@@ -95,32 +71,6 @@ type Mock = Keyed<ContextIdr, Por>;
 /// The value of `POR_EL1`, and of the mock, that allows everything.
 const ALL_ALLOWED: u64 = 0x7777_7777;
 
-/// The backend that was selected, ready on every CPU that called [`init`].
-#[derive(Clone, Copy, Debug)]
-pub enum Selected {
-    /// See [`Choice::Poe`].
-    Poe(Poe),
-    /// See [`Choice::Pan`].
-    Pan(Pan),
-    /// See [`Choice::Mock`].
-    Mock(Mock),
-    /// See [`Choice::None`].
-    None(Null),
-}
-
-/// What entering a context did, and by which backend.
-#[derive(Clone, Copy, Debug)]
-pub enum Entered {
-    /// See [`Choice::Poe`].
-    Poe(Poe, keyed::Entered),
-    /// See [`Choice::Pan`].
-    Pan(Pan, pan::Entered),
-    /// See [`Choice::Mock`].
-    Mock(Mock, keyed::Entered),
-    /// See [`Choice::None`].
-    None,
-}
-
 /// Makes the running CPU ready for a backend and verifies it.
 ///
 /// # Errors
@@ -156,16 +106,6 @@ pub unsafe fn init(choice: Choice) -> Result<Selected, Unusable> {
 }
 
 impl Selected {
-    /// Which one it is.
-    pub fn choice(&self) -> Choice {
-        match self {
-            Self::Poe(_) => Choice::Poe,
-            Self::Pan(_) => Choice::Pan,
-            Self::Mock(_) => Choice::Mock,
-            Self::None(_) => Choice::None,
-        }
-    }
-
     /// Whether hardware refuses stores to page tables.
     pub fn enforces(&self) -> bool {
         matches!(self, Self::Poe(_) | Self::Pan(_))
@@ -218,96 +158,5 @@ impl Selected {
             None | Some(Access::ReadOnly) => Ok(()),
             Some(_) => Err(Unusable::NotReset),
         }
-    }
-}
-
-/// Runs the same expression on whichever backend it is.
-macro_rules! forward {
-    ($selected:expr, $backend:ident => $result:expr) => {
-        match $selected {
-            Selected::Poe($backend) => $result,
-            Selected::Pan($backend) => $result,
-            Selected::Mock($backend) => $result,
-            Selected::None($backend) => $result,
-        }
-    };
-}
-
-// SAFETY: every method forwards to a backend that keeps the contract, always inlined; `leave` looks at the `Entered`
-// value alone. Mock and none claim no enforcement.
-unsafe impl Backend for Selected {
-    type Entered = Entered;
-
-    #[inline(always)]
-    fn write_needs_barrier(&self) -> bool {
-        forward!(self, backend => backend.write_needs_barrier())
-    }
-
-    #[inline(always)]
-    fn scheme(&self) -> Scheme {
-        forward!(self, backend => backend.scheme())
-    }
-
-    #[inline(always)]
-    fn enter<C: Context>(&self) -> Entered {
-        match self {
-            Self::Poe(poe) => Entered::Poe(*poe, poe.enter::<C>()),
-            Self::Pan(pan) => Entered::Pan(*pan, pan.enter::<C>()),
-            Self::Mock(mock) => Entered::Mock(*mock, mock.enter::<C>()),
-            Self::None(none) => {
-                none.enter::<C>();
-                Entered::None
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn leave(&self, entered: Entered) {
-        match entered {
-            Entered::Poe(poe, entered) => poe.leave(entered),
-            Entered::Pan(pan, entered) => pan.leave(entered),
-            Entered::Mock(mock, entered) => mock.leave(entered),
-            Entered::None => {}
-        }
-    }
-
-    #[inline(always)]
-    fn leave_before_barrier(&self, entered: Entered) {
-        match entered {
-            Entered::Poe(poe, entered) => poe.leave_before_barrier(entered),
-            Entered::Pan(pan, entered) => pan.leave_before_barrier(entered),
-            Entered::Mock(mock, entered) => mock.leave_before_barrier(entered),
-            Entered::None => {}
-        }
-    }
-
-    #[inline(always)]
-    fn switched(entered: Entered) -> bool {
-        match entered {
-            Entered::Poe(_, entered) => Poe::switched(entered),
-            Entered::Pan(_, entered) => Pan::<pan::PstatePan>::switched(entered),
-            Entered::Mock(_, entered) => Mock::switched(entered),
-            Entered::None => false,
-        }
-    }
-
-    #[inline(always)]
-    fn exception_entry(&self) -> Saved {
-        forward!(self, backend => backend.exception_entry())
-    }
-
-    #[inline(always)]
-    fn exception_return(&self, saved: Saved) {
-        forward!(self, backend => backend.exception_return(saved));
-    }
-
-    #[inline(always)]
-    fn thread_switch(&self, previous: &mut Saved, next: &Saved) {
-        forward!(self, backend => backend.thread_switch(previous, next));
-    }
-
-    #[inline(always)]
-    fn initial(&self) -> Saved {
-        forward!(self, backend => backend.initial())
     }
 }

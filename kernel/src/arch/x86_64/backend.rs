@@ -1,52 +1,29 @@
 //! The backends this architecture has, one of which is selected at boot.
-//!
-//! A kernel built for one backend would name it as a type and pay for no choice. This one must run them
-//! all, so the choice is a value: every operation is one predictable branch and then the backend's own inlined
-//! code. What leaving does is decided by what entering returned, as the contract of [`Backend`] wants, and never by
-//! looking at the choice again.
 
 use super::control;
+use crate::backend::backends;
 use core::fmt;
 use kpkeys::encoding::Pkrs;
-use kpkeys::keyed::{self, Keyed};
+use kpkeys::keyed::Keyed;
 use kpkeys::mock::TscAux;
 use kpkeys::null::Null;
 use kpkeys::pks::{InitError, Pks};
-use kpkeys::{Access, Backend, Context, Pkey, Saved};
+use kpkeys::{Access, Pkey};
 use kpkeys_workloads::attack::site::SavedIn;
 
-/// A backend by its name on the command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Choice {
+backends! {
     /// Protection keys for supervisor pages.
-    Pks,
+    Pks(Pks) = "pks",
     /// An unused register in their place; nothing is enforced.
-    Mock,
+    Mock(Mock) = "mock",
     /// No register at all.
-    None,
+    None(Null) = "none",
 }
 
 impl Choice {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Pks, Self::Mock, Self::None];
-
-    /// Its name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Pks => "pks",
-            Self::Mock => "mock",
-            Self::None => "none",
-        }
-    }
-
     /// Whether it switches the CPU's key feature on.
     pub const fn is_of_keys(self) -> bool {
         matches!(self, Self::Pks)
-    }
-
-    /// The one with this name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|choice| choice.name() == name)
     }
 
     /// The best that the running CPU has.
@@ -82,28 +59,6 @@ impl fmt::Display for Unusable {
 
 type Mock = Keyed<TscAux, Pkrs>;
 
-/// The backend that was selected, ready on every CPU that called [`init`].
-#[derive(Clone, Copy, Debug)]
-pub enum Selected {
-    /// See [`Choice::Pks`].
-    Pks(Pks),
-    /// See [`Choice::Mock`].
-    Mock(Mock),
-    /// See [`Choice::None`].
-    None(Null),
-}
-
-/// What entering a context did, and by which backend.
-#[derive(Clone, Copy, Debug)]
-pub enum Entered {
-    /// See [`Choice::Pks`].
-    Pks(Pks, keyed::Entered),
-    /// See [`Choice::Mock`].
-    Mock(Mock, keyed::Entered),
-    /// See [`Choice::None`].
-    None,
-}
-
 /// Makes the running CPU ready for a backend and verifies it.
 ///
 /// # Errors
@@ -129,15 +84,6 @@ pub unsafe fn init(choice: Choice) -> Result<Selected, Unusable> {
 }
 
 impl Selected {
-    /// Which one it is.
-    pub fn choice(&self) -> Choice {
-        match self {
-            Self::Pks(_) => Choice::Pks,
-            Self::Mock(_) => Choice::Mock,
-            Self::None(_) => Choice::None,
-        }
-    }
-
     /// Whether hardware refuses stores to keyed pages.
     pub fn enforces(&self) -> bool {
         matches!(self, Self::Pks(_))
@@ -176,83 +122,5 @@ impl Selected {
             None | Some(Access::ReadOnly) => Ok(()),
             Some(_) => Err(Unusable::NotReset),
         }
-    }
-}
-
-/// Runs the same expression on whichever backend it is.
-macro_rules! forward {
-    ($selected:expr, $backend:ident => $result:expr) => {
-        match $selected {
-            Selected::Pks($backend) => $result,
-            Selected::Mock($backend) => $result,
-            Selected::None($backend) => $result,
-        }
-    };
-}
-
-// SAFETY: every method forwards to a backend that keeps the contract, always inlined; `leave` looks at the `Entered`
-// value alone. Mock and none claim no enforcement.
-unsafe impl Backend for Selected {
-    type Entered = Entered;
-
-    #[inline(always)]
-    fn write_needs_barrier(&self) -> bool {
-        false
-    }
-
-    #[inline(always)]
-    fn enter<C: Context>(&self) -> Entered {
-        match self {
-            Self::Pks(pks) => Entered::Pks(*pks, pks.enter::<C>()),
-            Self::Mock(mock) => Entered::Mock(*mock, mock.enter::<C>()),
-            Self::None(none) => {
-                none.enter::<C>();
-                Entered::None
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn leave(&self, entered: Entered) {
-        match entered {
-            Entered::Pks(pks, entered) => pks.leave(entered),
-            Entered::Mock(mock, entered) => mock.leave(entered),
-            Entered::None => {}
-        }
-    }
-
-    #[inline(always)]
-    fn leave_before_barrier(&self, entered: Entered) {
-        // No register of this architecture needs a barrier.
-        self.leave(entered);
-    }
-
-    #[inline(always)]
-    fn switched(entered: Entered) -> bool {
-        match entered {
-            Entered::Pks(_, entered) => Pks::switched(entered),
-            Entered::Mock(_, entered) => Mock::switched(entered),
-            Entered::None => false,
-        }
-    }
-
-    #[inline(always)]
-    fn exception_entry(&self) -> Saved {
-        forward!(self, backend => backend.exception_entry())
-    }
-
-    #[inline(always)]
-    fn exception_return(&self, saved: Saved) {
-        forward!(self, backend => backend.exception_return(saved));
-    }
-
-    #[inline(always)]
-    fn thread_switch(&self, previous: &mut Saved, next: &Saved) {
-        forward!(self, backend => backend.thread_switch(previous, next));
-    }
-
-    #[inline(always)]
-    fn initial(&self) -> Saved {
-        forward!(self, backend => backend.initial())
     }
 }
