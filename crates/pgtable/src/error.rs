@@ -15,7 +15,7 @@ pub enum Error {
     Range(RangeError),
     /// The address already translates.
     AlreadyMapped(VirtAddr),
-    /// The address is covered by a block, where single pages were to be changed.
+    /// The address is covered by a block or a contiguous run, where single pages were to be changed.
     MappedByBlock(VirtAddr),
     /// The format cannot express a leaf for this frame: misaligned, too large, or no such key.
     NotMappable(PhysAddr),

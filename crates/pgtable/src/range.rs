@@ -91,7 +91,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     ///
     /// # Errors
     ///
-    /// [`Error::MappedByBlock`] if the range cuts a block; nothing is unmapped then.
+    /// [`Error::MappedByBlock`] if the range cuts a block or a contiguous run; nothing is unmapped then.
     pub fn unmap(
         &self,
         section: &Section<'_, M>,
@@ -121,7 +121,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     ///
     /// # Errors
     ///
-    /// [`Error::MappedByBlock`] if any of the range is mapped by a block; nothing is changed then.
+    /// [`Error::MappedByBlock`] if any of the range is mapped by a block, or it cuts a contiguous run; nothing is changed then.
     pub fn protect(
         &self,
         section: &Section<'_, M>,
@@ -130,6 +130,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         change: impl Fn(Entry) -> Entry,
     ) -> Result<(), Error> {
         self.refuse_blocks(root, range)?;
+        self.refuse_cut_blocks(root, range)?;
         for piece in range.by_table(Level::Pte) {
             if let Some(table) = self.find_table(root, piece.start(), Level::Pte) {
                 let _lazy = section.lazy();
@@ -327,17 +328,18 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         }
     }
 
+    /// Refuses a range that begins or ends inside a block or a contiguous run: what is left of it would not be one any more.
     fn refuse_cut_blocks(&self, root: &Root, range: PageRange) -> Result<(), Error> {
         let ends = [range.start(), range.start().offset_pages(range.pages() - 1)];
         for va in ends {
-            if let Some((level, _, _)) = self.walk(root, va)
-                && level > Level::Pte
-            {
-                let block = VirtAddr(va.0 & !(level.entry_bytes() - 1));
-                let last = block.offset_pages(level.entry_pages() - 1);
-                if !range.contains(block) || !range.contains(last) {
-                    return Err(Error::MappedByBlock(va));
-                }
+            let Some((level, _, entry)) = self.walk(root, va) else { continue };
+            let pages = match level {
+                Level::Pte if M::Format::is_contiguous(entry) => CONT_PAGES,
+                level => level.entry_pages(),
+            };
+            let block = VirtAddr(va.0 & !(pages as u64 * PAGE_SIZE - 1));
+            if !range.contains(block) || !range.contains(block.offset_pages(pages - 1)) {
+                return Err(Error::MappedByBlock(va));
             }
         }
         Ok(())

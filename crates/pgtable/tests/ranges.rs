@@ -7,6 +7,7 @@ mod support;
 use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_pgtable::addr::RangeError;
+use kpkeys_pgtable::entry::CONT_PAGES;
 use kpkeys_pgtable::range::Share;
 use kpkeys_pgtable::table::Slots;
 use kpkeys_pgtable::{
@@ -216,6 +217,35 @@ fn a_block_cut_by_unmap_or_protect_is_refused_and_nothing_changes<
             frame_of(system, user, USER).is_some()
                 && frame_of(system, user, middle.end()).is_some()
         );
+    });
+}
+
+fn a_contiguous_run_cut_by_unmap_or_protect_is_refused_and_nothing_changes<
+    F: HostedFormat,
+    S: Protection,
+>() {
+    in_every_mode::<F, S>(|system, user| {
+        map_contiguous(system, user, pages(USER, 3 * CONT_PAGES), FRAME).unwrap();
+        let before = system.entries(user);
+        for (first, count) in [(0, 1), (1, 2 * CONT_PAGES - 1), (CONT_PAGES, CONT_PAGES + 1)] {
+            let cut = pages(USER.offset_pages(first), count);
+            let section = system.paging.section(user);
+            let protected = system.paging.protect(&section, user, cut, F::write_protected);
+            drop(section);
+            let cuts = |result: Result<_, Error>| matches!(result, Err(Error::MappedByBlock(_)));
+            if F::HAS_CONT {
+                assert!(
+                    cuts(protected) && cuts(system.unmap(user, cut).map(drop)),
+                    "{first} {count}"
+                );
+                assert_eq!(system.entries(user), before);
+            } else {
+                assert_eq!(protected, Ok(()));
+            }
+        }
+        // Whole runs go.
+        let middle = pages(USER.offset_pages(CONT_PAGES), CONT_PAGES);
+        assert_eq!(system.unmap(user, middle), Ok(CONT_PAGES));
     });
 }
 
@@ -452,6 +482,7 @@ for_both_formats_and_schemes!(
     contiguous_frames_get_the_largest_leaves_that_fit,
     a_physical_offset_that_misfits_blocks_is_mapped_by_pages,
     a_block_cut_by_unmap_or_protect_is_refused_and_nothing_changes,
+    a_contiguous_run_cut_by_unmap_or_protect_is_refused_and_nothing_changes,
     unmapping_passes_each_entry_with_its_address_and_skips_holes,
     protecting_changes_valid_entries_alone,
     frames_and_keys_that_do_not_exist_are_refused,

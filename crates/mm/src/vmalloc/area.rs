@@ -18,8 +18,8 @@ const CONT_ORDER: u8 = CONT_PAGES.ilog2() as u8;
 
 /// A mapped area.
 pub(crate) struct Area {
-    /// Its addresses, guard page included.
-    addresses: PageRange,
+    /// Its pages, without the guard page.
+    mapped: PageRange,
     frames: AreaFrames,
 }
 
@@ -86,8 +86,7 @@ impl<M: Machine> Kernel<M> {
     /// [`Error::NotMapped`] if no area starts at `start`.
     pub fn vfree(&self, start: VirtAddr) -> Result<(), Error> {
         let area = self.areas().busy.lock().remove(&start.0).ok_or(Error::NotMapped(start))?;
-        let mapped = PageRange::new(start, area.addresses.pages() - 1)?;
-        self.unmap_lazily(Unmap { mapped, frees: Frees::Area(area.addresses, area.frames) });
+        self.unmap_lazily(Unmap { mapped: area.mapped, frees: Frees::Area(area.frames) });
         Ok(())
     }
 
@@ -95,23 +94,23 @@ impl<M: Machine> Kernel<M> {
         // Checks the length before anything is taken.
         PageRange::new(VirtAddr(0), pages)?;
         let start = self.take_addresses(pages + 1, align)?;
-        let addresses = PageRange::new(start, pages + 1)?;
+        let mapped = PageRange::new(start, pages)?;
         let frames = match self.take_frames(pages, backing) {
             Ok(frames) => frames,
             Err(error) => {
-                self.return_addresses(addresses);
+                self.return_addresses(with_guard(mapped));
                 return Err(error);
             }
         };
-        match self.map_area(PageRange::new(start, pages)?, &frames, backing) {
+        match self.map_area(mapped, &frames, backing) {
             Ok(()) => {
-                self.areas().busy.lock().insert(start.0, Area { addresses, frames });
+                self.areas().busy.lock().insert(start.0, Area { mapped, frames });
                 Ok(start)
             }
             Err(error) => {
                 frames.release(self.frames());
                 // Part of it may have been mapped for a moment, so TLBs may know the addresses.
-                self.free_addresses_lazily(addresses);
+                self.free_addresses_lazily(with_guard(mapped));
                 Err(error)
             }
         }
@@ -132,7 +131,7 @@ impl<M: Machine> Kernel<M> {
         backing: Backing,
     ) -> Result<(), Error> {
         let section = self.paging().section(self.paging().kernel());
-        let cleared = self.clear_deferred(&section);
+        self.clear_deferred(&section);
         let mapped = match backing {
             Backing::Pages => self.paging().map(
                 &section,
@@ -144,7 +143,7 @@ impl<M: Machine> Kernel<M> {
             Backing::Blocks => self.map_blocks(&section, range, frames),
         };
         drop(section);
-        cleared.finish(self);
+        self.finish_deferred();
         Ok(mapped?)
     }
 
@@ -170,6 +169,12 @@ impl<M: Machine> Kernel<M> {
         }
         Ok(())
     }
+}
+
+/// The addresses of an area: its pages, and the guard page behind them.
+pub(super) fn with_guard(mapped: PageRange) -> PageRange {
+    PageRange::new(mapped.start(), mapped.pages() + 1)
+        .expect("the addresses were taken with the guard page")
 }
 
 impl AreaFrames {

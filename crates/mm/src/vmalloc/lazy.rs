@@ -3,10 +3,9 @@
 use alloc::vec::Vec;
 
 use kpkeys_pgtable::{Flush, Format, Machine, Mode, PAGE_SIZE, PageRange, Section, VirtAddr};
-use smallvec::SmallVec;
 
 use super::PerCpu;
-use super::area::AreaFrames;
+use super::area::{AreaFrames, with_guard};
 use crate::kernel::Kernel;
 
 /// Pages of unmaps that may wait for a CPU's next window.
@@ -21,15 +20,31 @@ pub(super) struct LazyRanges {
     pages: usize,
 }
 
-/// Unmaps that wait for this CPU's next window.
+/// Unmaps that wait for this CPU's next window, and those that had it and have set nothing free yet.
 #[derive(Default)]
 pub(super) struct Deferred {
-    unmaps: Unmaps,
+    /// The first [`cleared`](Self::cleared) of them are cleared; the order is otherwise of no meaning.
+    unmaps: Vec<Unmap>,
+    cleared: usize,
+    /// Pages of those that wait.
     pages: usize,
 }
 
-/// Unmaps in the order they were asked for. One of them, by far the most common number, needs no memory.
-type Unmaps = SmallVec<[Unmap; 1]>;
+impl Deferred {
+    fn waiting(&self) -> &[Unmap] {
+        &self.unmaps[self.cleared..]
+    }
+
+    fn all_cleared(&mut self) {
+        (self.cleared, self.pages) = (self.unmaps.len(), 0);
+    }
+
+    /// One that is cleared. One that waits takes its place, if there is one.
+    fn take_cleared(&mut self) -> Option<Unmap> {
+        self.cleared = self.cleared.checked_sub(1)?;
+        Some(self.unmaps.swap_remove(self.cleared))
+    }
+}
 
 /// One unmap: what to clear, and what it sets free.
 pub(super) struct Unmap {
@@ -41,8 +56,8 @@ pub(super) struct Unmap {
 
 /// What an unmap sets free.
 pub(super) enum Frees {
-    /// An area of its own: its addresses, guard page included, and its frames.
-    Area(PageRange, AreaFrames),
+    /// An area of its own: its addresses, which are the mapped ones and a guard page, and its frames.
+    Area(AreaFrames),
     /// Slots of a `vm_map_ram` block. The frames are the caller's, who may give them back at any time.
     Slots,
     /// The same, and the frames behind them are held until their entries are cleared.
@@ -98,32 +113,44 @@ impl<M: Machine> Kernel<M> {
         held == mapped.pages()
     }
 
-    /// Clears this CPU's deferred unmaps in the window of `section`. What they set free is set free by the returned value's
-    /// [`finish`](Cleared::finish), once the window is closed.
+    /// Clears this CPU's deferred unmaps in the window of `section`. What they set free is set free by
+    /// [`finish_deferred`](Self::finish_deferred), once the window is closed.
     #[inline]
-    pub(super) fn clear_deferred(&self, section: &Section<'_, M>) -> Cleared {
-        if self.paging().mode() != Mode::Fused {
-            return Cleared { unmaps: Unmaps::new() };
+    pub(super) fn clear_deferred(&self, section: &Section<'_, M>) {
+        if self.paging().mode() == Mode::Fused {
+            self.clear_all_of(section, self.areas().this_cpu(self.machine().cpu()));
         }
-        let unmaps = self.areas().this_cpu(self.machine().cpu()).take_deferred();
-        for unmap in &unmaps {
-            self.clear(section, unmap);
+    }
+
+    /// Sets free what the deferred unmaps held whose entries are cleared.
+    #[inline]
+    pub(super) fn finish_deferred(&self) {
+        if self.paging().mode() == Mode::Fused {
+            self.finish(self.areas().this_cpu(self.machine().cpu()));
         }
-        Cleared { unmaps }
     }
 
     /// Clears the deferred unmaps of every CPU.
     pub(super) fn clear_all_deferred(&self) {
         for cpu in &self.areas().cpus {
-            let unmaps = cpu.take_deferred();
-            if !unmaps.is_empty() {
-                {
-                    let section = self.paging().section(self.paging().kernel());
-                    unmaps.iter().for_each(|unmap| self.clear(&section, unmap));
-                }
-                unmaps.into_iter().for_each(|unmap| self.set_free(unmap));
+            {
+                let section = self.paging().section(self.paging().kernel());
+                self.clear_all_of(&section, cpu);
             }
+            self.finish(cpu);
         }
+    }
+
+    fn clear_all_of(&self, section: &Section<'_, M>, cpu: &PerCpu) {
+        let mut deferred = cpu.deferred.lock();
+        deferred.waiting().iter().for_each(|unmap| self.clear(section, unmap));
+        deferred.all_cleared();
+    }
+
+    /// One at a time, since setting one free may take locks, or purge and come back here.
+    fn finish(&self, cpu: &PerCpu) {
+        let next = || cpu.deferred.lock().take_cleared();
+        core::iter::from_fn(next).for_each(|unmap| self.set_free(unmap));
     }
 
     /// Flushes every unmapped range from all TLBs at once and frees its addresses.
@@ -193,31 +220,11 @@ impl<M: Machine> Kernel<M> {
 
     fn set_free(&self, unmap: Unmap) {
         match unmap.frees {
-            Frees::Area(addresses, frames) => {
+            Frees::Area(frames) => {
                 frames.release(self.frames());
-                self.free_addresses_lazily(addresses);
+                self.free_addresses_lazily(with_guard(unmap.mapped));
             }
             Frees::Slots | Frees::HeldSlots => self.slots_cleared(unmap.mapped),
         }
-    }
-}
-
-/// Deferred unmaps whose entries are cleared, and that have set nothing free yet.
-#[must_use = "frames and addresses are lost unless the unmaps are finished"]
-pub(super) struct Cleared {
-    unmaps: Unmaps,
-}
-
-impl Cleared {
-    /// Sets free what the unmaps held.
-    #[inline]
-    pub(super) fn finish<M: Machine>(self, kernel: &Kernel<M>) {
-        self.unmaps.into_iter().for_each(|unmap| kernel.set_free(unmap));
-    }
-}
-
-impl PerCpu {
-    fn take_deferred(&self) -> Unmaps {
-        core::mem::take(&mut *self.deferred.lock()).unmaps
     }
 }

@@ -157,4 +157,9 @@ impl Format for Aarch64 {
     fn contiguous(entry: Entry) -> Entry {
         Entry(entry.0 | CONTIGUOUS)
     }
+
+    #[inline(always)]
+    fn is_contiguous(entry: Entry) -> bool {
+        entry.0 & CONTIGUOUS != 0
+    }
 }

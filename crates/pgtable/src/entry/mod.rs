@@ -148,6 +148,9 @@ pub trait Format: Send + Sync + Sized + 'static {
     /// A PTE marked as part of a run of [`CONT_PAGES`]; unchanged where the format has no such mark.
     fn contiguous(entry: Entry) -> Entry;
 
+    /// Whether a PTE is marked so.
+    fn is_contiguous(entry: Entry) -> bool;
+
     /// Whether an entry at `level` may map a block (or, at [`Level::Pte`], a page).
     #[inline(always)]
     fn maps_blocks(level: Level) -> bool {
@@ -218,6 +221,8 @@ mod tests {
             assert_eq!(F::attrs(F::writable(entry)), Attrs { write: true, dirty: true, ..attrs });
             assert_eq!(F::attrs(F::old(entry)), Attrs { young: false, ..attrs });
             assert_eq!(F::attrs(F::contiguous(entry)), attrs);
+            assert!(!F::is_contiguous(entry));
+            assert_eq!(F::is_contiguous(F::contiguous(entry)), F::HAS_CONT);
             for key in (0..F::KEYS).filter_map(Pkey::new) {
                 let keyed = F::with_key(entry, key);
                 assert_eq!(F::attrs(keyed), attrs.with_key(key));

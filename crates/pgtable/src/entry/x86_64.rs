@@ -129,4 +129,9 @@ impl Format for X86_64 {
     fn contiguous(entry: Entry) -> Entry {
         entry
     }
+
+    #[inline(always)]
+    fn is_contiguous(_: Entry) -> bool {
+        false
+    }
 }
