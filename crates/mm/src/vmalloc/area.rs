@@ -131,7 +131,7 @@ impl<M: Machine> Kernel<M> {
         backing: Backing,
     ) -> Result<(), Error> {
         let section = self.paging().section(self.paging().kernel());
-        self.clear_deferred(&section);
+        let cleared = self.clear_deferred(&section);
         let mapped = match backing {
             Backing::Pages => self.paging().map(
                 &section,
@@ -143,7 +143,7 @@ impl<M: Machine> Kernel<M> {
             Backing::Blocks => self.map_blocks(&section, range, frames),
         };
         drop(section);
-        self.finish_deferred();
+        self.finish(cleared);
         Ok(mapped?)
     }
 

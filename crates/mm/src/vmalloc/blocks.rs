@@ -48,7 +48,7 @@ impl<M: Machine> Kernel<M> {
         };
         let range = PageRange::new(start, frames.len())?;
         let section = self.paging().section(self.paging().kernel());
-        self.clear_deferred(&section);
+        let cleared = self.clear_deferred(&section);
         let mapped = self.paging().map(
             &section,
             self.paging().kernel(),
@@ -57,7 +57,7 @@ impl<M: Machine> Kernel<M> {
             |page| frames[page],
         );
         drop(section);
-        self.finish_deferred();
+        self.finish(cleared);
         match mapped {
             Ok(()) => {
                 self.areas().blocks.lock().mapped.insert(start.0, frames.len());

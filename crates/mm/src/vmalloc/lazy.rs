@@ -4,7 +4,6 @@ use alloc::vec::Vec;
 
 use kpkeys_pgtable::{Flush, Format, Machine, Mode, PAGE_SIZE, PageRange, Section, VirtAddr};
 
-use super::PerCpu;
 use super::area::{AreaFrames, with_guard};
 use crate::kernel::Kernel;
 
@@ -20,29 +19,35 @@ pub(super) struct LazyRanges {
     pages: usize,
 }
 
-/// Unmaps that wait for this CPU's next window, and those that had it and have set nothing free yet.
+/// Unmaps that wait for a CPU's next window. One of them, by far the most common number, needs no memory and one lock.
 #[derive(Default)]
+#[must_use = "frames and addresses are lost unless the unmaps set them free"]
 pub(super) struct Deferred {
-    /// The first [`cleared`](Self::cleared) of them are cleared; the order is otherwise of no meaning.
-    unmaps: Vec<Unmap>,
-    cleared: usize,
-    /// Pages of those that wait.
+    first: Option<Unmap>,
+    rest: Vec<Unmap>,
     pages: usize,
 }
 
 impl Deferred {
-    fn waiting(&self) -> &[Unmap] {
-        &self.unmaps[self.cleared..]
+    fn push(&mut self, unmap: Unmap) {
+        self.pages += unmap.mapped.pages();
+        if self.first.is_none() {
+            self.first = Some(unmap);
+        } else {
+            self.rest.push(unmap);
+        }
     }
 
-    fn all_cleared(&mut self) {
-        (self.cleared, self.pages) = (self.unmaps.len(), 0);
+    fn take(&mut self) -> Deferred {
+        Deferred {
+            first: self.first.take(),
+            rest: core::mem::take(&mut self.rest),
+            pages: core::mem::take(&mut self.pages),
+        }
     }
 
-    /// One that is cleared. One that waits takes its place, if there is one.
-    fn take_cleared(&mut self) -> Option<Unmap> {
-        self.cleared = self.cleared.checked_sub(1)?;
-        Some(self.unmaps.swap_remove(self.cleared))
+    fn iter(&self) -> impl Iterator<Item = &Unmap> {
+        self.first.iter().chain(&self.rest)
     }
 }
 
@@ -81,8 +86,7 @@ impl<M: Machine> Kernel<M> {
         let per_cpu = self.areas().this_cpu(self.machine().cpu());
         let full = {
             let mut deferred = per_cpu.deferred.lock();
-            deferred.unmaps.push(unmap);
-            deferred.pages += pages;
+            deferred.push(unmap);
             deferred.pages > MAX_DEFERRED_PAGES
         };
         if full {
@@ -113,44 +117,34 @@ impl<M: Machine> Kernel<M> {
         held == mapped.pages()
     }
 
-    /// Clears this CPU's deferred unmaps in the window of `section`. What they set free is set free by
-    /// [`finish_deferred`](Self::finish_deferred), once the window is closed.
+    /// Clears this CPU's deferred unmaps in the window of `section`, and returns them. What they hold is set free by
+    /// [`finish`](Self::finish), once the window is closed.
     #[inline]
-    pub(super) fn clear_deferred(&self, section: &Section<'_, M>) {
-        if self.paging().mode() == Mode::Fused {
-            self.clear_all_of(section, self.areas().this_cpu(self.machine().cpu()));
+    pub(super) fn clear_deferred(&self, section: &Section<'_, M>) -> Deferred {
+        if self.paging().mode() != Mode::Fused {
+            return Deferred::default();
         }
+        let cleared = self.areas().this_cpu(self.machine().cpu()).deferred.lock().take();
+        cleared.iter().for_each(|unmap| self.clear(section, unmap));
+        cleared
     }
 
-    /// Sets free what the deferred unmaps held whose entries are cleared.
+    /// Sets free what unmaps held whose entries are cleared.
     #[inline]
-    pub(super) fn finish_deferred(&self) {
-        if self.paging().mode() == Mode::Fused {
-            self.finish(self.areas().this_cpu(self.machine().cpu()));
-        }
+    pub(super) fn finish(&self, cleared: Deferred) {
+        cleared.first.into_iter().chain(cleared.rest).for_each(|unmap| self.set_free(unmap));
     }
 
     /// Clears the deferred unmaps of every CPU.
     pub(super) fn clear_all_deferred(&self) {
         for cpu in &self.areas().cpus {
+            let deferred = cpu.deferred.lock().take();
             {
                 let section = self.paging().section(self.paging().kernel());
-                self.clear_all_of(&section, cpu);
+                deferred.iter().for_each(|unmap| self.clear(&section, unmap));
             }
-            self.finish(cpu);
+            self.finish(deferred);
         }
-    }
-
-    fn clear_all_of(&self, section: &Section<'_, M>, cpu: &PerCpu) {
-        let mut deferred = cpu.deferred.lock();
-        deferred.waiting().iter().for_each(|unmap| self.clear(section, unmap));
-        deferred.all_cleared();
-    }
-
-    /// One at a time, since setting one free may take locks, or purge and come back here.
-    fn finish(&self, cpu: &PerCpu) {
-        let next = || cpu.deferred.lock().take_cleared();
-        core::iter::from_fn(next).for_each(|unmap| self.set_free(unmap));
     }
 
     /// Flushes every unmapped range from all TLBs at once and frees its addresses.
