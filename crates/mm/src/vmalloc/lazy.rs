@@ -21,7 +21,6 @@ pub(super) struct LazyRanges {
 
 /// Unmaps that wait for a CPU's next window. One of them, by far the most common number, needs no memory and one lock.
 #[derive(Default)]
-#[must_use = "frames and addresses are lost unless the unmaps set them free"]
 pub(super) struct Deferred {
     first: Option<Unmap>,
     rest: Vec<Unmap>,
@@ -120,19 +119,21 @@ impl<M: Machine> Kernel<M> {
     /// Clears this CPU's deferred unmaps in the window of `section`, and returns them. What they hold is set free by
     /// [`finish`](Self::finish), once the window is closed.
     #[inline]
-    pub(super) fn clear_deferred(&self, section: &Section<'_, M>) -> Deferred {
+    pub(super) fn clear_deferred(&self, section: &Section<'_, M>) -> Option<Deferred> {
         if self.paging().mode() != Mode::Fused {
-            return Deferred::default();
+            return None;
         }
         let cleared = self.areas().this_cpu(self.machine().cpu()).deferred.lock().take();
         cleared.iter().for_each(|unmap| self.clear(section, unmap));
-        cleared
+        Some(cleared)
     }
 
     /// Sets free what unmaps held whose entries are cleared.
     #[inline]
-    pub(super) fn finish(&self, cleared: Deferred) {
-        cleared.first.into_iter().chain(cleared.rest).for_each(|unmap| self.set_free(unmap));
+    pub(super) fn finish(&self, cleared: Option<Deferred>) {
+        if let Some(Deferred { first, rest, .. }) = cleared {
+            first.into_iter().chain(rest).for_each(|unmap| self.set_free(unmap));
+        }
     }
 
     /// Clears the deferred unmaps of every CPU.
@@ -143,7 +144,7 @@ impl<M: Machine> Kernel<M> {
                 let section = self.paging().section(self.paging().kernel());
                 deferred.iter().for_each(|unmap| self.clear(&section, unmap));
             }
-            self.finish(deferred);
+            self.finish(Some(deferred));
         }
     }
 
