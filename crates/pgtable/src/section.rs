@@ -328,14 +328,15 @@ impl<'m, M: Machine> Section<'m, M> {
     /// Whether a store at this point must open a window for itself alone; opens that of the operation if it is time to.
     #[inline(always)]
     fn needs_own_window(&self) -> bool {
-        match self.next_store.get() {
-            NextStore::Plain => false,
-            NextStore::InOwnWindow => true,
-            NextStore::OpensWindow => {
-                self.open();
-                false
-            }
+        // One predictable branch where nothing is protected or the window is open.
+        if self.next_store.get() == NextStore::Plain {
+            return false;
         }
+        if self.next_store.get() == NextStore::OpensWindow {
+            self.open();
+            return false;
+        }
+        true
     }
 
     #[inline(always)]

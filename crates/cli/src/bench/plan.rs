@@ -213,7 +213,7 @@ impl Effort {
     pub fn budget(self) -> Duration {
         match self {
             Effort::Quick => Duration::from_millis(300),
-            Effort::Normal => Duration::from_millis(1500),
+            Effort::Normal => Duration::from_millis(1200),
             Effort::Full => Duration::MAX,
         }
     }
