@@ -12,6 +12,9 @@ use super::vma::{Backing, MapFlags, Vma};
 use crate::error::Error;
 use crate::frames::HUGE_ORDER;
 
+/// Entries of a fault-around that are stored one right after the other: Linux's default number of pages.
+const STORED_TOGETHER: usize = 16;
+
 impl<M: Machine> AddressSpace<'_, M> {
     /// Handles a fault: makes the page at `va` accessible, for stores too if `write`. Does nothing where the access is allowed
     /// already.
@@ -132,26 +135,58 @@ impl<M: Machine> AddressSpace<'_, M> {
     }
 
     /// Reading a file's page: maps it, and those around it that are in the mapping and in the same table. Each store stands alone,
-    /// as in Linux's `filemap_map_pages`, which is no lazy-MMU section. Returns how many pages were mapped.
+    /// as in Linux's `filemap_map_pages`, which is no lazy-MMU section. Returns how many pages were mapped; if references run out
+    /// on the way, those before are mapped, and whoever still misses the page faults again.
     fn map_around(&self, va: VirtAddr, vma: &Vma<'_>, file: FilePages<'_>) -> Result<usize, Error> {
-        let (paging, frames) = (self.kernel.paging(), self.kernel.frames());
+        let paging = self.kernel.paging();
         let section = paging.section(self.root());
         let table = paging.table_for(&section, self.root(), va, Level::Pte)?;
-        let first = (va.0 / PAGE_SIZE) & !(file.file.fault_around() as u64 - 1);
+        let around = file.file.fault_around();
+        let first = (va.0 / PAGE_SIZE) & !(around as u64 - 1);
+        let numbers = first..first + around as u64;
+        let mut missing = numbers.map(|number| VirtAddr(number * PAGE_SIZE)).filter(|&page| {
+            vma.range.contains(page) && table.slot(page.index(Level::Pte)).load().is_empty()
+        });
         let mut mapped = 0;
-        for number in first..first + file.file.fault_around() as u64 {
-            let page = VirtAddr(number * PAGE_SIZE);
-            let slot = table.slot(page.index(Level::Pte));
-            if !vma.range.contains(page) || !slot.load().is_empty() {
-                continue;
+        loop {
+            // References first, then stores: a window's barriers wait for everything that is under way.
+            let mut entries = [(0, Entry::EMPTY); STORED_TOGETHER];
+            let shared = self.share_pages(&mut missing, vma, file, &mut entries);
+            let count = *shared.as_ref().unwrap_or_else(|(count, _)| count);
+            for &(index, entry) in &entries[..count] {
+                section.set(table.slot(index), entry);
             }
-            let frame = file.frame(page_of(vma, page));
-            let entry = user_leaf::<M>(frame, read_only(vma.flags))?;
-            frames.share(frame, 1)?;
-            section.set(slot, entry);
-            mapped += 1;
+            mapped += count;
+            match shared {
+                Err((_, error)) if mapped == 0 => return Err(error),
+                Ok(STORED_TOGETHER) => {}
+                Ok(_) | Err(_) => return Ok(mapped),
+            }
         }
-        Ok(mapped)
+    }
+
+    /// Takes references for pages of a file until there are no more of either pages or entries; the entries say what to store where.
+    ///
+    /// # Errors
+    ///
+    /// A page without references left, and how many entries there are before it.
+    fn share_pages(
+        &self,
+        pages: &mut impl Iterator<Item = VirtAddr>,
+        vma: &Vma<'_>,
+        file: FilePages<'_>,
+        entries: &mut [(usize, Entry)],
+    ) -> Result<usize, (usize, Error)> {
+        let mut count = 0;
+        for (place, page) in entries.iter_mut().zip(pages) {
+            let frame = file.frame(page_of(vma, page));
+            let entry =
+                user_leaf::<M>(frame, read_only(vma.flags)).map_err(|error| (count, error))?;
+            self.kernel.frames().share(frame, 1).map_err(|error| (count, error))?;
+            *place = (page.index(Level::Pte), entry);
+            count += 1;
+        }
+        Ok(count)
     }
 
     /// Faults every page of a range in, for stores where the mapping allows them, as the kernel does for itself: `MAP_POPULATE`,
