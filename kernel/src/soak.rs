@@ -30,6 +30,8 @@ static SUCCEEDED: AtomicU64 = AtomicU64::new(0);
 /// What a worker could not do, or found wrong.
 pub fn run(length: Duration, seed: u64) -> Result<usize, String> {
     let kernel = memories();
+    // Unmaps that wait for a window from what ran before hold frames.
+    kernel.purge_vmalloc();
     let before = accounted(kernel);
     let end = time::since_boot() + length;
     let attacker = sched::spawn("attacker", None, attack).map_err(|error| error.to_string())?;
