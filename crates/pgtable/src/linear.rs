@@ -135,35 +135,17 @@ impl Linear {
         }
     }
 
-    /// Changes one page of a map of pages, by far the most common change; false if it is anything else. There is nothing to split,
-    /// and nobody else changes the entry of a page that is the caller's: no lock is needed.
-    fn change_page<M: Machine>(&self, section: &Section<'_, M>, range: PageRange, to: To) -> bool {
-        match self.leaf_of(section.machine(), range.start()) {
-            Some((Level::Pte, slot, entry)) if range.pages() == 1 => {
-                section.set(slot, to.apply::<M::Format>(entry));
-                true
-            }
-            _ => false,
+    /// The entry of one page of a map of pages, by far the most common change. There is nothing to split, and nobody else changes
+    /// the entry of a page that is the caller's: no lock is needed. `None` if the range is anything else.
+    #[inline(always)]
+    fn page_of<'m, M: Machine>(&self, machine: &'m M, range: PageRange) -> Option<Slot<'m>> {
+        if range.pages() != 1 {
+            return None;
         }
-    }
-
-    fn change_range<M: Machine>(
-        &self,
-        section: &Section<'_, M>,
-        range: PageRange,
-        to: To,
-        reserve: &mut Reserve,
-    ) -> Result<(), Error> {
-        if self.change_page(section, range, to) {
-            return Ok(());
+        match self.leaf_of(machine, range.start()) {
+            Some((Level::Pte, slot, _)) => Some(slot),
+            _ => None,
         }
-        let change = Change { section, range: Span::of(range), to };
-        let root = self.root_table(section.machine());
-        if change.splits_in(root, Level::Pgd) > reserve.len() {
-            return Err(Error::OutOfMemory);
-        }
-        change.apply(root, Level::Pgd, reserve);
-        Ok(())
     }
 
     fn root_table<'m, M: Machine>(&self, machine: &'m M) -> Table<'m> {
@@ -206,11 +188,28 @@ impl Linear {
         reserve: &mut Reserve,
     ) -> Result<(), Error> {
         let range = self.key_range::<M::Format>(start, pages, key)?;
-        if !self.change_page(section, range, To::Key(key)) {
-            let _locked = self.lock.lock();
-            self.change_range(section, range, To::Key(key), reserve)?;
+        match self.page_of(section.machine(), range) {
+            Some(slot) => section.set(slot, M::Format::with_key(slot.load(), key)),
+            None => self.set_key_of_blocks(section, range, key, reserve)?,
         }
         changed(section, [range]);
+        Ok(())
+    }
+
+    #[cold]
+    fn set_key_of_blocks<M: Machine>(
+        &self,
+        section: &Section<'_, M>,
+        range: PageRange,
+        key: Pkey,
+        reserve: &mut Reserve,
+    ) -> Result<(), Error> {
+        let _locked = self.lock.lock();
+        let change = self.change(section, range, To::Key(key));
+        if change.splits() > reserve.len() {
+            return Err(Error::OutOfMemory);
+        }
+        change.make(reserve);
         Ok(())
     }
 
@@ -228,13 +227,14 @@ impl Linear {
         let (range, second) = (self.range(start, pages)?, alias.range(start, pages)?);
         let _locked = self.lock.lock();
         let lazy = section.lazy();
+        let change = self.change(section, range, To::ReadOnly);
         let tables = alias.tables_missing(section.machine(), second);
-        if tables + self.splits(section, range) > reserve.len() {
+        if tables + change.splits() > reserve.len() {
             return Err(Error::OutOfMemory);
         }
         // First the alias: nobody stores to the page meanwhile, but it may hold the very tables that are changed here.
         alias.map(section, second, reserve);
-        self.change_range(section, range, To::ReadOnly, reserve)?;
+        change.make(reserve);
         drop(lazy);
         // The alias was not valid, so no TLB has it.
         changed(section, [range]);
@@ -255,11 +255,12 @@ impl Linear {
         let (range, second) = (self.range(start, pages)?, alias.range(start, pages)?);
         let _locked = self.lock.lock();
         let lazy = section.lazy();
-        if self.splits(section, range) > reserve.len() {
+        let change = self.change(section, range, To::Writable);
+        if change.splits() > reserve.len() {
             return Err(Error::OutOfMemory);
         }
         alias.unmap(section, second)?;
-        self.change_range(section, range, To::Writable, reserve)?;
+        change.make(reserve);
         drop(lazy);
         changed(section, [second, range]);
         Ok(())
@@ -283,11 +284,15 @@ impl Linear {
         Ok(())
     }
 
-    /// How many blocks a change of a range splits.
-    fn splits<M: Machine>(&self, section: &Section<'_, M>, range: PageRange) -> usize {
-        // What the change is to does not matter for that.
-        let change = Change { section, range: Span::of(range), to: To::ReadOnly };
-        change.splits_in(self.root_table(section.machine()), Level::Pgd)
+    /// A change of leaves, to be made from the root. The lock must be held.
+    fn change<'a, 'm, M: Machine>(
+        &self,
+        section: &'a Section<'m, M>,
+        range: PageRange,
+        to: To,
+    ) -> Change<'a, 'm, M> {
+        let root = self.root_table(section.machine());
+        Change { section, root, range: Span::of(range), to }
     }
 }
 
@@ -362,6 +367,7 @@ impl Span {
 /// One change, on its way through the tables.
 struct Change<'a, 'm, M: Machine> {
     section: &'a Section<'m, M>,
+    root: Table<'m>,
     range: Span,
     to: To,
 }
@@ -371,7 +377,15 @@ impl<M: Machine> Change<'_, '_, M> {
         Change { range, ..*self }
     }
 
-    /// How many blocks must be split before the change can be made.
+    /// How many blocks must be split for it: as many pages must be in reserve.
+    fn splits(&self) -> usize {
+        self.splits_in(self.root, Level::Pgd)
+    }
+
+    fn make(&self, reserve: &mut Reserve) {
+        self.apply(self.root, Level::Pgd, reserve);
+    }
+
     fn splits_in(&self, table: Table<'_>, level: Level) -> usize {
         self.edges(level)
             .map(|span| {
