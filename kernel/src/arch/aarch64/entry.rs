@@ -132,17 +132,8 @@ global_asm!(
     b     1b
     .endm
 
-    .balign 2048
-    .global exception_vectors
-exception_vectors:
-    .set number, 0
-    .rept 16
-    vector number
-    .set number, number + 1
-    .endr
-
-    .balign 128
-exception_common:
+    // Fills the frame at the stack pointer, but for X0, X1 and the vector, and makes it the argument of a call that ends backtraces. X1 stays.
+    .macro save_frame
     stp   x2, x3, [sp, #16]
     stp   x4, x5, [sp, #32]
     stp   x6, x7, [sp, #48]
@@ -165,9 +156,23 @@ exception_common:
     mrs   x2, esr_el1
     mrs   x3, far_el1
     stp   x2, x3, [sp, #{esr}]
-    str   x1, [sp, #{vector}]
     mov   x0, sp
     mov   x29, xzr
+    .endm
+
+    .balign 2048
+    .global exception_vectors
+exception_vectors:
+    .set number, 0
+    .rept 16
+    vector number
+    .set number, number + 1
+    .endr
+
+    .balign 128
+exception_common:
+    str   x1, [sp, #{vector}]
+    save_frame
     bl    {dispatch}
 
     msr   daifset, #0xf
@@ -199,33 +204,12 @@ stack_overflow:
     mrs   x0, tpidr_el1
     ldr   x0, [x0, #{overflow_stack}]
     sub   x0, x0, #{frame_size}
-    stp   x1, x2, [x0, #8]
+    str   x1, [x0, #8]
     mov   x1, sp
     mov   sp, x0
-    mrs   x2, tpidrro_el0
-    str   x2, [sp]
-    stp   x3, x4, [sp, #24]
-    stp   x5, x6, [sp, #40]
-    stp   x7, x8, [sp, #56]
-    stp   x9, x10, [sp, #72]
-    stp   x11, x12, [sp, #88]
-    stp   x13, x14, [sp, #104]
-    stp   x15, x16, [sp, #120]
-    stp   x17, x18, [sp, #136]
-    stp   x19, x20, [sp, #152]
-    stp   x21, x22, [sp, #168]
-    stp   x23, x24, [sp, #184]
-    stp   x25, x26, [sp, #200]
-    stp   x27, x28, [sp, #216]
-    stp   x29, x30, [sp, #232]
-    mrs   x2, elr_el1
-    mrs   x3, spsr_el1
-    stp   x2, x3, [sp, #{elr}]
-    mrs   x2, esr_el1
-    mrs   x3, far_el1
-    stp   x2, x3, [sp, #{esr}]
-    mov   x0, sp
-    mov   x29, xzr
+    mrs   x0, tpidrro_el0
+    str   x0, [sp]
+    save_frame
     bl    {overflow}
     udf   #0
 "#,
