@@ -1,8 +1,10 @@
-//! What starting the other CPUs has in common on all architectures: one after the other, each with its number and a stack.
+//! What starting the other CPUs has in common on all architectures: one after the other, each with its number and a stack; and that
+//! all of them must have what protection rests on before anything ticks.
 
 use crate::arch;
 use crate::cpu::{Cpu, CpuId};
 use crate::stack::Stack;
+use crate::{control, exit};
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
@@ -31,6 +33,26 @@ impl fmt::Display for StartError {
             Self::NoStack(id) => write!(f, "no stack is left for CPU {id}"),
         }
     }
+}
+
+/// The last of starting the machine, on the boot CPU: the `used` CPUs there are, by `start_others`, and the clock's ticks. Refuses to go
+/// on if a CPU does not start, or has not all required features.
+pub fn start_machine<E: fmt::Display>(
+    used: usize,
+    left_out: usize,
+    start_others: impl FnOnce() -> Result<(), E>,
+) {
+    if left_out > 0 {
+        log::warn!("{left_out} CPUs stay off: this kernel uses at most {used}");
+    }
+    if let Err(error) = start_others() {
+        exit::refuse(format_args!("{error}"));
+    }
+    if let Some((id, has)) = control::first_without_required() {
+        exit::refuse(format_args!("CPU {id} has only {has} switched on"));
+    }
+    arch::time::start_ticks();
+    debug_assert_eq!(arch::cpu_state::current_index(), 0);
 }
 
 /// Gives the next CPU to start a stack, for ever.

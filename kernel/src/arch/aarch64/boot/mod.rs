@@ -8,9 +8,7 @@ mod boot_tables;
 pub mod entry;
 
 use super::backend::Choice;
-use super::{
-    context, control, cpu_state, devices, error, exceptions, gic, layout, psci, root, serial, time,
-};
+use super::{context, control, devices, error, exceptions, gic, layout, psci, root, serial, time};
 use crate::boot_info::BootInfo;
 use crate::cpu::MAX_CPUS;
 use crate::lock::IrqLock;
@@ -172,17 +170,8 @@ fn start_machine(devices: &Devices, backend: Choice, _: crate::heap::Ready) {
     crate::control::report();
     crate::sched::adopt_idle_thread();
     super::irq::enable_nmi();
-    if devices.cpus_left_out > 0 {
-        let (used, left_out) = (devices.cpus.len(), devices.cpus_left_out);
-        log::warn!("{left_out} CPUs stay off: this kernel uses at most {used}");
-    }
-    // SAFETY: once, on the boot CPU, with the early tables in use.
-    if let Err(error) = unsafe { super::smp::start_others(&devices.cpus) } {
-        exit::refuse(format_args!("{error}"));
-    }
-    if let Some((id, has)) = crate::control::first_without_required() {
-        exit::refuse(format_args!("CPU {id} has only {has} switched on"));
-    }
-    time::start_ticks();
-    debug_assert_eq!(cpu_state::current_index(), 0);
+    crate::smp::start_machine(devices.cpus.len(), devices.cpus_left_out, || {
+        // SAFETY: once, on the boot CPU, with the early tables in use.
+        unsafe { super::smp::start_others(&devices.cpus) }
+    });
 }

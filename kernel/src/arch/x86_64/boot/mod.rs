@@ -8,7 +8,7 @@ pub mod entry;
 mod pvh;
 
 use super::backend::Choice;
-use super::{acpi, apic, context, control, cpu_state, descriptors, time};
+use super::{acpi, apic, context, control, descriptors, time};
 use crate::boot_info::BootInfo;
 use crate::lock::IrqLock;
 use crate::memory::{BootMemory, PhysRange};
@@ -116,17 +116,8 @@ fn start_machine(topology: &acpi::Topology, backend: Choice, _: crate::heap::Rea
     time::calibrate();
     crate::control::report();
     crate::sched::adopt_idle_thread();
-    if topology.left_out > 0 {
-        let (used, left_out) = (topology.apic_ids.len(), topology.left_out);
-        log::warn!("{left_out} CPUs stay off: this kernel uses at most {used}");
-    }
-    // SAFETY: once, on the boot CPU, with the early tables in use; low memory is reserved.
-    if let Err(error) = unsafe { super::smp::start_others(&topology.apic_ids) } {
-        exit::refuse(format_args!("{error}"));
-    }
-    if let Some((id, has)) = crate::control::first_without_required() {
-        exit::refuse(format_args!("CPU {id} has only {has} switched on"));
-    }
-    time::start_ticks();
-    debug_assert_eq!(cpu_state::current_index(), 0);
+    crate::smp::start_machine(topology.apic_ids.len(), topology.left_out, || {
+        // SAFETY: once, on the boot CPU, with the early tables in use; low memory is reserved.
+        unsafe { super::smp::start_others(&topology.apic_ids) }
+    });
 }
