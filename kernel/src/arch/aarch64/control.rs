@@ -9,6 +9,7 @@ use super::register::{mrs, msr};
 use crate::control::Missing;
 use bitflags::bitflags;
 use core::arch::asm;
+use kpkeys::pan::PAN;
 
 /// Memory attributes by index: normal write-back, and device-nGnRE.
 pub const MAIR: u64 = 0x04_ff;
@@ -25,7 +26,6 @@ const SCTLR_WXN: u64 = 1 << 19;
 const SCTLR_SPAN: u64 = 1 << 23;
 const TCR_E0PD1: u64 = 1 << 56;
 const TCR2_POE: u64 = 1 << 3;
-const PSTATE_PAN: u64 = 1 << 22;
 
 bitflags! {
     /// What a CPU has, or has switched on.
@@ -69,7 +69,7 @@ pub fn active() -> Features {
     features.set(Features::WXN, sctlr & SCTLR_WXN != 0);
     if supported.contains(Features::PAN) {
         let pan = mrs!("S3_0_C4_C2_3");
-        features.set(Features::PAN, sctlr & SCTLR_SPAN == 0 && pan & PSTATE_PAN != 0);
+        features.set(Features::PAN, sctlr & SCTLR_SPAN == 0 && pan & PAN != 0);
     }
     features.set(Features::E0PD, mrs!("tcr_el1") & TCR_E0PD1 != 0);
     features.set(Features::POE, keys_are_on());

@@ -9,6 +9,7 @@
 use super::entry::Frame;
 use core::arch::{global_asm, naked_asm};
 use core::mem::offset_of;
+use kpkeys::pan::PAN;
 
 /// What a program starts with.
 #[repr(C)]
@@ -38,7 +39,7 @@ pub unsafe fn enter(start: &Start, kernel_stack: *mut u64) -> u64 {
 /// Ends the program that `frame` interrupted: its `enter` returns `result`.
 pub fn leave(frame: &mut Frame, kernel_stack: u64, result: u64) {
     /// EL1 on its own stack pointer, interrupts off, PAN set.
-    const KERNEL: u64 = 0b0101 | 1 << 7 | 1 << 22;
+    const KERNEL: u64 = 0b0101 | 1 << 7 | PAN;
     debug_assert_eq!(frame.kernel_stack_pointer(), kernel_stack);
     frame.elr = back_from_user as *const () as u64;
     frame.spsr = KERNEL;
