@@ -8,65 +8,9 @@ mod support;
 use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_pgtable::check::{self, Finding, Scratch};
-use kpkeys_pgtable::{Attrs, Config, Entry, Level, Machine, PhysAddr, Root, VirtAddr};
-use support::{KERNEL, Place, SMALL, System, USER, configs, pages, protecting_configs};
-
-/// Pages in 1 GiB.
-const ONE_BLOCK: usize = 1 << 18;
-
-/// A system with a user and a kernel mapping in use.
-struct Victim<F: HostedFormat> {
-    system: System<F>,
-    user: Root,
-    data: PhysAddr,
-    config: Config,
-}
-
-impl<F: HostedFormat> Victim<F> {
-    fn new(config: Config) -> Self {
-        let memory = if config.linear == Level::Pud { ONE_BLOCK } else { SMALL };
-        let system = System::<F>::boot(config, memory);
-        system.paging.link_kernel_half(pages(KERNEL, 1)).unwrap();
-        let (user, data) = (system.new_user_root(), system.data_block(2));
-        system.map(&user, pages(USER, 4), Attrs::USER_DATA, data).unwrap();
-        system.map(system.paging.kernel(), pages(KERNEL, 4), Attrs::KERNEL_DATA, data).unwrap();
-        let victim = Victim { system, user, data, config };
-        assert_eq!(victim.findings(), [], "clean before: {config:?}");
-        victim
-    }
-
-    fn findings(&self) -> Vec<Finding> {
-        self.system.findings(&[&self.user])
-    }
-
-    /// Plants an entry, passes what the checker finds, and takes it back.
-    fn with_planted(&self, place: Place, entry: Entry, look: impl FnOnce(&[Finding])) {
-        self.system.plant(place.table, place.index, entry);
-        let findings = self.findings();
-        look(&findings);
-        self.system.plant(place.table, place.index, place.entry);
-        assert_eq!(self.findings(), [], "clean after: {:?}", self.config);
-    }
-
-    /// A user table of each level but the root.
-    fn user_table(&self, level: Level) -> PhysAddr {
-        let mut table = self.user.frame();
-        let mut at = Level::Pgd;
-        while at > level {
-            table = F::frame(at, self.system.read(table, USER.index(at)));
-            at = at.below().expect("above the last level");
-        }
-        table
-    }
-
-    fn empty_slot(&self, level: Level, root: &Root, va: VirtAddr) -> Place {
-        let place = self.system.place(root, va);
-        assert!(place.entry.is_empty() && place.level == level, "{place:?}");
-        place
-    }
-}
-
-const LEVELS: [Level; 4] = [Level::Pte, Level::Pmd, Level::Pud, Level::Pgd];
+use kpkeys_pgtable::{Attrs, Config, Entry, Level, Machine, PhysAddr, VirtAddr};
+use support::victim::{LEVELS, Victim};
+use support::{KERNEL, Place, Protection, USER, configs, protecting_configs};
 
 fn clean_systems_are_clean_in_every_configuration<F: HostedFormat>() {
     for config in configs() {
@@ -92,18 +36,6 @@ fn a_table_of_any_level_with_another_key_is_found<F: HostedFormat>() {
                 });
             }
         }
-    }
-}
-
-fn a_table_that_the_linear_map_does_not_map_is_found<F: HostedFormat>() {
-    for config in protecting_configs() {
-        let victim = Victim::<F>::new(config);
-        let frame = victim.user_table(Level::Pte);
-        let place = victim.system.linear_place(frame);
-        victim.with_planted(place, Entry::EMPTY, |findings| {
-            let expected = Finding::UnprotectedPtp { frame, level: Level::Pte, key: None };
-            assert!(findings.contains(&expected), "{config:?} {findings:?}");
-        });
     }
 }
 
@@ -326,10 +258,26 @@ fn every_finding_names_the_page<F: HostedFormat>() {
     });
 }
 
+fn a_table_that_the_linear_map_does_not_map_is_found<F: HostedFormat, S: Protection>() {
+    for config in protecting_configs() {
+        let victim = Victim::<F, S>::new(config);
+        let frame = victim.user_table(Level::Pte);
+        let place = victim.system.linear_place(frame);
+        victim.with_planted(place, Entry::EMPTY, |findings| {
+            let expected = Finding::UnprotectedPtp { frame, level: Level::Pte, key: None };
+            assert!(findings.contains(&expected), "{config:?} {findings:?}");
+        });
+    }
+}
+
+mod in_both_schemes {
+    use super::a_table_that_the_linear_map_does_not_map_is_found;
+    crate::for_both_formats_and_schemes!(a_table_that_the_linear_map_does_not_map_is_found);
+}
+
 for_both_formats!(
     clean_systems_are_clean_in_every_configuration,
     a_table_of_any_level_with_another_key_is_found,
-    a_table_that_the_linear_map_does_not_map_is_found,
     a_kernel_table_without_key_is_found,
     a_data_page_with_the_key_is_found,
     a_writable_alias_in_either_half_is_found,

@@ -4,6 +4,7 @@
 
 pub mod frames;
 pub mod protection;
+pub mod victim;
 
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
