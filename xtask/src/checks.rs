@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::step::{self, AfterFailure, Outcome, Step};
-use crate::{bare, command, docs, kernel, setup};
+use crate::{bare, command, docs, kernel, oldest, setup};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -55,6 +55,11 @@ fn steps() -> Vec<Step> {
             name: "bare",
             about: "the no_std crates build for both bare targets",
             run: bare::build,
+        },
+        Step {
+            name: "oldest",
+            about: "everything compiles with the oldest Rust the manifests promise",
+            run: oldest::check,
         },
         Step { name: "rustdoc", about: "the API documentation has no warning", run: docs::rustdoc },
         Step {

@@ -10,6 +10,7 @@ mod command;
 mod docs;
 mod kernel;
 mod links;
+mod oldest;
 mod packages;
 mod setup;
 mod step;
