@@ -2,6 +2,8 @@
 //!
 //! All of them work table by table, one lazy-MMU section each. The caller keeps other users of the same range away.
 
+use core::num::NonZeroUsize;
+
 use kpkeys::Pkey;
 
 use crate::addr::{CONT_BYTES, ENTRIES, Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
@@ -19,13 +21,13 @@ pub trait Share {
     type Error: From<Error>;
 
     /// Takes references for a run of pages that starts with `first`. `run` is valid entries of the parent, from the first on.
-    /// Returns how many of them it took references for, at least one: those must be `first` counted up frame by frame,
+    /// Returns how many of them it took references for: those must be `first` counted up frame by frame,
     /// with the same permissions.
     ///
     /// # Errors
     ///
     /// Stops the copy; nothing was taken for this run.
-    fn share(&mut self, first: Entry, run: Slots<'_>) -> Result<usize, Self::Error>;
+    fn share(&mut self, first: Entry, run: Slots<'_>) -> Result<NonZeroUsize, Self::Error>;
 }
 
 impl<M: Machine, F: Frames> Paging<M, F> {
@@ -403,7 +405,7 @@ fn copy_table<M: Machine, S: Share>(
             i += 1;
             continue;
         }
-        let shared = share.share(first, parent.sub(i, parent.len() - i))?;
+        let shared = share.share(first, parent.sub(i, parent.len() - i))?.get();
         if M::Format::is_writable(first) {
             section.wrprotect_range(parent.sub(i, shared));
         }

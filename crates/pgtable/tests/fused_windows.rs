@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::num::NonZeroUsize;
+
 use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_pgtable::range::Share;
@@ -46,9 +48,10 @@ struct TakeAll<F>(std::marker::PhantomData<F>);
 impl<F: Format> Share for TakeAll<F> {
     type Error = Error;
 
-    fn share(&mut self, first: Entry, run: Slots<'_>) -> Result<usize, Error> {
+    fn share(&mut self, first: Entry, run: Slots<'_>) -> Result<NonZeroUsize, Error> {
         let consecutive = |&i: &usize| run.slot(i).load().0 == first.0 + i as u64 * 4096;
-        Ok((0..run.len()).take_while(consecutive).count())
+        let pages = (0..run.len()).take_while(consecutive).count();
+        Ok(NonZeroUsize::new(pages).expect("the first is consecutive to itself"))
     }
 }
 

@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::num::NonZeroUsize;
+
 use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_pgtable::addr::RangeError;
@@ -333,14 +335,14 @@ struct Sharing {
 impl Share for Sharing {
     type Error = Error;
 
-    fn share(&mut self, first: Entry, run: Slots<'_>) -> Result<usize, Error> {
+    fn share(&mut self, first: Entry, run: Slots<'_>) -> Result<NonZeroUsize, Error> {
         if self.taken.len() >= self.fail_at {
             return Err(Error::OutOfMemory);
         }
         let consecutive = |&i: &usize| run.slot(i).load().0 == first.0 + i as u64 * PAGE_SIZE;
         let pages = (0..run.len().min(self.longest)).take_while(consecutive).count();
         self.taken.extend((0..pages).map(|i| run.slot(i).load()));
-        Ok(pages)
+        Ok(NonZeroUsize::new(pages).expect("the first is consecutive to itself"))
     }
 }
 

@@ -3,6 +3,8 @@
 //! Mappings that own no page are not walked, as in Linux (`vma_needs_copy`): the child's first access finds a file's pages or
 //! zeroes where the parent's did.
 
+use core::num::NonZeroUsize;
+
 use kpkeys_pgtable::range::Share;
 use kpkeys_pgtable::table::Slots;
 use kpkeys_pgtable::{Entry, Flush, Format, Level, Machine, PAGE_SIZE};
@@ -54,7 +56,7 @@ impl<M: Machine> Share for ShareFolios<'_, M> {
     type Error = Error;
 
     #[inline(always)]
-    fn share(&mut self, first: Entry, run: Slots<'_>) -> Result<usize, Error> {
+    fn share(&mut self, first: Entry, run: Slots<'_>) -> Result<NonZeroUsize, Error> {
         let page = M::Format::frame(Level::Pte, first);
         let longest = self.frames.pages_from(page).min(run.len());
         let pages = (1..longest)
@@ -62,6 +64,7 @@ impl<M: Machine> Share for ShareFolios<'_, M> {
             .unwrap_or(longest);
         let shared = self.frames.share(page, pages)?;
         *self.mapped += shared;
-        Ok(shared)
+        // The page itself is there at least.
+        Ok(NonZeroUsize::new(shared).unwrap_or(NonZeroUsize::MIN))
     }
 }
