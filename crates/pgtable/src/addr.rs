@@ -167,6 +167,7 @@ impl PageRange {
     /// # Errors
     ///
     /// [`RangeError`], naming what is wrong with it.
+    #[inline]
     pub const fn new(start: VirtAddr, pages: usize) -> Result<PageRange, RangeError> {
         if !start.is_aligned(PAGE_SIZE) {
             return Err(RangeError::Unaligned(start));

@@ -116,6 +116,26 @@ impl<M: Machine, F: Frames> Ground<M, F> {
         self.linear.unprotect(&self.section(Space::Linear), start, pages, reserve)
     }
 
+    /// [`protect`](Self::protect) for one page where the linear map is made of pages: nothing is split.
+    ///
+    /// # Errors
+    ///
+    /// As [`protect`](Self::protect), and [`Error::NeedsPageMappedLinearMap`].
+    #[inline(always)]
+    pub(crate) fn protect_page(&self, frame: PhysAddr) -> Result<(), Error> {
+        self.linear.protect_page(&self.section(Space::Linear), frame)
+    }
+
+    /// [`unprotect`](Self::unprotect) for one page where the linear map is made of pages.
+    ///
+    /// # Errors
+    ///
+    /// As [`protect_page`](Self::protect_page).
+    #[inline(always)]
+    pub(crate) fn unprotect_page(&self, frame: PhysAddr) -> Result<(), Error> {
+        self.linear.unprotect_page(&self.section(Space::Linear), frame)
+    }
+
     /// Gives frames that protection will be turned on for their alias, if the backend wants one.
     ///
     /// # Errors

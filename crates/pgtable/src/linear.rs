@@ -108,44 +108,27 @@ impl Linear {
         if !self.memory.contains(frame, 1) {
             return None;
         }
-        let (_, _, entry) = self.leaf_of(machine, self.memory.linear_address(frame))?;
-        Some(M::Format::key(entry))
-    }
-
-    /// The leaf that translates an address of the linear map.
-    fn leaf_of<'m, M: Machine>(
-        &self,
-        machine: &'m M,
-        va: VirtAddr,
-    ) -> Option<(Level, Slot<'m>, Entry)> {
-        let mut level = Level::Pgd;
-        let mut table = self.root_table(machine);
+        let va = self.memory.linear_address(frame);
+        let (mut level, mut table) = (Level::Pgd, self.root_table(machine));
         loop {
-            let slot = table.slot(va.index(level));
-            let entry = slot.load();
+            let entry = table.slot(va.index(level)).load();
             if M::Format::is_leaf(level, entry) {
-                return Some((level, slot, entry));
+                return Some(M::Format::key(entry));
             }
-            if !M::Format::is_table(level, entry) {
-                return None;
-            }
-            // SAFETY: entries of the linear map's tables that are tables point to its tables, which are never freed.
-            table = unsafe { Table::at(machine, M::Format::frame(level, entry)) };
+            table = lower_table(machine, level, entry)?;
             level = level.below()?;
         }
     }
 
-    /// The entry of one page of a map of pages, by far the most common change. There is nothing to split, and nobody else changes
-    /// the entry of a page that is the caller's: no lock is needed. `None` if the range is anything else.
+    /// The entry of a page, in a map of pages.
     #[inline(always)]
-    fn page_of<'m, M: Machine>(&self, machine: &'m M, range: PageRange) -> Option<Slot<'m>> {
-        if range.pages() != 1 {
-            return None;
+    fn page_at<'m, M: Machine>(&self, machine: &'m M, va: VirtAddr) -> Result<Slot<'m>, Error> {
+        let mut table = self.root_table(machine);
+        for level in [Level::Pgd, Level::Pud, Level::Pmd] {
+            let entry = table.slot(va.index(level)).load();
+            table = lower_table(machine, level, entry).ok_or(Error::NeedsPageMappedLinearMap)?;
         }
-        match self.leaf_of(machine, range.start()) {
-            Some((Level::Pte, slot, _)) => Some(slot),
-            _ => None,
-        }
+        Ok(table.slot(va.index(Level::Pte)))
     }
 
     fn root_table<'m, M: Machine>(&self, machine: &'m M) -> Table<'m> {
@@ -171,6 +154,7 @@ impl Linear {
     }
 
     /// Where the linear map has frames, if it has them all.
+    #[inline]
     pub(crate) fn range(&self, start: PhysAddr, pages: usize) -> Result<PageRange, Error> {
         if !start.is_aligned(PAGE_SIZE) || !self.memory.contains(start, pages) {
             return Err(Error::OutsideLinearMap(start, pages));
@@ -188,29 +172,56 @@ impl Linear {
         reserve: &mut Reserve,
     ) -> Result<(), Error> {
         let range = self.key_range::<M::Format>(start, pages, key)?;
-        match self.page_of(section.machine(), range) {
-            Some(slot) => section.set(slot, M::Format::with_key(slot.load(), key)),
-            None => self.set_key_of_blocks(section, range, key, reserve)?,
-        }
-        changed(section, [range]);
-        Ok(())
-    }
-
-    #[cold]
-    fn set_key_of_blocks<M: Machine>(
-        &self,
-        section: &Section<'_, M>,
-        range: PageRange,
-        key: Pkey,
-        reserve: &mut Reserve,
-    ) -> Result<(), Error> {
         let _locked = self.lock.lock();
         let change = self.change(section, range, To::Key(key));
         if change.splits() > reserve.len() {
             return Err(Error::OutOfMemory);
         }
         change.make(reserve);
+        changed(section, [range]);
         Ok(())
+    }
+
+    /// [`set_key`](Self::set_key) for a page that is the caller's alone, in a map of pages: nothing is split, and nobody else changes the
+    /// entry, so that it takes no lock. This is what every page-table page costs that is allocated by itself.
+    #[inline(always)]
+    fn set_page_key<M: Machine>(
+        &self,
+        section: &Section<'_, M>,
+        frame: PhysAddr,
+        key: Pkey,
+    ) -> Result<(), Error> {
+        let range = self.range(frame, 1)?;
+        let slot = self.page_at(section.machine(), range.start())?;
+        section.set(slot, M::Format::with_key(slot.load(), key));
+        changed(section, [range]);
+        Ok(())
+    }
+
+    /// [`protect`](Self::protect) for one page of a map of pages.
+    #[inline(always)]
+    pub(crate) fn protect_page<M: Machine>(
+        &self,
+        section: &Section<'_, M>,
+        frame: PhysAddr,
+    ) -> Result<(), Error> {
+        match self.alias {
+            None => self.set_page_key(section, frame, Pkey::PAGE_TABLES),
+            Some(_) => self.protect(section, frame, 1, &mut Reserve::new()),
+        }
+    }
+
+    /// [`unprotect`](Self::unprotect) for one page of a map of pages.
+    #[inline(always)]
+    pub(crate) fn unprotect_page<M: Machine>(
+        &self,
+        section: &Section<'_, M>,
+        frame: PhysAddr,
+    ) -> Result<(), Error> {
+        match self.alias {
+            None => self.set_page_key(section, frame, Pkey::DEFAULT),
+            Some(_) => self.unprotect(section, frame, 1, &mut Reserve::new()),
+        }
     }
 
     /// See [`Ground::protect`](crate::ground::Ground::protect).
@@ -459,10 +470,16 @@ impl<M: Machine> Change<'_, '_, M> {
     }
 
     fn lower_table<'t>(&'t self, level: Level, entry: Entry) -> Option<Table<'t>> {
-        // SAFETY: entries of the linear map's tables that are tables point to its tables, which are never freed.
-        M::Format::is_table(level, entry)
-            .then(|| unsafe { Table::at(self.section.machine(), M::Format::frame(level, entry)) })
+        lower_table(self.section.machine(), level, entry)
     }
+}
+
+/// The table that an entry of a table of the linear map points to, if it does.
+#[inline(always)]
+fn lower_table<M: Machine>(machine: &M, level: Level, entry: Entry) -> Option<Table<'_>> {
+    // SAFETY: entries of the linear map's tables that are tables point to its tables, which are never freed.
+    M::Format::is_table(level, entry)
+        .then(|| unsafe { Table::at(machine, M::Format::frame(level, entry)) })
 }
 
 /// The leaves of the linear map for a run of entries of one table, as it is built: kernel data with key 0.

@@ -8,7 +8,6 @@ use crate::addr::PAGE_SIZE;
 use crate::addr::PhysAddr;
 use crate::error::Error;
 use crate::ground::Ground;
-use crate::linear::Reserve;
 use crate::machine::{Event, Frames, Machine, Probe};
 use crate::section::Section;
 
@@ -23,7 +22,7 @@ impl<M: Machine, F: Frames> PtpAllocator<M, F> for PerPage {
         // SAFETY: the frame is ours alone, is not protected yet, and its 4096 bytes are writable through this address.
         unsafe { data.write_bytes(0, PAGE_SIZE as usize) };
         let protected = if ground.is_protected() {
-            ground.protect(frame, 1, &mut Reserve::new())
+            ground.protect_page(frame)
         } else {
             ground.record_early(frame, 1)
         };
@@ -40,7 +39,7 @@ impl<M: Machine, F: Frames> PtpAllocator<M, F> for PerPage {
         let frame = ptp.into_frame();
         ground.machine().probe().count(Event::PtpFreed, 1);
         let reset = if ground.is_protected() {
-            ground.unprotect(frame, 1, &mut Reserve::new())
+            ground.unprotect_page(frame)
         } else {
             ground.forget_early(frame)
         };
