@@ -150,6 +150,8 @@ impl<M: Machine> Kernel<M> {
 
     /// Flushes every unmapped range from all TLBs at once and frees its addresses.
     pub fn purge_vmalloc(&self) {
+        // Counted anew from here on: what is cleared now joins the ranges, and must not begin a purge within this one.
+        self.areas().lazy.lock().pages = 0;
         self.clear_all_deferred();
         let lazy = core::mem::take(&mut *self.areas().lazy.lock());
         let first = lazy.ranges.iter().map(|range| range.start()).min();
