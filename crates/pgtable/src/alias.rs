@@ -166,26 +166,14 @@ impl Alias {
 
     /// The PMD that translates an address. Tables down to its own exist.
     fn slot<'m, M: Machine>(&self, machine: &'m M, va: VirtAddr) -> Option<Slot<'m>> {
-        let (mut frame, mut level) = (self.root, Level::Pgd);
-        loop {
-            // SAFETY: the root is a table for ever, and so are tables of the alias.
-            let slot = unsafe { Table::at(machine, frame) }.slot(va.index(level));
-            if level == Level::Pmd {
-                return Some(slot);
-            }
-            let entry = slot.load();
-            if !M::Format::is_table(level, entry) {
-                return None;
-            }
-            frame = M::Format::frame(level, entry);
-            level = level.below()?;
-        }
+        // SAFETY: the root is a table for ever, and so are tables of the alias.
+        let table = unsafe { Table::at(machine, self.root).find(machine, va, Level::Pmd) };
+        Some(table?.slot(va.index(Level::Pmd)))
     }
 
     fn table_of_ptes<'m, M: Machine>(&self, machine: &'m M, entry: Entry) -> Option<Table<'m>> {
         // SAFETY: tables of the alias are never freed.
-        M::Format::is_table(Level::Pmd, entry)
-            .then(|| unsafe { Table::at(machine, M::Format::frame(Level::Pmd, entry)) })
+        unsafe { Table::below(machine, Level::Pmd, entry) }
     }
 }
 

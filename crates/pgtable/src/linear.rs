@@ -103,32 +103,12 @@ impl Linear {
         self.alias.as_ref()
     }
 
-    /// The key that `frame` carries, or `None` if the linear map does not map it.
-    pub(crate) fn key_of<M: Machine>(&self, machine: &M, frame: PhysAddr) -> Option<Pkey> {
-        if !self.memory.contains(frame, 1) {
-            return None;
-        }
-        let va = self.memory.linear_address(frame);
-        let (mut level, mut table) = (Level::Pgd, self.root_table(machine));
-        loop {
-            let entry = table.slot(va.index(level)).load();
-            if M::Format::is_leaf(level, entry) {
-                return Some(M::Format::key(entry));
-            }
-            table = lower_table(machine, level, entry)?;
-            level = level.below()?;
-        }
-    }
-
     /// The entry of a page, in a map of pages.
     #[inline(always)]
     fn page_at<'m, M: Machine>(&self, machine: &'m M, va: VirtAddr) -> Result<Slot<'m>, Error> {
-        let mut table = self.root_table(machine);
-        for level in [Level::Pgd, Level::Pud, Level::Pmd] {
-            let entry = table.slot(va.index(level)).load();
-            table = lower_table(machine, level, entry).ok_or(Error::NeedsPageMappedLinearMap)?;
-        }
-        Ok(table.slot(va.index(Level::Pte)))
+        // SAFETY: tables of the linear map are never freed.
+        let table = unsafe { self.root_table(machine).find(machine, va, Level::Pte) };
+        Ok(table.ok_or(Error::NeedsPageMappedLinearMap)?.slot(va.index(Level::Pte)))
     }
 
     fn root_table<'m, M: Machine>(&self, machine: &'m M) -> Table<'m> {
@@ -470,16 +450,9 @@ impl<M: Machine> Change<'_, '_, M> {
     }
 
     fn lower_table<'t>(&'t self, level: Level, entry: Entry) -> Option<Table<'t>> {
-        lower_table(self.section.machine(), level, entry)
+        // SAFETY: tables of the linear map are never freed.
+        unsafe { Table::below(self.section.machine(), level, entry) }
     }
-}
-
-/// The table that an entry of a table of the linear map points to, if it does.
-#[inline(always)]
-fn lower_table<M: Machine>(machine: &M, level: Level, entry: Entry) -> Option<Table<'_>> {
-    // SAFETY: entries of the linear map's tables that are tables point to its tables, which are never freed.
-    M::Format::is_table(level, entry)
-        .then(|| unsafe { Table::at(machine, M::Format::frame(level, entry)) })
 }
 
 /// The leaves of the linear map for a run of entries of one table, as it is built: kernel data with key 0.

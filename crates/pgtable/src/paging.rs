@@ -192,7 +192,12 @@ impl<M: Machine, F: Frames> Paging<M, F> {
 
     /// The key that a frame carries in the linear map, if it is mapped there.
     pub fn memory_pkey(&self, frame: PhysAddr) -> Option<Pkey> {
-        self.ground.linear().key_of(self.machine(), frame)
+        let memory = self.machine().memory();
+        if !memory.contains(frame, 1) {
+            return None;
+        }
+        let (_, _, leaf) = self.walk(&self.kernel, memory.linear_address(frame))?;
+        Some(M::Format::key(leaf))
     }
 
     /// The address that a frame's page table is stored through, if page tables are protected by an alias. The frame must be in the
@@ -314,13 +319,8 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     /// The table at `level` that translates an address, if it is linked.
     #[inline]
     pub fn find_table(&self, root: &Root, va: VirtAddr, level: Level) -> Option<Table<'_>> {
-        let mut table = self.table(root.frame);
-        let mut at = Level::Pgd;
-        while at > level {
-            table = self.lower_table(at, table.slot(va.index(at)).load())?;
-            at = at.below()?;
-        }
-        Some(table)
+        // SAFETY: as for `table`.
+        unsafe { self.table(root.frame).find(self.machine(), va, level) }
     }
 
     /// The table at `level` that translates an address; missing tables on the way are allocated and linked.
@@ -397,7 +397,8 @@ impl<M: Machine, F: Frames> Paging<M, F> {
 
     #[inline(always)]
     pub(crate) fn lower_table(&self, level: Level, entry: Entry) -> Option<Table<'_>> {
-        M::Format::is_table(level, entry).then(|| self.table(M::Format::frame(level, entry)))
+        // SAFETY: as for `table`.
+        unsafe { Table::below(self.machine(), level, entry) }
     }
 
     /// The pages given to [`record_early_ptps`](Self::record_early_ptps).

@@ -2,8 +2,8 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::addr::{ENTRIES, PhysAddr};
-use crate::entry::Entry;
+use crate::addr::{ENTRIES, Level, PhysAddr, VirtAddr};
+use crate::entry::{Entry, Format};
 use crate::machine::Machine;
 
 /// A page-table page, seen through the linear map.
@@ -34,6 +34,45 @@ impl<'m> Table<'m> {
         // table (caller's promise), which is accessed by atomic operations alone. Read-only mappings are no obstacle:
         // atomic loads of 64 bits are plain loads on every architecture served, and stores need a window.
         Table { entries: unsafe { address.as_ref() } }
+    }
+
+    /// The table that an entry at `level` points to, if it does.
+    ///
+    /// # Safety
+    ///
+    /// Where it does, what it points to must be a table, as for [`at`](Self::at).
+    #[inline(always)]
+    pub(crate) unsafe fn below<M: Machine>(
+        machine: &'m M,
+        level: Level,
+        entry: Entry,
+    ) -> Option<Table<'m>> {
+        // SAFETY: the caller's promise.
+        M::Format::is_table(level, entry)
+            .then(|| unsafe { Table::at(machine, M::Format::frame(level, entry)) })
+    }
+
+    /// The table at `level` that translates an address, if it is linked, from this one as the root.
+    ///
+    /// # Safety
+    ///
+    /// As [`below`](Self::below), for each table on the way.
+    #[inline(always)]
+    pub(crate) unsafe fn find<M: Machine>(
+        self,
+        machine: &'m M,
+        va: VirtAddr,
+        level: Level,
+    ) -> Option<Table<'m>> {
+        let mut table = self;
+        for at in [Level::Pgd, Level::Pud, Level::Pmd] {
+            if at == level {
+                break;
+            }
+            // SAFETY: the caller's promise.
+            table = unsafe { Table::below(machine, at, table.slot(va.index(at)).load()) }?;
+        }
+        Some(table)
     }
 
     /// The entry with this index, taken modulo 512.
