@@ -161,9 +161,9 @@ fn a_trace_of_ones_own_is_replayed_in_each_mode() {
     let folder = tempfile::tempdir().unwrap();
     let trace = folder.path().join("loop.trace");
     let trace = trace.to_str().unwrap();
-    // Long enough to have user time: that is sampled by the clock tick.
-    let script =
-        "for i in 1 2 3 4 5; do /bin/true; done; i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done";
+    // Long enough to have system and user time: they are sampled by the clock tick.
+    let script = "i=0; while [ $i -lt 100 ]; do /bin/true; i=$((i+1)); done; \
+                  while [ $i -lt 300000 ]; do i=$((i+1)); done";
     let recorded =
         kpkeys(&["trace", "record", "--method", "perf", "-o", trace, "--", "sh", "-c", script]);
     if !recorded.status.success() {
