@@ -6,6 +6,7 @@
 mod bad_input;
 mod concurrency;
 mod failure;
+mod heap;
 mod mappings;
 mod space_model;
 mod support;
