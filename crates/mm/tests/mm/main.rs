@@ -6,8 +6,10 @@
 mod bad_input;
 mod concurrency;
 mod failure;
+mod flush_order;
 mod heap;
 mod mappings;
 mod space_model;
 mod support;
 mod vmalloc_model;
+mod watched;
