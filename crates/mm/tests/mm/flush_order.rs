@@ -2,7 +2,7 @@
 
 use kpkeys_hosted::HostedFormat;
 use kpkeys_mm::{AddressSpace, Error, File, FilePages, Kernel, MapFlags, OnFork};
-use kpkeys_pgtable::{Config, Machine, Mode, PageRange};
+use kpkeys_pgtable::{Config, Mode, PAGE_SIZE, PageRange};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -23,7 +23,7 @@ const PROCESSES: usize = 3;
 const PAGES: usize = 4096;
 /// Pages that histories touch, around a place where tables of every level end.
 const REGION: usize = 1300;
-const START: u64 = (1 << 39) - 600 * kpkeys_pgtable::PAGE_SIZE;
+const START: u64 = (1 << 39) - 600 * PAGE_SIZE;
 
 /// Makes a test of each function for both formats and both ways to protect page tables.
 macro_rules! for_formats_and_schemes {
@@ -68,7 +68,7 @@ fn two_mappings<F: HostedFormat, S: Scheme>(
         space.mmap(range(start, pages), MapFlags::HUGE_DATA).expect("free addresses");
         space.populate(range(start, pages)).expect("memory");
     }
-    let both = range(A, ((B - A) / kpkeys_pgtable::PAGE_SIZE) as usize + 1);
+    let both = range(A, ((B - A) / PAGE_SIZE) as usize + 1);
     (space, both)
 }
 
@@ -141,7 +141,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn region(first: usize, pages: usize) -> PageRange {
-    range(START + first as u64 * kpkeys_pgtable::PAGE_SIZE, pages)
+    range(START + first as u64 * PAGE_SIZE, pages)
 }
 
 fn apply<F: HostedFormat, S: Scheme>(

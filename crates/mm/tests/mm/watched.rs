@@ -19,8 +19,8 @@ use kpkeys_hosted::register::{MockRegister, PanRegister};
 use kpkeys_hosted::{Hosted, HostedFormat, cpu};
 use kpkeys_mm::{Buddy, FrameTable, Kernel, Layout};
 use kpkeys_pgtable::{
-    Config, Entry, Event, Flush, Level, Machine, Memory, NoProbe, PAGE_SIZE, PageRange, PhysAddr,
-    Probe, VirtAddr,
+    Config, Entry, Event, Flush, Level, Machine, Memory, NoProbe, PAGE_SIZE, PhysAddr, Probe,
+    VirtAddr,
 };
 
 use crate::heap;
@@ -150,14 +150,15 @@ impl<F: HostedFormat> Watch<F> {
     pub fn assert_nothing_freed_early(&self, when: &str) {
         self.look();
         let Some((_, frames)) = self.kernel.get() else { return };
-        let free = free_frames(frames);
+        let free = free_frames(frames, &self.memory);
+        let is_free = |frame: &&PhysAddr| free[self.memory.frame_number(**frame)];
         let seen = self.seen();
         for ((space, va), led_to) in &seen.translations {
-            let early = led_to.iter().find(|frame| free.contains(frame));
+            let early = led_to.iter().find(is_free);
             assert_eq!(early, None, "free {when}, and TLBs may hold it for {va:?} of {space:?}");
         }
         for ((space, level, va), led_to) in &seen.tables {
-            let early = led_to.iter().find(|frame| free.contains(frame));
+            let early = led_to.iter().find(is_free);
             assert_eq!(early, None, "a free {when} {level:?} table of {va:?} in {space:?}");
         }
     }
@@ -188,30 +189,28 @@ impl<F: HostedFormat> Watch<F> {
     /// Adds all that is valid now to what TLBs may hold.
     fn look(&self) {
         let Some(&(kernel, _)) = self.kernel.get() else { return };
-        let users = self.seen().users.clone();
+        let mut seen = self.seen();
         // Of the kernel's half, what is mapped beside the linear map and the alias, which lead to free frames as well.
         let vmalloc = Layout::standard().vmalloc.start().index(Level::Pgd);
-        self.look_below(None, kernel, Level::Pgd, vmalloc..vmalloc + 1, 0);
-        for user in users {
-            self.look_below(Some(user), user, Level::Pgd, 0..256, 0);
+        self.look_below(&mut seen, None, (kernel, Level::Pgd, 0), vmalloc..vmalloc + 1);
+        for user in seen.users.clone() {
+            self.look_below(&mut seen, Some(user), (user, Level::Pgd, 0), 0..256);
         }
     }
 
     fn look_below(
         &self,
+        seen: &mut Seen,
         space: Option<PhysAddr>,
-        table: PhysAddr,
-        level: Level,
+        (table, level, base): (PhysAddr, Level, u64),
         entries: std::ops::Range<usize>,
-        base: u64,
     ) {
-        self.seen().tables.entry((space, level, VirtAddr(base))).or_default().insert(table);
+        seen.tables.entry((space, level, VirtAddr(base))).or_default().insert(table);
         for index in entries {
             let entry = self.entry(table, index);
             let va = base | (index as u64) << level.shift();
             let va = ((va as i64) << 16 >> 16) as u64;
             if F::is_leaf(level, entry) {
-                let mut seen = self.seen();
                 for page in 0..level.entry_pages() {
                     let place = (space, VirtAddr(va).offset_pages(page));
                     let frame = F::frame(level, entry).offset(page as u64 * PAGE_SIZE);
@@ -220,7 +219,8 @@ impl<F: HostedFormat> Watch<F> {
             } else if let Some(below) = level.below()
                 && F::is_table(level, entry)
             {
-                self.look_below(space, F::frame(level, entry), below, 0..512, va);
+                let lower = (F::frame(level, entry), below, va);
+                self.look_below(seen, space, lower, 0..512);
             }
         }
     }
@@ -241,10 +241,11 @@ impl<F: HostedFormat> Probe for Watch<F> {
     }
 }
 
-/// Every frame that is free now: what can be allocated, to the last one.
-fn free_frames(frames: &Buddy) -> BTreeSet<PhysAddr> {
+/// Whether each frame is free now: whether it can be allocated, to the last one.
+fn free_frames(frames: &Buddy, memory: &Memory) -> Vec<bool> {
+    let mut free = vec![false; memory.pages];
     let taken: Vec<_> = std::iter::from_fn(|| frames.new_frame().ok()).collect();
-    let free = taken.iter().map(|frame| frame.address()).collect();
+    taken.iter().for_each(|frame| free[memory.frame_number(frame.address())] = true);
     taken.into_iter().for_each(|frame| frames.free_frame(frame));
     free
 }
