@@ -158,7 +158,10 @@ impl fmt::Display for Finding {
                 write!(f, "page-table page {frame:?} is writable through {address:?}")
             }
             Finding::WrongLinearLeaf { address, entry } => {
-                write!(f, "{entry:?} for {address:?} of the linear map is not kernel data of that address's frame")
+                write!(
+                    f,
+                    "{entry:?} for {address:?} of the linear map is not kernel data of that address's frame"
+                )
             }
             Finding::StrayTable { address, entry } => {
                 write!(f, "{entry:?} for {address:?} points outside memory")

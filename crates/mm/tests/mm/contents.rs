@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use kpkeys_hosted::HostedFormat;
 use kpkeys_mm::{AddressSpace, Error, File, FilePages, Kernel, MapFlags, OnFork};
-use kpkeys_pgtable::{Format, Machine, Mode, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{Format, Mode, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 

@@ -19,8 +19,7 @@ use kpkeys_hosted::register::{MockRegister, PanRegister};
 use kpkeys_hosted::{Hosted, HostedFormat, cpu};
 use kpkeys_mm::{Buddy, FrameTable, Kernel, Layout};
 use kpkeys_pgtable::{
-    Config, Entry, Event, Flush, Level, Machine, Memory, NoProbe, PAGE_SIZE, PhysAddr, Probe,
-    VirtAddr,
+    Config, Entry, Flush, Level, Machine, Memory, NoProbe, PAGE_SIZE, PhysAddr, VirtAddr,
 };
 
 use crate::heap;
@@ -64,7 +63,7 @@ pub struct Watched<F: HostedFormat, S: Scheme> {
     watch: Watch<F>,
 }
 
-/// What is watched of a machine. It is the machine's probe, too, which sees every store.
+/// What is watched of a machine.
 pub struct Watch<F> {
     memory: Memory,
     arena: Arc<Arena>,
@@ -81,8 +80,6 @@ struct Seen {
     /// What TLBs may hold: where an address leads to, and by which tables. The kernel's space is `None`.
     translations: BTreeMap<(Option<PhysAddr>, VirtAddr), BTreeSet<PhysAddr>>,
     tables: BTreeMap<(Option<PhysAddr>, Level, VirtAddr), BTreeSet<PhysAddr>>,
-    /// Whether each store is looked at, and not only each flush.
-    every_store: bool,
     flushes: usize,
 }
 
@@ -127,14 +124,6 @@ impl<F: HostedFormat> Watch<F> {
     pub fn leaves(&self, root: PhysAddr) {
         self.look();
         self.seen().users.remove(&root);
-    }
-
-    /// Looks at every store while `f` runs: what is valid for a moment only is seen too.
-    pub fn at_every_store<R>(&self, f: impl FnOnce() -> R) -> R {
-        self.seen().every_store = true;
-        let result = f();
-        self.seen().every_store = false;
-        result
     }
 
     /// How many flushes there were.
@@ -232,15 +221,6 @@ impl<F: HostedFormat> Watch<F> {
     }
 }
 
-impl<F: HostedFormat> Probe for Watch<F> {
-    fn count(&self, event: Event, _times: u64) {
-        let is_store = matches!(event, Event::EntryStore | Event::UpperStore | Event::LinearStore);
-        if is_store && self.seen().every_store {
-            heap::granting(|| self.look());
-        }
-    }
-}
-
 /// Whether each frame is free now: whether it can be allocated, to the last one.
 fn free_frames(frames: &Buddy, memory: &Memory) -> Vec<bool> {
     let mut free = vec![false; memory.pages];
@@ -254,14 +234,14 @@ fn free_frames(frames: &Buddy, memory: &Memory) -> Vec<bool> {
 unsafe impl<F: HostedFormat, S: Scheme> Machine for Watched<F, S> {
     type Format = F;
     type Backend = S::Backend<F>;
-    type Probe = Watch<F>;
+    type Probe = NoProbe;
 
     fn backend(&self) -> &Self::Backend {
         self.hosted.backend()
     }
 
-    fn probe(&self) -> &Watch<F> {
-        &self.watch
+    fn probe(&self) -> &NoProbe {
+        self.hosted.probe()
     }
 
     fn memory(&self) -> Memory {
