@@ -109,7 +109,7 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
         self.vmas.covered(range)?;
         self.vmas.split_at_ends_of(range)?;
         let mut revoked = false;
-        self.vmas.change_inside(range, |vma| {
+        self.vmas.change_in(range, |vma| {
             revoked |= vma.flags.write && !write;
             vma.flags.write = write;
         });
@@ -128,7 +128,7 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     pub fn set_on_fork(&mut self, range: PageRange, on_fork: OnFork) -> Result<(), Error> {
         self.vmas.covered(range)?;
         self.vmas.split_at_ends_of(range)?;
-        self.vmas.change_inside(range, |vma| vma.on_fork = on_fork);
+        self.vmas.change_in(range, |vma| vma.on_fork = on_fork);
         self.vmas.join_in(range);
         Ok(())
     }

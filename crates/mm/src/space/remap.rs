@@ -73,7 +73,7 @@ impl<M: Machine> AddressSpace<'_, M> {
         let old = self.vmas.find(from.start()).ok_or(Error::NotMapped(from.start()))?;
         self.vmas.insert(old.moved(to, 0));
         if keeps_old {
-            self.vmas.change_inside(moving, |left| left.owns_pages = false);
+            self.vmas.change_in(moving, |left| left.owns_pages = false);
             if let Ok(rest) = behind(from, to.pages().min(from.pages())) {
                 self.remove_mappings(rest);
             }

@@ -160,8 +160,8 @@ impl<'k> Vmas<'k> {
         }
     }
 
-    /// Changes the mappings inside a range that was split at.
-    pub(super) fn change_inside(&mut self, range: PageRange, mut change: impl FnMut(&mut Vma<'k>)) {
+    /// Changes the mappings that reach into a range.
+    pub(super) fn change_in(&mut self, range: PageRange, mut change: impl FnMut(&mut Vma<'k>)) {
         for node in self.nodes_touching(range) {
             if let Some(mut vma) = node.vma.get() {
                 change(&mut vma);
@@ -172,7 +172,7 @@ impl<'k> Vmas<'k> {
 
     /// Notes that pages are made for every mapping that reaches into a range.
     pub(super) fn own_pages_in(&mut self, range: PageRange) {
-        self.change_inside(range, |vma| vma.owns_pages = true);
+        self.change_in(range, |vma| vma.owns_pages = true);
     }
 
     /// Replaces the mapping that ends where this one does. It may begin lower down only where nothing else is.
