@@ -10,10 +10,13 @@
 //! was saved under another backend than the one that restores it.
 
 use crate::arch::backend::{self, Choice, Selected, Unusable};
+use crate::settled::Settled;
+use kpkeys::context::PageTables;
 use kpkeys::null::Null;
-use kpkeys::{Backend, Saved};
+use kpkeys::{Backend, Guard, Saved};
 
-static SELECTED: spin::Once<Selected> = spin::Once::new();
+#[unsafe(link_section = ".settled")]
+static SELECTED: Settled<Selected> = Settled::new();
 
 /// Selects the backend, on the boot CPU.
 ///
@@ -27,7 +30,7 @@ static SELECTED: spin::Once<Selected> = spin::Once::new();
 pub unsafe fn select(choice: Choice) -> Result<(), Unusable> {
     // SAFETY: no interrupt is on yet, and every exception entry calls `enter_exception`.
     let selected = unsafe { backend::init(choice) }?;
-    SELECTED.call_once(|| selected);
+    SELECTED.settle(|| selected);
     Ok(())
 }
 
@@ -49,6 +52,14 @@ pub unsafe fn join() -> Result<(), Unusable> {
 #[inline(always)]
 pub fn selected() -> Selected {
     SELECTED.get().copied().unwrap_or(Selected::None(Null::new()))
+}
+
+/// Runs `f` in a window, for what is not a page table but carries its key.
+#[inline(always)]
+pub fn in_window<R>(f: impl FnOnce() -> R) -> R {
+    let backend = selected();
+    let _open: Guard<'_, _, PageTables> = Guard::enter(&backend);
+    f()
 }
 
 /// Called first in every exception and interrupt, NMIs included. Returns the interrupted
