@@ -55,10 +55,11 @@ pub fn selected() -> Selected {
 }
 
 /// Runs `f` in a window, for what is not a page table but carries its key.
+#[cfg(target_arch = "x86_64")] // whose interrupt controller is one
 #[inline(always)]
 pub fn in_window<R>(f: impl FnOnce() -> R) -> R {
     let backend = selected();
-    let _open: Guard<'_, _, PageTables> = Guard::enter(&backend);
+    let _open: kpkeys::Guard<'_, _, kpkeys::context::PageTables> = kpkeys::Guard::enter(&backend);
     f()
 }
 

@@ -5,7 +5,6 @@ use super::Bare;
 use crate::arch::{self, layout};
 use crate::image;
 use crate::memory::{PAGE_SIZE, PhysRange};
-use crate::protection;
 use crate::settled::Settled;
 use kpkeys::{Backend, Pkey, Scheme};
 use kpkeys_mm::Kernel;
@@ -89,7 +88,7 @@ pub unsafe fn write_device(at: *mut u32, value: u32) {
     // SAFETY: the caller's promise.
     let write = || unsafe { at.write_volatile(value) };
     match DEVICES_ARE_GUARDED.get() {
-        Some(true) => protection::in_window(write),
+        Some(true) => crate::protection::in_window(write),
         _ => write(),
     }
 }
