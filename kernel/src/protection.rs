@@ -11,9 +11,8 @@
 
 use crate::arch::backend::{self, Choice, Selected, Unusable};
 use crate::settled::Settled;
-use kpkeys::context::PageTables;
 use kpkeys::null::Null;
-use kpkeys::{Backend, Guard, Saved};
+use kpkeys::{Backend, Saved};
 
 #[unsafe(link_section = ".settled")]
 static SELECTED: Settled<Selected> = Settled::new();
