@@ -72,6 +72,22 @@ fn passes_its_tests_on_four_cpus() {
     Target::ALL.into_iter().for_each(|target| passes_its_tests(target, 256, 4));
 }
 
+/// One that unmaps, one that still reads, and one that takes what is free.
+#[test]
+fn frees_nothing_before_it_is_flushed_on_three_cpus() {
+    for target in Target::ALL {
+        for mode in ["off", "unbatched", "batched", "fused"] {
+            let words = with_command_line(&format!("tests=frees mode={mode}"));
+            let machine = Machine { memory_mib: 256, cpus: 3, ..words };
+            let what = format!("{} {mode}", target.name());
+            let (run, lines) =
+                run(target, &machine).unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_eq!(run.outcome, Outcome::Success, "{what}:\n{}", lines.join("\n"));
+            assert!(lines.iter().any(|line| line.contains("\"passed\":1,")), "{what}");
+        }
+    }
+}
+
 #[test]
 fn passes_its_tests_in_every_mode() {
     for target in Target::ALL {

@@ -7,7 +7,8 @@
 //!    keys worked, whether or not they are linked; and those all do;
 //! 3. no mapping outside the linear map reaches a page-table page with write permission and without its key - or for user mode,
 //!    which the key does not bind;
-//! 4. no root has entries in a half that is not its own, except that user roots may hold the kernel root's own entries.
+//! 4. the linear map maps each frame at its own address or not at all, for the kernel alone, and not to be executed;
+//! 5. no root has entries in a half that is not its own, except that user roots may hold the kernel root's own entries.
 //!
 //! Where page tables are protected by an [alias](mod@crate::alias), what is said of the key above is said of these two:
 //!
@@ -88,6 +89,13 @@ pub enum Finding {
         /// The address it can be written through.
         address: VirtAddr,
     },
+    /// A leaf of the linear map is not data of the kernel at its own address: it maps another frame, lets user mode in, or lets it be executed.
+    WrongLinearLeaf {
+        /// The first address that it translates.
+        address: VirtAddr,
+        /// The leaf.
+        entry: Entry,
+    },
     /// An entry points outside memory where a table should be.
     StrayTable {
         /// The address the entry helps to translate.
@@ -148,6 +156,12 @@ impl fmt::Display for Finding {
             }
             Finding::WritableAlias { frame, address } => {
                 write!(f, "page-table page {frame:?} is writable through {address:?}")
+            }
+            Finding::WrongLinearLeaf { address, entry } => {
+                write!(
+                    f,
+                    "{entry:?} for {address:?} of the linear map is not kernel data of that address's frame"
+                )
             }
             Finding::StrayTable { address, entry } => {
                 write!(f, "{entry:?} for {address:?} points outside memory")
@@ -427,7 +441,22 @@ impl<M: Machine, F: Frames> Walk<'_, M, F> {
         }
     }
 
+    /// Whether a leaf of the linear map is what it must be, if it is one.
+    fn check_linear_leaf(&mut self, level: Level, entry: Entry, address: VirtAddr) {
+        let (first, memory) = (self.memory.linear.0, self.memory);
+        let Some(offset) = address.0.checked_sub(first) else { return };
+        if offset >= memory.pages as u64 * PAGE_SIZE {
+            return;
+        }
+        let attrs = M::Format::attrs(entry);
+        let is_own = M::Format::frame(level, entry) == memory.start.offset(offset);
+        if !is_own || attrs.user || attrs.execute {
+            self.find(Finding::WrongLinearLeaf { address, entry });
+        }
+    }
+
     fn check_leaf(&mut self, level: Level, entry: Entry, address: u64, marks: &Scratch<'_>) {
+        self.check_linear_leaf(level, entry, VirtAddr(address));
         let alias = self.paging.alias();
         // The protection register binds kernel pages alone: a key on a user page protects nothing. And without one it binds none.
         let is_bound = alias.is_none()

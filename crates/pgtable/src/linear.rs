@@ -105,10 +105,25 @@ impl Linear {
 
     /// The entry of a page, in a map of pages.
     #[inline(always)]
-    fn page_at<'m, M: Machine>(&self, machine: &'m M, va: VirtAddr) -> Result<Slot<'m>, Error> {
+    fn page_at<'m, M: Machine>(
+        &self,
+        machine: &'m M,
+        frame: PhysAddr,
+        va: VirtAddr,
+    ) -> Result<(Slot<'m>, Entry), Error> {
         // SAFETY: tables of the linear map are never freed.
         let table = unsafe { self.root_table(machine).find(machine, va, Level::Pte) };
-        Ok(table.ok_or(Error::NeedsPageMappedLinearMap)?.slot(va.index(Level::Pte)))
+        let slot = table.map(|table| table.slot(va.index(Level::Pte)));
+        let found = slot.map(|slot| (slot, slot.load()));
+        found
+            .filter(|&(_, leaf)| M::Format::is_leaf(Level::Pte, leaf))
+            .ok_or_else(|| self.why_no_page(machine, frame))
+    }
+
+    #[cold]
+    fn why_no_page<M: Machine>(&self, machine: &M, frame: PhysAddr) -> Error {
+        let mapped = self.mapped_range(machine, frame, 1);
+        mapped.err().unwrap_or(Error::NeedsPageMappedLinearMap)
     }
 
     fn root_table<'m, M: Machine>(&self, machine: &'m M) -> Table<'m> {
@@ -142,6 +157,21 @@ impl Linear {
         Ok(PageRange::new(self.memory.linear_address(start), pages)?)
     }
 
+    /// Where the linear map has frames, if it maps them all: it may have holes, such as device registers between RAM.
+    pub(crate) fn mapped_range<M: Machine>(
+        &self,
+        machine: &M,
+        start: PhysAddr,
+        pages: usize,
+    ) -> Result<PageRange, Error> {
+        let range = self.range(start, pages)?;
+        if maps_all(machine, self.root_table(machine), Level::Pgd, Span::of(range)) {
+            Ok(range)
+        } else {
+            Err(Error::OutsideLinearMap(start, pages))
+        }
+    }
+
     /// See [`Ground::set_key`](crate::ground::Ground::set_key).
     pub(crate) fn set_key<M: Machine>(
         &self,
@@ -151,8 +181,9 @@ impl Linear {
         key: Pkey,
         reserve: &mut Reserve,
     ) -> Result<(), Error> {
-        let range = self.key_range::<M::Format>(start, pages, key)?;
+        self.key_range::<M::Format>(start, pages, key)?;
         let _locked = self.lock.lock();
+        let range = self.mapped_range(section.machine(), start, pages)?;
         let change = self.change(section, range, To::Key(key));
         if change.splits() > reserve.len() {
             return Err(Error::OutOfMemory);
@@ -172,8 +203,8 @@ impl Linear {
         key: Pkey,
     ) -> Result<(), Error> {
         let range = self.range(frame, 1)?;
-        let slot = self.page_at(section.machine(), range.start())?;
-        section.set(slot, M::Format::with_key(slot.load(), key));
+        let (slot, leaf) = self.page_at(section.machine(), frame, range.start())?;
+        section.set(slot, M::Format::with_key(leaf, key));
         changed(section, [range]);
         Ok(())
     }
@@ -215,8 +246,9 @@ impl Linear {
         let Some(alias) = &self.alias else {
             return self.set_key(section, start, pages, Pkey::PAGE_TABLES, reserve);
         };
-        let (range, second) = (self.range(start, pages)?, alias.range(start, pages)?);
         let _locked = self.lock.lock();
+        let range = self.mapped_range(section.machine(), start, pages)?;
+        let second = alias.range(start, pages)?;
         let lazy = section.lazy();
         let change = self.change(section, range, To::ReadOnly);
         let tables = alias.tables_missing(section.machine(), second);
@@ -243,8 +275,9 @@ impl Linear {
         let Some(alias) = &self.alias else {
             return self.set_key(section, start, pages, Pkey::DEFAULT, reserve);
         };
-        let (range, second) = (self.range(start, pages)?, alias.range(start, pages)?);
         let _locked = self.lock.lock();
+        let range = self.mapped_range(section.machine(), start, pages)?;
+        let second = alias.range(start, pages)?;
         let lazy = section.lazy();
         let change = self.change(section, range, To::Writable);
         if change.splits() > reserve.len() {
@@ -266,8 +299,9 @@ impl Linear {
         reserve: &mut Reserve,
     ) -> Result<(), Error> {
         let Some(alias) = &self.alias else { return Ok(()) };
-        let second = alias.range(start, pages)?;
         let _locked = self.lock.lock();
+        self.mapped_range(section.machine(), start, pages)?;
+        let second = alias.range(start, pages)?;
         if alias.tables_missing(section.machine(), second) > reserve.len() {
             return Err(Error::OutOfMemory);
         }
@@ -353,6 +387,20 @@ impl Span {
             Some(entry)
         })
     }
+}
+
+/// Whether leaves below `table`, which is at `level`, translate all of a range.
+fn maps_all<M: Machine>(machine: &M, table: Table<'_>, level: Level, range: Span) -> bool {
+    range.entries(level).all(|span| {
+        let entry = table.slot(VirtAddr(span.first).index(level)).load();
+        // SAFETY: tables of the linear map are never freed.
+        match (unsafe { Table::below(machine, level, entry) }, level.below()) {
+            (Some(lower), Some(below)) => {
+                maps_all(machine, lower, below, range.intersection(&span))
+            }
+            _ => M::Format::is_leaf(level, entry),
+        }
+    })
 }
 
 /// One change, on its way through the tables.

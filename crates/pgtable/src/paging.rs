@@ -3,7 +3,7 @@
 use kpkeys::{Backend, Pkey, Scheme};
 use spin::Mutex;
 
-use crate::addr::{Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use crate::addr::{Level, PageRange, PhysAddr, VirtAddr};
 use crate::alias::Alias;
 use crate::entry::{Entry, Format};
 use crate::error::Error;
@@ -109,11 +109,13 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     ///
     /// # Errors
     ///
-    /// Why some page could not be protected. Protection must not be claimed then.
+    /// Why some page could not be protected. Protection must not be claimed then. [`Error::OutsideLinearMap`] if the linear map does not
+    /// map a recorded page: nothing is changed then.
     pub fn enable_protection(&self) -> Result<(), Error> {
         if !self.ground.mode().protects() {
             return Ok(());
         }
+        self.refuse_holes_recorded()?;
         if self.ground.linear().alias().is_some() {
             return self.enable_alias();
         }
@@ -138,6 +140,15 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         self.ground.set_protected();
         self.ptps().enable_protection(&self.ground)?;
         self.for_each_recorded(|start, pages, reserve| self.ground.protect(start, pages, reserve))
+    }
+
+    /// Refuses records of pages that the linear map does not map any more: protecting them would be a claim about nothing.
+    fn refuse_holes_recorded(&self) -> Result<(), Error> {
+        [self.ground.early(), self.ground.foreign()].iter().flat_map(EarlyPtps::iter).try_for_each(
+            |(start, pages)| {
+                self.ground.linear().mapped_range(self.machine(), start, pages).map(|_| ())
+            },
+        )
     }
 
     /// Passes recorded pages, those in the same 2 MiB together, with a reserve for them.
@@ -169,9 +180,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     ///
     /// [`Error::EarlyRecordFull`]: the pages would stay unprotected. [`Error::OutsideLinearMap`].
     pub fn record_early_ptps(&self, start: PhysAddr, pages: usize) -> Result<(), Error> {
-        if !self.machine().memory().contains(start, pages) || !start.is_aligned(PAGE_SIZE) {
-            return Err(Error::OutsideLinearMap(start, pages));
-        }
+        self.ground.linear().mapped_range(self.machine(), start, pages)?;
         self.ground.record_foreign(start, pages)
     }
 
@@ -179,11 +188,13 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     ///
     /// # Errors
     ///
-    /// [`Error::OutsideLinearMap`] if the range is not page-aligned or not all in the linear map,
+    /// [`Error::OutsideLinearMap`] if the range is not page-aligned or not all mapped in the linear map,
     /// [`Error::KeyOutOfRange`] if the format has no such key, [`Error::NoKeys`] if the backend protects page tables by an alias and
     /// this is not the default key, [`Error::OutOfMemory`] if a block had to be split and no page-table page was in reserve. Keys
     /// are as before then.
     pub fn set_memory_pkey(&self, start: PhysAddr, pages: usize, key: Pkey) -> Result<(), Error> {
+        // Before the pool takes a block for it.
+        self.ground.linear().mapped_range(self.machine(), start, pages)?;
         match &self.pool {
             None => self.ground.set_key(start, pages, key, &mut Reserve::new()),
             Some(pool) => pool.set_key(&self.ground, start, pages, key),

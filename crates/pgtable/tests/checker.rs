@@ -121,7 +121,8 @@ fn a_linear_entry_that_maps_another_frame_is_found<F: HostedFormat>() {
         let swapped = F::leaf(Level::Pte, frame, Attrs::KERNEL_DATA).unwrap();
         victim.with_planted(place, swapped, |findings| {
             let address = victim.system.linear(victim.data);
-            assert_eq!(findings, [Finding::WritableAlias { frame, address }], "{config:?}");
+            let wrong = Finding::WrongLinearLeaf { address, entry: swapped };
+            assert_eq!(findings, [wrong, Finding::WritableAlias { frame, address }], "{config:?}");
         });
     }
 }

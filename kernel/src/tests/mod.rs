@@ -6,6 +6,7 @@
 
 mod exceptions;
 mod flushes;
+mod frees;
 mod image;
 mod memory;
 mod paging;

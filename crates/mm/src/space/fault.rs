@@ -27,8 +27,9 @@ impl<M: Machine> AddressSpace<'_, M> {
     ///
     /// [`Error::NotMapped`], [`Error::Forbidden`] and [`Error::OutOfMemory`].
     pub fn fault(&mut self, va: VirtAddr, write: bool) -> Result<(), Error> {
-        let vma = self.vmas.find(va).copied().or_else(|| self.vmas.grow_stack_to(va));
-        let vma = vma.ok_or(Error::NotMapped(va))?;
+        let found = self.vmas.find(va);
+        let grows = found.is_none();
+        let mut vma = found.or_else(|| self.vmas.grown_stack(va)).ok_or(Error::NotMapped(va))?;
         if write && !vma.flags.write {
             return Err(Error::Forbidden(va));
         }
@@ -40,11 +41,9 @@ impl<M: Machine> AddressSpace<'_, M> {
             None => self.mapped_pages += self.map_missing(va, &vma, write)?,
         }
         let makes_own = write && !vma.is_shared() || vma.flags.order == HUGE_ORDER;
-        if makes_own
-            && !vma.owns_pages
-            && let Some(vma) = self.vmas.find_mut(va)
-        {
-            vma.owns_pages = true;
+        if grows || makes_own && !vma.owns_pages {
+            vma.owns_pages |= makes_own;
+            self.vmas.update(vma);
         }
         Ok(())
     }
@@ -230,7 +229,7 @@ impl<M: Machine> AddressSpace<'_, M> {
                 done += if M::Format::is_present(table.slot(va.index(Level::Pte)).load()) {
                     1
                 } else {
-                    let pages = self.first_touch(&section, table, va, vma, true)?;
+                    let pages = self.first_touch(&section, table, va, &vma, true)?;
                     mapped += pages;
                     // A large folio may begin before `va`; what matters is how far it reaches.
                     if pages == 1 { 1 } else { ENTRIES - va.index(Level::Pte) }

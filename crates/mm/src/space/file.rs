@@ -7,6 +7,7 @@ use kpkeys_pgtable::{Machine, PhysAddr};
 
 use crate::error::Error;
 use crate::frames::{Buddy, OwnedFrame};
+use crate::heap;
 use crate::kernel::Kernel;
 
 /// The pages of a file in memory: what Linux's page cache holds of it, all of it.
@@ -74,8 +75,12 @@ impl<M: Machine> Kernel<M> {
     pub fn new_file(&self, pages: usize, fault_around: usize) -> Result<File, Error> {
         let around = fault_around.checked_ilog2().map_or(1, |log| 1 << log);
         let fault_around = NonZeroUsize::new(around).unwrap_or(NonZeroUsize::MIN);
-        let mut file = File { frames: Vec::with_capacity(pages), fault_around };
-        for _ in 0..pages.max(1) {
+        let pages = pages.max(1);
+        if pages > self.machine().memory().pages {
+            return Err(Error::OutOfMemory);
+        }
+        let mut file = File { frames: heap::with_room_for(pages)?, fault_around };
+        for _ in 0..pages {
             match self.frames().new_zeroed_frame(self.machine()) {
                 Ok(frame) => file.frames.push(frame),
                 Err(error) => {

@@ -21,7 +21,7 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     /// [`Error::OutOfMemory`] or [`Error::TooManyReferences`]; nothing is shared then, though pages may be left write-protected.
     pub fn fork(&mut self) -> Result<Self, Error> {
         let mut child = AddressSpace::new(self.kernel)?;
-        child.vmas = self.vmas.for_child();
+        child.vmas = self.vmas.for_child()?;
         let mut mapped = 0;
         let copied = self.copy_pages(&child, &mut mapped);
         child.mapped_pages = mapped;

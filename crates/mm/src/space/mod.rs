@@ -6,16 +6,19 @@
 mod fault;
 mod file;
 mod fork;
+mod gather;
 mod remap;
 mod unmap;
 mod vma;
+mod vmas;
 
 use kpkeys_pgtable::{Entry, Flush, Format, Machine, PageRange, Root, VirtAddr};
 
 use crate::error::Error;
 use crate::frames::HUGE_ORDER;
 use crate::kernel::Kernel;
-use vma::{Backing, Vma, Vmas};
+use vma::{Backing, Vma};
+use vmas::Vmas;
 
 pub use file::{File, FilePages};
 pub use vma::{MapFlags, OnFork};
@@ -50,7 +53,7 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     /// # Errors
     ///
     /// [`Error::Occupied`] if the range overlaps a mapping or leaves the user half; [`Error::BadOrder`] if the flags ask for
-    /// folios of another order than 0 and 9.
+    /// folios of another order than 0 and 9; [`Error::OutOfMemory`].
     pub fn mmap(&mut self, range: PageRange, flags: MapFlags) -> Result<(), Error> {
         self.map(range, flags, Backing::Anonymous)
     }
@@ -90,6 +93,7 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
         if range.end().0 > USER_END || range.end().0 == 0 || self.vmas.overlaps(range) {
             return Err(Error::Occupied(range));
         }
+        self.vmas.make_room()?;
         self.vmas.add(Vma::new(range, flags, backing));
         Ok(())
     }
@@ -99,15 +103,16 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     ///
     /// # Errors
     ///
-    /// [`Error::NotMapped`] with the first address of the range that no mapping covers; nothing is changed then.
+    /// [`Error::NotMapped`] with the first address of the range that no mapping covers, [`Error::OutOfMemory`] if a mapping had to be cut
+    /// in two; nothing is changed then.
     pub fn mprotect(&mut self, range: PageRange, write: bool) -> Result<(), Error> {
         self.vmas.covered(range)?;
-        self.vmas.split_at_ends_of(range);
+        self.vmas.split_at_ends_of(range)?;
         let mut revoked = false;
-        for vma in self.vmas.inside_mut(range) {
+        self.vmas.change_in(range, |vma| {
             revoked |= vma.flags.write && !write;
             vma.flags.write = write;
-        }
+        });
         self.vmas.join_in(range);
         if revoked {
             self.change_entries(range, M::Format::write_protected)?;
@@ -122,8 +127,8 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     /// As [`mprotect`](Self::mprotect).
     pub fn set_on_fork(&mut self, range: PageRange, on_fork: OnFork) -> Result<(), Error> {
         self.vmas.covered(range)?;
-        self.vmas.split_at_ends_of(range);
-        self.vmas.inside_mut(range).for_each(|vma| vma.on_fork = on_fork);
+        self.vmas.split_at_ends_of(range)?;
+        self.vmas.change_in(range, |vma| vma.on_fork = on_fork);
         self.vmas.join_in(range);
         Ok(())
     }
@@ -135,8 +140,7 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     ///
     /// [`Error::Tables`], never for a range of the user half.
     pub fn mark_unused(&mut self, range: PageRange) -> Result<(), Error> {
-        let parts: alloc::vec::Vec<PageRange> = self.vmas.parts_in(range).collect();
-        parts.into_iter().try_for_each(|part| self.change_entries(part, M::Format::old))
+        self.vmas.parts_in(range).try_for_each(|part| self.change_entries(part, M::Format::old))
     }
 
     /// How many pages are mapped.
@@ -176,8 +180,9 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
 
 impl<M: Machine> Drop for AddressSpace<'_, M> {
     fn drop(&mut self) {
-        let all: alloc::vec::Vec<PageRange> = self.vmas.iter().map(|vma| vma.range).collect();
-        self.unmap_pages(&all, VirtAddr(0), VirtAddr(USER_END));
+        if let Some(all) = vma::part(VirtAddr(0), VirtAddr(USER_END)) {
+            self.unmap_pages(all, VirtAddr(0), VirtAddr(USER_END));
+        }
         if let Some(root) = self.root.take() {
             self.kernel.paging().release_user_root(root);
         }

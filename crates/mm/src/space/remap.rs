@@ -1,8 +1,9 @@
 //! mremap: a mapping grows, shrinks or moves, and its pages with it.
+//!
+//! First all that can fail, then the move, and what each mapping is from now on is settled before it can join another.
 
-use kpkeys_pgtable::{Flush, Machine, PageRange};
+use kpkeys_pgtable::{Flush, Level, Machine, PAGE_SIZE, PageRange, VirtAddr};
 
-use super::vma::Vma;
 use super::{AddressSpace, USER_END};
 use crate::error::Error;
 
@@ -15,10 +16,9 @@ impl<M: Machine> AddressSpace<'_, M> {
     /// # Errors
     ///
     /// [`Error::NotMapped`] if no one mapping covers `from`, [`Error::Occupied`] if `to` leaves the user half or the ranges overlap
-    /// without starting together; nothing is changed then. [`Error::OutOfMemory`]: what was at `to` is unmapped, and the end
-    /// that would not have fit.
+    /// without starting together, [`Error::OutOfMemory`]. Nothing is changed then.
     pub fn mremap(&mut self, from: PageRange, to: PageRange, keeps_old: bool) -> Result<(), Error> {
-        let old = *self.vmas.find(from.start()).ok_or(Error::NotMapped(from.start()))?;
+        let old = self.vmas.find(from.start()).ok_or(Error::NotMapped(from.start()))?;
         if !old.range.contains(from.start().offset_pages(from.pages() - 1)) {
             return Err(Error::NotMapped(old.range.end()));
         }
@@ -26,20 +26,22 @@ impl<M: Machine> AddressSpace<'_, M> {
             return Err(Error::Occupied(to));
         }
         if from.start() == to.start() {
-            return self.resize(&old, from, to);
+            return self.resize(from, to);
         }
         if from.start() < to.end() && to.start() < from.end() {
             return Err(Error::Occupied(to));
         }
-        self.munmap(to)?;
-        if from.pages() > to.pages() {
-            self.munmap(behind(from, to.pages())?)?;
+        let moved = self.relocate(from, to, keeps_old);
+        if moved.is_err() {
+            self.free_unused_tables(to);
         }
-        let from = PageRange::new(from.start(), from.pages().min(to.pages()))?;
-        self.relocate(from, to, keeps_old)
+        // Mappings were cut for the move, whether or not it took place.
+        self.vmas.join_in(from);
+        self.vmas.join_in(to);
+        moved
     }
 
-    fn resize(&mut self, old: &Vma<'_>, from: PageRange, to: PageRange) -> Result<(), Error> {
+    fn resize(&mut self, from: PageRange, to: PageRange) -> Result<(), Error> {
         if to.pages() < from.pages() {
             return self.munmap(behind(from, to.pages())?);
         }
@@ -48,35 +50,52 @@ impl<M: Machine> AddressSpace<'_, M> {
             if self.vmas.overlaps(more) {
                 return Err(Error::Occupied(more));
             }
-            self.vmas.extend(old.range.start(), more.end());
+            self.vmas.extend(from.start(), more.end());
         }
         Ok(())
     }
 
     fn relocate(&mut self, from: PageRange, to: PageRange, keeps_old: bool) -> Result<(), Error> {
-        self.vmas.split_at_ends_of(from);
-        let old = *self.vmas.find(from.start()).ok_or(Error::NotMapped(from.start()))?;
+        let moving = PageRange::new(from.start(), from.pages().min(to.pages()))?;
+        self.vmas.split_for_move([from, moving, to])?;
         let paging = self.kernel.paging();
-        let moved = {
+        if self.vmas.overlaps(to) {
+            self.link_tables(moving, to.start())?;
+            // Its tables stay: pages move there.
+            self.discard(to);
+            self.vmas.remove_inside(to);
+        }
+        {
             let section = paging.section(self.root());
-            paging.move_pages(&section, self.root(), from, to.start())
-        };
-        if let Err(error) = moved {
-            self.vmas.join_in(from);
-            let (floor, ceiling) = self.vmas.neighbours(to, USER_END);
-            self.unmap_pages(&[to], floor, ceiling);
-            return Err(error.into());
+            paging.move_pages(&section, self.root(), moving, to.start())?;
         }
-        paging.flush(Flush::User(self.root().frame(), from));
-        self.vmas.add(old.moved(to, 0));
+        paging.flush(Flush::User(self.root().frame(), moving));
+        let old = self.vmas.find(from.start()).ok_or(Error::NotMapped(from.start()))?;
+        self.vmas.insert(old.moved(to, 0));
         if keeps_old {
-            if let Some(left) = self.vmas.find_mut(from.start()) {
-                left.owns_pages = false;
+            self.vmas.change_in(moving, |left| left.owns_pages = false);
+            if let Ok(rest) = behind(from, to.pages().min(from.pages())) {
+                self.remove_mappings(rest);
             }
-            Ok(())
         } else {
-            self.munmap(from)
+            self.remove_mappings(from);
         }
+        Ok(())
+    }
+
+    /// Links the tables that the pages of a range move to.
+    fn link_tables(&self, moving: PageRange, to: VirtAddr) -> Result<(), Error> {
+        let paging = self.kernel.paging();
+        let section = paging.section(self.root());
+        for piece in moving.by_table(Level::Pte) {
+            if paging.find_table(self.root(), piece.start(), Level::Pte).is_some() {
+                let first = (piece.start().0 - moving.start().0) / PAGE_SIZE;
+                for page in [first as usize, first as usize + piece.pages() - 1] {
+                    paging.table_for(&section, self.root(), to.offset_pages(page), Level::Pte)?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 

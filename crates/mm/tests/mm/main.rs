@@ -5,9 +5,13 @@
 
 mod bad_input;
 mod concurrency;
+mod contents;
 mod failure;
+mod flush_order;
 mod heap;
+mod heap_failure;
 mod mappings;
 mod space_model;
 mod support;
 mod vmalloc_model;
+mod watched;
