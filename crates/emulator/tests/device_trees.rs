@@ -57,7 +57,6 @@ fn assert_refused(device_tree: PathBuf, expected: &[&str]) {
     }
 }
 
-/// Before, it was refused whole, and said so where no console was.
 #[test]
 fn starts_from_a_tree_with_long_names() {
     let (run, lines) = boot(tree("long-names.dtb"), 2, "tests=protection");
@@ -88,16 +87,4 @@ fn a_console_without_a_driver_is_named() {
         set(tree, "/pl011@9000000", "compatible", b"snps,dw-apb-uart\0");
     });
     assert_refused(device_tree, &["none for snps,dw-apb-uart", "boot refused: "]);
-}
-
-/// The interrupt controller is unknown and the console lies elsewhere in the tree than the last resort has it: it is still the tree's.
-#[test]
-fn memory_that_is_left_to_the_boot_loader_is_said_to_be() {
-    // Without RAM of its own to put in, QEMU leaves the tree alone; the machine has some all the same.
-    let device_tree = edited("no-memory.dtb", |tree| {
-        set(tree, "/memory@40000000", "status", b"disabled\0");
-    });
-    let (run, lines) = boot(device_tree, 4, "");
-    assert_eq!(run.outcome, Outcome::Refused, "{lines}");
-    assert!(lines.contains("memory: the boot loader was to say"), "{lines}");
 }
