@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::step::{self, AfterFailure, Outcome, Step};
-use crate::{bare, command, docs, kernel, oldest, setup};
+use crate::{bare, command, docs, kernel, oldest, setup, tests};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -70,7 +70,7 @@ fn steps() -> Vec<Step> {
         Step {
             name: "test",
             about: "unit, property, compile-fail, documentation and in-kernel tests",
-            run: test,
+            run: tests::run,
         },
         Step {
             name: "attack",
@@ -88,18 +88,13 @@ fn clippy() -> Result<Outcome> {
     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
 }
 
-/// All of them, even after a failure, so that one run shows every test that fails.
-fn test() -> Result<Outcome> {
-    cargo(&["test", "--workspace", "--no-fail-fast"])
-}
-
 fn cargo(arguments: &[&str]) -> Result<Outcome> {
     command::run(&mut command::cargo(arguments))?;
     Ok(Outcome::Done)
 }
 
 #[cfg(test)]
-mod tests {
+mod step_list {
     use super::*;
 
     #[test]

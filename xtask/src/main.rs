@@ -14,6 +14,7 @@ mod oldest;
 mod packages;
 mod setup;
 mod step;
+mod tests;
 mod toolchain;
 mod trees;
 mod workspace;
