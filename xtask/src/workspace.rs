@@ -25,3 +25,30 @@ pub fn target_dir() -> Result<PathBuf> {
         serde_json::from_str(&metadata).context("cannot understand `cargo metadata`")?;
     Ok(metadata.target_directory)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A first build takes minutes.
+    #[test]
+    fn no_alias_builds_without_a_word() {
+        let file = root().join(".cargo/config.toml");
+        let config: toml::Table = toml::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        let aliases = config["alias"].as_table().unwrap();
+        assert!(aliases.contains_key("kpkeys") && aliases.contains_key("xtask"));
+        for (name, words) in aliases {
+            let words = words.as_str().unwrap();
+            assert!(
+                !words.split(' ').any(|word| matches!(word, "--quiet" | "-q")),
+                "{name}: {words}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_target_directory_is_the_one_this_program_is_in() {
+        let target = target_dir().unwrap();
+        assert!(std::env::current_exe().unwrap().starts_with(&target), "{}", target.display());
+    }
+}
