@@ -15,8 +15,8 @@ pub struct Error {
     pub problem: Problem,
 }
 
-/// How much of a node's name is kept.
-const NAME_LEN: usize = 64;
+/// How much of a node's name is kept: an error is returned by value everywhere.
+const NAME_LEN: usize = 48;
 
 /// What was wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -68,6 +68,7 @@ pub struct Reserved {
 
 /// What a tree says of the machine's memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there is no heap to box in, and one of it")]
 pub enum Ram {
     /// By rising address; neighbours are joined, none overlap. Never empty.
     Ranges(ArrayVec<Region, MAX_RAM_REGIONS>),
