@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::step::{self, AfterFailure, Outcome, Step};
-use crate::{bare, command, docs, kernel, oldest, setup, tests};
+use crate::{bare, command, docs, kernel, oldest, setup, test};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -70,7 +70,7 @@ fn steps() -> Vec<Step> {
         Step {
             name: "test",
             about: "unit, property, compile-fail, documentation and in-kernel tests",
-            run: tests::run,
+            run: test::run,
         },
         Step {
             name: "attack",
@@ -94,7 +94,7 @@ fn cargo(arguments: &[&str]) -> Result<Outcome> {
 }
 
 #[cfg(test)]
-mod step_list {
+mod tests {
     use super::*;
 
     #[test]

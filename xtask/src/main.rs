@@ -14,7 +14,7 @@ mod oldest;
 mod packages;
 mod setup;
 mod step;
-mod tests;
+mod test;
 mod toolchain;
 mod trees;
 mod workspace;

@@ -21,6 +21,10 @@ macro_rules! skip {
 }
 
 /// What [`skip!`] does. The test harness names the thread of a test after it; a test that has no thread of its own is known by its module.
+///
+/// # Panics
+///
+/// If the file that [`FILE`] names cannot be written: what was skipped would go unsaid.
 pub fn report(module: &str, reason: fmt::Arguments<'_>) {
     let thread = std::thread::current();
     let line = line(module, thread.name(), &reason.to_string());
