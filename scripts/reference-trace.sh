@@ -16,7 +16,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 out=$(realpath -m "${1:-$root/crates/cli/data/kernbench.trace}")
 
 cargo build --release --manifest-path "$root/Cargo.toml" -p kpkeys-cli
-kpkeys=$root/target/release/kpkeys
+kpkeys=$(realpath "${CARGO_TARGET_DIR:-$root/target}")/release/kpkeys
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -99,6 +99,13 @@ pub enum Record<'a> {
         /// Why not.
         reason: Option<&'a str>,
     },
+    /// Something that an in-kernel test does not check on this machine.
+    Skip {
+        /// The test's name.
+        name: &'a str,
+        /// Why not.
+        reason: &'a str,
+    },
     /// All tests have run.
     Tests {
         /// How many passed.

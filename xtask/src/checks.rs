@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::step::{self, AfterFailure, Outcome, Step};
-use crate::{bare, command, docs, kernel, oldest, setup};
+use crate::{bare, command, docs, kernel, oldest, setup, test};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -70,7 +70,7 @@ fn steps() -> Vec<Step> {
         Step {
             name: "test",
             about: "unit, property, compile-fail, documentation and in-kernel tests",
-            run: test,
+            run: test::run,
         },
         Step {
             name: "attack",
@@ -86,11 +86,6 @@ fn fmt() -> Result<Outcome> {
 
 fn clippy() -> Result<Outcome> {
     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
-}
-
-/// All of them, even after a failure, so that one run shows every test that fails.
-fn test() -> Result<Outcome> {
-    cargo(&["test", "--workspace", "--no-fail-fast"])
 }
 
 fn cargo(arguments: &[&str]) -> Result<Outcome> {

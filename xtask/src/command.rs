@@ -31,6 +31,13 @@ pub fn cargo(arguments: &[&str]) -> Command {
 pub fn program(name: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(name);
     command.args(arguments).current_dir(workspace::root());
+    // A relative one is relative to where the user is, which the command no longer is.
+    for name in ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR"] {
+        if let Some(folder) = env::var_os(name).and_then(|folder| std::path::absolute(folder).ok())
+        {
+            command.env(name, folder);
+        }
+    }
     command
 }
 
@@ -81,7 +88,12 @@ pub fn in_ci() -> bool {
 fn describe(command: &Command) -> String {
     let name = PathBuf::from(command.get_program());
     let name = name.file_name().unwrap_or(OsStr::new("?")).to_string_lossy().into_owned();
-    let quiet = ["CARGO_TERM_PROGRESS_WHEN", "CARGO_INCREMENTAL"];
+    let quiet = [
+        "CARGO_TERM_PROGRESS_WHEN",
+        "CARGO_INCREMENTAL",
+        "CARGO_TARGET_DIR",
+        "CARGO_BUILD_TARGET_DIR",
+    ];
     let environment = command
         .get_envs()
         .filter(|(key, _)| !quiet.iter().any(|name| key == name))

@@ -18,12 +18,15 @@ pub fn rustdoc() -> Result<Outcome> {
         "--exclude=kpkeys-cli",
         "--no-deps",
     ]))?;
+    let target = workspace::target_dir()?;
+    let pages = format!("--target-dir={}", target.join("command").display());
+    let build = format!("--config=build.build-dir='{}'", target.display());
     command::run(&mut denying_warnings(&[
         "doc",
         "--package=kpkeys-cli",
         "--no-deps",
-        "--target-dir=target/command",
-        "--config=build.build-dir=\"target\"",
+        &pages,
+        &build,
     ]))?;
     Ok(Outcome::Done)
 }
@@ -48,7 +51,8 @@ pub fn check_book() -> Result<Outcome> {
 pub fn build() -> Result<()> {
     check_book()?;
     rustdoc()?;
-    println!("API documentation: target/doc/kpkeys/index.html");
+    let pages = workspace::target_dir()?.join("doc/kpkeys/index.html");
+    println!("API documentation: {}", pages.display());
     if command::find("mdbook").is_none() {
         println!("mdbook is not installed (cargo install mdbook): the book stays docs/src/*.md");
         return Ok(());

@@ -22,7 +22,9 @@ pub fn lint() -> Result<Outcome> {
 
 fn in_kernel(arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
     let mut cargo = command::cargo(arguments);
-    cargo.current_dir(workspace::root().join("kernel")).envs(environment.iter().copied());
+    let folder = workspace::root().join("kernel");
+    cargo.env("CARGO_TARGET_DIR", kpkeys_emulator::target_dir(&folder));
+    cargo.current_dir(folder).envs(environment.iter().copied());
     command::run(&mut cargo)
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `test` is the one gate that a contributor and CI both pass; it is a list of named steps
 //! ([`checks`]) handed to a runner that times and summarises them ([`step`]). `setup` installs what
-//! the steps need, `docs` builds the documentation for reading.
+//! the steps need, `docs` builds the documentation for reading. `trees` reads the device trees of a distribution's kernel, on request.
 
 mod bare;
 mod checks;
@@ -14,7 +14,9 @@ mod oldest;
 mod packages;
 mod setup;
 mod step;
+mod test;
 mod toolchain;
+mod trees;
 mod workspace;
 
 use std::process::ExitCode;
@@ -36,6 +38,8 @@ enum Task {
     Setup,
     /// Build the API documentation, and the book if mdbook is installed
     Docs,
+    /// Read every device tree of the distribution's arm64 kernel and compare with dtc (fetches 60 MB)
+    Trees(trees::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
         Task::Test(arguments) => checks::run(&arguments),
         Task::Setup => setup::run_alone(),
         Task::Docs => docs::build(),
+        Task::Trees(arguments) => trees::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

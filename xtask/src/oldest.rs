@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::command;
 use crate::step::Outcome;
+use crate::workspace;
 
 /// `rust-version` of the workspace, which this program has too.
 const VERSION: &str = env!("CARGO_PKG_RUST_VERSION");
@@ -18,7 +19,8 @@ pub fn check() -> Result<Outcome> {
     }
     let install = ["toolchain", "install", VERSION, "--profile", "minimal", "--no-self-update"];
     command::run(&mut command::program("rustup", &install))?;
-    let check = ["run", VERSION, "cargo", "check", "--workspace", "--target-dir", "target/oldest"];
+    let target = format!("--target-dir={}", workspace::target_dir()?.join("oldest").display());
+    let check = ["run", VERSION, "cargo", "check", "--workspace", &target];
     command::run(&mut command::program("rustup", &check))?;
     Ok(Outcome::Done)
 }

@@ -26,6 +26,8 @@ pub enum Outcome {
     Done,
     /// It went through, but something is left for the user to do, which the summary repeats.
     Incomplete(String),
+    /// It went through, but left these things unchecked, which the summary counts and names.
+    Skipped(Vec<String>),
 }
 
 /// What to do after a step that failed.
@@ -100,9 +102,13 @@ fn summary(
         let (word, note) = match result {
             Ok(Outcome::Done) => ("ok", String::new()),
             Ok(Outcome::Incomplete(note)) => ("ok", format!("  {note}")),
+            Ok(Outcome::Skipped(skips)) => ("ok", format!("  {} checks skipped", skips.len())),
             Err(_) => ("FAILED", format!("  cargo xtask test --only {}", step.name)),
         };
         let _ = writeln!(text, "  {:<12} {word:<7} {:>8}{note}", step.name, seconds(*took));
+        if let Ok(Outcome::Skipped(skips)) = result {
+            skips.iter().for_each(|skip| text.push_str(&format!("    {skip}\n")));
+        }
     }
     for step in &steps[results.len()..] {
         let _ = writeln!(text, "  {:<12} not run", step.name);
@@ -171,5 +177,19 @@ mod tests {
 
         let results = [(&steps[2], Duration::from_secs(1), (steps[2].run)())];
         assert!(summary(&results, &steps[2..], Duration::from_secs(1)).contains("install qemu"));
+    }
+
+    #[test]
+    fn the_summary_counts_and_names_what_was_skipped() {
+        let skips = || {
+            let skips = ["a::b: no perf", "c::d: no strace"];
+            Ok(Outcome::Skipped(skips.map(str::to_owned).to_vec()))
+        };
+        let step = step("test", skips);
+        let results = [(&step, Duration::from_secs(1), (step.run)())];
+        let text = summary(&results, std::slice::from_ref(&step), Duration::from_secs(1));
+        let lines: Vec<_> = text.lines().map(str::trim).collect();
+        assert_eq!(lines[1], "test         ok         1.0 s  2 checks skipped");
+        assert_eq!(lines[2..4], ["a::b: no perf", "c::d: no strace"]);
     }
 }

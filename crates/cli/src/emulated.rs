@@ -63,10 +63,8 @@ impl MachineOptions {
             memory_mib: self.memory,
             cpus: self.smp,
             cpu_model: self.cpu.clone(),
-            board_options: String::new(),
-            clock_by_instructions: false,
-            command_line: String::new(),
             time_limit: Duration::from_secs(self.time_limit),
+            ..Machine::default()
         };
         Ok(Emulated { kernel: Kernel::build(target)?, machine, backend: self.backend.clone() })
     }

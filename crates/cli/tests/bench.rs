@@ -167,7 +167,7 @@ fn a_trace_of_ones_own_is_replayed_in_each_mode() {
     let recorded =
         kpkeys(&["trace", "record", "--method", "perf", "-o", trace, "--", "sh", "-c", script]);
     if !recorded.status.success() {
-        eprintln!("SKIPPED: {}", stderr(&recorded));
+        kpkeys_skips::skip!("{}", stderr(&recorded));
         return;
     }
     let output =

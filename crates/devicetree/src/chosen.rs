@@ -9,19 +9,42 @@ use crate::node::Node;
 /// 3.2).
 const PL011_LEN: u64 = 0x48;
 
+/// Where boot messages are to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Console<'a> {
+    /// To a PL011; its registers.
+    Pl011(Region),
+    /// To something that takes another driver, by the first name it has in `compatible`.
+    Other(&'a str),
+    /// The tree names nothing, and has no PL011.
+    Unsaid,
+}
+
 /// The PL011 that `stdout-path` names; where that names nothing or something else, the first one.
-pub(crate) fn console(root: &Node) -> Result<Region, Error> {
-    let node = stdout(root).filter(is_pl011).or_else(|| root.find(&is_pl011)).ok_or_else(|| {
-        root.error("", Problem::Missing("a serial port compatible with arm,pl011"))
-    })?;
-    match node.reg()?.first() {
+pub(crate) fn console<'a>(root: &Node<'a>) -> Result<Console<'a>, Error> {
+    let named = stdout(root);
+    match (named.clone().filter(is_pl011).or_else(|| root.find(&is_pl011)), named) {
+        (Some(pl011), _) => registers(&pl011).map(Console::Pl011),
+        (None, Some(other)) => Ok(Console::Other(model(&other)?)),
+        (None, None) => Ok(Console::Unsaid),
+    }
+}
+
+fn registers(pl011: &Node) -> Result<Region, Error> {
+    match pl011.reg()?.first() {
         Some(region) if region.size() >= PL011_LEN => Ok(*region),
         Some(region) => {
             let expected = "72 bytes of registers or more";
-            Err(node.error("reg", Problem::Value { found: region.size(), expected }))
+            Err(pl011.error("reg", Problem::Value { found: region.size(), expected }))
         }
-        None => Err(node.error("reg", Problem::Missing("the registers"))),
+        None => Err(pl011.error("reg", Problem::Missing("the registers"))),
     }
+}
+
+fn model<'a>(node: &Node<'a>) -> Result<&'a str, Error> {
+    let list = node.required("compatible", "what the console is")?;
+    let first = list.split(|byte| *byte == 0).next().unwrap_or_default();
+    core::str::from_utf8(first).map_err(|_| node.error("compatible", Problem::Text("text")))
 }
 
 /// The command line; empty where there is none.

@@ -63,26 +63,34 @@ pub enum Conduit {
     Smc,
 }
 
-/// The usable CPUs, and how many more there are than are listed.
-pub(crate) fn cpus(root: &Node) -> Result<(ArrayVec<Cpu, MAX_CPUS>, usize), Error> {
+/// The usable CPUs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cpus {
+    /// In the tree's order; no two have the same affinity, never empty.
+    pub listed: ArrayVec<Cpu, MAX_CPUS>,
+    /// How many more there are.
+    pub left_out: usize,
+}
+
+pub(crate) fn cpus(root: &Node) -> Result<Cpus, Error> {
     let parent =
         root.child("cpus").ok_or_else(|| root.error("", Problem::Missing("a node `cpus`")))?;
-    let mut cpus = ArrayVec::<Cpu, MAX_CPUS>::new();
+    let mut listed = ArrayVec::<Cpu, MAX_CPUS>::new();
     let mut left_out = 0;
     for node in parent.children().filter(is_cpu) {
         let cpu = cpu(&parent, &node)?;
-        if cpus.iter().any(|other| other.mpidr == cpu.mpidr) {
+        if listed.iter().any(|other| other.mpidr == cpu.mpidr) {
             let expected = "an affinity no other CPU has";
             return Err(node.error("reg", Problem::Value { found: cpu.mpidr.0, expected }));
         }
-        if cpus.try_push(cpu).is_err() {
+        if listed.try_push(cpu).is_err() {
             left_out += 1;
         }
     }
-    if cpus.is_empty() {
+    if listed.is_empty() {
         return Err(parent.error("", Problem::Missing("a usable `cpu` node")));
     }
-    Ok((cpus, left_out))
+    Ok(Cpus { listed, left_out })
 }
 
 fn is_cpu(node: &Node) -> bool {

@@ -3,7 +3,6 @@
 use crate::memory::Region;
 use arrayvec::ArrayString;
 use core::fmt;
-use dtoolkit::error::FdtParseError;
 
 /// A device tree that cannot be used, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,14 +15,19 @@ pub struct Error {
     pub problem: Problem,
 }
 
-/// Longest node name kept; `dtoolkit` takes no more than 31 bytes before the `@`.
+/// How much of a node's name is kept: an error is returned by value everywhere.
 const NAME_LEN: usize = 48;
 
 /// What was wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
     /// The blob cannot be walked.
-    Malformed(FdtParseError),
+    Malformed {
+        /// Where in it.
+        at: usize,
+        /// What was expected there.
+        expected: &'static str,
+    },
     /// Bytes given and bytes needed, where a blob ends too early.
     Truncated {
         /// How many there are.
@@ -33,8 +37,6 @@ pub enum Problem {
     },
     /// A blob larger than the boot protocol allows, with its length.
     TooLarge(usize),
-    /// The strings block holds a name that is longer than a property's may be.
-    LongName,
     /// Something is not there; holds what was looked for.
     Missing(&'static str),
     /// A property has a length that no value of its kind has.
@@ -66,15 +68,15 @@ impl Error {
     }
 
     /// About a property of the node with this name, or about the node if `property` is empty.
-    pub(crate) fn at(node: &str, property: &'static str, problem: Problem) -> Self {
+    pub(crate) fn at(node: &[u8], property: &'static str, problem: Problem) -> Self {
         Self { node: clipped(node), property, problem }
     }
 }
 
-/// The start of `name` that fits. A name may hold any UTF-8, so it is cut between characters.
-fn clipped(name: &str) -> ArrayString<NAME_LEN> {
+/// The start of `name` that fits, cut between characters. A name may hold any bytes; those that are no text are left out.
+fn clipped(name: &[u8]) -> ArrayString<NAME_LEN> {
     let mut kept = ArrayString::new();
-    for character in name.chars() {
+    for character in name.utf8_chunks().flat_map(|chunk| chunk.valid().chars()) {
         if kept.try_push(character).is_err() {
             break;
         }
@@ -100,14 +102,15 @@ impl fmt::Display for Error {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Malformed(error) => error.fmt(f),
+            Self::Malformed { at, expected } => {
+                write!(f, "damaged at byte {at}, expected {expected}")
+            }
             Self::Truncated { given, needed } => {
                 write!(f, "{given} bytes given, {needed} expected")
             }
             Self::TooLarge(len) => {
-                write!(f, "{len} bytes, expected at most {}", crate::blob::MAX_LEN)
+                write!(f, "{len} bytes, expected at most {}", crate::flat::MAX_LEN)
             }
-            Self::LongName => write!(f, "a property name is longer than 31 bytes"),
             Self::Missing(what) => write!(f, "missing, expected {what}"),
             Self::Length { bytes, expected } => write!(f, "{bytes} bytes, expected {expected}"),
             Self::Value { found, expected } => write!(f, "{found:#x}, expected {expected}"),

@@ -45,26 +45,39 @@ impl Gic {
 }
 
 /// What the models of version 2 call themselves (Linux, bindings `arm,gic.yaml`).
-const V2: [&str; 5] =
-    ["arm,cortex-a15-gic", "arm,cortex-a7-gic", "arm,cortex-a9-gic", "arm,gic-400", "arm,pl390"];
+const V2: [&str; 7] = [
+    "arm,cortex-a15-gic",
+    "arm,cortex-a7-gic",
+    "arm,cortex-a9-gic",
+    "arm,gic-400",
+    "arm,pl390",
+    "qcom,msm-8660-qgic",
+    "qcom,msm-qgic2",
+];
 const V3: [&str; 1] = ["arm,gic-v3"];
 
 const V2_FRAME: u64 = 0x1000;
 /// One frame of GICv3 registers; a redistributor has two (IHI 0069, 12.10).
 const V3_FRAME: u64 = 0x1_0000;
 
-/// The controller, and how many cells name one of its interrupts.
-pub(crate) fn find(root: &Node) -> Result<(Gic, usize), Error> {
-    let is_v3 = |node: &Node| node.is_compatible(&V3) && node.is_available();
-    let is_v2 = |node: &Node| node.is_compatible(&V2) && node.is_available();
-    if let Some(node) = root.find(&is_v3) {
-        return Ok((v3(&node)?, interrupt_cells(&node)?));
+/// The controller.
+pub(crate) fn find(root: &Node) -> Result<Gic, Error> {
+    let find = |models: &[&str]| {
+        root.find(&|node: &Node| node.is_compatible(models) && node.is_available())
+    };
+    if let Some(node) = find(&V3) {
+        return v3(&node);
     }
-    if let Some(node) = root.find(&is_v2) {
-        return Ok((v2(&node)?, interrupt_cells(&node)?));
+    if let Some(node) = find(&V2) {
+        return v2(&node);
     }
     let expected = "an interrupt controller compatible with arm,gic-v3 or a model of GICv2";
     Err(root.error("", Problem::Missing(expected)))
+}
+
+/// Whether its interrupts are described as a GIC's are.
+pub(crate) fn is_gic(node: &Node) -> bool {
+    node.is_compatible(&V3) || node.is_compatible(&V2)
 }
 
 fn v2(node: &Node) -> Result<Gic, Error> {
@@ -134,15 +147,4 @@ fn require_frames(
         return Err(node.error("reg", Problem::Value { found: region.base(), expected }));
     }
     Ok(())
-}
-
-/// Three cells, or four where PPIs are partitioned among CPUs (Linux, bindings
-/// `arm,gic-v3.yaml`).
-fn interrupt_cells(node: &Node) -> Result<usize, Error> {
-    let (name, expected) = ("#interrupt-cells", "3 or 4 cells an interrupt");
-    match node.cell(name)? {
-        Some(cells @ 3..=4) => Ok(cells as usize),
-        Some(cells) => Err(node.error(name, Problem::Value { found: cells.into(), expected })),
-        None => Err(node.error(name, Problem::Missing(expected))),
-    }
 }

@@ -8,64 +8,65 @@
 //! ```
 //! # let blob: &[u8] = include_bytes!("../tests/data/v3-smp8-4g.dtb");
 //! let machine = kpkeys_devicetree::Machine::parse(blob)?;
-//! assert_eq!(machine.cpus.len(), 8);
-//! assert_eq!(machine.ram[0].size(), 4 << 30);
+//! assert_eq!(machine.cpus?.listed.len(), 8);
+//! assert_eq!(machine.ram?.ranges()[0].size(), 4 << 30);
 //! # Ok::<(), kpkeys_devicetree::Error>(())
 //! ```
 //!
 //! A device tree is firmware's input and is not trusted: lengths, cell counts and sums are
-//! checked, and what does not add up is refused with the node, the property and what was
-//! expected there ([`Error`]). Reading never panics and ends in time proportional to the
+//! checked, and what does not add up is an [`Error`] with the node, the property and what was
+//! expected there. The answer comes in *parts*, each a value or an error of its own: a board whose
+//! interrupt controller nobody knows still has memory and a console to say so. Only a
+//! blob that cannot be walked has no parts at all. Reading never panics and ends in time proportional to the
 //! blob. Nothing is allocated: lists have a fixed capacity, and a list that does not fit is an
 //! error where dropping its end would be wrong (memory) and a count where it would not (CPUs).
-//!
-//! The walk over the blob itself is [`dtoolkit`]'s; this crate gives its nodes a meaning.
 
 #![no_std]
 #![forbid(unsafe_code)]
 
-mod blob;
 mod chosen;
 mod cpus;
 mod error;
+mod flat;
 mod gic;
+mod interrupts;
 mod memory;
 mod node;
 mod timer;
 
-pub use blob::{HEADER_LEN, blob_len};
-pub use cpus::{Conduit, Cpu, EnableMethod, MAX_CPUS, Mpidr};
+pub use chosen::Console;
+pub use cpus::{Conduit, Cpu, Cpus, EnableMethod, MAX_CPUS, Mpidr};
 pub use error::{Error, Problem};
+pub use flat::{HEADER_LEN, blob_len};
 pub use gic::{Gic, MAX_REDISTRIBUTOR_REGIONS};
-pub use memory::{MAX_RAM_REGIONS, MAX_RESERVED_REGIONS, Region, Reserved};
+pub use memory::{MAX_RAM_REGIONS, MAX_RESERVED_REGIONS, Ram, Region, Reserved};
 pub use timer::{Ppi, Timer};
 
 use arrayvec::ArrayVec;
+use flat::Tree;
 use node::Node;
 
-/// The machine a device tree describes, as far as this kernel uses it.
+/// The machine a device tree describes, as far as this kernel uses it, in parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine<'a> {
-    /// Memory, by rising address; neighbours are joined, none overlap, never empty.
-    pub ram: ArrayVec<Region, MAX_RAM_REGIONS>,
+    /// Memory. None of it is a device's registers.
+    pub ram: Result<Ram, Error>,
     /// Memory that is taken, in the tree's order. Ranges may overlap and may lie outside RAM.
     /// The blob itself is not in it unless the loader put it there.
-    pub reserved: ArrayVec<Reserved, MAX_RESERVED_REGIONS>,
-    /// Usable CPUs, in the tree's order; no two have the same affinity, never empty.
-    pub cpus: ArrayVec<Cpu, MAX_CPUS>,
-    /// Usable CPUs beyond [`MAX_CPUS`].
-    pub cpus_left_out: usize,
+    pub reserved: Result<ArrayVec<Reserved, MAX_RESERVED_REGIONS>, Error>,
+    /// Usable CPUs.
+    pub cpus: Result<Cpus, Error>,
     /// How the firmware's PSCI is called; `None` where there is no PSCI (then no CPU has it
     /// as its [`EnableMethod`] either).
-    pub psci: Option<Conduit>,
+    pub psci: Result<Option<Conduit>, Error>,
     /// The interrupt controller.
-    pub gic: Gic,
+    pub gic: Result<Gic, Error>,
     /// The generic timer's interrupts.
-    pub timer: Timer,
-    /// Registers of the PL011 serial port to talk to.
-    pub console: Region,
+    pub timer: Result<Timer, Error>,
+    /// The serial port to talk to.
+    pub console: Result<Console<'a>, Error>,
     /// The kernel's command line; empty where the tree has none.
-    pub boot_arguments: &'a str,
+    pub boot_arguments: Result<&'a str, Error>,
 }
 
 impl<'a> Machine<'a> {
@@ -73,36 +74,53 @@ impl<'a> Machine<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error`] says which node and property were wrong and what was expected there.
+    /// [`Error`] says why the blob cannot be walked.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Error> {
-        let tree = blob::open(bytes)?;
+        let tree = Tree::open(bytes)?;
         let root = Node::root(tree);
-        let ram = memory::ram(&root)?;
-        let (cpus, cpus_left_out) = cpus::cpus(&root)?;
-        let psci = cpus::psci(&root, &cpus)?;
-        let (gic, interrupt_cells) = gic::find(&root)?;
-        let console = chosen::console(&root)?;
-        memory::refuse_devices_in_ram(&ram, gic.regions().chain([console]))?;
+        let (cpus, gic, console) = (cpus::cpus(&root), gic::find(&root), chosen::console(&root));
+        let ram = memory::ram(&root).and_then(|ram| {
+            let uart = match console {
+                Ok(Console::Pl011(registers)) => Some(registers),
+                _ => None,
+            };
+            let devices = gic.iter().flat_map(Gic::regions).chain(uart);
+            memory::refuse_devices_in_ram(ram.ranges(), devices).map(|()| ram)
+        });
         Ok(Self {
-            reserved: memory::reserved(tree, &root)?,
-            timer: timer::find(&root, interrupt_cells)?,
-            boot_arguments: chosen::boot_arguments(&root)?,
             ram,
+            reserved: memory::reserved(tree, &root),
+            psci: cpus::psci(&root, cpus.as_ref().map_or(&[], |cpus| &cpus.listed)),
             cpus,
-            cpus_left_out,
-            psci,
+            timer: timer::find(&root),
             gic,
             console,
+            boot_arguments: chosen::boot_arguments(&root),
         })
+    }
+
+    /// The parts that are wrong, by name, and what is.
+    pub fn errors(&self) -> impl Iterator<Item = (&'static str, &Error)> {
+        let parts = [
+            ("memory", self.ram.as_ref().err()),
+            ("reserved memory", self.reserved.as_ref().err()),
+            ("CPUs", self.cpus.as_ref().err()),
+            ("firmware", self.psci.as_ref().err()),
+            ("interrupt controller", self.gic.as_ref().err()),
+            ("timer", self.timer.as_ref().err()),
+            ("console", self.console.as_ref().err()),
+            ("command line", self.boot_arguments.as_ref().err()),
+        ];
+        parts.into_iter().filter_map(|(part, error)| Some((part, error?)))
     }
 }
 
-/// Registers of the PL011 to talk to, also where the rest of the tree is no good: so that the
-/// kernel can say why it stops.
+/// The serial port to talk to, also where the rest of the tree is no good: so that the
+/// kernel can say why it stops. In a damaged blob it is looked for up to the damage.
 ///
 /// # Errors
 ///
-/// [`Error`] when the blob cannot be walked or has no PL011.
-pub fn console(bytes: &[u8]) -> Result<Region, Error> {
-    chosen::console(&Node::root(blob::open(bytes)?))
+/// [`Error`] when not even the header holds, or what is there is no console.
+pub fn console(bytes: &[u8]) -> Result<Console<'_>, Error> {
+    chosen::console(&Node::root(Tree::open_damaged(bytes)?))
 }

@@ -1,10 +1,10 @@
 //! Which memory there is and which of it is taken.
 
 use crate::error::{Error, Problem};
+use crate::flat::Tree;
 use crate::node::Node;
 use arrayvec::ArrayVec;
 use core::fmt;
-use dtoolkit::fdt::Fdt;
 
 /// Most separate ranges of memory.
 pub const MAX_RAM_REGIONS: usize = 32;
@@ -66,8 +66,28 @@ pub struct Reserved {
     pub no_map: bool,
 }
 
+/// What a tree says of the machine's memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there is no heap to box in, and one of it")]
+pub enum Ram {
+    /// By rising address; neighbours are joined, none overlap. Never empty.
+    Ranges(ArrayVec<Region, MAX_RAM_REGIONS>),
+    /// Nothing, or a node without a byte in it: a boot loader that knows how much is fitted is to fill it in.
+    LeftToLoader,
+}
+
+impl Ram {
+    /// The ranges; none where it is the boot loader's to say.
+    pub fn ranges(&self) -> &[Region] {
+        match self {
+            Self::Ranges(ranges) => ranges,
+            Self::LeftToLoader => &[],
+        }
+    }
+}
+
 /// The memory: each `/memory` node has a list of ranges (Devicetree Specification v0.4, 3.4).
-pub(crate) fn ram(root: &Node) -> Result<ArrayVec<Region, MAX_RAM_REGIONS>, Error> {
+pub(crate) fn ram(root: &Node) -> Result<Ram, Error> {
     let mut ram = ArrayVec::<Region, MAX_RAM_REGIONS>::new();
     for node in root.children().filter(is_memory) {
         for region in node.reg()? {
@@ -79,10 +99,10 @@ pub(crate) fn ram(root: &Node) -> Result<ArrayVec<Region, MAX_RAM_REGIONS>, Erro
         }
     }
     if ram.is_empty() {
-        return Err(root.error("", Problem::Missing("a `memory` node with memory in it")));
+        return Ok(Ram::LeftToLoader);
     }
     ram.sort_unstable_by_key(|region| region.base);
-    Ok(joined(&ram))
+    Ok(Ram::Ranges(joined(&ram)))
 }
 
 fn is_memory(node: &Node) -> bool {
@@ -105,15 +125,15 @@ fn joined(sorted: &[Region]) -> ArrayVec<Region, MAX_RAM_REGIONS> {
 /// Specification v0.4, 5.3 and 3.5). Children without `reg` ask for memory anywhere; nothing of
 /// it is taken yet, so they are not listed.
 pub(crate) fn reserved(
-    tree: Fdt,
+    tree: Tree,
     root: &Node,
 ) -> Result<ArrayVec<Reserved, MAX_RESERVED_REGIONS>, Error> {
     let mut reserved = ArrayVec::new();
     let too_many = |_| Error::blob(Problem::TooMany(MAX_RESERVED_REGIONS));
-    for entry in tree.memory_reservations().filter(|entry| entry.size() > 0) {
-        let region = Region::new(entry.address(), entry.size()).ok_or_else(|| {
+    for (address, size) in tree.reservations().filter(|(_, size)| *size > 0) {
+        let region = Region::new(address, size).ok_or_else(|| {
             let expected = "a memory reservation that ends within 52 bits of address";
-            Error::blob(Problem::Value { found: entry.address(), expected })
+            Error::blob(Problem::Value { found: address, expected })
         })?;
         reserved.try_push(Reserved { region, no_map: false }).map_err(too_many)?;
     }
@@ -138,7 +158,7 @@ pub(crate) fn refuse_devices_in_ram(
 ) -> Result<(), Error> {
     for device in devices {
         if let Some(ram) = ram.iter().find(|ram| ram.overlaps(device)) {
-            return Err(Error::at("memory", "reg", Problem::Overlap(*ram, device)));
+            return Err(Error::at(b"memory", "reg", Problem::Overlap(*ram, device)));
         }
     }
     Ok(())

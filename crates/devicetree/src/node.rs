@@ -5,10 +5,9 @@
 //! v0.4, 2.3.5 to 2.3.8). So a node is never handled without its ancestors.
 
 use crate::error::{Error, Problem};
+use crate::flat::{FlatNode, Tree};
 use crate::memory::Region;
 use arrayvec::ArrayVec;
-use dtoolkit::fdt::{Fdt, FdtNode};
-use dtoolkit::{Node as _, Property as _};
 
 /// How deep a node may lie to be looked at. What a kernel needs at boot lies at depth 1 or 2, in
 /// practice never below 4.
@@ -21,8 +20,8 @@ pub(crate) const MAX_REG: usize = 32;
 #[derive(Clone)]
 pub(crate) struct Node<'a> {
     /// The root first, the parent last.
-    above: ArrayVec<FdtNode<'a>, MAX_DEPTH>,
-    this: FdtNode<'a>,
+    above: ArrayVec<FlatNode<'a>, MAX_DEPTH>,
+    this: FlatNode<'a>,
 }
 
 /// How many cells an address and a size have below a node.
@@ -33,14 +32,14 @@ pub(crate) struct CellCounts {
 }
 
 impl<'a> Node<'a> {
-    pub(crate) fn root(tree: Fdt<'a>) -> Self {
+    pub(crate) fn root(tree: Tree<'a>) -> Self {
         Self { above: ArrayVec::new(), this: tree.root() }
     }
 
     /// Its name with the unit address; `/` for the root.
-    pub(crate) fn name(&self) -> &'a str {
-        match self.this.name() {
-            "" => "/",
+    pub(crate) fn name(&self) -> &'a [u8] {
+        match self.this.name {
+            b"" => b"/",
             name => name,
         }
     }
@@ -56,8 +55,10 @@ impl<'a> Node<'a> {
 
     /// The child with this name; the unit address counts only if `name` has one.
     pub(crate) fn child(&self, name: &str) -> Option<Self> {
-        self.children()
-            .find(|child| child.name() == name || child.name().split('@').next() == Some(name))
+        self.children().find(|child| {
+            let mut parts = child.name().split(|byte| *byte == b'@');
+            child.name() == name.as_bytes() || parts.next() == Some(name.as_bytes())
+        })
     }
 
     /// The first node below this one that `is_wanted`, itself left out.
@@ -80,8 +81,7 @@ impl<'a> Node<'a> {
 
     /// The bytes of a property.
     pub(crate) fn property(&self, name: &str) -> Option<&'a [u8]> {
-        // The conversion to bytes cannot fail.
-        self.this.property(name)?.value_as().ok()
+        self.this.property(name)
     }
 
     /// The bytes of a property that must be there.
@@ -126,7 +126,7 @@ impl<'a> Node<'a> {
     /// tree describes a bank that is not fitted.
     pub(crate) fn reg(&self) -> Result<ArrayVec<Region, MAX_REG>, Error> {
         let bytes = self.required("reg", "addresses and sizes")?;
-        let cells = self.parent()?.cell_counts()?;
+        let cells = self.bus()?.cell_counts()?;
         if cells.address == 0 || cells.size == 0 {
             let expected = "a parent whose children have addresses and sizes";
             return Err(self.error("reg", Problem::Missing(expected)));
@@ -180,17 +180,20 @@ impl<'a> Node<'a> {
         })
     }
 
-    fn parent(&self) -> Result<Self, Error> {
+    /// The node above it; `None` for the root.
+    pub(crate) fn parent(&self) -> Option<Self> {
         let mut above = self.above.clone();
-        match above.pop() {
-            Some(this) => Ok(Self { above, this }),
-            None => Err(self.error("", Problem::Missing("a parent"))),
-        }
+        above.pop().map(|this| Self { above, this })
+    }
+
+    /// The node above it, which says how its addresses are to be read.
+    fn bus(&self) -> Result<Self, Error> {
+        self.parent().ok_or_else(|| self.error("", Problem::Missing("a parent")))
     }
 
     /// A range on the bus this node lies on, as the CPU sees it.
     fn translated(&self, region: Region) -> Result<Region, Error> {
-        let bus = self.parent()?;
+        let bus = self.bus()?;
         if bus.above.is_empty() {
             return Ok(region);
         }
@@ -198,7 +201,7 @@ impl<'a> Node<'a> {
         if ranges.is_empty() {
             return bus.translated(region);
         }
-        let (below, above) = (bus.cell_counts()?, bus.parent()?.cell_counts()?);
+        let (below, above) = (bus.cell_counts()?, bus.bus()?.cell_counts()?);
         for entry in bus.entries("ranges", ranges, below.address + above.address + below.size)? {
             let (child, rest) = entry.split_at(4 * below.address);
             let (parent, size) = rest.split_at(4 * above.address);

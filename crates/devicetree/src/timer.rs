@@ -1,6 +1,8 @@
 //! The generic timer's interrupts (Linux, bindings `arm,arch_timer.yaml`).
 
 use crate::error::{Error, Problem};
+use crate::gic;
+use crate::interrupts::{self, Interrupt};
 use crate::node::{Node, number};
 
 /// A private peripheral interrupt's number, 0 to 15.
@@ -36,14 +38,14 @@ pub struct Timer {
 const PPI: u64 = 1;
 
 /// The timers; one of the two that EL1 has must be among them.
-pub(crate) fn find(root: &Node, interrupt_cells: usize) -> Result<Timer, Error> {
+pub(crate) fn find(root: &Node) -> Result<Timer, Error> {
     let is_timer = |node: &Node| {
         node.is_compatible(&["arm,armv8-timer", "arm,armv7-timer"]) && node.is_available()
     };
     let node = root.find(&is_timer).ok_or_else(|| {
         root.error("", Problem::Missing("a timer compatible with arm,armv8-timer"))
     })?;
-    let timer = read(&node, interrupt_cells)?;
+    let timer = read(root, &node)?;
     if timer.non_secure.is_none() && timer.virtual_.is_none() {
         let expected = "the interrupt of the Non-secure or of the virtual timer";
         return Err(node.error("interrupts", Problem::Missing(expected)));
@@ -51,13 +53,12 @@ pub(crate) fn find(root: &Node, interrupt_cells: usize) -> Result<Timer, Error> 
     Ok(timer)
 }
 
-fn read(node: &Node, interrupt_cells: usize) -> Result<Timer, Error> {
-    let bytes = node.required("interrupts", "the timers' interrupts")?;
+fn read<'a>(root: &Node<'a>, node: &Node<'a>) -> Result<Timer, Error> {
     let mut names = node.property("interrupt-names").map(|names| names.split(|byte| *byte == 0));
     // Without names the order is fixed.
     let mut order = ["sec-phys", "phys", "virt", "hyp-phys"].into_iter().map(str::as_bytes);
     let mut timer = Timer::default();
-    for entry in node.entries("interrupts", bytes, interrupt_cells)? {
+    for interrupt in interrupts::of(root, node)? {
         let name = names.as_mut().map_or_else(|| order.next(), Iterator::next);
         let slot = match name {
             Some(b"sec-phys") => &mut timer.secure,
@@ -67,23 +68,30 @@ fn read(node: &Node, interrupt_cells: usize) -> Result<Timer, Error> {
             // The virtual timer of EL2, or one this kernel does not know.
             _ => continue,
         };
-        *slot = Some(ppi(node, entry)?);
+        *slot = Some(ppi(node, &interrupt)?);
     }
     Ok(timer)
 }
 
-/// An interrupt's entry: its kind, its number within that kind, and how it is triggered.
-fn ppi(node: &Node, entry: &[u8]) -> Result<Ppi, Error> {
-    let (kind, found) = (number(&entry[..4]), number(&entry[4..8]));
+/// An interrupt of a GIC: its kind, its number within that kind, and how it is triggered.
+fn ppi(node: &Node, interrupt: &Interrupt) -> Result<Ppi, Error> {
+    let problem = |problem| Err(node.error("interrupts", problem));
+    let &[kind, found, _, ..] = interrupt.cells.as_chunks::<4>().0 else {
+        return problem(Problem::Missing("interrupts of three cells or more, as a GIC has them"));
+    };
+    if !gic::is_gic(&interrupt.controller) {
+        return problem(Problem::Missing("interrupts of a GIC"));
+    }
+    let (kind, found) = (number(&kind), number(&found));
     if kind != PPI {
         let expected = "1, a private peripheral interrupt";
-        return Err(node.error("interrupts", Problem::Value { found: kind, expected }));
+        return problem(Problem::Value { found: kind, expected });
     }
     match found {
         0..16 => Ok(Ppi(found as u8)),
         _ => {
             let expected = "a private peripheral interrupt from 0 to 15";
-            Err(node.error("interrupts", Problem::Value { found, expected }))
+            problem(Problem::Value { found, expected })
         }
     }
 }

@@ -3,7 +3,7 @@
 
 mod support;
 
-use kpkeys_devicetree::{Machine, Mpidr, console};
+use kpkeys_devicetree::{Console, Error, Gic, Machine, Mpidr, Ram, console};
 use proptest::prelude::*;
 use std::time::{Duration, Instant};
 use support::{VIRT, cells, edited, set};
@@ -12,7 +12,7 @@ use support::{VIRT, cells, edited, set};
 /// anything quadratic in its size would.
 const SOON: Duration = Duration::from_secs(20);
 
-/// Reads `blob` and checks what came of it. Says whether it was taken for a machine.
+/// Reads `blob` and checks what came of it. Says whether every part of a machine was found.
 fn survives(blob: &[u8]) -> bool {
     let begun = Instant::now();
     let parsed = Machine::parse(blob);
@@ -20,29 +20,44 @@ fn survives(blob: &[u8]) -> bool {
     assert!(begun.elapsed() < SOON, "took {:?}", begun.elapsed());
     match parsed {
         Ok(machine) => {
-            assert_eq!(console, Ok(machine.console));
+            assert_eq!(console, machine.console);
             assert_could_be(&machine);
-            true
+            machine.errors().for_each(|(_, error)| assert_is_said(error));
+            machine.errors().next().is_none()
         }
         Err(error) => {
-            assert!(error.to_string().starts_with("device tree: "));
+            assert_is_said(&error);
             false
         }
     }
 }
 
+fn assert_is_said(error: &Error) {
+    assert!(error.to_string().starts_with("device tree: "));
+}
+
+/// The parts that were read.
 fn assert_could_be(machine: &Machine) {
-    assert!(!machine.ram.is_empty() && !machine.cpus.is_empty());
-    assert!(machine.ram.is_sorted_by(|a, b| a.end() < b.base()), "{:?}", machine.ram);
-    assert!(machine.ram.iter().all(|ram| ram.size() > 0 && ram.end() <= 1 << 52));
-    assert!(machine.cpus.iter().all(|cpu| cpu.mpidr.get() & !Mpidr::AFFINITY == 0));
-    for (index, cpu) in machine.cpus.iter().enumerate() {
-        assert!(machine.cpus[..index].iter().all(|other| other.mpidr != cpu.mpidr));
+    let ram = machine.ram.as_ref().map_or(&[][..], Ram::ranges);
+    assert!(ram.is_sorted_by(|a, b| a.end() < b.base()), "{ram:?}");
+    assert!(ram.iter().all(|ram| ram.size() > 0 && ram.end() <= 1 << 52));
+    if let Ok(cpus) = &machine.cpus {
+        assert!(!cpus.listed.is_empty());
+        assert!(cpus.listed.iter().all(|cpu| cpu.mpidr.get() & !Mpidr::AFFINITY == 0));
+        for (index, cpu) in cpus.listed.iter().enumerate() {
+            assert!(cpus.listed[..index].iter().all(|other| other.mpidr != cpu.mpidr));
+        }
     }
-    for device in machine.gic.regions().chain([machine.console]) {
-        assert!(machine.ram.iter().all(|ram| !ram.overlaps(device)));
+    let console = match machine.console {
+        Ok(Console::Pl011(registers)) => Some(registers),
+        _ => None,
+    };
+    for device in machine.gic.iter().flat_map(Gic::regions).chain(console) {
+        assert!(ram.iter().all(|ram| !ram.overlaps(device)));
     }
-    assert!(machine.timer.non_secure.or(machine.timer.virtual_).is_some());
+    if let Ok(timer) = machine.timer {
+        assert!(timer.non_secure.or(timer.virtual_).is_some());
+    }
 }
 
 /// A property that is read, by its node.
@@ -62,6 +77,8 @@ fn read_property() -> impl Strategy<Value = (&'static str, &'static str)> {
         ("/intc@8000000", "redistributor-stride"),
         ("/intc@8000000", "#interrupt-cells"),
         ("/timer", "interrupts"),
+        ("/timer", "interrupts-extended"),
+        ("/", "interrupt-parent"),
         ("/timer", "interrupt-names"),
         ("/psci", "method"),
         ("/psci", "compatible"),
@@ -210,6 +227,18 @@ mod worst_cases {
     fn many_properties_with_an_endless_name() {
         let structure = cells(&[3, 0, 0]).repeat(LARGEST / 24);
         assert!(!survives(&blob(&structure, &vec![b'a'; LARGEST / 2 - 200])));
+    }
+
+    /// Each interrupt names a controller, which has to be looked for in the whole tree.
+    #[test]
+    fn many_interrupts_and_many_nodes() {
+        let strings = b"compatible\0interrupts-extended\0";
+        let timer = [cells(&[1, 0x7400_0000, 3, 16, 0]), b"arm,armv8-timer\0".to_vec()].concat();
+        let controllers = cells(&[7]).repeat(LARGEST / 8);
+        let interrupts =
+            [cells(&[3, controllers.len() as u32, 11]), controllers, cells(&[2])].concat();
+        let nodes = cells(&[1, 0x6100_0000, 2]).repeat((LARGEST / 2 - 300) / 12);
+        assert!(!survives(&blob(&[timer, interrupts, nodes].concat(), strings)));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Building the kernel: a Cargo package of its own, for a bare target.
 
 use crate::{Error, Target, flat};
+use std::ffi::{OsStr, OsString};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -13,40 +15,73 @@ pub struct Kernel {
 
 /// Flags that a caller's environment may carry for its own build. The kernel's own
 /// `.cargo/config.toml` must decide, or it would not link at its address.
-const FOREIGN_FLAGS: [&str; 5] = [
-    "RUSTFLAGS",
-    "CARGO_ENCODED_RUSTFLAGS",
-    "CARGO_BUILD_RUSTFLAGS",
-    "CARGO_BUILD_TARGET",
-    "CARGO_TARGET_DIR",
-];
+const FOREIGN_FLAGS: [&str; 4] =
+    ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS", "CARGO_BUILD_TARGET"];
+
+/// Where a caller says that Cargo is to build.
+const TARGET_DIRS: [&str; 2] = ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR"];
+
+/// Where the kernel in `folder` is built: apart from what else is where the environment says, or in a folder of its own.
+pub fn target_dir(folder: &Path) -> PathBuf {
+    let said = TARGET_DIRS.into_iter().find_map(std::env::var_os);
+    target_dir_in(said, std::env::current_exe().ok().as_deref(), folder)
+}
+
+/// A relative one is relative to where Cargo was called, which `cargo test` has left since: this program was built there too.
+fn target_dir_in(said: Option<OsString>, program: Option<&Path>, folder: &Path) -> PathBuf {
+    let Some(said) = said.map(PathBuf::from) else { return folder.join("target") };
+    let built_in =
+        program.and_then(|program| program.ancestors().find(|above| above.ends_with(&said)));
+    let absolute = || std::path::absolute(&said).unwrap_or(said.clone());
+    built_in.map_or_else(absolute, Path::to_owned).join("kernel")
+}
+
+/// Whether this compiler has the target's libraries; the compiler's own complaint says nothing of how to get them.
+fn check_rust_target(rustc: &OsStr, folder: &Path, target: Target) -> Result<(), Error> {
+    let mut rustc = Command::new(rustc);
+    rustc.current_dir(folder).args(["--print", "target-libdir", "--target", target.rust_target()]);
+    // A compiler that cannot be asked is Cargo's to complain of.
+    let Ok(said) = rustc.stdin(Stdio::null()).output() else { return Ok(()) };
+    let libraries = String::from_utf8_lossy(&said.stdout);
+    match said.status.success() && !Path::new(libraries.trim()).is_dir() {
+        true => Err(Error::RustTargetMissing { target }),
+        false => Ok(()),
+    }
+}
 
 impl Kernel {
     /// Builds the kernel from the checkout this program was built from; quick when nothing has
-    /// changed. Cargo's messages go to standard error.
+    /// changed. Cargo's messages go to standard error, its progress too if that is a terminal.
     ///
     /// # Errors
     ///
-    /// [`Error::SourceMissing`], [`Error::Build`], [`Error::BadImage`], or [`Error::Io`] when Cargo does not start.
+    /// [`Error::SourceMissing`], [`Error::RustTargetMissing`], [`Error::Build`], [`Error::BadImage`], or [`Error::Io`] when Cargo does not
+    /// start.
     pub fn build(target: Target) -> Result<Self, Error> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../kernel");
         if !folder.join("Cargo.toml").is_file() {
             return Err(Error::SourceMissing { folder });
         }
+        let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+        check_rust_target(&rustc, &folder, target)?;
         let program = PathBuf::from(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         let mut cargo = Command::new(&program);
         // In the kernel's folder, where Cargo finds the kernel's configuration.
         cargo.current_dir(&folder).stdin(Stdio::null()).stdout(Stdio::null());
-        cargo.args(["build", "--quiet", "--release", "--target", target.rust_target()]);
-        cargo.args(["--target-dir", "target"]);
-        for variable in FOREIGN_FLAGS {
+        cargo.args(["build", "--release", "--target", target.rust_target()]);
+        if !std::io::stderr().is_terminal() {
+            cargo.arg("--quiet");
+        }
+        let built = target_dir(&folder);
+        cargo.arg("--target-dir").arg(&built);
+        for variable in FOREIGN_FLAGS.iter().chain(&TARGET_DIRS) {
             cargo.env_remove(variable);
         }
         let status = cargo.status().map_err(|source| Error::Io { program, source })?;
         if !status.success() {
             return Err(Error::Build { status });
         }
-        let elf = folder.join("target").join(target.rust_target()).join("release/kpkeys-kernel");
+        let elf = built.join(target.rust_target()).join("release/kpkeys-kernel");
         let image = if target.loads_flat_images() { flat::write_beside(&elf)? } else { elf };
         Ok(Self { target, image })
     }
@@ -64,5 +99,40 @@ impl Kernel {
     /// The file the emulator is given: the ELF file, or the flat image made of it.
     pub fn image(&self) -> &Path {
         &self.image
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn the_environment_says_where_the_kernel_is_built() {
+        let (folder, program) = (Path::new("/src/kernel"), Path::new("/work/out/debug/deps/boot"));
+        let built = |said: Option<&str>| target_dir_in(said.map(Into::into), Some(program), folder);
+        assert_eq!(built(None), Path::new("/src/kernel/target"));
+        assert_eq!(built(Some("/elsewhere")), Path::new("/elsewhere/kernel"));
+        assert_eq!(built(Some("out")), Path::new("/work/out/kernel"));
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(built(Some("other")), here.join("other/kernel"));
+    }
+
+    #[test]
+    fn a_missing_rust_target_is_named_with_what_installs_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let rustc = folder.path().join("rustc");
+        std::fs::write(&rustc, "#!/bin/sh\necho /nonesuch/lib\n").unwrap();
+        std::fs::set_permissions(&rustc, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let check =
+            |rustc: &Path| check_rust_target(rustc.as_os_str(), folder.path(), Target::X86_64);
+        let error = check(&rustc).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "Rust's target x86_64-unknown-none is not installed; `cargo xtask setup` installs it"
+        );
+        std::fs::write(&rustc, format!("#!/bin/sh\necho {}\n", folder.path().display())).unwrap();
+        check(&rustc).unwrap();
+        check(Path::new("/nonesuch/rustc")).unwrap();
     }
 }

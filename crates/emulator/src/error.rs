@@ -19,6 +19,11 @@ pub enum Error {
         /// For which machine.
         target: Target,
     },
+    /// The libraries of the Rust target that the kernel is built for are not installed.
+    RustTargetMissing {
+        /// For which machine.
+        target: Target,
+    },
     /// The kernel's source is not where this program was built from.
     SourceMissing {
         /// The folder looked at.
@@ -77,7 +82,15 @@ impl fmt::Display for Error {
             }
             Self::EmulatorMissing { target } => {
                 let advice = Target::install_advice(&[*target]);
-                write!(f, "`{}` is not installed; {advice}", target.program())
+                write!(
+                    f,
+                    "`{}` is not installed; as root, `cargo xtask setup` installs it; {advice}",
+                    target.program()
+                )
+            }
+            Self::RustTargetMissing { target } => {
+                let name = target.rust_target();
+                write!(f, "Rust's target {name} is not installed; `cargo xtask setup` installs it")
             }
             Self::SourceMissing { folder } => {
                 write!(

@@ -26,7 +26,7 @@ mod machine;
 mod run;
 mod target;
 
-pub use build::Kernel;
+pub use build::{Kernel, target_dir};
 pub use error::{Error, LastLines};
 pub use machine::Machine;
 pub use run::{Line, Outcome, Run};

@@ -1,5 +1,6 @@
 //! What the emulated machine is to have.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The machine and how long it may run.
@@ -13,6 +14,9 @@ pub struct Machine {
     pub cpu_model: String,
     /// Options of the emulator's board beyond the target's own, such as `gic-version=2`; they win.
     pub board_options: String,
+    /// A device tree to boot with instead of the board's own, where the target has any. The emulator puts the memory and the command line
+    /// into it.
+    pub device_tree: Option<PathBuf>,
     /// Whether the emulated time is the number of instructions executed, one nanosecond each, instead of
     /// the host's. The same run then takes the same time to the nanosecond. With more than one
     /// CPU their instructions add up.
@@ -31,6 +35,7 @@ impl Default for Machine {
             cpus: 1,
             cpu_model: "max".to_owned(),
             board_options: String::new(),
+            device_tree: None,
             clock_by_instructions: false,
             command_line: String::new(),
             time_limit: Duration::from_secs(60),

@@ -169,6 +169,9 @@ impl Target {
         ];
         arguments.extend(with_value.concat().into_iter().map(Into::into));
         arguments.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(Into::into));
+        if let Some(tree) = &machine.device_tree {
+            arguments.extend(["-dtb".into(), tree.into()]);
+        }
         if machine.clock_by_instructions {
             arguments.extend(["-icount", "shift=0,sleep=off"].map(Into::into));
         }

@@ -3,8 +3,9 @@
 //! Here a permission is a string of the letters `r`, `w` and `x`; the model has it in bits. What is taken from the manuals are the
 //! tables; that a combination is what all of them have in common is said once.
 
-use kpkeys_hosted::mmu::{Allowed, Cpu, Permissions, Want, aarch64, x86_64};
+use kpkeys_hosted::mmu::{Allowed, Cpu, Permissions, Privilege, Refusal, Want, aarch64, x86_64};
 use kpkeys_pgtable::Entry;
+use std::fmt::Debug;
 
 /// Arm ARM, "Data accesses permissions": AP\[2:1\], and what EL1 and EL0 may load and store.
 const AP: [(u64, &str, &str); 4] =
@@ -47,20 +48,32 @@ fn without(a: &str, letters: &str) -> String {
     a.chars().filter(|&letter| !letters.contains(letter)).collect()
 }
 
-/// What PAN leaves the kernel, by what a program may do.
-fn after_pan(pan: bool, kernel: &str, user: &str) -> String {
-    let is_users = user.contains(['r', 'w']);
-    if pan && is_users { without(kernel, "rw") } else { kernel.to_owned() }
-}
-
 fn letters(allowed: Allowed) -> String {
     LETTERS.iter().filter(|(_, want)| allowed.allows(*want)).map(|(letter, _)| letter).collect()
 }
 
-/// Kernel and user, by the leaf alone and with keys.
-fn as_letters(permissions: Permissions) -> [String; 4] {
-    let Permissions { by_leaf, by_key } = permissions;
-    [by_leaf[0], by_leaf[1], by_key[0], by_key[1]].map(letters)
+/// What one privilege may do: by its key alone, and in all.
+struct Expected<'a> {
+    key: &'a str,
+    all: String,
+}
+
+/// Both privileges' permissions, and which of two reasons is given for each access that is refused: the key wherever it refuses, whatever
+/// else does (Arm ARM, D8.15.5.1; Intel SDM vol. 3A 4.7, "PK flag").
+#[track_caller]
+fn assert_permissions(found: Permissions, kernel: &Expected, user: &Expected, what: &dyn Debug) {
+    for (who, expected) in [(Privilege::Kernel, kernel), (Privilege::User, user)] {
+        assert_eq!(letters(found.by_key[who as usize]), expected.key, "{who:?} {what:?}");
+        assert_eq!(letters(found.allowed[who as usize]), expected.all, "{who:?} {what:?}");
+        for (letter, want) in LETTERS {
+            let refusal = match (expected.key.contains(letter), expected.all.contains(letter)) {
+                (false, _) => Err(Refusal::Key),
+                (true, false) => Err(Refusal::Leaf),
+                (true, true) => Ok(()),
+            };
+            assert_eq!(found.check(want, who), refusal, "{who:?} {want:?} {what:?}");
+        }
+    }
 }
 
 /// A register of four-bit fields: this one, and in all others what allows the opposite.
@@ -97,17 +110,17 @@ fn arm64_direct_permissions_and_overlays_follow_the_manual() {
                             user_register: user_overlay.map(|field| fields(key, field)),
                             ..Cpu::new(fields(key, overlay))
                         };
-                        let keyed = common(&kernel, by_overlay);
-                        let user_keyed =
-                            user_overlay.map_or(user.clone(), |field| common(&user, POR[field]));
-                        let expected = [
-                            after_pan(pan, &kernel, &user),
-                            user.clone(),
-                            after_pan(pan, &keyed, &user_keyed),
-                            user_keyed,
-                        ];
-                        let found = as_letters(aarch64::permissions(page(bits, key), &cpu));
-                        assert_eq!(found, expected, "AP {ap:#b} PXN {pxn} UXN {uxn} {cpu:?}");
+                        // PAN goes by what the base lets a program load or store, whatever its overlay is; its code alone does not count.
+                        let data = if pan && !user_data.is_empty() { "x" } else { "rwx" };
+                        let by_user_overlay = user_overlay.map_or("rwx", |field| POR[field]);
+                        let found = aarch64::permissions(page(bits, key), &cpu);
+                        let all = common(&common(&kernel, data), by_overlay);
+                        assert_permissions(
+                            found,
+                            &Expected { key: by_overlay, all },
+                            &Expected { key: by_user_overlay, all: common(&user, by_user_overlay) },
+                            &(ap, pxn, uxn, cpu),
+                        );
                         combinations += 1;
                     }
                 }
@@ -125,8 +138,8 @@ fn arm64_clean_pages_that_may_be_written_count_as_writable() {
     let never_executed = 0b11 << 53;
     for (bits, expected) in [(0, "rw"), (DBM, "rw"), (DBM | READ_ONLY, "rw"), (READ_ONLY, "r")] {
         let cpu = Cpu::new(0x7777_7777);
-        let [kernel, ..] = as_letters(aarch64::permissions(page(bits | never_executed, 0), &cpu));
-        assert_eq!(kernel, expected, "{bits:#x}");
+        let found = aarch64::permissions(page(bits | never_executed, 0), &cpu);
+        assert_eq!(letters(found.allowed[0]), expected, "{bits:#x}");
     }
 }
 
@@ -155,6 +168,8 @@ fn arm64_indirect_permissions_and_overlays_follow_the_manual() {
                 kernel: fields(index, kernel_value),
                 user: fields(index, user_value),
             });
+            // R_TBKKB: PAN goes by the raw base of programs, and any of it counts, code alone too.
+            let is_users = !user.is_empty();
             // What a program may write and the kernel execute is neither's.
             let clash = kernel.contains('x') && user.contains('w');
             let (kernel, user) = if clash { ("", "") } else { (kernel, user) };
@@ -167,18 +182,23 @@ fn arm64_indirect_permissions_and_overlays_follow_the_manual() {
                             user_register: user_overlay.map(|field| fields(key, field)),
                             ..Cpu::new(fields(key, overlay))
                         };
-                        let plain = indirect(user, user_value, None);
-                        let user_keyed = indirect(user, user_value, user_overlay);
-                        let keyed = indirect(kernel, kernel_value, Some(overlay));
-                        let expected = [
-                            after_pan(pan, &indirect(kernel, kernel_value, None), &plain),
-                            plain,
-                            after_pan(pan, &keyed, &user_keyed),
-                            user_keyed,
-                        ];
-                        let found = as_letters(aarch64::permissions(page(bits, key), &cpu));
-                        let what = format!("{kernel_value:#06b} {user_value:#06b} {cpu:x?}");
-                        assert_eq!(found, expected, "{what}");
+                        let by_overlay = |value: usize, overlay: Option<usize>| {
+                            overlay.filter(|_| PIR[value].1).map_or("rwx", |field| POR[field])
+                        };
+                        let data = if pan && is_users { "x" } else { "rwx" };
+                        let found = aarch64::permissions(page(bits, key), &cpu);
+                        assert_permissions(
+                            found,
+                            &Expected {
+                                key: by_overlay(kernel_value, Some(overlay)),
+                                all: common(&indirect(kernel, kernel_value, Some(overlay)), data),
+                            },
+                            &Expected {
+                                key: by_overlay(user_value, user_overlay),
+                                all: indirect(user, user_value, user_overlay),
+                            },
+                            &(kernel_value, user_value, cpu),
+                        );
                         combinations += 1;
                     }
                 }
@@ -195,8 +215,7 @@ fn arm64_overlays_only_take_away() {
         for overlay in 0..16 {
             let indirection = aarch64::Indirection { kernel: fields(0, value), user: 0 };
             let cpu = Cpu { indirection: Some(indirection), ..Cpu::new(fields(0, overlay)) };
-            let Permissions { by_key, .. } = aarch64::permissions(page(0, 0), &cpu);
-            let found = letters(by_key[0]);
+            let found = letters(aarch64::permissions(page(0, 0), &cpu).allowed[0]);
             assert_eq!(common(&found, base), found, "{value:#b} {overlay:#b}");
             if !overlaid {
                 // Not overlaid: whatever the register says.
@@ -227,10 +246,13 @@ fn x86_64_permissions_and_keys_follow_the_manual() {
                     let bits = u64::from(write) << 1 | u64::from(user) << 2;
                     let entry = Entry(1 | bits | key << 59 | u64::from(no_execute) << 63);
                     // PKRS binds supervisor pages alone.
-                    let keyed = if user { kernel.clone() } else { common(&kernel, by_key) };
-                    let expected = [kernel.clone(), program.clone(), keyed, program.clone()];
-                    let found = as_letters(x86_64::permissions(entry, &cpu));
-                    assert_eq!(found, expected, "{entry:?} {cpu:?}");
+                    let key = if user { "rwx" } else { by_key };
+                    assert_permissions(
+                        x86_64::permissions(entry, &cpu),
+                        &Expected { key, all: common(&kernel, key) },
+                        &Expected { key: "rwx", all: program.clone() },
+                        &(entry, cpu),
+                    );
                 }
             }
         }

@@ -1,10 +1,13 @@
 //! arm64 permission overlays (FEAT_S1POE).
 //!
 //! Facts, from the Arm ARM (DDI 0487): `POR_EL1` is S3_0_C10_C2_4, four bits per overlay index; the index of a page is in
-//! descriptor bits 62:60; `TCR2_EL1` (S3_0_C2_C0_3) has PIE at bit 1 and POE at bit 3; an overlay only restricts base
-//! permissions, and only those that `PIR_EL1` spells with an `_O` encoding. `ID_AA64MMFR3_EL1` (S3_0_C0_C7_3) reports
-//! S1PIE in bits 11:8 and S1POE in bits 19:16. A write of `POR_EL1` takes effect after a context synchronisation event
-//! (ISB, exception entry or return), and needs no TLB invalidation.
+//! descriptor bits 62:60; `TCR2_EL1` (S3_0_C2_C0_3) has PIE at bit 1 and POE at bit 3. An overlay only restricts base
+//! permissions: direct ones always (R_DPZHF), those that `PIR_EL1` gives only where it spells them with an `_O` encoding.
+//! `ID_AA64MMFR3_EL1` (S3_0_C0_C7_3) reports S1POE in bits 19:16; the feature comes with TCR2, ATS1A and HPDS, and needs no S1PIE. A
+//! write of `POR_EL1` takes effect after a context synchronisation event (ISB, exception entry or return), and needs no TLB invalidation.
+//!
+//! With POE on, `TCR_EL1.HPD0` and `HPD1` (bits 41 and 42, table descriptors restrict nothing) are RES1 (R_JHSVW, R_BVXDG), and to turn POE on
+//! while they are clear and translations are in use is constrained unpredictable (I_VCQZV). So they are set before the MMU is on.
 
 use crate::encoding::Por;
 use crate::keyed::Keyed;
@@ -17,14 +20,16 @@ pub type Poe = Keyed<PorEl1, Por>;
 pub struct PorEl1(());
 
 /// Why POE cannot protect this CPU.
+///
+/// EL2 and EL3 have no part in these: they withhold the registers by *trapping* the access (`HCRX_EL2.TCR2En`, `HFGRTR_EL2` and
+/// `HFGWTR_EL2.nPOR_EL1`, `HCR_EL2.TVM` and `TRVM`, `SCR_EL3.TCR2En` and `PIEn`), and then it is they who answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum InitError {
     /// `ID_AA64MMFR3_EL1.S1POE` is zero: the CPU has no overlays.
     NotSupported,
-    /// `TCR2_EL1.PIE` is clear: overlays restrict only permissions given by `PIR_EL1`. Turn permission indirection on
-    /// first, with overlay encodings.
-    IndirectionOff,
-    /// `TCR2_EL1.POE` did not stay set; EL2 may be refusing it.
+    /// `TCR_EL1.HPD0` or `HPD1` is clear: set both before the MMU is on.
+    HierarchicalPermissions,
+    /// `TCR2_EL1.POE` did not stay set: a register mask (FEAT_SRMASK) keeps it.
     EnableRefused,
     /// `POR_EL1` reads back another value than was written.
     RegisterMismatch,
@@ -33,9 +38,15 @@ pub enum InitError {
 impl core::fmt::Display for InitError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(match self {
-            InitError::NotSupported => "this CPU has no permission overlays (ID_AA64MMFR3_EL1.S1POE is 0)",
-            InitError::IndirectionOff => "TCR2_EL1.PIE is clear on this CPU; set PIR_EL1 with overlay encodings and turn it on first",
-            InitError::EnableRefused => "TCR2_EL1.POE does not stay set on this CPU",
+            InitError::NotSupported => {
+                "this CPU has no permission overlays (ID_AA64MMFR3_EL1.S1POE is 0)"
+            }
+            InitError::HierarchicalPermissions => {
+                "TCR_EL1.HPD0 or HPD1 is clear on this CPU; set both before the MMU is on"
+            }
+            InitError::EnableRefused => {
+                "TCR2_EL1.POE does not stay set on this CPU; a register mask (FEAT_SRMASK) keeps it"
+            }
             InitError::RegisterMismatch => "POR_EL1 does not read back what was written",
         })
     }
@@ -50,7 +61,7 @@ mod cpu {
     use super::{InitError, Poe, PorEl1};
     use crate::keyed::{Keyed, Register, Value};
 
-    const TCR2_PIE: u64 = 1 << 1;
+    const TCR_HPD0_HPD1: u64 = 0b11 << 41;
     const TCR2_POE: u64 = 1 << 3;
 
     // SAFETY: MRS and MSR act on the calling CPU; neither `asm!` is `nomem`, so the compiler moves no access across
@@ -84,7 +95,7 @@ mod cpu {
     }
 
     impl Poe {
-        /// Whether this CPU has stage 1 overlays and the permission indirection they restrict.
+        /// Whether this CPU has stage 1 overlays.
         ///
         /// # Safety
         ///
@@ -96,11 +107,12 @@ mod cpu {
             unsafe {
                 asm!("mrs {}, S3_0_C0_C7_3", out(reg) mmfr3, options(nomem, nostack, preserves_flags))
             };
-            (mmfr3 >> 8) & 0xf != 0 && (mmfr3 >> 16) & 0xf != 0
+            (mmfr3 >> 16) & 0xf != 0
         }
 
         /// Turns overlays on for the calling CPU, enters [`Default`](crate::context::Default), and verifies both.
-        /// Call it on every CPU before protection is claimed. `PIR_EL1` and `TCR2_EL1.PIE` must be set before, with an
+        /// Call it on every CPU before protection is claimed. `TCR2_EL1` must hold a value of the caller's (it resets to an unknown one),
+        /// and `TCR_EL1.HPD0` and `HPD1` be set, both since before the MMU is on. Where `TCR2_EL1.PIE` is set, `PIR_EL1` must have an
         /// `_O` encoding for every kernel mapping that is to follow its key.
         ///
         /// # Errors
@@ -116,13 +128,13 @@ mod cpu {
             if !unsafe { Self::supported() } {
                 return Err(InitError::NotSupported);
             }
-            // SAFETY: TCR2_EL1 exists wherever S1PIE does; reading it has no effect.
-            if unsafe { read_tcr2() } & TCR2_PIE == 0 {
-                return Err(InitError::IndirectionOff);
+            if !hierarchy_is_off() {
+                return Err(InitError::HierarchicalPermissions);
             }
             let poe = Keyed::new(PorEl1(()));
             poe.reset();
-            // SAFETY: POR_EL1 now allows read-write-execute to key 0, which every mapping in use carries.
+            // SAFETY: TCR2_EL1 exists wherever S1POE does. POR_EL1 now allows read-write-execute to key 0, which every mapping in use
+            // carries.
             unsafe {
                 asm!("msr S3_0_C2_C0_3, {}", "isb", in(reg) read_tcr2() | TCR2_POE, options(nostack, preserves_flags));
                 Self::verify()?;
@@ -132,7 +144,7 @@ mod cpu {
             if verified { Ok(poe) } else { Err(InitError::RegisterMismatch) }
         }
 
-        /// Whether this CPU's control bits still enforce overlays: `TCR2_EL1.PIE` and `TCR2_EL1.POE`.
+        /// Whether this CPU's control bits still enforce overlays: `TCR_EL1.HPD0` and `HPD1`, and `TCR2_EL1.POE`.
         ///
         /// # Errors
         ///
@@ -142,13 +154,22 @@ mod cpu {
         ///
         /// Must run at EL1 on a CPU that has overlays.
         pub unsafe fn verify() -> Result<(), InitError> {
+            if !hierarchy_is_off() {
+                return Err(InitError::HierarchicalPermissions);
+            }
             // SAFETY: the register exists (caller's promise) and reading it has no effect.
-            match unsafe { read_tcr2() } {
-                tcr2 if tcr2 & TCR2_PIE == 0 => Err(InitError::IndirectionOff),
-                tcr2 if tcr2 & TCR2_POE == 0 => Err(InitError::EnableRefused),
+            match unsafe { read_tcr2() } & TCR2_POE {
+                0 => Err(InitError::EnableRefused),
                 _ => Ok(()),
             }
         }
+    }
+
+    fn hierarchy_is_off() -> bool {
+        let tcr: u64;
+        // SAFETY: the register always exists, and reading it has no effect.
+        unsafe { asm!("mrs {}, tcr_el1", out(reg) tcr, options(nomem, nostack, preserves_flags)) };
+        tcr & TCR_HPD0_HPD1 == TCR_HPD0_HPD1
     }
 
     /// # Safety

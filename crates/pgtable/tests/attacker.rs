@@ -172,8 +172,9 @@ fn keys_follow_the_manual<F: HostedFormat>(bits: u32, table: &[Allowed]) {
                         [Want::Read, Want::Write, Want::Execute].into_iter().enumerate()
                     {
                         let expected = match (by_leaf[i], by_key[i]) {
-                            (false, _) => Err(Fault::Permission(Level::Pte)),
-                            (true, false) => Err(Fault::Key(key)),
+                            // Keys are checked first: D8.15.5.1; Intel SDM vol. 3A 4.7.
+                            (_, false) => Err(Fault::Key(key)),
+                            (false, true) => Err(Fault::Permission(Level::Pte)),
                             (true, true) => Ok(data),
                         };
                         let what = format!("key {key:?} field {field:#b} {want:?} {attrs:?}");

@@ -44,7 +44,7 @@ fn recorded(command: &[&str]) -> Option<Vec<u8>> {
             Some(bytes)
         }
         Err(error @ RecordError::NoPerf { .. }) => {
-            eprintln!("SKIPPED: {error}");
+            kpkeys_skips::skip!("{error}");
             None
         }
         Err(error) => panic!("{error}"),
@@ -122,7 +122,7 @@ fn look_at_the_stopped(folder: &Path, done: &AtomicBool) -> BTreeMap<u32, Shown>
 /// Records the test program in one of its roles, and what the kernel showed of its processes.
 fn program(role: &str) -> Option<(Vec<u8>, BTreeMap<u32, Shown>)> {
     if std::process::Command::new("python3").arg("--version").output().is_err() {
-        eprintln!("SKIPPED: there is no python3");
+        kpkeys_skips::skip!("there is no python3");
         return None;
     }
     let folder = tempfile::tempdir().expect("a folder");
@@ -184,7 +184,7 @@ fn assert_exact(role: &str, processes: usize) {
     let Some((trace, shown)) = program(role) else { return };
     assert_eq!(shown.len(), processes);
     if History::read(&trace).expect("a good trace").header.huge_pages == "always" {
-        eprintln!("SKIPPED: this kernel maps huge pages by itself");
+        kpkeys_skips::skip!("this kernel maps huge pages by itself");
         return;
     }
     let mut compared = BTreeSet::new();
@@ -310,7 +310,7 @@ fn what_ptrace_recorded_replays() {
             assert!(matches!(History::read(&trace), Err(HistoryError::NoFaults)));
         }
         Ok(_) => drop(assert_replays(&trace)),
-        Err(error @ RecordError::NoPtrace { .. }) => eprintln!("SKIPPED: {error}"),
+        Err(error @ RecordError::NoPtrace { .. }) => kpkeys_skips::skip!("{error}"),
         Err(error) => panic!("{error}"),
     }
 }

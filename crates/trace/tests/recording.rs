@@ -63,7 +63,7 @@ fn with_each_method(command: &[&str], check: impl Fn(&Recording)) {
         match Recording::of(choice, command) {
             Ok(recording) => check(&recording),
             Err(error @ (RecordError::NoPerf { .. } | RecordError::NoPtrace { .. })) => {
-                eprintln!("SKIPPED with {choice:?}: {error}");
+                kpkeys_skips::skip!("with {choice:?}: {error}");
             }
             Err(error) => panic!("{choice:?}: {error}"),
         }
@@ -180,7 +180,7 @@ fn every_page_touched_is_one_fault() {
     let folder = tempfile::tempdir().expect("a folder");
     with_each_method_on_self("every_page_touched_is_one_fault", folder.path(), |recording| {
         if !recording.report.kinds.contains(Kinds::FAULTS) {
-            eprintln!("SKIPPED: faults may not be recorded here");
+            kpkeys_skips::skip!("faults may not be recorded here");
             return;
         }
         let address = fs::read_to_string(folder.path().join("where")).expect("a note");
@@ -313,12 +313,12 @@ fn the_pages_present_are_those_the_kernel_shows() {
     let name = "the_pages_present_are_those_the_kernel_shows";
     with_each_method_on_self(name, folder.path(), |recording| {
         if !recording.report.kinds.contains(Kinds::FAULTS | Kinds::KERNEL_FAULTS) {
-            eprintln!("SKIPPED: not all faults are recorded here");
+            kpkeys_skips::skip!("not all faults are recorded here");
             return;
         }
         let header = recording.reader().header().clone();
         if header.huge_pages == "always" {
-            eprintln!("SKIPPED: this kernel maps huge pages by itself");
+            kpkeys_skips::skip!("this kernel maps huge pages by itself");
             return;
         }
         let noted = |name: &str| -> BTreeSet<u64> {
@@ -398,7 +398,7 @@ fn strace_counts(command: &[&str]) -> Option<BTreeMap<String, u64>> {
 fn calls_agree_with_strace() {
     let command = ["sh", "-c", "for i in 1 2 3; do /bin/true; done; (:); (:)"];
     let Some(expected) = strace_counts(&command) else {
-        eprintln!("SKIPPED: strace is not here, or may not trace");
+        kpkeys_skips::skip!("strace is not here, or may not trace");
         return;
     };
     let expected =
@@ -432,7 +432,7 @@ fn a_storm_of_processes_is_recorded_whole() {
 fn faults_agree_with_the_kernel_s_accounting() {
     with_each_method(&["sh", "-c", "for i in 1 2 3 4 5; do /bin/true; done"], |recording| {
         if !recording.report.kinds.contains(Kinds::ACCOUNTING | Kinds::KERNEL_FAULTS) {
-            eprintln!("SKIPPED: no accounting here");
+            kpkeys_skips::skip!("no accounting here");
             return;
         }
         let summary = recording.summary();
@@ -468,7 +468,7 @@ fn a_command_that_cannot_start_is_an_error() {
         for name in ["kpkeys-no-such-command", "/no/such/file"] {
             let error = Recording::of(choice, &[name]).err().expect("no such command");
             if matches!(error, RecordError::NoPtrace { .. }) {
-                eprintln!("SKIPPED with {choice:?}: {error}");
+                kpkeys_skips::skip!("with {choice:?}: {error}");
                 continue;
             }
             assert!(matches!(&error, RecordError::NotFound(found) if found == name), "{error}");
@@ -503,7 +503,7 @@ fn recording_can_end_with_the_parent() {
             assert!(summary.span_ns < 250_000_000, "{} ns", summary.span_ns);
             assert!(summary.counts.exits < summary.counts.processes);
         }
-        Err(error @ RecordError::NoPerf { .. }) => eprintln!("SKIPPED: {error}"),
+        Err(error @ RecordError::NoPerf { .. }) => kpkeys_skips::skip!("{error}"),
         Err(error) => panic!("{error}"),
     }
 }

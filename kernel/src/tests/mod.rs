@@ -15,6 +15,7 @@ mod protection;
 mod smp;
 mod threads;
 
+use crate::lock::IrqLock;
 use crate::report::{Record, emit};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -63,6 +64,23 @@ macro_rules! ensure {
     };
 }
 
+/// Says that the running test leaves something unchecked on this machine, and why; the test goes on.
+#[macro_export]
+macro_rules! skip {
+    ($($reason:tt)+) => {
+        $crate::tests::skipped(&alloc::format!($($reason)+))
+    };
+}
+
+/// The name of the test that runs.
+static RUNNING: IrqLock<&str> = IrqLock::new("");
+
+/// What [`skip!`](crate::skip) does.
+pub fn skipped(reason: &str) {
+    let name = *RUNNING.lock();
+    emit(&Record::Skip { name, reason });
+}
+
 /// Runs the tests whose name contains `part` and returns how many failed.
 pub fn run_all(part: &str) -> usize {
     let mut tests: Vec<&Test> = TESTS.iter().filter(|test| test.name.contains(part)).collect();
@@ -77,8 +95,9 @@ pub fn run_all(part: &str) -> usize {
 }
 
 fn run_one(test: &Test) -> bool {
-    let outcome = (test.run)().and_then(|()| tables_are_as_promised());
     let name = test.name.trim_start_matches("kpkeys_kernel::tests::");
+    *RUNNING.lock() = name;
+    let outcome = (test.run)().and_then(|()| tables_are_as_promised());
     let reason = outcome.as_ref().err().map(String::as_str);
     emit(&Record::Test { name, passed: outcome.is_ok(), reason });
     outcome.is_ok()

@@ -6,7 +6,7 @@ use crate::attack::Here;
 use crate::lock::IrqLock;
 use crate::paging::{self, memories};
 use crate::protection::selected;
-use crate::{arch, calls, cpu, ensure, kernel_test, probe, sched};
+use crate::{arch, calls, cpu, ensure, kernel_test, probe, sched, skip};
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -62,6 +62,9 @@ kernel_test! {
     fn exceptions_reset_and_restore() {
         let backend = selected();
         let handlers = if arch::error::can_be_raised() { 4 } else { 3 };
+        if handlers == 3 {
+            skip!("asynchronous errors cannot be raised here");
+        }
         let seen = IrqLock::new(Vec::with_capacity(handlers));
         let look = || seen.lock().push((access(), can_store()));
         let mut restored = Vec::new();
@@ -154,7 +157,11 @@ kernel_test! {
         drop(window);
         let after = access();
         busy.map_err(|error| error.to_string())?.join();
-        ensure!(moved || cpu::online().count() == 1, "the thread stayed on CPU {start}");
+        if cpu::online().count() == 1 {
+            skip!("there is no other CPU to move to");
+        } else {
+            ensure!(moved, "the thread stayed on CPU {start}");
+        }
         ensure!((inside, after) == (open(), closed()), "in the window, after it: {inside:?}, {after:?}");
     }
 
@@ -191,7 +198,11 @@ kernel_test! {
             opener.join()?;
         }
         let windows = WINDOWS.load(Ordering::Relaxed);
-        ensure!(windows > 0 || cpu::online().count() == 1, "no window was opened meanwhile");
+        if cpu::online().count() == 1 {
+            skip!("there are no other CPUs to open windows");
+        } else {
+            ensure!(windows > 0, "no window was opened meanwhile");
+        }
         let expected = if is_enforced() { 0 } else { tried };
         ensure!(through == expected, "{through} of {tried} stores got through, {windows} windows meanwhile");
     }

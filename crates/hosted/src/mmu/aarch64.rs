@@ -3,11 +3,13 @@
 //! | step | rules |
 //! |---|---|
 //! | base permissions, from the leaf's own bits (direct) or by PIR_EL1 and PIRE0_EL1 (indirect) | AP\[2:1\], UXN, PXN; R_LLZDZ, R_VFPJF |
-//! | overlays, which take permissions away, from what the base says they may | POR_EL1, POR_EL0 |
+//! | PAN, which takes loads and stores from the kernel by what the base gives user programs: loads or stores (direct), or anything (indirect) | PSTATE.PAN, R_TBKKB |
+//! | overlays, which take permissions away: from direct ones always, from indirect ones where the register says that they apply | POR_EL1, POR_EL0, R_DPZHF |
 //! | write implies execute-never, where the indirect base says so | R_HJYGR, R_QXXPC, R_NPBXC |
-//! | PAN | PSTATE.PAN |
 //!
-//! Not modelled: SCTLR_EL1.WXN, guarded control stacks, PAN's extension to execute permission (FEAT_PAN3), hierarchical
+//! A refusal is the overlay's if the overlay refuses, whatever the rest says (D8.15.5.1).
+//!
+//! Not modelled: SCTLR_EL1.WXN, guarded control stacks, PAN's extension to direct execute permission (FEAT_PAN3), hierarchical
 //! permissions of table descriptors, which are never set here.
 
 use kpkeys_pgtable::{Entry, Format, entry};
@@ -36,25 +38,28 @@ struct Base {
     overlaid: bool,
     /// Whether write and execute exclude each other.
     write_execute_never: bool,
+    /// Whether PAN applies where this is what user programs have.
+    counts_for_pan: bool,
 }
 
 /// What a leaf allows on a CPU.
 pub fn permissions(leaf: Entry, cpu: &Cpu) -> Permissions {
-    let [kernel, user] = match cpu.indirection {
+    let [mut kernel, user] = match cpu.indirection {
         None => direct(leaf),
         Some(registers) => indirect(leaf, registers),
     };
+    if cpu.pan && user.counts_for_pan {
+        kernel.allowed = Allowed { execute: kernel.allowed.execute, ..Allowed::NONE };
+    }
     let key = leaf.0 >> 60 & 0x7;
-    let overlay = |register: u64| by_por(register >> (key * 4));
-    let by_leaf = [finish(kernel, None), finish(user, None)];
-    let by_key =
-        [finish(kernel, Some(overlay(cpu.register))), finish(user, cpu.user_register.map(overlay))];
-    let pan = |[kernel, user]: [Allowed; 2]| {
-        let is_users = user.read || user.write;
-        let none = Allowed { execute: kernel.execute, ..Allowed::NONE };
-        [if cpu.pan && is_users { none } else { kernel }, user]
+    let overlay = |base: Base, register: Option<u64>| {
+        register.filter(|_| base.overlaid).map(|register| by_por(register >> (key * 4)))
     };
-    Permissions { by_leaf: pan(by_leaf), by_key: pan(by_key) }
+    let overlays = [overlay(kernel, Some(cpu.register)), overlay(user, cpu.user_register)];
+    Permissions {
+        by_key: overlays.map(|overlay| overlay.unwrap_or(Allowed::ALL)),
+        allowed: [finish(kernel, overlays[0]), finish(user, overlays[1])],
+    }
 }
 
 /// The leaf's own bits. A clean page that may be written is taken for writable: hardware may manage its dirty state.
@@ -69,7 +74,12 @@ fn direct(leaf: Entry) -> [Base; 2] {
     };
     // EL0 may execute what it may not read.
     let user = Allowed { read: user, write: user && write, execute: !is_set(USER_EXECUTE_NEVER) };
-    [kernel, user].map(|allowed| Base { allowed, overlaid: true, write_execute_never: false })
+    [kernel, user].map(|allowed| Base {
+        allowed,
+        overlaid: true,
+        write_execute_never: false,
+        counts_for_pan: allowed.read || allowed.write,
+    })
 }
 
 /// The registers' fields with the number that the leaf has in bits 54, 53, 51 and 6. Bit 7, nDirty, is again taken for what hardware
@@ -96,6 +106,7 @@ fn base(field: u64) -> Base {
         _ => (false, false, false),
     };
     Base {
+        counts_for_pan: read || write || execute,
         allowed: Allowed { read, write, execute },
         overlaid: field & 0b1000 == 0,
         write_execute_never: field == 0b0110,
@@ -108,10 +119,9 @@ fn by_por(field: u64) -> Allowed {
     Allowed { read: bit(0), write: bit(2), execute: bit(1) }
 }
 
-/// A base permission and its overlay, if there is one. Where write and execute exclude each other, what an overlay applies to loses
+/// A base permission and its overlay, if one applies. Where write and execute exclude each other, what an overlay applies to loses
 /// write, and anything else execute.
 fn finish(base: Base, overlay: Option<Allowed>) -> Allowed {
-    let overlay = overlay.filter(|_| base.overlaid);
     let mut allowed = overlay.map_or(base.allowed, |overlay| base.allowed.and(overlay));
     if base.write_execute_never && allowed.write && allowed.execute {
         match overlay {

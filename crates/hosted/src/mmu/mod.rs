@@ -1,7 +1,7 @@
 //! A model of the MMU: translates an address through real tables, or says which fault the access raises.
 //!
 //! It follows the manuals for both formats: what the leaf allows (tables here never restrict), less what PAN or SMAP takes from the
-//! kernel, less what the leaf's key may not by the protection register. Tests play the attacker on it: whatever address and
+//! kernel, less what the leaf's key may not by the protection register. Where both refuse, the fault is reported as the key's. Tests play the attacker on it: whatever address and
 //! whatever register they can think of.
 
 pub mod aarch64;
@@ -41,10 +41,10 @@ pub enum Fault {
     NotCanonical,
     /// No valid entry at this level; or, at the root, one that is not looked at, since E0PD keeps user programs out of the half.
     NotPresent(Level),
-    /// The leaf forbids it, or PAN or SMAP does.
+    /// The key lets it through; the leaf forbids it, or PAN or SMAP does.
     Permission(Level),
-    /// The leaf allows it, its key does not: the page fault whose error code has the protection-key bit (x86-64), or the permission
-    /// fault with the overlay bit (arm64).
+    /// The key forbids it, whatever the leaf says: the page fault whose error code has the protection-key bit (Intel SDM vol. 3A 4.7), or the
+    /// permission fault with the overlay bit (Arm ARM, D8.15.5.1: overlays are checked before base permissions).
     Key(Pkey),
 }
 
@@ -62,6 +62,9 @@ pub struct Allowed {
 impl Allowed {
     /// Nothing.
     pub const NONE: Allowed = Allowed { read: false, write: false, execute: false };
+
+    /// Everything.
+    pub const ALL: Allowed = Allowed { read: true, write: true, execute: true };
 
     /// What both allow.
     #[must_use]
@@ -83,18 +86,38 @@ impl Allowed {
     }
 }
 
-/// What a leaf allows on a CPU, in two steps, so that a fault can say which of them refused.
+/// What a leaf allows on a CPU, so that a refusal can say whose it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Permissions {
-    /// Without keys: kernel and user.
-    pub by_leaf: [Allowed; 2],
-    /// With them: kernel and user.
+    /// What its key lets through, whatever the leaf says: kernel and user.
     pub by_key: [Allowed; 2],
+    /// What is allowed by everything together: kernel and user.
+    pub allowed: [Allowed; 2],
+}
+
+/// Who refuses an access.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// The key, and perhaps the leaf too.
+    Key,
+    /// The leaf, or PAN or SMAP; not the key.
+    Leaf,
 }
 
 impl Permissions {
-    fn of(self, who: Privilege) -> (Allowed, Allowed) {
-        (self.by_leaf[who as usize], self.by_key[who as usize])
+    /// Whether an access is allowed.
+    ///
+    /// # Errors
+    ///
+    /// What the hardware reports of one that is not.
+    pub fn check(self, want: Want, who: Privilege) -> Result<(), Refusal> {
+        if !self.by_key[who as usize].allows(want) {
+            return Err(Refusal::Key);
+        }
+        if !self.allowed[who as usize].allows(want) {
+            return Err(Refusal::Leaf);
+        }
+        Ok(())
     }
 }
 
@@ -158,13 +181,12 @@ impl<'m, M: Machine<Format: HostedFormat>> Mmu<'m, M> {
         }
         let root = if kernel_half { Some(self.kernel_root) } else { self.user_root };
         let (level, entry) = self.leaf(root.ok_or(Fault::NotPresent(Level::Pgd))?, va)?;
-        let (by_leaf, by_key) = M::Format::permissions(entry, &self.cpu).of(who);
-        if !by_leaf.allows(want) {
-            return Err(Fault::Permission(level));
-        }
-        if !by_key.allows(want) {
-            return Err(Fault::Key(M::Format::key(entry)));
-        }
+        M::Format::permissions(entry, &self.cpu).check(want, who).map_err(
+            |refusal| match refusal {
+                Refusal::Key => Fault::Key(M::Format::key(entry)),
+                Refusal::Leaf => Fault::Permission(level),
+            },
+        )?;
         let offset = va.0 & (level.entry_bytes() - 1);
         Ok(M::Format::frame(level, entry).offset(offset))
     }

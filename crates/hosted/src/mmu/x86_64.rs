@@ -20,8 +20,8 @@ pub fn permissions(leaf: Entry, cpu: &Cpu) -> Permissions {
         (true, true) => Allowed::NONE,
     };
     // PKRS binds supervisor pages. PKRU, which binds user pages, is not modelled.
-    let keyed = if user { by_kernel } else { by_kernel.and(by_pkrs(leaf, cpu.register)) };
-    Permissions { by_leaf: [by_kernel, by_user], by_key: [keyed, by_user] }
+    let by_key = if user { Allowed::ALL } else { by_pkrs(leaf, cpu.register) };
+    Permissions { by_key: [by_key, Allowed::ALL], allowed: [by_kernel.and(by_key), by_user] }
 }
 
 /// Access-disable is bit 2k of the register, write-disable bit 2k + 1; fetches are not restricted (4.6.2).

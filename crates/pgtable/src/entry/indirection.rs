@@ -1,5 +1,5 @@
-//! arm64's permission indirection (FEAT_S1PIE), which overlays need: a table in a register says what the permission bits of an entry
-//! mean, and whether an overlay may restrict it.
+//! arm64's permission indirection (FEAT_S1PIE): a table in a register says what the permission bits of an entry
+//! mean, and whether an overlay may restrict it. Overlays need no indirection; with it, they need this table to let them.
 //!
 //! An entry's four bits are an index: user-execute-never (bit 54), privileged-execute-never (53), writable (51) and EL0 (6), as
 //! [`Aarch64`](super::Aarch64) writes them. Each index has four bits in `PIR_EL1` for EL1 and in `PIRE0_EL1` for EL0 (Arm ARM, these

@@ -86,9 +86,12 @@ pub unsafe fn init(choice: Choice) -> Result<Selected, Unusable> {
             Err(Unusable::Poe(poe::InitError::NotSupported))
         }
         Choice::Poe => {
-            // SAFETY: EL1, on a CPU with both features, on the early tables; the rest is the caller's promise.
+            // SAFETY: EL1, on a CPU with overlays, on the early tables; indirection is turned on where it exists. The rest is the
+            // caller's promise.
             let poe = unsafe {
-                indirection::enable();
+                if control::has_indirection() {
+                    indirection::enable();
+                }
                 Poe::init()
             };
             poe.map(Selected::Poe).map_err(Unusable::Poe)

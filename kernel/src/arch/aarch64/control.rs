@@ -57,9 +57,13 @@ pub fn supported() -> Features {
     let mut features = Features::WXN;
     features.set(Features::PAN, field(mrs!("id_aa64mmfr1_el1"), 20) != 0);
     features.set(Features::E0PD, field(mrs!("id_aa64mmfr2_el1"), 60) != 0);
-    let mmfr3 = mrs!("S3_0_C0_C7_3");
-    features.set(Features::POE, field(mmfr3, 8) != 0 && field(mmfr3, 16) != 0);
+    features.set(Features::POE, field(mrs!("S3_0_C0_C7_3"), 16) != 0);
     features
+}
+
+/// Whether the running CPU can take permissions from `PIR_EL1` (FEAT_S1PIE).
+pub fn has_indirection() -> bool {
+    field(mrs!("S3_0_C0_C7_3"), 8) != 0
 }
 
 /// What the running CPU has switched on, read back from its registers.

@@ -182,21 +182,31 @@ leave_el2:
     msr   S3_4_C12_C9_5, x9
     isb
 
+    // What follows resets to unknown values: written whole.
 6:  mrs   x9, S3_0_C0_C7_3          // ID_AA64MMFR3_EL1
-    and   x10, x9, #0xf             // TCRX: TCR2_EL1 exists, and HCRX_EL2 with it
+    mrs   x10, id_aa64mmfr1_el1
+    ubfx  x10, x10, #40, #4         // HCX: HCRX_EL2 exists
+    cbz   x10, 61f
+    and   x10, x9, #0xf             // TCRX: TCR2_EL1 exists
+    cmp   x10, #0
+    cset  x10, ne
+    lsl   x10, x10, #14             // TCR2En
+    msr   S3_4_C1_C2_2, x10         // HCRX_EL2
+61: mrs   x10, id_aa64mmfr0_el1
+    ubfx  x10, x10, #56, #4         // FGT: EL2's fine-grained traps exist
     cbz   x10, 7f
-    mrs   x10, S3_4_C1_C2_2         // HCRX_EL2.TCR2En
-    orr   x10, x10, #(1 << 14)
-    msr   S3_4_C1_C2_2, x10
+    msr   S3_4_C1_C1_6, xzr         // HFGITR_EL2
+    msr   S3_4_C3_C1_4, xzr         // HDFGRTR_EL2
+    msr   S3_4_C3_C1_5, xzr         // HDFGWTR_EL2
+    mov   x11, xzr
     ubfx  x10, x9, #8, #4           // S1PIE
-    cbz   x10, 7f
-    mov   x11, #(0xf << 57)         // nPIRE0_EL1, nPIR_EL1, nPOR_EL0, nPOR_EL1
-    mrs   x10, S3_4_C1_C1_4         // HFGRTR_EL2
-    orr   x10, x10, x11
-    msr   S3_4_C1_C1_4, x10
-    mrs   x10, S3_4_C1_C1_5         // HFGWTR_EL2
-    orr   x10, x10, x11
-    msr   S3_4_C1_C1_5, x10
+    cbz   x10, 62f
+    orr   x11, x11, #(3 << 57)      // nPIRE0_EL1, nPIR_EL1
+62: ubfx  x10, x9, #16, #4          // S1POE
+    cbz   x10, 63f
+    orr   x11, x11, #(3 << 59)      // nPOR_EL0, nPOR_EL1
+63: msr   S3_4_C1_C1_4, x11         // HFGRTR_EL2
+    msr   S3_4_C1_C1_5, x11         // HFGWTR_EL2
 
 7:  mov   x9, #0x3c5                // EL1 on its own stack pointer, everything masked
     msr   spsr_el2, x9
@@ -226,7 +236,16 @@ enable_mmu:
     cmp   x10, #0
     cset  x10, ne
     bfi   x8, x10, #56, #1          // E0PD1
-    msr   tcr_el1, x8
+    mrs   x9, id_aa64mmfr1_el1
+    ubfx  x10, x9, #12, #4          // HPDS: table descriptors restrict nothing, which overlays require from before the MMU is on
+    cbz   x10, 12f
+    orr   x8, x8, #(3 << 41)        // HPD0, HPD1
+12: msr   tcr_el1, x8
+    mrs   x9, S3_0_C0_C7_3          // ID_AA64MMFR3_EL1
+    and   x10, x9, #0xf             // TCRX
+    cbz   x10, 13f
+    msr   S3_0_C2_C0_3, xzr         // TCR2_EL1, some of whose fields act as soon as the MMU is on; it resets to an unknown value
+13:
     adrp  x9, boot_low_l0
     msr   ttbr0_el1, x9
     adrp  x9, boot_high_l0

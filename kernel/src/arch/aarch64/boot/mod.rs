@@ -16,13 +16,23 @@ use crate::memory::{BootMemory, PhysAddr, PhysRange};
 use crate::stack::Stack;
 use crate::{console, cpu, early_tables, exit, image, protection};
 use arrayvec::ArrayVec;
-use kpkeys_devicetree::{Cpu, Gic, Machine, Region};
+use kpkeys_devicetree::{Console, Cpu, Cpus, Gic, Machine, Ram, Region, Reserved};
 
 /// What the machine has besides memory.
 struct Devices {
     cpus: ArrayVec<Cpu, MAX_CPUS>,
     cpus_left_out: usize,
     gic: Gic,
+}
+
+/// The parts of the device tree that a kernel cannot do without, each of them read.
+struct Board<'a> {
+    ram: &'a [Region],
+    reserved: &'a [Reserved],
+    cpus: &'a Cpus,
+    gic: &'a Gic,
+    console: Region,
+    boot_arguments: &'a str,
 }
 
 /// What [`boot_cpu`] found, on its way to [`on_final_stack`].
@@ -70,10 +80,13 @@ extern "C" fn on_final_stack() -> ! {
     })
 }
 
-/// Opens the console where the device tree has it, or, so that a bad device tree can be complained of, where QEMU's board has it.
+/// Opens the console: where the device tree has it, found even if the rest of the tree is damaged or unknown; or else, so that a boot
+/// loader's mistake can be complained of, where QEMU's board has it. That last try is left out where the tree has memory there.
 fn open_console(blob: Option<&'static [u8]>) {
-    if let Some(Ok(console)) = blob.map(kpkeys_devicetree::console) {
-        serial::set_physical(console.base());
+    match blob.map(kpkeys_devicetree::console) {
+        Some(Ok(Console::Pl011(registers))) => serial::set_physical(registers.base()),
+        _ if blob.is_some_and(has_memory_at_the_board_console) => return,
+        _ => {}
     }
     // SAFETY: nothing else maps the block of the registers yet, and the console is opened for the first time.
     unsafe {
@@ -82,28 +95,71 @@ fn open_console(blob: Option<&'static [u8]>) {
     }
 }
 
+fn has_memory_at_the_board_console(blob: &[u8]) -> bool {
+    let in_it = |ram: &Region| (ram.base()..ram.end()).contains(&serial::BOARD_CONSOLE);
+    Machine::parse(blob)
+        .is_ok_and(|machine| machine.ram.is_ok_and(|ram| ram.ranges().iter().any(in_it)))
+}
+
 /// # Safety
 ///
 /// The boot tables must be in use, with the blob in them.
 unsafe fn discover(blob: &'static [u8]) -> (BootInfo, Devices) {
     let machine =
         Machine::parse(blob).unwrap_or_else(|error| exit::refuse(format_args!("{error}")));
-    let info = BootInfo::new(memory(&machine, blob), machine.boot_arguments)
+    // First of all, since it is how a machine without semihosting is switched off.
+    psci::set_conduit(machine.psci.as_ref().copied().unwrap_or_default());
+    let Some(board) = board(&machine) else {
+        exit::refuse(format_args!("what the device tree says is not enough, see above"));
+    };
+    let info = BootInfo::new(memory(&board, blob), board.boot_arguments)
         .unwrap_or_else(|error| exit::refuse(format_args!("{error}")));
-    if let Err(error) = time::set_interrupt(&machine.timer) {
-        exit::refuse(format_args!("{error}"));
-    }
-    psci::set_conduit(machine.psci);
-    register_devices(&machine);
-    let cpus: ArrayVec<_, MAX_CPUS> = machine.cpus.iter().copied().take(MAX_CPUS).collect();
-    let cpus_left_out = machine.cpus.len() - cpus.len() + machine.cpus_left_out;
-    (info, Devices { cpus, cpus_left_out, gic: machine.gic })
+    register_devices(&board);
+    let cpus: ArrayVec<_, MAX_CPUS> = board.cpus.listed.iter().copied().take(MAX_CPUS).collect();
+    let cpus_left_out = board.cpus.listed.len() - cpus.len() + board.cpus.left_out;
+    (info, Devices { cpus, cpus_left_out, gic: board.gic.clone() })
 }
 
-fn memory(machine: &Machine<'_>, blob: &[u8]) -> BootMemory {
+/// Every part, if all are there. Otherwise says of each what is wrong: a board is ported to from one boot's messages, not from one a boot.
+fn board<'a>(machine: &'a Machine<'a>) -> Option<Board<'a>> {
+    for (part, error) in machine.errors() {
+        log::error!("{part}: {error}");
+    }
+    if machine.ram == Ok(Ram::LeftToLoader) {
+        log::error!(
+            "memory: the boot loader was to say in the device tree how much there is, and did not"
+        );
+    }
+    let console = match machine.console {
+        Ok(Console::Pl011(registers)) => Some(registers),
+        Ok(Console::Other(model)) => {
+            log::error!("console: this kernel has a driver for PL011 alone, and none for {model}");
+            None
+        }
+        Ok(Console::Unsaid) => {
+            log::error!("console: the device tree names none, and has no PL011");
+            None
+        }
+        Err(_) => None,
+    };
+    let timer = machine.timer.as_ref().ok().and_then(|timer| {
+        time::set_interrupt(timer).inspect_err(|error| log::error!("timer: {error}")).ok()
+    });
+    machine.psci.as_ref().ok().zip(timer)?;
+    Some(Board {
+        ram: machine.ram.as_ref().ok().map(Ram::ranges).filter(|ram| !ram.is_empty())?,
+        reserved: machine.reserved.as_ref().ok()?,
+        cpus: machine.cpus.as_ref().ok()?,
+        gic: machine.gic.as_ref().ok()?,
+        console: console?,
+        boot_arguments: machine.boot_arguments.as_ref().ok()?,
+    })
+}
+
+fn memory(board: &Board<'_>, blob: &[u8]) -> BootMemory {
     // What must not be mapped is no RAM to this kernel.
-    let mut memory = BootMemory::new(machine.ram.iter().map(range));
-    machine
+    let mut memory = BootMemory::new(board.ram.iter().map(range));
+    board
         .reserved
         .iter()
         .filter(|one| one.no_map)
@@ -114,7 +170,7 @@ fn memory(machine: &Machine<'_>, blob: &[u8]) -> BootMemory {
     }
     memory.reserve(image::frames());
     memory.reserve(PhysRange::new(blob.as_ptr() as u64, blob.len() as u64));
-    machine
+    board
         .reserved
         .iter()
         .filter(|one| !one.no_map)
@@ -123,12 +179,12 @@ fn memory(machine: &Machine<'_>, blob: &[u8]) -> BootMemory {
 }
 
 /// The console, the distributor, and of the redistributors as many as there are CPUs: boards declare room for far more.
-fn register_devices(machine: &Machine<'_>) {
+fn register_devices(board: &Board<'_>) {
     /// Four frames of 64 KiB, as GICv4 has them (IHI 0069, 12.10).
     const LARGEST_REDISTRIBUTOR: u64 = 4 << 16;
-    let most = (machine.cpus.len() + machine.cpus_left_out) as u64 * LARGEST_REDISTRIBUTOR;
-    let console = core::iter::once(machine.console);
-    let clipped = console.chain(machine.gic.regions()).map(|region| {
+    let most = (board.cpus.listed.len() + board.cpus.left_out) as u64 * LARGEST_REDISTRIBUTOR;
+    let console = core::iter::once(board.console);
+    let clipped = console.chain(board.gic.regions()).map(|region| {
         let range = range(&region);
         PhysRange::new(range.start.0, range.len().min(most.max(1 << 16)))
     });
