@@ -86,6 +86,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let mut results = results::Results::open(options.out.as_deref(), &header)?;
     run::run(&plan, &runner, &mut results)?;
     let mut table = Table::build(&results.recording()?, &reference::graviton3())?;
+    table.notices.extend(plan.caveats()?);
     if let Some(beside) = &beside {
         table = table.compared_with(beside);
     }

@@ -120,7 +120,6 @@ fn examine() -> Report {
     let memory = limits::Memory::parse(&read("/proc/meminfo"));
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     let capabilities = limits::Capabilities::parse(&read("/proc/self/status"));
-    let perf = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok();
     let yama = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok();
 
     let mut findings = vec![cpu::mock_register(architecture, hwcap2())];
@@ -128,7 +127,7 @@ fn examine() -> Report {
     findings.push(limits::memory(memory));
     findings.extend(Target::ALL.into_iter().map(tools::examine_emulator));
     findings.extend(Target::ALL.into_iter().map(tools::examine_rust_target));
-    findings.push(limits::perf_events(perf.as_deref(), capabilities));
+    findings.push(limits::perf_events(kpkeys_trace::record::allowed()));
     findings.push(limits::ptrace(yama.as_deref(), capabilities));
     findings.extend(cpu::backends(architecture, &cpu, cpu::leaf_7()));
 

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
 use kpkeys_trace::record::{self, Choice, Options, Report};
-use kpkeys_trace::{Damage, Header, Outcome, RunTimes, Summary, TraceReader, Trailer};
+use kpkeys_trace::{Damage, Gap, Header, Kinds, Outcome, RunTimes, Summary, TraceReader, Trailer};
 use serde_json::json;
 
 /// What to do with a trace.
@@ -31,9 +31,9 @@ pub struct RecordArgs {
     /// How to observe the command.
     #[arg(long, value_enum, default_value_t = MethodArg::Auto)]
     method: MethodArg,
-    /// Stop when the command itself has ended; processes it left behind run on unrecorded.
+    /// Go on after the command itself has ended, until the last process it left behind has, too.
     #[arg(long)]
-    until_parent: bool,
+    until_last: bool,
     /// Run the command a second time without recording, to see what recording costs.
     #[arg(long)]
     compare: bool,
@@ -92,7 +92,7 @@ fn record_command(args: RecordArgs) -> Result<ExitCode> {
             MethodArg::Perf => Choice::Perf,
             MethodArg::Ptrace => Choice::Ptrace,
         },
-        until_parent: args.until_parent,
+        until_last: args.until_last,
         compare: args.compare,
     };
     let out = Output::open(&args.output)
@@ -154,11 +154,8 @@ fn print_report(report: &Report, path: &Path) {
     for note in &report.notes {
         eprintln!("note: {note}");
     }
-    if trailer.lost > 0 {
-        eprintln!("warning: {} events were lost: the recorder did not keep up", trailer.lost);
-    }
-    if trailer.foreign_calls > 0 {
-        eprintln!("warning: {} calls of 32-bit programs are not in it", trailer.foreign_calls);
+    for caveat in trailer.caveats() {
+        eprintln!("warning: {caveat}");
     }
     eprintln!(
         "{}: {} events by {}, {} bytes; the command {}",
@@ -168,7 +165,7 @@ fn print_report(report: &Report, path: &Path) {
         report.bytes,
         outcome_text(trailer.outcome)
     );
-    eprintln!("recorded: {}", times_text(&trailer.recorded));
+    eprintln!("recorded: {}", recorded_text(trailer));
     if let Some(unrecorded) = &trailer.unrecorded {
         eprintln!("without:  {}", times_text(unrecorded));
     }
@@ -182,6 +179,17 @@ fn times_text(times: &RunTimes) -> String {
         seconds(times.user_ns),
         seconds(times.system_ns)
     )
+}
+
+/// Times of the recorded run. CPU time is the kernel's word about a command that has ended.
+fn recorded_text(trailer: &Trailer) -> String {
+    match trailer.outcome {
+        Outcome::Running => {
+            let real_s = trailer.recorded.real_ns as f64 / 1e9;
+            format!("real {real_s:.3} s, user and system {NOT_RECORDED}")
+        }
+        _ => times_text(&trailer.recorded),
+    }
 }
 
 fn outcome_text(outcome: Outcome) -> String {
@@ -218,6 +226,21 @@ fn info(args: &InfoArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What stands in the place of what a recording lacks.
+const NOT_RECORDED: &str = "not recorded";
+
+/// What is not in a trace, one sentence each.
+fn caveats<R: io::Read>(reader: &TraceReader<R>) -> Vec<String> {
+    let of_trailer = reader.trailer().map(Trailer::caveats).unwrap_or_default();
+    reader.header().caveats().into_iter().chain(of_trailer).collect()
+}
+
+/// Time spent on freeing address spaces, if it was recorded.
+fn teardown_ns(header: &Header, trailer: &Trailer) -> Option<u64> {
+    let recorded = header.kinds.contains(Kinds::TEARDOWN) || trailer.teardown_ns > 0;
+    recorded.then_some(trailer.teardown_ns)
+}
+
 fn info_json<R: io::Read>(reader: &TraceReader<R>, summary: &Summary) -> serde_json::Value {
     let header = reader.header();
     json!({
@@ -234,18 +257,25 @@ fn info_json<R: io::Read>(reader: &TraceReader<R>, summary: &Summary) -> serde_j
         "started_unix_ns": header.started_unix_ns,
         "summary": summary,
         "bytes_per_event": summary.bytes_per_event(),
-        "end": reader.trailer().map(end_json),
+        "end": reader.trailer().map(|trailer| end_json(header, trailer)),
+        "caveats": caveats(reader),
         "damage": reader.damage().map(ToString::to_string),
     })
 }
 
-fn end_json(trailer: &Trailer) -> serde_json::Value {
+fn end_json(header: &Header, trailer: &Trailer) -> serde_json::Value {
     let times = |times: &RunTimes| json!({ "real_ns": times.real_ns, "user_ns": times.user_ns, "system_ns": times.system_ns });
     let (exit_code, signal) = match trailer.outcome {
         Outcome::Exited(code) => (Some(code), None),
         Outcome::Signalled(signal) => (None, Some(signal)),
         Outcome::Running => (None, None),
     };
+    let mut recorded = times(&trailer.recorded);
+    if trailer.outcome == Outcome::Running {
+        recorded["user_ns"] = serde_json::Value::Null;
+        recorded["system_ns"] = serde_json::Value::Null;
+    }
+    let gap = |gap: &Gap| json!({ "cause": format!("{:?}", gap.cause).to_lowercase(), "processes": gap.count, "names": gap.names });
     json!({
         "exit_code": exit_code,
         "signal": signal,
@@ -253,8 +283,9 @@ fn end_json(trailer: &Trailer) -> serde_json::Value {
         "late": trailer.late,
         "failed_calls": trailer.failed_calls,
         "foreign_calls": trailer.foreign_calls,
-        "teardown_ns": trailer.teardown_ns,
-        "recorded": times(&trailer.recorded),
+        "teardown_ns": teardown_ns(header, trailer),
+        "unseen": trailer.gaps.iter().map(gap).collect::<Vec<_>>(),
+        "recorded": recorded,
         "unrecorded": trailer.unrecorded.as_ref().map(times),
     })
 }
@@ -283,7 +314,7 @@ fn print_info<R: io::Read>(reader: &TraceReader<R>, summary: &Summary) {
     row("recorded by", format!("{}: {}", header.method.name(), kind_names(header).join(", ")));
     if let Some(trailer) = reader.trailer() {
         row("the command", outcome_text(trailer.outcome));
-        row("times", times_text(&trailer.recorded));
+        row("times", recorded_text(trailer));
         if let Some(unrecorded) = &trailer.unrecorded {
             row("times without recording", times_text(unrecorded));
         }
@@ -294,21 +325,30 @@ fn print_info<R: io::Read>(reader: &TraceReader<R>, summary: &Summary) {
     row("lost events", summary.lost.to_string());
     row("time span", format!("{:.3} s", summary.span_ns as f64 / 1e9));
     for (name, count) in count_rows(summary) {
-        row(name, count.to_string());
+        row(name, count.map_or(NOT_RECORDED.to_owned(), |count| count.to_string()));
     }
-    row("cost", cost_text(summary));
+    row("cost", cost_text(summary).unwrap_or(NOT_RECORDED.to_owned()));
     if let Some(trailer) = reader.trailer() {
-        row("freeing memory at exit", format!("{:.1} ms", trailer.teardown_ns as f64 / 1e6));
+        let ms = |ns| format!("{:.1} ms", ns as f64 / 1e6);
+        let teardown = teardown_ns(header, trailer);
+        row("freeing memory at exit", teardown.map_or(NOT_RECORDED.to_owned(), ms));
     }
     if let Some(column) = table.column_mut(0) {
         column.set_cell_alignment(CellAlignment::Left);
     }
     println!("{table}");
+    for caveat in caveats(reader) {
+        println!("note: {caveat}");
+    }
 }
 
-fn count_rows(summary: &Summary) -> Vec<(&'static str, u64)> {
+/// Counts by name; `None` for what was not recorded.
+fn count_rows(summary: &Summary) -> Vec<(&'static str, Option<u64>)> {
     let counts = &summary.counts;
-    vec![
+    let touched = counts.faults.map(|_| summary.peak_touched_pages);
+    let all =
+        |counts: Vec<(&'static str, u64)>| counts.into_iter().map(|(name, n)| (name, Some(n)));
+    let of_tasks = all(vec![
         ("processes", counts.processes),
         ("threads besides", counts.threads),
         ("forks that copy", counts.forks),
@@ -322,26 +362,32 @@ fn count_rows(summary: &Summary) -> Vec<(&'static str, u64)> {
         ("mprotect", counts.mprotects),
         ("brk", counts.brks),
         ("madvise", counts.madvises),
+    ]);
+    let of_faults = [
         ("page faults", counts.faults),
         ("  writes", counts.write_faults),
         ("  on present pages", counts.protection_faults),
         ("  by the kernel", counts.kernel_faults),
-        ("peak address spaces", summary.peak_spaces),
-        ("peak mapped pages", summary.peak_mapped_pages),
-        ("peak touched pages", summary.peak_touched_pages),
-    ]
+    ];
+    let peaks = [
+        ("peak address spaces", Some(summary.peak_spaces)),
+        ("peak mapped pages", Some(summary.peak_mapped_pages)),
+        ("peak touched pages", touched),
+    ];
+    of_tasks.chain(of_faults).chain(peaks).collect()
 }
 
-fn cost_text(summary: &Summary) -> String {
+/// What the recorder measured; `None` if it measured nothing.
+fn cost_text(summary: &Summary) -> Option<String> {
     let costs = &summary.costs;
-    let ms = |ns: u64| ns as f64 / 1e6;
-    format!(
+    let ms = |ns: Option<u64>| ns.map(|ns| ns as f64 / 1e6);
+    Some(format!(
         "faults {:.1} ms (and {} slow ones {:.1} ms), memory calls {:.1} ms, fork {:.1} ms, exec {:.1} ms",
-        ms(costs.fault_ns),
-        costs.slow_faults,
-        ms(costs.slow_fault_ns),
-        ms(costs.call_ns),
-        ms(costs.fork_ns),
-        ms(costs.exec_ns)
-    )
+        ms(costs.fault_ns)?,
+        costs.slow_faults?,
+        ms(costs.slow_fault_ns)?,
+        ms(costs.call_ns)?,
+        ms(costs.fork_ns)?,
+        ms(costs.exec_ns)?
+    ))
 }

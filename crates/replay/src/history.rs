@@ -52,7 +52,7 @@ impl History {
         let steps = steps(&mut reader)?;
         let at_its_end =
             TraceError::Truncated { offset: bytes.len() as u64, inside: "the trailer" };
-        let trailer = *reader.trailer().ok_or(at_its_end)?;
+        let trailer = reader.trailer().cloned().ok_or(at_its_end)?;
         let summary = Summary::of(&mut TraceReader::new(bytes, Damage::Refuse)?)?;
         Ok(History { header, trailer, summary, steps })
     }

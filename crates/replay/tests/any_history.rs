@@ -122,6 +122,7 @@ fn trace(header: &Header, events: &[Event]) -> Vec<u8> {
         outcome: Outcome::Exited(0),
         recorded: RunTimes::default(),
         unrecorded: None,
+        gaps: Vec::new(),
     };
     writer.finish(&trailer).expect("memory").1
 }

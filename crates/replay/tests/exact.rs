@@ -36,7 +36,7 @@ fn alone() -> MutexGuard<'static, ()> {
 /// A trace of `command`, or `None` where it cannot be recorded with all that the comparison needs.
 fn recorded(command: &[&str]) -> Option<Vec<u8>> {
     let command = command.iter().map(OsString::from).collect();
-    let options = Options { command, choice: Choice::Perf, until_parent: false, compare: false };
+    let options = Options { command, choice: Choice::Perf, until_last: false, compare: false };
     let mut bytes = Vec::new();
     match record(&options, &mut bytes) {
         Ok(report) => {
@@ -303,7 +303,7 @@ fn a_cargo_build_replays() {
 fn what_ptrace_recorded_replays() {
     let _alone = alone();
     let command = ["sh", "-c", "/bin/true; (true)"].iter().map(OsString::from).collect();
-    let options = Options { command, choice: Choice::Ptrace, until_parent: false, compare: false };
+    let options = Options { command, choice: Choice::Ptrace, until_last: false, compare: false };
     let mut trace = Vec::new();
     match record(&options, &mut trace) {
         Ok(report) if !report.kinds.contains(Kinds::FAULTS) => {

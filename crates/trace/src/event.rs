@@ -270,8 +270,9 @@ impl Advice {
 
 /// What one task cost, as the kernel accounted it and as the recorder measured it.
 ///
-/// The measured durations are elapsed time on a clock: a task that lost its CPU or waited for a disk
-/// meanwhile has that time in them, and each contains the cost of recording it.
+/// The measured durations are CPU time where the header has
+/// [`Kinds::CPU_DURATIONS`](crate::Kinds::CPU_DURATIONS). Elsewhere they are elapsed time: a task that lost
+/// its CPU or waited for a disk meanwhile has that in them. Each contains the cost of recording it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TaskTimes {
     /// The kernel's own accounting, where it could be had.
@@ -280,7 +281,7 @@ pub struct TaskTimes {
     pub faults: u64,
     /// Time from the exception to its resolution, over all faults shorter than [`SLOW_FAULT_NS`].
     pub fault_ns: u64,
-    /// Faults that took longer: they waited for a disk, a lock or a CPU.
+    /// Faults that took longer: they filled huge pages or, by elapsed time, waited for a disk, a lock or a CPU.
     pub slow_faults: u64,
     /// Time in those.
     pub slow_fault_ns: u64,

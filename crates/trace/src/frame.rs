@@ -8,8 +8,8 @@
 /// First bytes of every trace. The first is not ASCII and the last ones tell a text-mode transfer.
 pub(crate) const SIGNATURE: [u8; 8] = *b"\x89KPTR\r\n\x1a";
 
-/// The format version written and the newest one read.
-pub const VERSION: u16 = 1;
+/// The format version written and the newest one read. Version 1 had no gaps in its trailer.
+pub const VERSION: u16 = 2;
 
 /// First byte of a block.
 pub(crate) const BLOCK: u8 = b'B';

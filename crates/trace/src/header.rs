@@ -6,6 +6,7 @@
 use bitflags::bitflags;
 
 use crate::error::Malformed;
+use crate::gap::Gap;
 use crate::varint::{self, Cursor};
 
 /// Longest string or argument in a header.
@@ -35,6 +36,11 @@ bitflags! {
         const DURATIONS = 64;
         /// The pages an execve made present, exactly.
         const EXEC_PAGES = 128;
+        /// The measured durations are CPU time: what a task waited meanwhile is not in them. Since version 2
+        /// of the format.
+        const CPU_DURATIONS = 256;
+        /// [`Trailer::teardown_ns`]. Since version 2 of the format; before, it was recorded where it is not 0.
+        const TEARDOWN = 512;
     }
 }
 
@@ -236,7 +242,7 @@ pub struct RunTimes {
 }
 
 /// What is known after the last event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trailer {
     /// Events in the trace.
     pub events: u64,
@@ -248,7 +254,8 @@ pub struct Trailer {
     pub failed_calls: u64,
     /// Calls of 32-bit programs, which the recorder does not decode.
     pub foreign_calls: u64,
-    /// Time spent on freeing address spaces when their last task had exited, in nanoseconds.
+    /// Time spent on freeing address spaces when their last task had exited, in nanoseconds;
+    /// [`Kinds::TEARDOWN`] says whether it was recorded.
     pub teardown_ns: u64,
     /// How the command ended.
     pub outcome: Outcome,
@@ -256,6 +263,8 @@ pub struct Trailer {
     pub recorded: RunTimes,
     /// Time of a run without recording, when one was made.
     pub unrecorded: Option<RunTimes>,
+    /// Processes that ran unseen. Since version 2 of the format.
+    pub gaps: Vec<Gap>,
 }
 
 impl Trailer {
@@ -282,11 +291,12 @@ impl Trailer {
         if let Some(times) = &self.unrecorded {
             times.encode(&mut out);
         }
+        Gap::encode_all(&self.gaps, &mut out);
         out
     }
 
-    /// Reads a body back.
-    pub(crate) fn decode(body: &[u8]) -> Result<Self, Malformed> {
+    /// Reads a body of a file of `version` back.
+    pub(crate) fn decode(body: &[u8], version: u16) -> Result<Self, Malformed> {
         let mut cursor = Cursor::new(body);
         let outcome = match (cursor.byte()?, cursor.byte()?) {
             (0, code) => Outcome::Exited(code),
@@ -309,6 +319,7 @@ impl Trailer {
                 0 => None,
                 _ => Some(RunTimes::decode(&mut cursor)?),
             },
+            gaps: if version < 2 { Vec::new() } else { Gap::decode_all(&mut cursor)? },
         };
         finish(&cursor, body)?;
         Ok(trailer)

@@ -10,11 +10,13 @@
 
 #![forbid(unsafe_op_in_unsafe_fn)]
 
+mod caveats;
 mod check;
 mod codec;
 mod error;
 mod event;
 mod frame;
+mod gap;
 mod header;
 mod range_set;
 mod reader;
@@ -32,6 +34,7 @@ pub use event::{
     SLOW_FAULT_NS, TaskId, TaskTimes,
 };
 pub use frame::VERSION;
+pub use gap::{Gap, GapCause};
 pub use header::{Arch, Header, Kinds, Method, Outcome, RunTimes, Trailer};
 pub use reader::{Damage, TraceReader};
 pub use spaces::{CopyPolicy, Replay, ReplayError, SpaceId, SpaceOp, Spaces, Step, replay};

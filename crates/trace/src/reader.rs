@@ -29,6 +29,7 @@ pub enum Damage {
 #[derive(Debug)]
 pub struct TraceReader<R: Read> {
     input: Input<R>,
+    version: u16,
     header: Header,
     on_damage: Damage,
     checker: Checker,
@@ -45,9 +46,10 @@ impl<R: Read> TraceReader<R> {
     /// Any [`TraceError`] about the header; a damaged header is an error even when damage is tolerated.
     pub fn new(source: R, on_damage: Damage) -> Result<Self, TraceError> {
         let mut input = Input { source, offset: 0 };
-        let header = read_header(&mut input)?;
+        let (version, header) = read_header(&mut input)?;
         Ok(Self {
             input,
+            version,
             checker: Checker::new(&header),
             header,
             on_damage,
@@ -161,7 +163,7 @@ impl<R: Read> TraceReader<R> {
     fn read_trailer(&mut self, offset: u64) -> Result<(), TraceError> {
         let body = self.input.body("trailer", "the trailer", offset, &[TRAILER])?;
         let wrong = |reason| TraceError::Part { part: "trailer", offset, reason };
-        let trailer = Trailer::decode(&body).map_err(wrong)?;
+        let trailer = Trailer::decode(&body, self.version).map_err(wrong)?;
         if trailer.events != self.events {
             let (promised, found) = (trailer.events, self.events);
             return Err(wrong(Malformed::EventCount { promised, found }));
@@ -174,7 +176,8 @@ impl<R: Read> TraceReader<R> {
     }
 }
 
-fn read_header<R: Read>(input: &mut Input<R>) -> Result<Header, TraceError> {
+/// The file's version and its header.
+fn read_header<R: Read>(input: &mut Input<R>) -> Result<(u16, Header), TraceError> {
     let mut start = [0; 10];
     match input.fill(&mut start, "the header") {
         Err(TraceError::Truncated { offset, .. })
@@ -196,7 +199,7 @@ fn read_header<R: Read>(input: &mut Input<R>) -> Result<Header, TraceError> {
         return Err(wrong(Malformed::Undefined { field: "the version", value: 0 }));
     }
     let body = input.body("header", "the header", 0, &start)?;
-    Header::decode(&body).map_err(wrong)
+    Ok((found, Header::decode(&body).map_err(wrong)?))
 }
 
 fn unpack(fields: &BlockHead, payload: Vec<u8>) -> Result<Vec<u8>, Malformed> {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::error::TraceError;
 use crate::event::{Entry, Event, FaultFlags, ForkFlags, MapFlags, PageRange, TaskTimes};
-use crate::header::Header;
+use crate::header::{Arch, Header, Kinds};
 use crate::range_set::RangeSet;
 use crate::reader::TraceReader;
 use crate::spaces::{SpaceId, SpaceOp, Spaces, Step};
@@ -65,43 +65,43 @@ pub struct Counts {
     pub brks: u64,
     /// madvise calls that matter.
     pub madvises: u64,
-    /// Page faults.
-    pub faults: u64,
-    /// Of these, writes.
-    pub write_faults: u64,
-    /// Of these, on a present page: copy-on-write, mostly.
-    pub protection_faults: u64,
-    /// Of these, by the kernel.
-    pub kernel_faults: u64,
+    /// Page faults, where they were recorded.
+    pub faults: Option<u64>,
+    /// Of these, writes, where it was recorded.
+    pub write_faults: Option<u64>,
+    /// Of these, on a present page (copy-on-write, mostly), where it was recorded.
+    pub protection_faults: Option<u64>,
+    /// Of these, by the kernel, where it was recorded.
+    pub kernel_faults: Option<u64>,
 }
 
-/// Sums of [`TaskTimes`](crate::TaskTimes).
+/// Sums of [`TaskTimes`](crate::TaskTimes), each where it was recorded.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Costs {
     /// Tasks with the kernel's accounting.
-    pub accounted_tasks: u64,
+    pub accounted_tasks: Option<u64>,
     /// User time by that.
-    pub user_ns: u64,
+    pub user_ns: Option<u64>,
     /// System time by that, without the freeing of memory at exit.
-    pub system_ns: u64,
+    pub system_ns: Option<u64>,
     /// CPU time by that.
-    pub cpu_ns: u64,
+    pub cpu_ns: Option<u64>,
     /// Minor faults by that.
-    pub minor_faults: u64,
+    pub minor_faults: Option<u64>,
     /// Major faults by that.
-    pub major_faults: u64,
-    /// Time in faults that did not wait.
-    pub fault_ns: u64,
-    /// Faults that waited.
-    pub slow_faults: u64,
+    pub major_faults: Option<u64>,
+    /// Time in faults shorter than [`SLOW_FAULT_NS`](crate::SLOW_FAULT_NS).
+    pub fault_ns: Option<u64>,
+    /// Longer faults.
+    pub slow_faults: Option<u64>,
     /// Time in those.
-    pub slow_fault_ns: u64,
+    pub slow_fault_ns: Option<u64>,
     /// Time in memory calls.
-    pub call_ns: u64,
+    pub call_ns: Option<u64>,
     /// Time in forks until the child existed.
-    pub fork_ns: u64,
+    pub fork_ns: Option<u64>,
     /// Time in execve calls.
-    pub exec_ns: u64,
+    pub exec_ns: Option<u64>,
 }
 
 impl Summary {
@@ -111,7 +111,11 @@ impl Summary {
     /// What [`TraceReader::next_entry`] returns.
     pub fn of<R: Read>(reader: &mut TraceReader<R>) -> Result<Self, TraceError> {
         let mut gauge = Gauge::new(reader.header());
-        let mut summary = Self::default();
+        let mut summary = Self {
+            counts: Counts::none_yet(reader.header()),
+            costs: Costs::none_yet(reader.header()),
+            ..Self::default()
+        };
         let mut first_ns = None;
         while let Some(entry) = reader.next_entry()? {
             let first_ns = *first_ns.get_or_insert(entry.time_ns);
@@ -169,20 +173,60 @@ impl Summary {
 }
 
 impl Counts {
+    /// Nothing counted yet of what a trace with this header has.
+    fn none_yet(header: &Header) -> Self {
+        let zero_if = |kinds| header.kinds.contains(Kinds::FAULTS | kinds).then_some(0);
+        // RISC-V does not tell whether the page was present.
+        let tells_presence = header.arch != Arch::Riscv64;
+        Self {
+            faults: zero_if(Kinds::FAULTS),
+            write_faults: zero_if(Kinds::FAULT_WRITES),
+            protection_faults: zero_if(Kinds::FAULT_WRITES).filter(|_| tells_presence),
+            kernel_faults: zero_if(Kinds::KERNEL_FAULTS),
+            ..Self::default()
+        }
+    }
+
     fn add_fault(&mut self, flags: FaultFlags) {
-        self.faults += 1;
-        self.write_faults += u64::from(flags.contains(FaultFlags::WRITE));
-        self.protection_faults += u64::from(flags.contains(FaultFlags::PROTECTION));
-        self.kernel_faults += u64::from(flags.contains(FaultFlags::KERNEL));
+        let has = |flag| u64::from(flags.contains(flag));
+        add(&mut self.faults, 1);
+        add(&mut self.write_faults, has(FaultFlags::WRITE));
+        add(&mut self.protection_faults, has(FaultFlags::PROTECTION));
+        add(&mut self.kernel_faults, has(FaultFlags::KERNEL));
+    }
+}
+
+/// Adds to a sum that there is. Saturating: a trace need not be true, and a sum must not panic for it.
+fn add(sum: &mut Option<u64>, number: u64) {
+    if let Some(sum) = sum {
+        *sum = sum.saturating_add(number);
     }
 }
 
 impl Costs {
+    /// Nothing summed up yet of what a trace with this header has.
+    fn none_yet(header: &Header) -> Self {
+        let accounted = header.kinds.contains(Kinds::ACCOUNTING).then_some(0);
+        let measured = header.kinds.contains(Kinds::DURATIONS).then_some(0);
+        Self {
+            accounted_tasks: accounted,
+            user_ns: accounted,
+            system_ns: accounted,
+            cpu_ns: accounted,
+            minor_faults: accounted,
+            major_faults: accounted,
+            fault_ns: measured,
+            slow_faults: measured,
+            slow_fault_ns: measured,
+            call_ns: measured,
+            fork_ns: measured,
+            exec_ns: measured,
+        }
+    }
+
     fn add(&mut self, times: &TaskTimes) {
-        // Saturating: a trace need not be true, and a sum must not panic for it.
-        let add = |sum: &mut u64, number: u64| *sum = sum.saturating_add(number);
         if let Some(accounted) = &times.accounted {
-            self.accounted_tasks += 1;
+            add(&mut self.accounted_tasks, 1);
             add(&mut self.user_ns, accounted.user_ns);
             add(&mut self.system_ns, accounted.system_ns);
             add(&mut self.cpu_ns, accounted.cpu_ns);

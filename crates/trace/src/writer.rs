@@ -83,7 +83,7 @@ impl<W: Write> TraceWriter<W> {
     pub fn finish(mut self, trailer: &Trailer) -> Result<(u64, W), TraceError> {
         self.end_block()?;
         let mut frame = vec![TRAILER];
-        put_body(&mut frame, &Trailer { events: self.events, ..*trailer }.encode());
+        put_body(&mut frame, &Trailer { events: self.events, ..trailer.clone() }.encode());
         self.put(&frame)?;
         self.out.flush()?;
         Ok((self.bytes, self.out))

@@ -13,8 +13,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kpkeys_trace::record::{Choice, Options, RecordError, Report, record};
 use kpkeys_trace::{
-    Damage, Entry, Event, FaultFlags, Kinds, Outcome, PageRange, SpaceId, SpaceOp, Spaces, Summary,
-    TraceReader,
+    Damage, Entry, Event, FaultFlags, GapCause, Kinds, Method, Outcome, PageRange, SpaceId,
+    SpaceOp, Spaces, Summary, TraceReader,
 };
 
 /// One recording at a time.
@@ -34,9 +34,9 @@ impl Recording {
         Self::with(choice, false, command)
     }
 
-    fn with(choice: Choice, until_parent: bool, command: &[&str]) -> Result<Self, RecordError> {
+    fn with(choice: Choice, until_last: bool, command: &[&str]) -> Result<Self, RecordError> {
         let command = command.iter().map(OsString::from).collect();
-        let options = Options { command, choice, until_parent, compare: false };
+        let options = Options { command, choice, until_last, compare: false };
         let mut bytes = Vec::new();
         let report = record(&options, &mut bytes)?;
         Ok(Self { report, bytes })
@@ -58,9 +58,14 @@ impl Recording {
 
 /// Runs `check` with a recording of `command` by each method that is allowed here.
 fn with_each_method(command: &[&str], check: impl Fn(&Recording)) {
+    with_each_method_until(false, command, check);
+}
+
+/// The same, until the command or, with `until_last`, its last descendant has ended.
+fn with_each_method_until(until_last: bool, command: &[&str], check: impl Fn(&Recording)) {
     let _alone = alone();
     for choice in [Choice::Perf, Choice::Ptrace] {
-        match Recording::of(choice, command) {
+        match Recording::with(choice, until_last, command) {
             Ok(recording) => check(&recording),
             Err(error @ (RecordError::NoPerf { .. } | RecordError::NoPtrace { .. })) => {
                 kpkeys_skips::skip!("with {choice:?}: {error}");
@@ -436,9 +441,12 @@ fn faults_agree_with_the_kernel_s_accounting() {
             return;
         }
         let summary = recording.summary();
-        let accounted = summary.costs.minor_faults + summary.costs.major_faults;
+        let costs = &summary.costs;
+        let accounted =
+            costs.minor_faults.zip(costs.major_faults).map(|(minor, major)| minor + major);
+        let (accounted, faults) = accounted.zip(summary.counts.faults).expect("both recorded");
         // The kernel also counts pages that it fetched itself without a fault: one or two an exec.
-        let fetched = accounted.checked_sub(summary.counts.faults).expect("no fault is invented");
+        let fetched = accounted.checked_sub(faults).expect("no fault is invented");
         assert!(fetched <= 2 * summary.counts.execs, "{fetched} of {accounted} are missing");
     });
 }
@@ -485,25 +493,107 @@ fn a_command_that_cannot_start_is_an_error() {
 const DAEMON: [&str; 3] = ["sh", "-c", "(sleep 0.3; /bin/true) & exit 0"];
 
 #[test]
-fn what_outlives_its_parent_is_recorded_to_its_end() {
-    with_each_method(&DAEMON, |recording| {
+fn what_outlives_its_parent_can_be_recorded_to_its_end() {
+    with_each_method_until(true, &DAEMON, |recording| {
         let summary = recording.summary();
         assert_eq!((summary.counts.execs, summary.counts.exits), (3, summary.counts.processes));
         assert!(summary.span_ns >= 300_000_000);
         assert!(recording.report.trailer.recorded.real_ns < 250_000_000, "the shell's own time");
+        assert!(recording.report.trailer.gaps.is_empty());
     });
 }
 
 #[test]
-fn recording_can_end_with_the_parent() {
-    let _alone = alone();
-    match Recording::with(Choice::Perf, true, &DAEMON) {
-        Ok(recording) => {
-            let summary = recording.summary();
-            assert!(summary.span_ns < 250_000_000, "{} ns", summary.span_ns);
-            assert!(summary.counts.exits < summary.counts.processes);
+fn a_recording_ends_with_the_command() {
+    with_each_method(&DAEMON, |recording| {
+        let summary = recording.summary();
+        assert!(summary.span_ns < 290_000_000, "{} ns", summary.span_ns);
+        assert!(summary.counts.exits < summary.counts.processes);
+        let [gap] = recording.report.trailer.gaps.as_slice() else { panic!("one gap") };
+        assert_eq!(gap.cause, GapCause::Survived);
+        assert_eq!(gap.count, gap.names.len() as u64);
+    });
+}
+
+/// Makes a process that may not be traced; it exits with 3 if it can map memory.
+fn make_untraceable() -> i32 {
+    let flags = libc::CLONE_UNTRACED | libc::SIGCHLD;
+    // SAFETY: like a fork: the child has a copy of the memory and the calling thread alone. It makes two
+    // system calls, the second of which ends it.
+    let child = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    if child == 0 {
+        // SAFETY: a new mapping at an address of the kernel's choice, and the end of the process.
+        unsafe {
+            let (access, kind) = (libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+            let mapped = libc::mmap(std::ptr::null_mut(), 4096, access, kind, -1, 0);
+            libc::_exit(if mapped == libc::MAP_FAILED { 4 } else { 3 });
         }
-        Err(error @ RecordError::NoPerf { .. }) => kpkeys_skips::skip!("{error}"),
-        Err(error) => panic!("{error}"),
     }
+    let mut status = 0;
+    // SAFETY: `status` is a place for the status.
+    unsafe { libc::waitpid(child as libc::pid_t, &raw mut status, libc::__WALL) };
+    libc::WEXITSTATUS(status)
+}
+
+#[test]
+fn a_process_that_may_not_be_traced_runs_unharmed() {
+    if recorded_in().is_some() {
+        assert_eq!(make_untraceable(), 3);
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let name = "a_process_that_may_not_be_traced_runs_unharmed";
+    with_each_method_on_self(name, folder.path(), |recording| {
+        assert_eq!(recording.report.trailer.outcome, Outcome::Exited(0));
+        let gaps = &recording.report.trailer.gaps;
+        let processes = recording.summary().counts.processes;
+        match recording.report.method {
+            Method::Perf => assert_eq!((gaps.len(), processes), (0, 2), "perf sees it"),
+            _ => {
+                assert_eq!((gaps[0].cause, gaps[0].count), (GapCause::Untraceable, 1));
+                assert_eq!(processes, 1);
+            }
+        }
+    });
+}
+
+/// Eight threads that wait for each other in every call and fault.
+fn contend() {
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+    let work = || {
+        let size = 64 * 4096;
+        for _ in 0..300 {
+            // SAFETY: a new mapping at an address of the kernel's choice; every access lies inside it, and
+            // nothing refers to it after the munmap.
+            unsafe {
+                let access = ProtFlags::READ | ProtFlags::WRITE;
+                let memory = mmap_anonymous(std::ptr::null_mut(), size, access, MapFlags::PRIVATE);
+                let memory = memory.expect("memory");
+                (0..64).for_each(|page| memory.cast::<u8>().add(page * 4096).write_volatile(1));
+                munmap(memory, size).expect("unmapped");
+            }
+        }
+    };
+    std::thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(work))));
+}
+
+#[test]
+fn waiting_is_not_a_cost() {
+    if recorded_in().is_some() {
+        return contend();
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    with_each_method_on_self("waiting_is_not_a_cost", folder.path(), |recording| {
+        let costs = recording.summary().costs;
+        let kinds = recording.report.kinds;
+        if !kinds.contains(Kinds::DURATIONS) {
+            assert_eq!((costs.call_ns, costs.fault_ns), (None, None));
+            return;
+        }
+        assert!(kinds.contains(Kinds::CPU_DURATIONS));
+        let measured = [costs.fault_ns, costs.slow_fault_ns, costs.call_ns].map(Option::unwrap);
+        let measured: u64 = measured.iter().sum();
+        let Some(cpu_ns) = costs.cpu_ns else { return eprintln!("SKIPPED: no accounting here") };
+        assert!(measured > 0 && measured <= cpu_ns, "{measured} ns of {cpu_ns} ns");
+    });
 }

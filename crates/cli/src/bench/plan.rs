@@ -285,6 +285,22 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// What the trace lacks that some of the rows replay.
+    ///
+    /// # Errors
+    ///
+    /// [`UsageError`] if it can no longer be read.
+    pub fn caveats(&self) -> anyhow::Result<Vec<String>> {
+        let Some(row) = self.rows.iter().find(|row| row.traced().is_some()) else {
+            return Ok(Vec::new());
+        };
+        let caveats = traced::caveats(&traced::read(self.trace.as_deref())?);
+        let benchmark = row.benchmark();
+        Ok(caveats.into_iter().map(|caveat| format!("{benchmark}: {caveat}")).collect())
+    }
+}
+
 /// The rows of the evaluation: the series' table, and more tests of the same module.
 pub fn published() -> Vec<PlannedRow> {
     let kernbench = of_trace(traced::KERNBENCH, TracedRow::KERNBENCH.into());

@@ -78,16 +78,33 @@ pub fn read(file: Option<&Path>) -> Result<History> {
     History::read(&bytes).map_err(|error| UsageError(format!("{}: {error}", file.display())).into())
 }
 
-/// The rows a trace of one's own has: those of kernbench only where the recorder measured what the replay replaces.
+/// The rows a trace of one's own has: those of kernbench only where the recording knows what the replay replaces in its times.
 pub fn rows_of(history: &History) -> Vec<TracedRow> {
+    let recorded = Times::recorded(history);
     let mut rows = vec![TracedRow::Memory];
-    if history.header.kinds.contains(Kinds::DURATIONS) {
+    if history.header.kinds.contains(Kinds::DURATIONS) && recorded.add_up() {
         rows.splice(0..0, TracedRow::KERNBENCH);
     }
     // A short command's time may be less than the clock tick that user and system time are sampled by: there is nothing to compare.
-    let recorded = Times::recorded(history);
     rows.retain(|&row| row == TracedRow::Memory || recorded.of(row) > 0.0);
     rows
+}
+
+/// What the recording lacks, for everybody who reads a result made from it.
+pub fn caveats(history: &History) -> Vec<String> {
+    let mut caveats = history.header.caveats();
+    caveats.extend(history.trailer.caveats());
+    let recorded = Times::recorded(history);
+    if !recorded.add_up() {
+        let ms = |ns| ns as f64 / 1e6;
+        caveats.push(format!(
+            "there is no system or real time: what was measured in faults, memory calls and tear-down ({:.1} ms) is more than all \
+             of system time ({:.1} ms)",
+            ms(recorded.replaced_ns),
+            ms(recorded.recorded.system_ns)
+        ));
+    }
+    caveats
 }
 
 /// Times of one replay.
@@ -103,17 +120,22 @@ impl Times {
     /// What it was in the recording, where that is known.
     pub fn recorded(history: &History) -> Times {
         let (costs, trailer) = (&history.summary.costs, &history.trailer);
-        let replaced = [costs.fault_ns, costs.call_ns, trailer.teardown_ns];
-        let replaced_ns = replaced.iter().fold(0, |sum: u64, ns| sum.saturating_add(*ns));
+        let replaced = [costs.fault_ns, costs.call_ns, Some(trailer.teardown_ns)];
+        let replaced_ns = replaced.iter().flatten().fold(0, |sum: u64, ns| sum.saturating_add(*ns));
         let recorded = trailer.unrecorded.unwrap_or(trailer.recorded);
-        Times { recorded, replaced_ns, replayed_ns: replaced_ns.min(recorded.system_ns) }
+        Times { recorded, replaced_ns, replayed_ns: replaced_ns }
+    }
+
+    /// Whether what the replay replaces is a part of system time. Durations that hold waiting may be more than that; nothing can
+    /// be said then about the rest.
+    fn add_up(&self) -> bool {
+        self.replaced_ns <= self.recorded.system_ns
     }
 
     /// What a row says, in nanoseconds.
     pub fn of(&self, row: TracedRow) -> f64 {
         let RunTimes { real_ns, user_ns, system_ns } = self.recorded;
-        let rest_ns = system_ns.saturating_sub(self.replaced_ns);
-        let system_now_ns = (rest_ns + self.replayed_ns) as f64;
+        let system_now_ns = system_ns as f64 - self.replaced_ns as f64 + self.replayed_ns as f64;
         match row {
             TracedRow::System => system_now_ns,
             TracedRow::User => user_ns as f64,
@@ -187,6 +209,16 @@ mod tests {
     }
 
     #[test]
+    fn waiting_that_makes_durations_more_than_system_time_is_not_cut_off() {
+        let mut history = read(None).unwrap();
+        assert_eq!(rows_of(&history).len(), 4);
+        history.summary.costs.call_ns = Some(history.trailer.recorded.system_ns * 8);
+        assert_eq!(rows_of(&history), [TracedRow::Memory]);
+        let said = caveats(&history).into_iter().find(|caveat| caveat.contains("is more than all"));
+        assert!(said.is_some(), "{:?}", caveats(&history));
+    }
+
+    #[test]
     fn real_time_keeps_processors_as_busy_as_they_were() {
         assert_eq!(times(1_000_000_000).of(TracedRow::Real), 10e9);
         assert_eq!(times(2_600_000_000).of(TracedRow::Real), 11e9);
@@ -195,7 +227,15 @@ mod tests {
     #[test]
     fn the_reference_trace_has_what_its_rows_need() {
         let history = read(None).unwrap();
-        assert!(history.header.kinds.contains(Kinds::all()), "{:?}", history.header.kinds);
+        let needed = Kinds::FAULTS | Kinds::FAULT_WRITES | Kinds::KERNEL_FAULTS | Kinds::DURATIONS;
+        assert!(history.header.kinds.contains(needed), "{:?}", history.header.kinds);
+        assert!(Times::recorded(&history).add_up());
+        assert_eq!(
+            caveats(&history).len(),
+            1,
+            "its durations are elapsed time: {:?}",
+            caveats(&history)
+        );
         assert_eq!(history.trailer.lost, 0);
         assert_eq!(history.trailer.outcome, kpkeys_trace::Outcome::Exited(0));
         assert!(history.summary.counts.execs > 150, "{:?}", history.summary.counts);

@@ -1,5 +1,7 @@
 //! What the machine and its settings allow: CPUs, memory, perf events and ptrace.
 
+use kpkeys_trace::record::{Allowed, RecordError, missing};
+
 use super::{Finding, Status};
 
 const GIB: u64 = 1 << 30;
@@ -84,10 +86,8 @@ pub(super) fn memory(memory: Option<Memory>) -> Finding {
 pub(super) struct Capabilities(u64);
 
 impl Capabilities {
-    // Numbers from capability.h of Linux.
+    // Its number from capability.h of Linux.
     const SYS_PTRACE: u32 = 19;
-    const SYS_ADMIN: u32 = 21;
-    const PERFMON: u32 = 38;
 
     /// From the `CapEff` line of `/proc/self/status`; none if there is no such line.
     pub(super) fn parse(status: &str) -> Self {
@@ -98,45 +98,39 @@ impl Capabilities {
     fn has(self, capability: u32) -> bool {
         self.0 >> capability & 1 == 1
     }
-
-    fn may_use_perf(self) -> bool {
-        self.has(Self::PERFMON) || self.has(Self::SYS_ADMIN)
-    }
 }
 
-/// What `kernel.perf_event_paranoid` leaves an unprivileged user (Linux, admin-guide/sysctl/kernel.rst);
-/// from 3 up is an addition of Debian and Ubuntu.
-pub(super) fn perf_events(paranoid: Option<&str>, capabilities: Capabilities) -> Finding {
+/// What a recording through perf events would have. It is tried, by what a recording begins with.
+pub(super) fn perf_events(allowed: Result<Allowed, RecordError>) -> Finding {
     const NAME: &str = "perf events";
     const COMMANDS: &[&str] = &["trace record"];
-    const REMEDY: &str = "sudo sysctl kernel.perf_event_paranoid=1, or grant CAP_PERFMON";
-    let Some(level) = paranoid.and_then(|text| text.trim().parse::<i32>().ok()) else {
-        return Finding::new(
-            NAME,
-            Status::Unavailable,
-            "this kernel has no perf_event_paranoid setting",
-            COMMANDS,
-            "page faults cannot be recorded through perf events",
-        );
+    let finding = |status, found: String, consequence: String| {
+        Finding::new(NAME, status, found, COMMANDS, consequence)
     };
-    if capabilities.may_use_perf() {
-        let found = format!("perf_event_paranoid is {level}, and this process is exempt");
-        return Finding::new(NAME, Status::Ok, found, COMMANDS, "every page fault can be recorded");
-    }
-    let found = format!("perf_event_paranoid is {level}");
-    match level {
-        ..=1 => Finding::new(NAME, Status::Ok, found, COMMANDS, "every page fault can be recorded"),
-        2 => Finding::new(
-            NAME,
-            Status::Missing,
-            found,
-            COMMANDS,
-            "page faults that the kernel takes on a program's behalf cannot be recorded",
-        )
-        .with_remedy(REMEDY),
-        _ => Finding::new(NAME, Status::Missing, found, COMMANDS, "no page fault can be recorded")
-            .with_remedy(REMEDY),
-    }
+    let allowed = match allowed {
+        Ok(allowed) => allowed,
+        Err(error) => {
+            return finding(Status::Unavailable, error.to_string(), "nothing is recorded".into());
+        }
+    };
+    let (reason, remedy) = match allowed.perf {
+        Ok(kinds) => {
+            let consequence = match missing(kinds).as_slice() {
+                [] => "every page fault can be recorded".to_owned(),
+                missing => missing.join("; "),
+            };
+            let found = "system calls, page faults and their durations".to_owned();
+            return finding(Status::Ok, found, consequence);
+        }
+        Err(RecordError::NoPerf { reason, remedy }) => (reason, remedy),
+        Err(error) => (error.to_string(), "see `kpkeys trace record --method perf`".to_owned()),
+    };
+    let left = match allowed.faults_for_ptrace {
+        Ok(kinds) => missing(kinds).join("; "),
+        Err(refusal) => refusal,
+    };
+    let consequence = format!("`trace record` takes ptrace, without durations; {left}");
+    finding(Status::Missing, reason, consequence).with_remedy(remedy)
 }
 
 /// What Yama leaves of ptrace on one's own children (Linux, admin-guide/LSM/Yama.rst).
@@ -167,10 +161,11 @@ pub(super) fn ptrace(scope: Option<&str>, capabilities: Capabilities) -> Finding
 
 #[cfg(test)]
 mod tests {
+    use kpkeys_trace::Kinds;
+
     use super::*;
 
     const NONE: Capabilities = Capabilities(0);
-    const PERFMON: Capabilities = Capabilities(1 << Capabilities::PERFMON);
     const SYS_PTRACE: Capabilities = Capabilities(1 << Capabilities::SYS_PTRACE);
 
     #[test]
@@ -193,26 +188,34 @@ mod tests {
     fn capabilities_are_read_from_the_effective_set() {
         let status = "CapPrm:\t0000000000000000\nCapEff:\t0000004000080000\n";
         let capabilities = Capabilities::parse(status);
-        assert!(capabilities.has(Capabilities::SYS_PTRACE) && capabilities.may_use_perf());
-        assert!(!capabilities.has(Capabilities::SYS_ADMIN));
+        assert!(capabilities.has(Capabilities::SYS_PTRACE));
+        assert!(!NONE.has(Capabilities::SYS_PTRACE));
         assert_eq!(Capabilities::parse("CapEff: zz\n"), NONE);
     }
 
     #[test]
-    fn perf_events_follow_the_setting_and_the_capability() {
-        for (setting, capabilities, expected) in [
-            (Some("-1\n"), NONE, Status::Ok),
-            (Some("1\n"), NONE, Status::Ok),
-            (Some("2\n"), NONE, Status::Missing),
-            (Some("2\n"), PERFMON, Status::Ok),
-            (Some("4\n"), NONE, Status::Missing),
-            (None, PERFMON, Status::Unavailable),
-        ] {
-            let finding = perf_events(setting, capabilities);
-            assert_eq!(finding.status, expected, "{setting:?} {capabilities:?}");
-        }
-        assert!(perf_events(Some("2"), NONE).consequence.contains("on a program's behalf"));
-        assert!(perf_events(Some("3"), NONE).consequence.contains("no page fault"));
+    fn perf_events_are_judged_by_what_a_recording_would_get() {
+        let refused = || {
+            let reason = "No such file or directory".to_owned();
+            Err(RecordError::NoPerf { reason, remedy: "Mount tracefs.".to_owned() })
+        };
+        let judge = |perf, faults_for_ptrace| perf_events(Ok(Allowed { perf, faults_for_ptrace }));
+
+        let all = judge(Ok(Kinds::all()), Ok(Kinds::FAULTS));
+        assert_eq!((all.status, all.remedy), (Status::Ok, None));
+        let no_flags = judge(Ok(Kinds::all() - Kinds::FAULT_WRITES), Ok(Kinds::FAULTS));
+        assert!(no_flags.consequence.contains("was a write is not recorded"));
+
+        let falls_back = judge(refused(), Ok(Kinds::FAULTS));
+        assert_eq!(falls_back.status, Status::Missing);
+        assert!(falls_back.found.contains("No such file"));
+        assert_eq!(falls_back.remedy.as_deref(), Some("Mount tracefs."));
+        assert!(falls_back.consequence.contains("takes ptrace"));
+        let no_faults = judge(refused(), Err("page faults are not recorded".to_owned()));
+        assert!(no_faults.consequence.contains("page faults are not recorded"));
+
+        let elsewhere = perf_events(Err(RecordError::Architecture("s390x")));
+        assert_eq!(elsewhere.status, Status::Unavailable);
     }
 
     #[test]

@@ -6,11 +6,13 @@
 //! - a call becomes an event when it returned and succeeded; it stands in the trace where it returned,
 //!   or where it began if it takes pages away (see [`Call::takes_away`]);
 //! - a fault becomes an event when it was resolved: an access that ended in a signal does not;
+//! - durations are by [clocks](super::clock) that stand still while a task does not run;
 //! - an execve becomes [`Event::Exec`] and the mappings it left, when it returned.
 
 use std::collections::HashMap;
 
 use super::calls::{self, Call, Pages};
+use super::clock::CpuClocks;
 use super::exec::Exec;
 use super::queue::{Place, Queue};
 use super::raw::{Raw, RawMapping, Seen};
@@ -18,13 +20,17 @@ use super::taskstats::Accounts;
 use crate::event::{
     Entry, Event, FaultFlags, ForkFlags, PageRange, SLOW_FAULT_NS, TaskId, TaskTimes,
 };
+use crate::gap::{Gap, GapCause};
 
 /// What the assembler knows about a live task.
 #[derive(Debug)]
 struct Task {
     id: TaskId,
     pid: u32,
+    /// The program it runs, as far as an exec told.
+    name: Vec<u8>,
     call: Option<Begun>,
+    /// By its clock, when it began.
     fault: Option<(u64, FaultFlags)>,
     exec: Option<Exec>,
     times: TaskTimes,
@@ -35,7 +41,8 @@ struct Task {
 struct Begun {
     call: Call,
     arguments: [u64; 6],
-    time_ns: u64,
+    /// By the task's clock.
+    clock_ns: u64,
     place: Option<Place>,
     /// Pages a shmat was given.
     attached: Option<PageRange>,
@@ -66,12 +73,17 @@ pub(super) struct Assembler {
     queue: Queue,
     /// Shared memory attached, by process and page, for shmdt.
     attached: HashMap<(u32, u64), PageRange>,
-    /// When the exit of a task began whose memory may still have to be freed.
+    /// When the exit of a task began, by its clock, whose memory may still have to be freed.
     exiting: HashMap<u32, u64>,
+    clocks: CpuClocks,
     /// Whether the times between observations are the command's own.
     measures: bool,
     accounts: Accounts,
     pub tally: Tally,
+    /// Processes that ran unseen.
+    pub gaps: Vec<Gap>,
+    /// Processes that were not gone when the recording stopped, with their programs.
+    pub left: Vec<(u32, Vec<u8>)>,
 }
 
 impl Assembler {
@@ -88,20 +100,18 @@ impl Assembler {
             queue: Queue::default(),
             attached: HashMap::new(),
             exiting: HashMap::new(),
+            clocks: CpuClocks::default(),
             measures,
             accounts: Accounts::default(),
             tally: Tally::default(),
+            gaps: Vec::new(),
+            left: Vec::new(),
         }
     }
 
     /// Where the kernel's accounting of exited tasks is put as it arrives.
     pub(super) fn accounts(&mut self) -> &mut Accounts {
         &mut self.accounts
-    }
-
-    /// The command's first process, once it was seen.
-    pub(super) fn root_pid(&self) -> Option<u32> {
-        self.root_pid
     }
 
     /// The next finished event.
@@ -114,6 +124,7 @@ impl Assembler {
         let Raw { time_ns: at, pid, tid, what } = raw;
         let time_ns = at.saturating_sub(self.start_ns);
         match what {
+            Seen::FaultBegins { .. } | Seen::FaultEnds { .. } if self.is_unseen(tid) => {}
             Seen::FaultBegins { address, flags } => {
                 self.fault_begins(time_ns, pid, tid, address, flags)
             }
@@ -121,7 +132,7 @@ impl Assembler {
             Seen::CallBegins { number, arguments } => {
                 self.call_begins(time_ns, pid, tid, number, arguments);
             }
-            Seen::CallEnds { foreign: true, .. } => self.tally.foreign_calls += 1,
+            Seen::CallEnds { foreign: true, .. } => self.foreign_call(time_ns, tid),
             Seen::CallEnds { number, result, stack, .. } => {
                 self.call_ends(time_ns, pid, tid, number, result, stack);
             }
@@ -132,6 +143,8 @@ impl Assembler {
             Seen::Mapped(mapping) => self.mapped(tid, mapping),
             Seen::Populated { first, pages } => self.populated(time_ns, tid, first, pages),
             Seen::SpaceFreed => self.space_freed(time_ns, tid),
+            Seen::Switched { out } => self.switched(time_ns, tid, out),
+            Seen::Unseen { cause, name } => Gap::note(&mut self.gaps, cause, named(&name, pid)),
             Seen::Gone { status } => self.gone(time_ns, tid, status),
             Seen::Lost { count } => {
                 self.tally.lost += count;
@@ -148,8 +161,33 @@ impl Assembler {
         for tid in live {
             self.settle(time_ns, tid, None);
             if let Some(task) = self.tasks.remove(&tid) {
+                if self.left.iter().all(|&(pid, _)| pid != task.pid) {
+                    self.left.push((task.pid, task.name));
+                }
                 self.queue.push(time_ns, task.id, Event::Times(Box::new(task.times)));
             }
+        }
+    }
+
+    /// A recording by ptrace sees tasks by it alone, while faults come from perf: those of a task that
+    /// ptrace may not follow belong to no address space of the trace.
+    fn is_unseen(&self, tid: u32) -> bool {
+        !self.measures && !self.tasks.contains_key(&tid)
+    }
+
+    fn switched(&mut self, time_ns: u64, tid: u32, out: bool) {
+        if !out {
+            self.clocks.go_on(tid, time_ns);
+        } else if self.tasks.contains_key(&tid) || self.exiting.contains_key(&tid) {
+            self.clocks.stop(tid, time_ns);
+        }
+    }
+
+    /// A call by another ABI. If it is the first return into a program of that ABI, its exec is done.
+    fn foreign_call(&mut self, time_ns: u64, tid: u32) {
+        self.tally.foreign_calls += 1;
+        if self.tasks.get(&tid).is_some_and(|task| task.exec.is_some()) {
+            self.settle(time_ns, tid, None);
         }
     }
 
@@ -166,7 +204,8 @@ impl Assembler {
 
     fn fault_begins(&mut self, time_ns: u64, pid: u32, tid: u32, address: u64, flags: FaultFlags) {
         if address < self.address_end {
-            self.task(time_ns, pid, tid).fault = Some((time_ns, flags));
+            let clock_ns = self.clocks.read(tid, time_ns);
+            self.task(time_ns, pid, tid).fault = Some((clock_ns, flags));
         }
     }
 
@@ -175,9 +214,10 @@ impl Assembler {
             return;
         }
         let page = address >> self.pages.shift;
+        let clock_ns = self.clocks.read(tid, time_ns);
         let task = self.task(time_ns, pid, tid);
         let begun = task.fault.take();
-        task.times.add_fault(begun.map_or(0, |(began_ns, _)| time_ns - began_ns));
+        task.times.add_fault(begun.map_or(0, |(began_ns, _)| clock_ns.saturating_sub(began_ns)));
         let flags = begun.map_or(FaultFlags::empty(), |(_, flags)| flags);
         if let Some(exec) = &mut task.exec {
             exec.faulted(page, flags);
@@ -191,12 +231,13 @@ impl Assembler {
         let Some(call) = Call::from_number(number) else { return };
         self.settle(time_ns, tid, None);
         let id = self.task(time_ns, pid, tid).id;
+        let clock_ns = self.clocks.read(tid, time_ns);
         if call == Call::Exit {
-            self.exiting.insert(tid, time_ns);
+            self.exiting.insert(tid, clock_ns);
             return;
         }
         let place = call.takes_away(&arguments).then(|| self.queue.keep(time_ns, id));
-        let begun = Begun { call, arguments, time_ns, place, attached: None };
+        let begun = Begun { call, arguments, clock_ns, place, attached: None };
         self.task(time_ns, pid, tid).call = Some(begun);
     }
 
@@ -211,10 +252,12 @@ impl Assembler {
     ) {
         let Some(call) = Call::from_number(number) else { return };
         let measures = self.measures;
+        let clock_ns = self.clocks.read(tid, time_ns);
         let task = self.task(time_ns, pid, tid);
         let begun = task.call.take_if(|begun| begun.call == call);
         if let Some(begun) = begun.as_ref().filter(|_| measures) {
-            task.times.add_call(call, time_ns - begun.time_ns, calls::failed(result));
+            let elapsed_ns = clock_ns.saturating_sub(begun.clock_ns);
+            task.times.add_call(call, elapsed_ns, calls::failed(result));
         }
         if call == Call::Exec && result == 0 {
             return self.settle(time_ns, tid, stack);
@@ -269,18 +312,21 @@ impl Assembler {
         // A task with this number is gone even if the kernel's word of it was lost.
         self.gone(time_ns, child, None);
         self.exiting.remove(&child);
+        self.clocks.forget(child);
         let measures = self.measures;
+        let clock_ns = self.clocks.read(tid, time_ns);
         let parent = self.task(time_ns, pid, tid);
         let parent_id = parent.id;
         let in_fork = |begun: &&Begun| measures && begun.call == Call::Fork;
         if let Some(begun) = parent.call.as_ref().filter(in_fork) {
-            parent.times.fork_ns += time_ns - begun.time_ns;
+            parent.times.fork_ns += clock_ns.saturating_sub(begun.clock_ns);
         }
+        let name = parent.name.clone();
         let flags = fork_flags(clone_flags);
         let child_pid = if flags.contains(ForkFlags::THREAD) { pid } else { child };
         let id = TaskId(self.next_id);
         self.next_id += 1;
-        self.tasks.insert(child, Task::new(id, child_pid));
+        self.tasks.insert(child, Task { name, ..Task::new(id, child_pid) });
         self.queue.push(time_ns, parent_id, Event::Fork { child: id, pid: child_pid, flags });
     }
 
@@ -288,6 +334,7 @@ impl Assembler {
         self.adopt_leader(pid, tid);
         let task = self.task(time_ns, pid, tid);
         task.fault = None;
+        task.name.clone_from(&name);
         task.exec = Some(Exec::new(name));
     }
 
@@ -328,14 +375,25 @@ impl Assembler {
     /// Since Linux 6.16 perf says that a task is gone before its memory is freed, earlier kernels after.
     fn space_freed(&mut self, time_ns: u64, tid: u32) {
         if let Some(began_ns) = self.exiting.remove(&tid) {
-            self.tally.teardown_ns += time_ns - began_ns;
+            let clock_ns = self.clocks.read(tid, time_ns);
+            self.tally.teardown_ns += clock_ns.saturating_sub(began_ns);
+            self.clocks.forget(tid);
         }
     }
 
     fn gone(&mut self, time_ns: u64, tid: u32, status: Option<u32>) {
+        // A task does not end inside an execve that has begun a new program: the kernel ends its perf
+        // events there if the program has other privilege, and it lives on unseen.
+        let in_exec = |task: &Task| {
+            task.exec.is_some() && task.call.as_ref().is_some_and(|begun| begun.call == Call::Exec)
+        };
+        if let Some(task) = self.tasks.get(&tid).filter(|task| in_exec(task)) {
+            Gap::note(&mut self.gaps, GapCause::Hidden, named(&task.name, task.pid));
+        }
         self.settle(time_ns, tid, None);
         let Some(mut task) = self.tasks.remove(&tid) else { return };
-        self.exiting.insert(tid, time_ns);
+        let clock_ns = self.clocks.read(tid, time_ns);
+        self.exiting.insert(tid, clock_ns);
         let account = self.accounts.take(tid);
         task.times.accounted = account.map(|account| account.accounted);
         let status = status.or(account.map(|account| account.status));
@@ -362,8 +420,15 @@ impl Assembler {
 
 impl Task {
     fn new(id: TaskId, pid: u32) -> Self {
-        Self { id, pid, call: None, fault: None, exec: None, times: TaskTimes::default() }
+        let times = TaskTimes::default();
+        Self { id, pid, name: Vec::new(), call: None, fault: None, exec: None, times }
     }
+}
+
+/// A process as people look for it.
+pub(super) fn named(program: &[u8], pid: u32) -> String {
+    let program = String::from_utf8_lossy(program);
+    format!("{} ({pid})", if program.is_empty() { "?" } else { &program })
 }
 
 impl TaskTimes {

@@ -1,25 +1,32 @@
 //! The recorded processes as this process's children: reaping them, and knowing when none is left.
 //!
 //! While a recording runs this process is a child subreaper: a descendant that outlives its parent
-//! becomes our child instead of init's. When wait(2) has no child left, the whole tree is gone.
+//! becomes our child instead of init's. When wait(2) has no child left, the whole tree is gone. Children
+//! are waited for whatever their process group is: `timeout`, `setsid` and shells with job control leave
+//! ours.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpid, set_child_subreaper, waitid,
-    waitpid,
+    Pid, PidfdFlags, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpid, set_child_subreaper,
+    wait, waitid,
 };
 use rustix::time::{ClockId, clock_gettime};
-use signal_hook::SigId;
 
 use super::error::RecordError;
+use super::signals::Signals;
 use super::{Options, launch};
 use crate::header::{Outcome, RunTimes};
+
+/// Longest time between two looks at signals that arrived.
+pub(super) const ROUND: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 /// Now on CLOCK_MONOTONIC, the clock of all times in a recording.
 pub(super) fn now_ns() -> u64 {
@@ -28,19 +35,19 @@ pub(super) fn now_ns() -> u64 {
 }
 
 /// CPU time of every child waited for so far.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Usage {
     user_ns: u64,
     system_ns: u64,
 }
 
-fn usage() -> Usage {
-    let ns = |time: TimeVal| time.num_microseconds().unsigned_abs() * 1000;
-    // getrusage fails for an unknown "who" only.
-    let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else {
-        return Usage { user_ns: 0, system_ns: 0 };
-    };
-    Usage { user_ns: ns(usage.user_time()), system_ns: ns(usage.system_time()) }
+impl Usage {
+    fn now() -> Self {
+        let ns = |time: TimeVal| time.num_microseconds().unsigned_abs() * 1000;
+        // getrusage fails for an unknown "who" only.
+        let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else { return Self::default() };
+        Self { user_ns: ns(usage.user_time()), system_ns: ns(usage.system_time()) }
+    }
 }
 
 /// What reaping found.
@@ -57,25 +64,38 @@ pub(super) enum Left {
 pub(super) struct Children {
     root: u32,
     outcome: Outcome,
+    /// Whether job control or a signal has stopped the command's first process.
+    stopped: bool,
     began_ns: u64,
-    before: Usage,
     real_ns: Option<u64>,
+    /// CPU time of the children reaped before the command's first process, and its own with everything it
+    /// waited for once it was.
+    others: Usage,
+    own: Option<Usage>,
 }
 
 impl Children {
-    /// `root` is the command's first process, started at `began_ns` of CLOCK_MONOTONIC.
+    /// `root` is the command's first process, started at `began_ns` of CLOCK_MONOTONIC; no child was
+    /// reaped since `meter` was read.
     pub(super) fn new(root: u32, began_ns: u64, meter: Meter) -> Self {
-        Self { root, outcome: Outcome::Running, began_ns, before: meter.0, real_ns: None }
+        let outcome = Outcome::Running;
+        Self { root, outcome, stopped: false, began_ns, real_ns: None, others: meter.0, own: None }
     }
 
     /// Reaps every child that has ended.
     pub(super) fn reap(&mut self) -> Left {
+        let changes = WaitOptions::NOHANG | WaitOptions::UNTRACED | WaitOptions::CONTINUED;
         loop {
-            match waitpid(None, WaitOptions::NOHANG) {
+            match wait(changes) {
                 Ok(None) => return Left::Some,
                 Ok(Some((pid, status))) => {
-                    if let Status::Ended(outcome) = Status::from(status) {
-                        self.note(pid.as_raw_nonzero().get().unsigned_abs(), outcome);
+                    let pid = pid.as_raw_nonzero().get().unsigned_abs();
+                    match Status::from(status) {
+                        Status::Ended(outcome) => self.note(pid, outcome),
+                        Status::Stopped { .. } if pid == self.root => {
+                            self.stopped = !status.continued();
+                        }
+                        Status::Stopped { .. } => {}
                     }
                 }
                 Err(Errno::INTR) => {}
@@ -86,10 +106,21 @@ impl Children {
 
     /// Takes note of how process `pid` ended.
     pub(super) fn note(&mut self, pid: u32, outcome: Outcome) {
+        let now = Usage::now();
         if pid == self.root && self.outcome == Outcome::Running {
             self.outcome = outcome;
             self.real_ns = Some(self.elapsed_ns());
+            self.own = Some(Usage {
+                user_ns: now.user_ns.saturating_sub(self.others.user_ns),
+                system_ns: now.system_ns.saturating_sub(self.others.system_ns),
+            });
         }
+        self.others = now;
+    }
+
+    /// The command's first process.
+    pub(super) fn root(&self) -> u32 {
+        self.root
     }
 
     /// How the command ended, if it has.
@@ -97,16 +128,25 @@ impl Children {
         self.outcome
     }
 
-    /// Elapsed time of the command, CPU time of everything that was waited for.
-    /// `root_gone_ns` is when the command's first process ended, if that was seen more exactly than by
-    /// reaping it.
+    /// True once the command has ended.
+    pub(super) fn ended(&self) -> bool {
+        self.outcome != Outcome::Running
+    }
+
+    /// True while the command's first process is stopped.
+    pub(super) fn stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// Elapsed time of the command, CPU time of it and everything it waited for; none before it ended.
+    /// `root_gone_ns` is when its first process ended, if that was seen more exactly than by reaping it.
     pub(super) fn times(&self, root_gone_ns: Option<u64>) -> RunTimes {
-        let now = usage();
+        let own = self.own.unwrap_or_default();
         let seen_ns = root_gone_ns.map(|gone_ns| gone_ns.saturating_sub(self.began_ns));
         RunTimes {
             real_ns: seen_ns.or(self.real_ns).unwrap_or_else(|| self.elapsed_ns()),
-            user_ns: now.user_ns.saturating_sub(self.before.user_ns),
-            system_ns: now.system_ns.saturating_sub(self.before.system_ns),
+            user_ns: own.user_ns,
+            system_ns: own.system_ns,
         }
     }
 
@@ -137,12 +177,13 @@ impl From<WaitStatus> for Status {
     }
 }
 
-/// Waits for any child or traced task; `None` when there is none.
-pub(super) fn wait_any() -> io::Result<Option<(u32, Status)>> {
+/// Waits for any child or traced task, whatever its process group; `None` when there is none, or when
+/// `enough` is set and a signal ended the wait.
+pub(super) fn wait_any(enough: &AtomicBool) -> io::Result<Option<(u32, Status)>> {
     // Threads that are traced but not children of ours are waited for with __WALL only.
     let all = WaitOptions::from_bits_retain(libc::__WALL as u32);
-    loop {
-        match waitpid(None, all) {
+    while !enough.load(Ordering::Acquire) {
+        match wait(all) {
             Ok(Some((pid, status))) => {
                 return Ok(Some((pid.as_raw_nonzero().get().unsigned_abs(), status.into())));
             }
@@ -151,6 +192,7 @@ pub(super) fn wait_any() -> io::Result<Option<(u32, Status)>> {
             Err(error) => return Err(error.into()),
         }
     }
+    Ok(None)
 }
 
 /// Waits for `pid` to stop, without taking notice of its end; `None` when it is gone.
@@ -170,21 +212,39 @@ pub(super) fn wait_stopped(pid: u32) -> io::Result<Option<(u32, Status)>> {
     }
 }
 
-/// Runs the command of `options` once without recording it, until its whole tree, or with `until_parent`
-/// its first process, is gone.
-pub(super) fn run_alone(options: &Options) -> Result<RunTimes, RecordError> {
+/// Runs the command of `options` once without recording it, until its first process is gone. `None` when a
+/// signal asked it to end: its times are then not the command's.
+pub(super) fn run_alone(
+    options: &Options,
+    signals: &mut Signals,
+) -> Result<Option<RunTimes>, RecordError> {
     let meter = Meter::start();
     let began_ns = now_ns();
     let root = launch::start(&options.command)?;
     let mut children = Children::new(root, began_ns, meter);
-    while !options.until_parent || children.outcome == Outcome::Running {
-        match wait_any() {
-            Ok(Some((pid, Status::Ended(outcome)))) => children.note(pid, outcome),
-            Ok(Some(_)) => {}
-            Ok(None) | Err(_) => break,
+    while !children.ended() && !signals.end_insisted() {
+        wait_a_round(root);
+        signals.hand_on(root);
+        if children.reap() == Left::None {
+            break;
+        }
+        if children.stopped() {
+            signals.stop_along();
         }
     }
-    Ok(children.times(None))
+    Ok((!signals.end_asked()).then(|| children.times(None)))
+}
+
+/// Waits until process `pid` has ended, but for one [`ROUND`] at most.
+fn wait_a_round(pid: u32) {
+    let handle = Pid::from_raw(pid as i32)
+        .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
+    match handle {
+        // An interrupted wait is a short one.
+        Some(handle) => drop(poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&ROUND))),
+        // Before Linux 5.3.
+        None => thread::sleep(Duration::from_millis(1)),
+    }
 }
 
 /// The CPU time used by children before the command was started.
@@ -194,7 +254,7 @@ pub(super) struct Meter(Usage);
 impl Meter {
     /// Reads it.
     pub(super) fn start() -> Self {
-        Self(usage())
+        Self(Usage::now())
     }
 }
 
@@ -213,42 +273,5 @@ impl Drop for Subreaper {
     fn drop(&mut self) {
         // Turning it off cannot fail where turning it on did not.
         let _ = set_child_subreaper(None::<Pid>);
-    }
-}
-
-/// Signals that would end the recorder. The terminal sends an interrupt to the command too, which decides
-/// what to do about it; so the first one only waits for that, and the second ends the recording. A
-/// SIGTERM is for the recorder alone and ends it at once.
-#[derive(Debug)]
-pub(super) struct Interrupts {
-    count: Arc<AtomicUsize>,
-    handlers: Vec<SigId>,
-}
-
-impl Interrupts {
-    /// Interrupts after which recording stops.
-    const LIMIT: usize = 2;
-
-    pub(super) fn catch() -> io::Result<Self> {
-        use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
-        let count = Arc::new(AtomicUsize::new(0));
-        let mut handlers = Vec::new();
-        for (signal, weight) in [(SIGINT, 1), (SIGQUIT, 1), (SIGTERM, Self::LIMIT)] {
-            handlers.push(super::sys::count_signal(signal, Arc::clone(&count), weight)?);
-        }
-        Ok(Self { count, handlers })
-    }
-
-    /// True when recording shall stop.
-    pub(super) fn stop(&self) -> bool {
-        self.count.load(Ordering::Relaxed) >= Self::LIMIT
-    }
-}
-
-impl Drop for Interrupts {
-    fn drop(&mut self) {
-        for handler in self.handlers.drain(..) {
-            signal_hook::low_level::unregister(handler);
-        }
     }
 }

@@ -38,6 +38,17 @@ pub enum RecordError {
         /// Which setting or capability would help.
         remedy: String,
     },
+    /// The command's program would not get its privilege.
+    #[error(
+        "`{command}` is {privilege}, and ptrace would take that privilege from it: it was not started. \
+         Record as root (or with CAP_SYS_PTRACE), or by perf (--method perf)"
+    )]
+    Privileged {
+        /// Its name.
+        command: String,
+        /// Where the privilege comes from.
+        privilege: &'static str,
+    },
     /// The trace could not be written.
     #[error(transparent)]
     Trace(#[from] TraceError),
@@ -60,7 +71,7 @@ impl RecordError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NotFound(_) => 127,
-            Self::NotStarted { .. } => 126,
+            Self::NotStarted { .. } | Self::Privileged { .. } => 126,
             _ => 1,
         }
     }

@@ -29,7 +29,7 @@ pub(super) fn start_prepared(
 
 /// The file that `program` names, sought in PATH as execvp does. It is found here and not by execvp so
 /// that there is one execve, and its failure is final.
-fn find(program: &OsString) -> Option<PathBuf> {
+pub(super) fn find(program: &OsString) -> Option<PathBuf> {
     if program.as_encoded_bytes().contains(&b'/') {
         return Some(program.into());
     }

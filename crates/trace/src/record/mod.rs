@@ -2,9 +2,13 @@
 //!
 //! There are two methods. **perf** sees everything through perf events: tracepoints of system calls,
 //! faults and new tasks, and the records that perf keeps about mappings and exits, all on one clock. It
-//! needs root, or CAP_PERFMON and a readable tracefs. **ptrace** stops the command at each memory call
+//! needs root, or CAP_PERFMON and a readable tracefs. **ptrace** stops the command at each call
 //! and takes the faults from perf's software events as far as they are allowed; it needs no privilege,
 //! costs more and sees less. [`record`] takes perf where it can and says what is missing otherwise.
+//!
+//! The command runs as it would without the recorder, to its end and not beyond: signals that the recorder
+//! is sent reach it, processes that it leaves behind go on, and a program that recording would rob of its
+//! privilege is not recorded.
 //!
 //! The recorder reaps *all* children of the calling process while it runs, as it must adopt those of
 //! processes that end early.
@@ -12,11 +16,13 @@
 use std::ffi::OsString;
 use std::io::Write;
 
+use crate::gap::{Gap, GapCause};
 use crate::header::{Kinds, Method, Trailer};
 
 mod assemble;
 mod calls;
 mod children;
+mod clock;
 mod error;
 mod exec;
 mod launch;
@@ -24,10 +30,11 @@ mod machine;
 mod perf;
 mod perf_session;
 mod permission;
+mod privilege;
 mod ptrace_session;
 mod queue;
 mod raw;
-mod seccomp;
+mod signals;
 mod sink;
 mod sys;
 mod taskstats;
@@ -37,6 +44,8 @@ mod tracepoints;
 use children::Children;
 pub use error::RecordError;
 use machine::Machine;
+pub use permission::{Allowed, allowed, missing};
+use signals::Signals;
 use sink::Sink;
 
 /// How to observe the command.
@@ -58,9 +67,9 @@ pub struct Options {
     pub command: Vec<OsString>,
     /// The method.
     pub choice: Choice,
-    /// Stop when the command's first process has ended, even if others are left. Without it, recording
-    /// goes on until the whole tree is gone.
-    pub until_parent: bool,
+    /// Go on after the command's first process has ended, until the last of its descendants has. Without
+    /// it, those left behind go on unrecorded, and are counted and named in the trace.
+    pub until_last: bool,
     /// Run the command a second time, without recording, for its times.
     pub compare: bool,
 }
@@ -100,8 +109,8 @@ pub fn record<W: Write + Send>(options: &Options, out: W) -> Result<Report, Reco
         Choice::Perf => perf_session::record(options, &machine, out),
         Choice::Ptrace => ptrace_session::record(options, &machine, Vec::new(), out),
         // perf refuses before anything is written or started.
-        Choice::Auto => match perf_session::allowed(&machine) {
-            Ok(()) => perf_session::record(options, &machine, out),
+        Choice::Auto => match permission::perf(&machine) {
+            Ok(_) => perf_session::record(options, &machine, out),
             Err(refusal) => {
                 let notes = vec![format!("recording by ptrace, the weaker method: {refusal}")];
                 ptrace_session::record(options, &machine, notes, out)
@@ -118,11 +127,27 @@ impl Report {
         kinds: Kinds,
         method: Method,
         children: &Children,
+        signals: &mut Signals,
         mut notes: Vec<String>,
     ) -> Result<Self, RecordError> {
         let tally = sink.assembler.tally;
+        let mut gaps = sink.assembler.gaps;
+        for (pid, program) in &sink.assembler.left {
+            if *pid != children.root() && tracee::is_alive(*pid) {
+                Gap::note(&mut gaps, GapCause::Survived, assemble::named(program, *pid));
+            }
+        }
         let recorded = children.times(tally.root_gone_ns);
-        let unrecorded = options.compare.then(|| children::run_alone(options)).transpose()?;
+        let unrecorded = match options.compare {
+            // Who asked the command to end does not want it again.
+            true if !signals.end_asked() => children::run_alone(options, signals)?,
+            _ => None,
+        };
+        if options.compare && unrecorded.is_none() {
+            notes.push(
+                "there are no times without recording: a signal asked for the end".to_owned(),
+            );
+        }
         if sink.unwritable > 0 {
             notes
                 .push(format!("{} events were left out: no valid trace has them", sink.unwritable));
@@ -137,6 +162,7 @@ impl Report {
             outcome: children.outcome(),
             recorded,
             unrecorded,
+            gaps,
         };
         let (bytes, _) = sink.writer.finish(&trailer)?;
         Ok(Self { trailer, method, kinds, bytes, notes })

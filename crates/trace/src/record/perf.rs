@@ -1,5 +1,5 @@
 //! Observing through perf events: tracepoints for system calls, faults and new tasks, a software event
-//! for resolved faults, and the side-band records for mappings, exec and exit.
+//! for resolved faults, and the side-band records for mappings, exec, exit and context switches.
 //!
 //! Each event is opened once per processor for the calling thread, inherited by its children and enabled
 //! by their exec, and all events of a processor write into one ring buffer. The thread that opens them is
@@ -133,7 +133,18 @@ impl Observer {
             builder.any_pid().inherit(false).enable_on_exec(false).enabled(true);
             self.attach(&builder, &ring, Source::SpaceFreed)?;
         }
+        self.open_switches(cpu, &ring)?;
         self.rings.push(ring);
+        Ok(())
+    }
+
+    /// Records of every switch on the processor: a task's own events end before its memory is freed.
+    fn open_switches(&mut self, cpu: usize, ring: &Sampler) -> io::Result<()> {
+        let mut builder = builder(Software::DUMMY, cpu);
+        builder.any_pid().inherit(false).enable_on_exec(false).enabled(true).context_switch(true);
+        let event = builder.build()?;
+        sys::redirect_output(&event, ring.as_counter())?;
+        self.events.push(event);
         Ok(())
     }
 
@@ -200,7 +211,8 @@ impl Observer {
         if let Some(points) = points {
             kinds |= Kinds::CALLS | Kinds::TASKS | Kinds::EXEC_PAGES;
             let begins = points.faults.is_some();
-            kinds.set(Kinds::FAULT_WRITES | Kinds::DURATIONS, begins);
+            kinds.set(Kinds::FAULT_WRITES | Kinds::DURATIONS | Kinds::CPU_DURATIONS, begins);
+            kinds.set(Kinds::TEARDOWN, begins && points.space_freed.is_some());
         }
         kinds
     }
@@ -288,7 +300,11 @@ mod record_type {
     pub const SAMPLE: u32 = 9;
     pub const MMAP2: u32 = 10;
     pub const LOST_SAMPLES: u32 = 13;
+    pub const SWITCH_CPU_WIDE: u32 = 15;
 }
+
+/// Set in a SWITCH record's misc field when the task stops running.
+const SWITCH_OUT: u16 = 1 << 13;
 
 /// Set in a COMM record's misc field when an exec caused it.
 const COMM_EXEC: u16 = 1 << 13;
@@ -319,6 +335,8 @@ fn parse(
             return Some(Raw { time_ns, pid, tid, what: Seen::Gone { status: None } });
         }
         record_type::MMAP2 => Seen::Mapped(parse_mapping(body)?),
+        // Task 0 is an idle processor.
+        record_type::SWITCH_CPU_WIDE if tid != 0 => Seen::Switched { out: misc & SWITCH_OUT != 0 },
         _ => return None,
     };
     Some(Raw { time_ns, pid, tid, what })

@@ -8,32 +8,24 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::assemble::Assembler;
-use super::children::{Children, Interrupts, Left, Meter, Subreaper, now_ns};
+use super::children::{Children, Left, Meter, ROUND, Subreaper, now_ns};
 use super::error::RecordError;
 use super::launch;
 use super::machine::Machine;
 use super::perf::{Observer, Scope};
+use super::signals::Signals;
 use super::sink::Sink;
 use super::taskstats::Listener;
 use super::{Options, Report, permission};
-use crate::header::{Kinds, Method, Outcome};
+use crate::header::{Kinds, Method};
 use crate::writer::TraceWriter;
 
-/// Longest time between two looks at the ring buffers.
-const ROUND: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
-
-/// Shortest. An event's time is read a little before the event is visible to us; what is older than a
+/// Shortest time between two looks at the ring buffers. An event's time is read a little before the event is visible to us; what is older than a
 /// whole round has arrived.
 const SHORTEST_ROUND: Duration = Duration::from_millis(5);
-
-/// Whether perf events for everything may be opened here.
-pub(super) fn allowed(machine: &Machine) -> Result<(), RecordError> {
-    let observer = Observer::open(Scope::Everything, &machine.cpus);
-    observer.map(drop).map_err(|error| permission::perf_refused(&error))
-}
 
 /// Records the command of `options` into `out`.
 pub(super) fn record<W: Write>(
@@ -43,8 +35,8 @@ pub(super) fn record<W: Write>(
 ) -> Result<Report, RecordError> {
     let _subreaper = Subreaper::become_one()
         .map_err(|error| RecordError::System { what: "become a subreaper", error })?;
-    let interrupts = Interrupts::catch()
-        .map_err(|error| RecordError::System { what: "catch signals", error })?;
+    let mut signals =
+        Signals::catch().map_err(|error| RecordError::System { what: "catch signals", error })?;
     thread::scope(|scope| {
         let (to_starter, orders) = channel();
         let (reports, from_starter) = channel();
@@ -63,9 +55,9 @@ pub(super) fn record<W: Write>(
         };
         let children = Children::new(root, began_ns, meter);
         // `to_starter` lives until here: the starter waits for its end.
-        let children = session.run(options, children, &interrupts);
+        let children = session.run(options, children, &mut signals);
         drop(to_starter);
-        session.end(options, &children?)
+        session.end(options, &children?, &mut signals)
     })
 }
 
@@ -127,12 +119,12 @@ impl<W: Write> Session<W> {
         Ok(Self { observer, accounting, sink: Sink::new(assembler, writer), notes, kinds })
     }
 
-    /// Reads until the tree, or with `until_parent` its first process, is gone.
+    /// Reads until the command, or with `until_last` its last descendant, is gone.
     fn run(
         &mut self,
         options: &Options,
         mut children: Children,
-        interrupts: &Interrupts,
+        signals: &mut Signals,
     ) -> Result<Children, RecordError> {
         let mut horizon_ns = 0;
         loop {
@@ -142,9 +134,13 @@ impl<W: Write> Session<W> {
             self.collect();
             self.sink.advance(horizon_ns)?;
             horizon_ns = seen_ns;
+            signals.hand_on(children.root());
             let left = children.reap();
-            let parent_gone = options.until_parent && children.outcome() != Outcome::Running;
-            if left == Left::None || parent_gone || interrupts.stop() {
+            if children.stopped() {
+                signals.stop_along();
+            }
+            let done = children.ended() && !options.until_last;
+            if left == Left::None || done || signals.end_insisted() {
                 self.collect();
                 self.sink.finish(now_ns())?;
                 return Ok(children);
@@ -171,7 +167,13 @@ impl<W: Write> Session<W> {
         }
     }
 
-    fn end(self, options: &Options, children: &Children) -> Result<Report, RecordError> {
-        Report::conclude(options, self.sink, self.kinds, Method::Perf, children, self.notes)
+    fn end(
+        self,
+        options: &Options,
+        children: &Children,
+        signals: &mut Signals,
+    ) -> Result<Report, RecordError> {
+        let method = Method::Perf;
+        Report::conclude(options, self.sink, self.kinds, method, children, signals, self.notes)
     }
 }

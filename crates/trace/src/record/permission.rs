@@ -4,7 +4,39 @@ use std::fs;
 use std::io;
 
 use super::error::RecordError;
+use super::machine::Machine;
+use super::perf::{Observer, Scope};
 use crate::header::Kinds;
+
+/// What a recorder may do here, found by trying what a recording begins with.
+#[derive(Debug)]
+pub struct Allowed {
+    /// What perf events record, or why they cannot.
+    pub perf: Result<Kinds, RecordError>,
+    /// Which faults ptrace can have beside what it sees itself, or why none.
+    pub faults_for_ptrace: Result<Kinds, String>,
+}
+
+/// Tries what is allowed here.
+///
+/// # Errors
+/// [`RecordError::Architecture`].
+pub fn allowed() -> Result<Allowed, RecordError> {
+    let machine = Machine::here()?;
+    let faults = Observer::open(Scope::UserFaults, &machine.cpus);
+    Ok(Allowed {
+        perf: perf(&machine),
+        faults_for_ptrace: faults
+            .map(|observer| observer.kinds())
+            .map_err(|error| faults_refused(&error)),
+    })
+}
+
+/// What perf events record here.
+pub(super) fn perf(machine: &Machine) -> Result<Kinds, RecordError> {
+    let observer = Observer::open(Scope::Everything, &machine.cpus);
+    observer.map(|observer| observer.kinds()).map_err(|error| perf_refused(&error))
+}
 
 /// perf events for everything were refused with `error`.
 pub(super) fn perf_refused(error: &io::Error) -> RecordError {
@@ -56,7 +88,7 @@ pub(super) fn no_accounting(error: &io::Error) -> String {
 }
 
 /// What a recording of `kinds` lacks, for the user.
-pub(super) fn missing(kinds: Kinds) -> Vec<String> {
+pub fn missing(kinds: Kinds) -> Vec<String> {
     let mut missing = Vec::new();
     if kinds.contains(Kinds::FAULTS) && !kinds.contains(Kinds::KERNEL_FAULTS) {
         missing.push(

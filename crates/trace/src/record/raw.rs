@@ -2,6 +2,7 @@
 //! thing the kernel reported, which [`assemble`](super::assemble) turns into a trace's events.
 
 use crate::event::FaultFlags;
+use crate::gap::GapCause;
 
 /// One observation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +38,10 @@ pub(super) enum Seen {
     Populated { first: u64, pages: u64 },
     /// An address space was emptied.
     SpaceFreed,
+    /// The task stopped running on a processor, or went on.
+    Switched { out: bool },
+    /// A process runs unseen from here on.
+    Unseen { cause: GapCause, name: Vec<u8> },
     /// The task is gone.
     Gone { status: Option<u32> },
     /// The kernel dropped this many observations.

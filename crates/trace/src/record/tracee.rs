@@ -15,9 +15,26 @@ const LOOKED_AT: u64 = 1 << 20;
 
 /// The process of a task.
 pub(super) fn process_of(tid: u32) -> Option<u32> {
+    number_in_status(tid, "Tgid:")
+}
+
+/// The process that made a task.
+pub(super) fn parent_of(tid: u32) -> Option<u32> {
+    let process = process_of(tid)?;
+    if process == tid { number_in_status(tid, "PPid:") } else { Some(process) }
+}
+
+fn number_in_status(tid: u32, name: &str) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
-    line.trim().parse().ok()
+    status.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
+}
+
+/// True while process `pid` can still do something: it is there, and no zombie.
+pub(super) fn is_alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state follows the name, which is in parentheses and may hold any character.
+    let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+    state.is_some_and(|state| !"ZX".contains(state))
 }
 
 /// The program's name.
