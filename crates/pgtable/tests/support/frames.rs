@@ -19,7 +19,7 @@ pub struct Scarce {
 impl Scarce {
     pub fn new(memory: Memory) -> Self {
         let table = FrameTable::on_heap(memory.pages);
-        let buddy = Buddy::new(memory, table, true, kpkeys_hosted::cpu::current);
+        let buddy = Buddy::new(memory, table, true, 1, kpkeys_hosted::cpu::current);
         buddy.add(0..memory.pages);
         Scarce {
             buddy,
