@@ -6,6 +6,8 @@ mod folio;
 mod free_lists;
 mod meta;
 mod owned;
+#[cfg(test)]
+mod tests;
 mod word;
 mod zone;
 
