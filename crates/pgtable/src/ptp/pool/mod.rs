@@ -60,6 +60,9 @@ pub struct Pool {
     reserve: CachePadded<Mutex<Reserve>>,
 }
 
+/// Nothing of size is in the value itself, which is moved over the stack of a kernel that boots.
+const _: () = assert!(size_of::<Pool>() <= 512);
+
 impl Pool {
     /// An empty pool, with pages for what it must remember. It takes its first block when it is first used.
     ///
