@@ -1,7 +1,6 @@
 //! A CPU's own spare pages: what was freed last is handed out first, while it is warm.
 
-use core::ops::Deref;
-
+use crossbeam_utils::CachePadded;
 use spin::Mutex;
 
 use crate::addr::PhysAddr;
@@ -18,27 +17,16 @@ pub(super) struct Magazine {
 }
 
 /// A magazine that shares no cache line with another CPU's, also where lines are fetched in pairs.
-#[repr(align(128))]
-pub(super) struct OwnMagazine(Mutex<Magazine>);
+pub(super) type OwnMagazine = CachePadded<Mutex<Magazine>>;
 
-const _: () = assert!(size_of::<OwnMagazine>() == 512);
-
-impl OwnMagazine {
-    pub(super) fn new() -> Self {
-        OwnMagazine(Mutex::new(Magazine { len: 0, pages: [PhysAddr(0); MAGAZINE] }))
-    }
-}
-
-impl Deref for OwnMagazine {
-    type Target = Mutex<Magazine>;
-
-    #[inline(always)]
-    fn deref(&self) -> &Self::Target {
-        &self.0
-    }
-}
+const _: () = assert!(size_of::<OwnMagazine>() == 512 && align_of::<OwnMagazine>() == 128);
 
 impl Magazine {
+    /// An empty magazine.
+    pub(super) fn new() -> OwnMagazine {
+        CachePadded::new(Mutex::new(Magazine { len: 0, pages: [PhysAddr(0); MAGAZINE] }))
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -95,7 +83,7 @@ mod tests {
 
     #[test]
     fn the_last_page_freed_is_the_first_handed_out() {
-        let own = OwnMagazine::new();
+        let own = Magazine::new();
         let mut magazine = own.lock();
         (0..MAGAZINE).for_each(|i| magazine.push(page(i)));
         assert!(magazine.is_full());
@@ -108,7 +96,7 @@ mod tests {
 
     #[test]
     fn new_pages_are_handed_out_as_they_came() {
-        let own = OwnMagazine::new();
+        let own = Magazine::new();
         let mut magazine = own.lock();
         for available in [3, 100] {
             let mut next = (0..available).rev();

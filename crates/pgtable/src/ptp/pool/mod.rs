@@ -71,7 +71,7 @@ impl Pool {
     /// [`Error::OutOfMemory`].
     pub fn new<M: Machine, F: Frames>(machine: &M, frames: &F) -> Result<Self, Error> {
         Ok(Pool {
-            magazines: Array::new(machine, frames, machine.cpus().max(1), OwnMagazine::new)?,
+            magazines: Array::new(machine, frames, machine.cpus().max(1), Magazine::new)?,
             records: Records::new(machine, frames)?,
             spares: CachePadded::new(Mutex::new(Spares::new())),
             reserve: CachePadded::new(Mutex::new(Reserve::new())),
