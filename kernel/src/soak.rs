@@ -61,7 +61,7 @@ pub fn run(length: Duration, seed: u64) -> Result<usize, String> {
 /// Frames that are free, tables, or waiting to become tables: all there are, when nothing else is in use.
 fn accounted(kernel: &Memories) -> usize {
     let report = paging::check(kernel, &[], |finding| log::error!("checker: {finding}"));
-    kernel.frames().free_frames() + report.ptps + report.spare
+    kernel.frames().free_frames() + report.ptps + report.spare + report.state
 }
 
 fn attacks_were_right(blocked: u64, succeeded: u64) -> bool {

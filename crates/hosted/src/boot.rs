@@ -119,7 +119,8 @@ fn boot_mock<F: HostedFormat, P: Probe>(
 
 fn start<M: Machine>(machine: M, setup: Setup) -> io::Result<Kernel<M>> {
     let memory = machine.memory();
-    let frames = Buddy::new(memory, FrameTable::on_heap(memory.pages), true, cpu::current);
+    let table = FrameTable::on_heap(memory.pages);
+    let frames = Buddy::new(memory, table, true, setup.cpus, cpu::current);
     frames.add(0..memory.pages);
     let kernel =
         Kernel::new(machine, frames, setup.config, Layout::standard()).map_err(io::Error::other)?;

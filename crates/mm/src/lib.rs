@@ -13,6 +13,8 @@
 #![no_std]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 mod error;
 pub mod frames;

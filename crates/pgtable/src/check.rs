@@ -183,6 +183,8 @@ pub struct Report {
     pub ptps: usize,
     /// Pages that carry the key and wait in the pool.
     pub spare: usize,
+    /// Pages that hold what the pool must remember.
+    pub state: usize,
     /// Things not as promised.
     pub findings: usize,
 }
@@ -251,6 +253,7 @@ pub fn check<M: Machine, F: Frames>(
             walk.find_aliases(user, USER_HALF, &scratch);
         }
     }
+    walk.report.state = paging.ptps().state_pages(paging.machine());
     Some(walk.report)
 }
 
@@ -389,7 +392,7 @@ impl<M: Machine, F: Frames> Walk<'_, M, F> {
     /// Pages that wait in the pool carry the key and are not linked anywhere.
     fn mark_spares(&mut self, marks: &mut Scratch<'_>) {
         let paging = self.paging;
-        paging.ptps().for_each_keyed_spare(&mut |frame| {
+        paging.ptps().for_each_keyed_spare(paging.machine(), &mut |frame| {
             if marks.mark(self.memory.frame_number(frame)) {
                 self.report.spare += 1;
                 match self.gap(frame) {

@@ -25,8 +25,6 @@ pub enum Error {
     KeyOutOfRange(Pkey),
     /// The record of early page-table pages is full: these pages would stay unprotected.
     EarlyRecordFull(PhysAddr),
-    /// The pool of page-table pages cannot track another block.
-    PoolFull,
     /// The mode allocates page-table pages one by one, which needs a linear map made of pages.
     NeedsPageMappedLinearMap,
     /// The backend protects page tables by an alias: there are no keys to set.
@@ -54,7 +52,6 @@ impl fmt::Display for Error {
             Error::EarlyRecordFull(pa) => {
                 write!(f, "the record of early page-table pages is full, {pa:?} would stay unprotected")
             }
-            Error::PoolFull => f.write_str("the pool of page-table pages cannot track another block"),
             Error::NoKeys(key) => {
                 write!(f, "key {} cannot be set: this backend protects page tables by an alias, and nothing else", key.number())
             }

@@ -173,7 +173,7 @@ impl<M: Machine, F: Frames> Ground<M, F> {
     }
 
     pub(crate) fn forget_early(&self, page: PhysAddr) -> Result<(), Error> {
-        self.early.lock().forget(page)
+        if self.mode.protects() { self.early.lock().forget(page) } else { Ok(()) }
     }
 
     /// Records pages that are never freed, and may or may not be linked.

@@ -84,7 +84,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
             return Err(Error::NeedsPageMappedLinearMap);
         }
         let memory = machine.memory();
-        let pool = config.pool.then(Pool::new);
+        let pool = config.pool.then(|| Pool::new(&machine, &frames)).transpose()?;
         // Until the root exists the linear map has none; no key is set before protection is enabled.
         let no_map = Linear::new(memory, memory.start, None);
         let ground = Ground::new(machine, frames, config.mode, no_map);

@@ -82,7 +82,7 @@ fn a_page_allocated_singly_costs_two_changes_of_two_stores<F: HostedFormat>() {
 
 fn a_block_of_the_pool_costs_one_change_of_two_stores<F: HostedFormat>() {
     let system = System::<F>::boot(Config::of(Mode::Fused), SMALL);
-    let blocks = |system: &System<F>| system.paging.frames().allocated().len();
+    let blocks = |system: &System<F>| system.paging.frames().blocks().len();
     let user = system.new_user_root();
     let (mut linked, first) = (0, blocks(&system));
     let mut link = || {
@@ -102,7 +102,7 @@ fn a_block_of_the_pool_costs_one_change_of_two_stores<F: HostedFormat>() {
         let events = [Event::KeyChange, Event::TlbFlush, Event::LinearStore];
         assert_eq!(events.map(|event| counts.of(event)), [1, 2, 2]);
     }
-    let block = system.paging.frames().allocated()[first].0;
+    let block = system.paging.frames().blocks()[first].0;
     let alias = system.place(system.paging.kernel(), system.paging.alias_of(block).unwrap());
     assert_eq!(alias.level, Level::Pmd, "a block has a block for its alias");
     assert_eq!(Some(alias.entry), F::alias(Level::Pmd, block));

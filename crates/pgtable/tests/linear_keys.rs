@@ -151,17 +151,17 @@ fn a_bad_request_takes_nothing_from_a_pool_without_spares<F: HostedFormat>() {
     let user = system.new_user_root();
     // Use up what is spare.
     let mut va = support::USER;
-    while system.paging.frames().allocated().len() < 12 {
+    while system.paging.frames().blocks().len() < 12 {
         let section = system.paging.section(&user);
         system.paging.table_for(&section, &user, va, Level::Pte).unwrap();
         va = va.offset(1 << 21);
         drop(section);
         let (before, blocks) =
-            (system.entries(system.paging.kernel()), system.paging.frames().allocated().len());
+            (system.entries(system.paging.kernel()), system.paging.frames().blocks().len());
         let outside = page(SMALL);
         let refused = system.paging.set_memory_pkey(outside, 1, key());
         assert_eq!(refused, Err(Error::OutsideLinearMap(outside, 1)));
-        assert_eq!(system.paging.frames().allocated().len(), blocks);
+        assert_eq!(system.paging.frames().blocks().len(), blocks);
         assert_eq!(system.entries(system.paging.kernel()), before);
     }
 }

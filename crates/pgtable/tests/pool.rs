@@ -57,7 +57,7 @@ fn a_refill_takes_the_largest_block_there_is<F: HostedFormat, S: Protection>() {
             let system = boot_fragmented::<F, S>(linear, order);
             let user = system.new_user_root();
             let range = link_tables(&system, &user, 100);
-            let allocated = system.paging.frames().allocated();
+            let allocated = system.paging.frames().blocks();
             assert!(allocated.iter().all(|block| block.1 == order), "{linear:?} {allocated:?}");
             // Pages of a smaller block need more blocks, never more pages than one block too many.
             let needed = system.tables(system.paging.kernel()).len() + system.tables(&user).len();
@@ -77,22 +77,22 @@ fn scattered_blocks_can_be_keyed_at_boot<F: HostedFormat, S: Protection>() {
     });
     let system = system.expect("builds");
     let user = system.new_user_root();
+    let mut met = BTreeSet::new();
     for table in 0..24 {
         if table % 4 == 0 {
-            // Takes the memory beside the pool's last block, so that the next one lies elsewhere.
+            // Takes the memory beside the pool's last block, so that the next one lies in another GiB.
             system.paging.frames().set_largest_order(10);
             for _ in 0..200 {
                 system.data_block(10);
             }
-            let beside = system.data_block(2).0 >> 22;
-            while system.data_block(2).0 >> 22 == beside {}
+            while !met.insert(system.data_block(2).0 >> 30) {}
             system.paging.frames().set_largest_order(2);
         }
         let section = system.paging.section(&user);
         let va = VirtAddr(USER.0 + (table << 21));
         system.paging.table_for(&section, &user, va, Level::Pte).expect("there is memory");
     }
-    let blocks = system.paging.frames().allocated();
+    let blocks = system.paging.frames().blocks();
     let cut: BTreeSet<u64> =
         blocks.iter().filter(|block| block.1 == 2).map(|block| block.0.0 >> 30).collect();
     assert!(2 * cut.len() > 4, "more splits than the reserve holds: {cut:?}");
@@ -145,7 +145,7 @@ fn shrinking_returns_whole_blocks_and_resets_their_keys<F: HostedFormat, S: Prot
             let system = boot_fragmented::<F, S>(linear, order);
             let user = system.new_user_root();
             let range = link_tables(&system, &user, 1100);
-            let blocks: BTreeSet<_> = system.paging.frames().allocated().into_iter().collect();
+            let blocks: BTreeSet<_> = system.paging.frames().blocks().into_iter().collect();
             assert_eq!(system.free_user_tables(&user, range), 1104);
             system.paging.release_user_root(user);
 
@@ -154,7 +154,7 @@ fn shrinking_returns_whole_blocks_and_resets_their_keys<F: HostedFormat, S: Prot
             assert!(returned >= 512, "{linear:?} {order}: {returned} of more than 1100 free pages");
             assert_eq!(returned % (1 << order), 0, "whole blocks");
             assert_eq!(system.paging.frames().free_frames(), free + returned);
-            let kept: BTreeSet<_> = system.paging.frames().allocated().into_iter().collect();
+            let kept: BTreeSet<_> = system.paging.frames().blocks().into_iter().collect();
             for &(block, order) in blocks.difference(&kept) {
                 for page in 0..1u64 << order {
                     assert!(!system.protects(block.offset(page << 12)), "{linear:?} {block:?}");
@@ -281,7 +281,7 @@ fn cpus_share_a_pool<F: HostedFormat>() {
             panic!("{linear:?}: {finding}");
         });
         let report = report.expect("the scratch memory is large enough");
-        let held: usize = paging.frames().allocated().iter().map(|block| 1 << block.1).sum();
+        let held: usize = paging.frames().blocks().iter().map(|block| 1 << block.1).sum();
         assert_eq!(report.ptps + report.spare, held, "{linear:?}: no page was lost or used twice");
     }
 }

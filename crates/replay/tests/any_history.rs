@@ -76,7 +76,7 @@ fn frames_unaccounted_for(kernel: &Kernel<Guarded<X86_64>>) -> usize {
         check(kernel.paging(), &[], Scratch::new(&mut bits), |finding| findings.push(finding))
             .expect("scratch memory of the right size");
     assert_eq!(findings, []);
-    memory.pages - (kernel.frames().free_frames() + report.ptps + report.spare)
+    memory.pages - (kernel.frames().free_frames() + report.ptps + report.spare + report.state)
 }
 
 proptest! {

@@ -251,7 +251,7 @@ fn assert_replays(trace: &[u8]) -> History {
             check(kernel.paging(), &[], Scratch::new(&mut bits), |finding| findings.push(finding))
                 .expect("scratch memory of the right size");
         assert_eq!(findings, []);
-        let known = kernel.frames().free_frames() + report.ptps + report.spare;
+        let known = kernel.frames().free_frames() + report.ptps + report.spare + report.state;
         assert_eq!(memory.pages - known, 1, "the page of zeroes alone stays");
     }
     history

@@ -143,7 +143,7 @@ unsafe fn build<P: Probe + Default + 'static>(
     let memory = covered(boot.ram());
     // SAFETY: forwarded.
     let table = unsafe { frame_table(boot, memory.pages) }.map_err(StartError::FrameTable)?;
-    let frames = Buddy::new(memory, table, false, || cpu::this().id.0);
+    let frames = Buddy::new(memory, table, false, cpu::online().count(), || cpu::this().id.0);
     for free in boot.free() {
         frames.add(memory.frame_number(free.start)..memory.frame_number(free.end));
     }

@@ -24,7 +24,7 @@ fn failed(error: Error) -> String {
 /// Frames that are free, tables, or waiting to become tables.
 fn accounted() -> usize {
     let report = paging::check(memories(), &[], |_| ());
-    memories().frames().free_frames() + report.ptps + report.spare
+    memories().frames().free_frames() + report.ptps + report.spare + report.state
 }
 
 /// Whether a page is protected as page-table pages are: by its key, or by being read-only in the linear map and having an alias.

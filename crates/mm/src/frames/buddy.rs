@@ -2,14 +2,20 @@
 //!
 //! The lower three quarters of memory are for user folios, which can be anywhere; the rest is for what a kernel needs for itself, page
 //! tables above all. So the kernel's frames stay together, as they do in a kernel with a movable zone. Either borrows from the other
-//! when it runs out.
+//! when it runs out, and only when both have is what other CPUs keep for themselves taken from them.
+//!
+//! What comes back is checked: a block that is not out - freed already, misaligned, of another order, or never given to this allocator -
+//! is refused, which changes nothing and is counted.
 
 use core::ops::Range;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use kpkeys_pgtable::{Frames, Memory, PhysAddr};
+use kpkeys_pgtable::{Frames, Memory, PAGE_SIZE, PhysAddr};
 
+use super::free_lists::{MAX_ORDER, NONE};
 use super::meta::{FrameMeta, FrameTable};
-use super::zone::{MAX_ORDER, NONE, Zone};
+use super::word::Kind;
+use super::zone::Zone;
 
 /// All frames of a machine.
 pub struct Buddy {
@@ -22,15 +28,26 @@ pub struct Buddy {
     /// The first frame of the kernel's zone.
     boundary: u32,
     cpu: fn() -> usize,
+    /// Blocks that came back and were not out.
+    refused: AtomicUsize,
 }
 
+/// Nothing of size is in the value itself, which is moved over the stack of a kernel that boots.
+const _: () = assert!(size_of::<Buddy>() <= 1024);
+
 impl Buddy {
-    /// A buddy without free frames; give it memory with [`add`](Self::add). `cpu` returns the calling CPU's number.
+    /// A buddy without free frames; give it memory with [`add`](Self::add). `cpu` returns the calling CPU's number, which is below `cpus`.
     ///
     /// # Panics
     ///
     /// If the table has not one element for each frame of `memory`, or memory has more than 2^32 - 1 frames.
-    pub fn new(memory: Memory, table: FrameTable, zero_at_boot: bool, cpu: fn() -> usize) -> Buddy {
+    pub fn new(
+        memory: Memory,
+        table: FrameTable,
+        zero_at_boot: bool,
+        cpus: usize,
+        cpu: fn() -> usize,
+    ) -> Buddy {
         assert_eq!(
             table.len(),
             memory.pages,
@@ -39,8 +56,9 @@ impl Buddy {
         assert!(memory.pages < NONE as usize, "too much memory for 32-bit frame numbers");
         // No block straddles the boundary.
         let boundary = (memory.pages / 4 * 3) as u32 >> MAX_ORDER << MAX_ORDER;
-        let (movable, kernel) = (Zone::new(), Zone::new());
-        Buddy { memory, table, zero_at_boot, movable, kernel, boundary, cpu }
+        let (movable, kernel) = (Zone::new(cpus), Zone::new(cpus));
+        let refused = AtomicUsize::new(0);
+        Buddy { memory, table, zero_at_boot, movable, kernel, boundary, cpu, refused }
     }
 
     /// Gives a range of frames, by number, to the allocator. They must be in memory, unused, and given once.
@@ -55,18 +73,48 @@ impl Buddy {
         self.kernel.free_frames() + self.movable.free_frames()
     }
 
+    /// How many blocks were refused when they came back: freed twice, misaligned, of another order, or of other memory. Each is a bug
+    /// of whoever gave it back, and changed nothing.
+    pub fn refused(&self) -> usize {
+        self.refused.load(Relaxed)
+    }
+
     /// A block of `1 << order` frames for the kernel itself, as a frame number.
     #[inline]
     pub(crate) fn take(&self, order: u8) -> Option<u32> {
-        let from = |zone: &Zone| zone.take(&self.table, (self.cpu)(), order);
-        from(&self.kernel).or_else(|| from(&self.movable))
+        self.take_from([&self.kernel, &self.movable], order)
+    }
+
+    /// [`take`](Self::take) for whoever gives the frames back one by one.
+    pub(crate) fn take_split(&self, order: u8) -> Option<u32> {
+        let first = self.take(order)?;
+        (first..first + (1 << order))
+            .for_each(|frame| self.meta(frame).word.become_kind(Kind::Block(0)));
+        Some(first)
     }
 
     /// A block of `1 << order` frames for user memory.
     #[inline]
     pub(super) fn take_movable(&self, order: u8) -> Option<u32> {
-        let from = |zone: &Zone| zone.take(&self.table, (self.cpu)(), order);
-        from(&self.movable).or_else(|| from(&self.kernel))
+        self.take_from([&self.movable, &self.kernel], order)
+    }
+
+    #[inline(always)]
+    fn take_from(&self, zones: [&Zone; 2], order: u8) -> Option<u32> {
+        let cpu = (self.cpu)();
+        let [own, other] = zones;
+        own.take(&self.table, cpu, order)
+            .or_else(|| other.take(&self.table, cpu, order))
+            .or_else(|| self.take_last(zones, cpu, order))
+    }
+
+    /// A block when neither zone has one: frames on the lists of CPUs may be what it lacks.
+    #[cold]
+    fn take_last(&self, zones: [&Zone; 2], cpu: usize, order: u8) -> Option<u32> {
+        zones.into_iter().find_map(|zone| {
+            zone.drain(&self.table);
+            zone.take(&self.table, cpu, order)
+        })
     }
 
     /// Fills `frames` with single frames for the kernel itself; returns how many there were, at least one unless memory is out.
@@ -81,11 +129,29 @@ impl Buddy {
         }
     }
 
-    /// Takes back a block. Nothing may refer to it any more.
+    /// Takes back a block, which nothing may refer to any more.
     #[inline]
     pub(crate) fn put(&self, frame: u32, order: u8) {
+        if !self.is_out(frame, order) {
+            return self.refuse();
+        }
         let zone = if frame < self.boundary { &self.movable } else { &self.kernel };
         zone.put(&self.table, (self.cpu)(), frame, order);
+    }
+
+    /// Whether this block was handed out and did not come back.
+    #[inline(always)]
+    fn is_out(&self, frame: u32, order: u8) -> bool {
+        match self.table.get(frame as usize).map(|meta| meta.word.kind()) {
+            Some(Kind::Block(known) | Kind::Folio(known)) => known == order,
+            Some(Kind::Owned) => order == 0,
+            _ => false,
+        }
+    }
+
+    #[cold]
+    pub(super) fn refuse(&self) {
+        self.refused.fetch_add(1, Relaxed);
     }
 
     /// The number of the frame at `pa`, which must be in memory.
@@ -111,12 +177,15 @@ impl Frames for Buddy {
         let frame = self.take(order)?;
         for part in frame..frame + (1 << order) {
             // Page-table pages are written where this allocator does not see it.
-            self.meta(part).touch();
+            self.meta(part).word.touch();
         }
         Some(self.address(frame))
     }
 
     unsafe fn release(&self, block: PhysAddr, order: u8) {
+        if !self.memory.contains(block, 1) || !block.is_aligned(PAGE_SIZE) {
+            return self.refuse();
+        }
         self.put(self.number(block), order);
     }
 }

@@ -1,10 +1,9 @@
 //! Single frames of data, owned by a value.
 
-use core::sync::atomic::Ordering;
-
 use kpkeys_pgtable::{Machine, PhysAddr};
 
 use super::buddy::Buddy;
+use super::word::Kind;
 use crate::error::Error;
 
 /// A frame of data that belongs to whoever holds this. Its contents are undefined at first.
@@ -27,10 +26,7 @@ impl Buddy {
     /// [`Error::OutOfMemory`].
     pub fn new_frame(&self) -> Result<OwnedFrame, Error> {
         let number = self.take(0).ok_or(Error::OutOfMemory)?;
-        let frame = self.address(number);
-        self.meta(number).refs.store(1, Ordering::Relaxed);
-        self.will_write(frame);
-        Ok(OwnedFrame(frame))
+        Ok(self.owned(number))
     }
 
     /// A frame for data that holds zeroes. What is written to it later counts as its contents.
@@ -40,35 +36,44 @@ impl Buddy {
     /// [`Error::OutOfMemory`].
     pub(crate) fn new_zeroed_frame<M: Machine>(&self, machine: &M) -> Result<OwnedFrame, Error> {
         let frame = self.new_folio(machine, 0)?;
-        self.will_write(frame);
-        Ok(OwnedFrame(frame))
+        Ok(self.owned(self.number(frame)))
     }
 
-    /// Takes a frame back. It is free once no mapping holds it any more.
+    /// Makes a single frame, newly allocated, somebody's own, who will write it.
+    fn owned(&self, number: u32) -> OwnedFrame {
+        let word = &self.meta(number).word;
+        word.become_kind(Kind::Owned);
+        word.refer();
+        word.touch();
+        OwnedFrame(self.address(number))
+    }
+
+    /// Takes a frame back. It is free once no mapping holds it any more. A frame of another allocator is [refused](Self::refused).
     pub fn free_frame(&self, frame: OwnedFrame) {
         self.let_go(frame.0);
     }
 
     /// Keeps a frame from being reused until [`let_go`](Self::let_go): some mapping of it is still to be cleared. False, and
-    /// nothing done, if the frame has no owner that counts: a page-table page, the image's, or none of this memory.
+    /// nothing done, if the frame has no owner that counts holds: a page-table page, a page of an address space, the image's, or none of
+    /// this memory.
     #[inline]
     #[must_use]
     pub(crate) fn hold(&self, frame: PhysAddr) -> bool {
-        let one_more = |refs| (refs != 0 && refs < u32::MAX / 2).then(|| refs + 1);
-        self.memory.contains(frame, 1)
-            && self
-                .meta(self.number(frame))
-                .refs
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
-                .is_ok()
+        self.memory.contains(frame, 1) && self.meta(self.number(frame)).word.hold()
     }
 
     /// Gives up one hold on a frame, or its ownership.
     #[inline]
     pub(crate) fn let_go(&self, frame: PhysAddr) {
+        if !self.memory.contains(frame, 1) {
+            return self.refuse();
+        }
         let number = self.number(frame);
-        // The last one must see every access made before the others let go.
-        if self.meta(number).refs.fetch_sub(1, Ordering::AcqRel) == 1 {
+        let word = &self.meta(number).word;
+        if word.kind() != Kind::Owned {
+            return self.refuse();
+        }
+        if word.let_go() {
             self.put(number, 0);
         }
     }

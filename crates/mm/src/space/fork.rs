@@ -62,7 +62,7 @@ impl<M: Machine> Share for ShareFolios<'_, M> {
         let pages = (1..longest)
             .find(|&i| run.slot(i).load().0 != first.0 + i as u64 * PAGE_SIZE)
             .unwrap_or(longest);
-        let shared = self.frames.share(page, pages)?;
+        let shared = self.frames.share_own(page, pages)?;
         *self.mapped += shared;
         // The page itself is there at least.
         Ok(NonZeroUsize::new(shared).unwrap_or(NonZeroUsize::MIN))

@@ -196,7 +196,7 @@ impl AreaFrames {
         let mut missing = pages;
         for order in [HUGE_ORDER, CONT_ORDER] {
             while missing >= 1 << order
-                && let Some(first) = buddy.take(order)
+                && let Some(first) = buddy.take_split(order)
             {
                 self.push(buddy, first, order);
                 missing -= 1 << order;

@@ -69,7 +69,7 @@ pub fn assert_every_frame_accounted_for<M: Machine>(
     let free = kernel.frames().free_frames();
     let pages = kernel.machine().memory().pages;
     assert_eq!(
-        free + report.ptps + report.spare + 1 + data,
+        free + report.ptps + report.spare + report.state + 1 + data,
         pages,
         "{free} free, {data} data, {report:?}"
     );

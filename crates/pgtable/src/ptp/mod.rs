@@ -116,5 +116,8 @@ pub trait PtpAllocator<M: Machine, F: Frames> {
     fn enable_protection(&self, ground: &Ground<M, F>) -> Result<(), Error>;
 
     /// Passes each page that is ready to become a page-table page and carries the key already.
-    fn for_each_keyed_spare(&self, f: &mut dyn FnMut(PhysAddr));
+    fn for_each_keyed_spare(&self, machine: &M, f: &mut dyn FnMut(PhysAddr));
+
+    /// Pages that hold no tables but what the allocator must remember.
+    fn state_pages(&self, machine: &M) -> usize;
 }

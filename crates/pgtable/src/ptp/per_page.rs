@@ -60,5 +60,9 @@ impl<M: Machine, F: Frames> PtpAllocator<M, F> for PerPage {
         Ok(())
     }
 
-    fn for_each_keyed_spare(&self, _f: &mut dyn FnMut(PhysAddr)) {}
+    fn for_each_keyed_spare(&self, _machine: &M, _f: &mut dyn FnMut(PhysAddr)) {}
+
+    fn state_pages(&self, _machine: &M) -> usize {
+        0
+    }
 }

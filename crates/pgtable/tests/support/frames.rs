@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use kpkeys_mm::{Buddy, FrameTable};
+use kpkeys_pgtable::ptp::REFILL_ORDERS;
 use kpkeys_pgtable::{Frames, Memory, PhysAddr};
 
 /// See the module.
@@ -18,7 +19,7 @@ pub struct Scarce {
 impl Scarce {
     pub fn new(memory: Memory) -> Self {
         let table = FrameTable::on_heap(memory.pages);
-        let buddy = Buddy::new(memory, table, true, kpkeys_hosted::cpu::current);
+        let buddy = Buddy::new(memory, table, true, 1, kpkeys_hosted::cpu::current);
         buddy.add(0..memory.pages);
         Scarce {
             buddy,
@@ -49,6 +50,11 @@ impl Scarce {
     /// Blocks that are allocated now, in the order of their allocation.
     pub fn allocated(&self) -> Vec<(PhysAddr, u8)> {
         self.allocated.lock().expect("no test panics with the lock held").clone()
+    }
+
+    /// Those of them that a pool took for page-table pages; what it remembers is in single frames.
+    pub fn blocks(&self) -> Vec<(PhysAddr, u8)> {
+        self.allocated().into_iter().filter(|block| block.1 >= REFILL_ORDERS[2]).collect()
     }
 
     pub fn free_frames(&self) -> usize {

@@ -143,7 +143,7 @@ pub fn assert_clean_and_nothing_leaked<M: Machine>(kernel: &Kernel<M>, after: &s
             .expect("scratch memory of the size the checker asks for");
     assert_eq!(findings, [], "after {after}");
     assert_eq!(
-        kernel.frames().free_frames() + report.ptps + report.spare + 1,
+        kernel.frames().free_frames() + report.ptps + report.spare + report.state + 1,
         memory.pages,
         "frames are missing after {after}: {report:?}"
     );

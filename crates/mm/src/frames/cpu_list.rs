@@ -1,0 +1,95 @@
+//! A CPU's own free frames: what it freed last it gets first, while it is warm, and without touching what other CPUs use.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use crossbeam_utils::CachePadded;
+use spin::Mutex;
+
+use super::free_lists::NONE;
+use super::meta::FrameMeta;
+use super::word::Kind;
+use super::zone::Blocks;
+
+/// Frames moved at once between a CPU's list and the free blocks.
+const BATCH: usize = 64;
+/// Frames on a CPU's list beyond which a batch goes back.
+const HIGH: usize = 512;
+
+/// Free frames, linked through their metadata.
+pub(super) struct CpuList {
+    head: u32,
+    len: usize,
+}
+
+/// A list that shares no cache line with another CPU's, also where lines are fetched in pairs.
+pub(super) type OwnList = CachePadded<Mutex<CpuList>>;
+
+const _: () = assert!(size_of::<OwnList>() == 128 && align_of::<OwnList>() == 128);
+
+impl CpuList {
+    pub(super) const fn new() -> Self {
+        CpuList { head: NONE, len: 0 }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// A frame; the list is filled from the free blocks if it is empty.
+    #[inline(always)]
+    pub(super) fn take(&mut self, blocks: &Blocks, table: &[FrameMeta]) -> Option<u32> {
+        if self.len == 0 {
+            self.refill(blocks, table);
+        }
+        if self.len == 0 {
+            return None;
+        }
+        let frame = self.head;
+        let meta = &table[frame as usize];
+        self.head = meta.link.load(Relaxed);
+        self.len -= 1;
+        meta.word.become_kind(Kind::Block(0));
+        Some(frame)
+    }
+
+    #[inline(always)]
+    pub(super) fn put(&mut self, blocks: &Blocks, table: &[FrameMeta], frame: u32) {
+        self.push(table, frame);
+        if self.len > HIGH {
+            self.spill(blocks, table, BATCH);
+        }
+    }
+
+    /// Moves frames to the free blocks.
+    #[cold]
+    pub(super) fn spill(&mut self, blocks: &Blocks, table: &[FrameMeta], frames: usize) {
+        let mut free = blocks.lock();
+        for _ in 0..frames.min(self.len) {
+            let frame = self.head;
+            self.head = table[frame as usize].link.load(Relaxed);
+            self.len -= 1;
+            free.put(table, frame, 0);
+        }
+    }
+
+    #[cold]
+    fn refill(&mut self, blocks: &Blocks, table: &[FrameMeta]) {
+        if blocks.frames() == 0 {
+            return;
+        }
+        let mut free = blocks.lock();
+        for _ in 0..BATCH {
+            let Some(frame) = free.take(table, 0) else { break };
+            self.push(table, frame);
+        }
+    }
+
+    #[inline(always)]
+    fn push(&mut self, table: &[FrameMeta], frame: u32) {
+        let meta = &table[frame as usize];
+        meta.word.become_kind(Kind::Listed);
+        meta.link.store(self.head, Relaxed);
+        self.head = frame;
+        self.len += 1;
+    }
+}
