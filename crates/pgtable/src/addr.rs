@@ -94,6 +94,9 @@ pub enum Level {
 }
 
 impl Level {
+    /// The levels whose entries may point to tables, from the root down.
+    pub(crate) const ABOVE_PTE: [Level; 3] = [Level::Pgd, Level::Pud, Level::Pmd];
+
     /// Lowest bit of an address that a table at this level looks at.
     #[inline(always)]
     pub const fn shift(self) -> u32 {
@@ -230,6 +233,21 @@ pub struct ByTable {
     level: Level,
 }
 
+impl ByTable {
+    /// The last piece that is still to come.
+    #[inline(always)]
+    pub(crate) fn last_piece(&self) -> Option<PageRange> {
+        let last = self.rest.pages.checked_sub(1)?;
+        let page = self.rest.start.offset_pages(last);
+        let in_table = (page.0 & (self.level.table_bytes() - 1)) / PAGE_SIZE;
+        let before = last.saturating_sub(in_table as usize);
+        Some(PageRange {
+            start: self.rest.start.offset_pages(before),
+            pages: self.rest.pages - before,
+        })
+    }
+}
+
 impl Iterator for ByTable {
     type Item = PageRange;
 
@@ -278,6 +296,7 @@ mod tests {
     #[test]
     fn pieces_cover_the_range_once() {
         let range = PageRange::new(VirtAddr(0x1ff000), 1026).unwrap();
+        assert_eq!(range.by_table(Level::Pte).last_piece(), range.by_table(Level::Pte).last());
         let pieces: [_; 4] = {
             let mut pieces = range.by_table(Level::Pte);
             core::array::from_fn(|_| pieces.next().map(|p| (p.start().0, p.pages())))

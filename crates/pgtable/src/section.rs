@@ -185,7 +185,23 @@ impl<'m, M: Machine> Section<'m, M> {
     /// Empties each PTE of a run and passes what it was, with the flags hardware has set.
     #[inline(always)]
     pub fn get_and_clear_range(&self, slots: Slots<'_>, mut was: impl FnMut(usize, Entry)) {
-        self.for_each(slots, |window, slot, i| was(i, store::get_and_clear(window, slot)));
+        self.for_each(slots, |window, slot, i| was(i, store::get_and_clear::<M>(window, slot)));
+    }
+
+    /// Empties each valid PTE of a run and passes what it was, with the flags hardware has set. No window is opened if there is none.
+    #[inline(always)]
+    pub fn get_and_clear_valid(&self, slots: Slots<'_>, mut was: impl FnMut(usize, Entry)) {
+        self.for_each_valid(slots, |window, slot, i, entry| {
+            was(i, store::clear_from::<M>(window, slot, entry));
+        });
+    }
+
+    /// Changes each valid PTE of a run, keeping the flags that hardware sets meanwhile. No window is opened if there is none.
+    #[inline(always)]
+    pub fn modify_valid(&self, slots: Slots<'_>, change: impl Fn(Entry) -> Entry) {
+        self.for_each_valid(slots, |window, slot, _, entry| {
+            store::modify_from::<M>(window, slot, entry, &change);
+        });
     }
 
     /// Takes write permission from each PTE of a run.
@@ -198,15 +214,16 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline(always)]
     pub fn modify_range(&self, slots: Slots<'_>, change: impl Fn(Entry) -> Entry) {
         self.for_each(slots, |window, slot, _| {
-            store::modify(window, slot, &change);
+            store::modify::<M>(window, slot, &change);
         });
     }
 
     /// Replaces a PTE and returns the old one.
     #[inline(always)]
     pub fn establish(&self, slot: Slot<'_>, entry: Entry) -> Entry {
-        let old = self
-            .store(Event::EntryStore, slot, |window, slot| store::establish(window, slot, entry));
+        let old = self.store(Event::EntryStore, slot, |window, slot| {
+            store::establish::<M>(window, slot, entry)
+        });
         self.stored_valid(entry);
         old
     }
@@ -214,21 +231,21 @@ impl<'m, M: Machine> Section<'m, M> {
     /// Empties a PTE and returns what it was, with the flags hardware has set.
     #[inline(always)]
     pub fn get_and_clear(&self, slot: Slot<'_>) -> Entry {
-        self.store(Event::EntryStore, slot, store::get_and_clear)
+        self.store(Event::EntryStore, slot, store::get_and_clear::<M>)
     }
 
     /// Changes a leaf from `old` to `new` if it still is `old`; returns whether it was.
     #[inline(always)]
     pub fn set_access_flags(&self, slot: Slot<'_>, old: Entry, new: Entry) -> bool {
         self.store(Event::EntryStore, slot, |window, slot| {
-            store::set_access_flags(window, slot, old, new)
+            store::set_access_flags::<M>(window, slot, old, new)
         })
     }
 
     /// Clears the young flag of a leaf and returns whether it was set.
     #[inline(always)]
     pub fn test_and_clear_young(&self, slot: Slot<'_>) -> bool {
-        self.store(Event::EntryStore, slot, store::test_and_clear_young::<M::Format>)
+        self.store(Event::EntryStore, slot, store::test_and_clear_young::<M>)
     }
 
     /// Empties a table that nobody else can reach.
@@ -277,6 +294,39 @@ impl<'m, M: Machine> Section<'m, M> {
                 f(&window, slot, i);
             }
         }
+    }
+
+    /// [`for_each`](Self::for_each) valid entry of a run, passed as it was loaded. The window opens at the first.
+    #[inline(always)]
+    fn for_each_valid(
+        &self,
+        slots: Slots<'_>,
+        mut f: impl FnMut(&Window<'_>, Slot<'_>, usize, Entry),
+    ) {
+        let is_valid = |slot: Slot<'_>| M::Format::is_present(slot.load_relaxed());
+        let Some(first) = slots.iter().position(is_valid) else { return };
+        let run = slots.sub(first, slots.len() - first);
+        if self.needs_own_window() {
+            for (i, slot) in run.iter().enumerate().filter(|(_, slot)| is_valid(*slot)) {
+                self.in_own_window(|window| {
+                    self.count(Event::EntryStore, 1);
+                    let slot = self.writable(slot);
+                    f(window, slot, first + i, slot.load_relaxed());
+                });
+            }
+            return;
+        }
+        // SAFETY: no window of its own is needed only if nothing is protected or this section's guard is open.
+        let window = unsafe { Window::assume_open() };
+        let mut stores = 0;
+        for (i, slot) in self.writable_slots(run).iter().enumerate() {
+            let entry = slot.load_relaxed();
+            if M::Format::is_present(entry) {
+                f(&window, slot, first + i, entry);
+                stores += 1;
+            }
+        }
+        self.count(Event::EntryStore, stores);
     }
 
     /// One store. It is counted while its window is open, so that a probe can tell which window it belongs to.
