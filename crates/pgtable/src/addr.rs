@@ -9,6 +9,8 @@ pub const CONT_BYTES: u64 = crate::entry::CONT_PAGES as u64 * PAGE_SIZE;
 /// Entries in a page-table page.
 pub const ENTRIES: usize = 512;
 const PAGE_SHIFT: u32 = 12;
+/// Bytes of each canonical half of the address space.
+const HALF_BYTES: u64 = 1 << 47;
 const INDEX_BITS: u32 = 9;
 
 /// A physical address.
@@ -56,6 +58,7 @@ impl VirtAddr {
     }
 
     /// Whether a 48-bit, four-level format can translate the address: bits 63:47 are all equal.
+    #[inline(always)]
     pub const fn is_canonical(self) -> bool {
         ((self.0 as i64) << 16 >> 16) as u64 == self.0
     }
@@ -178,21 +181,12 @@ impl PageRange {
         if pages == 0 {
             return Err(RangeError::Empty(start));
         }
-        let last = (pages as u64 - 1).checked_mul(PAGE_SIZE);
-        let last = match last {
-            Some(bytes) => start.0.checked_add(bytes),
-            None => None,
-        };
-        match last {
-            // Both ends canonical and in the same half, so everything between them is too.
-            Some(last)
-                if start.is_canonical()
-                    && VirtAddr(last).is_canonical()
-                    && start.0 >> 63 == last >> 63 =>
-            {
-                Ok(PageRange { start, pages })
-            }
-            _ => Err(RangeError::NotCanonical(start, pages)),
+        // Canonical addresses are those of two halves; the range must end in the one it starts in.
+        let pages_to_end = (HALF_BYTES - start.0 % HALF_BYTES) / PAGE_SIZE;
+        if start.is_canonical() && pages as u64 <= pages_to_end {
+            Ok(PageRange { start, pages })
+        } else {
+            Err(RangeError::NotCanonical(start, pages))
         }
     }
 
@@ -217,6 +211,18 @@ impl PageRange {
     /// Whether the address lies in the range.
     pub const fn contains(self, va: VirtAddr) -> bool {
         va.0 >= self.start.0 && (va.0 - self.start.0) / PAGE_SIZE < self.pages as u64
+    }
+
+    /// The last page.
+    #[inline(always)]
+    pub(crate) const fn last_page(self) -> VirtAddr {
+        self.start.offset_pages(self.pages - 1)
+    }
+
+    /// Whether one table of PTEs translates all of it.
+    #[inline(always)]
+    pub(crate) const fn is_in_one_table(self) -> bool {
+        self.start.index(Level::Pte) + self.pages <= ENTRIES
     }
 
     /// Cuts the range where tables at `level` end: each piece is translated by one of them.

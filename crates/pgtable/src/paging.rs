@@ -333,13 +333,30 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         for level in Level::ABOVE_PTE {
             let slot = table.slot(va.index(level));
             let entry = slot.load();
-            match self.lower_table(level, entry) {
-                Some(lower) => table = lower,
-                None if M::Format::is_present(entry) => return Found::Block(level, slot, entry),
-                None => return Found::Nothing,
+            if !M::Format::is_table(level, entry) {
+                let is_block = M::Format::is_present(entry);
+                return if is_block { Found::Block(level, slot, entry) } else { Found::Nothing };
             }
+            table = self.table(M::Format::frame(level, entry));
         }
         Found::Table(table)
+    }
+
+    /// The physical address that an address translates to now, if it does.
+    #[inline]
+    pub fn translate(&self, root: &Root, va: VirtAddr) -> Option<PhysAddr> {
+        let (frame, bytes) = match self.descend(root, va) {
+            Found::Table(table) => {
+                let entry = table.slot(va.index(Level::Pte)).load();
+                if !M::Format::is_present(entry) {
+                    return None;
+                }
+                (M::Format::frame(Level::Pte, entry), PAGE_SIZE)
+            }
+            Found::Block(level, _, entry) => (M::Format::frame(level, entry), level.entry_bytes()),
+            Found::Nothing => return None,
+        };
+        Some(frame.offset(va.0 % bytes))
     }
 
     /// The table at `level` that translates an address, if it is linked.
@@ -362,6 +379,20 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         va: VirtAddr,
         level: Level,
     ) -> Result<Table<'_>, Error> {
+        match self.find_table(root, va, level) {
+            Some(table) => Ok(table),
+            None => self.link_tables(section, root, va, level),
+        }
+    }
+
+    #[cold]
+    fn link_tables(
+        &self,
+        section: &Section<'_, M>,
+        root: &Root,
+        va: VirtAddr,
+        level: Level,
+    ) -> Result<Table<'_>, Error> {
         let mut table = self.table(root.frame);
         for at in Level::ABOVE_PTE {
             if at == level {
@@ -376,7 +407,6 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         Ok(table)
     }
 
-    #[cold]
     fn link_table(
         &self,
         section: &Section<'_, M>,

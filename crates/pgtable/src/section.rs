@@ -117,10 +117,13 @@ impl<'m, M: Machine> Section<'m, M> {
     /// Begins a lazy-MMU section, which ends when the returned value is dropped. Only the outermost of nested ones acts.
     #[inline]
     pub fn lazy(&self) -> LazyMmu<'_, 'm, M> {
-        let depth = self.lazy_depth.get();
-        self.lazy_depth.set(depth + 1);
-        if depth == 0 && self.mode == Mode::Batched {
-            self.open();
+        // In mode `fused` nothing depends on them.
+        if self.mode != Mode::Fused {
+            let depth = self.lazy_depth.get();
+            self.lazy_depth.set(depth + 1);
+            if depth == 0 && self.mode == Mode::Batched {
+                self.open();
+            }
         }
         LazyMmu { section: self }
     }
@@ -144,10 +147,12 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline(always)]
     pub fn will_store(&self, stores: usize) {
         if self.mode == Mode::Fused {
-            if self.window_stores.get() + stores > FUSED_WINDOW_STORES {
-                self.close();
+            let mut total = self.window_stores.get() + stores;
+            if total > FUSED_WINDOW_STORES {
+                self.close_full();
+                total = stores;
             }
-            self.window_stores.set(self.window_stores.get() + stores);
+            self.window_stores.set(total);
         }
     }
 
@@ -303,18 +308,10 @@ impl<'m, M: Machine> Section<'m, M> {
         slots: Slots<'_>,
         mut f: impl FnMut(&Window<'_>, Slot<'_>, usize, Entry),
     ) {
-        let is_valid = |slot: Slot<'_>| M::Format::is_present(slot.load_relaxed());
-        let Some(first) = slots.iter().position(is_valid) else { return };
+        let Some(first) = slots.iter().position(is_valid::<M>) else { return };
         let run = slots.sub(first, slots.len() - first);
         if self.needs_own_window() {
-            for (i, slot) in run.iter().enumerate().filter(|(_, slot)| is_valid(*slot)) {
-                self.in_own_window(|window| {
-                    self.count(Event::EntryStore, 1);
-                    let slot = self.writable(slot);
-                    f(window, slot, first + i, slot.load_relaxed());
-                });
-            }
-            return;
+            return self.for_each_valid_alone(run, first, f);
         }
         // SAFETY: no window of its own is needed only if nothing is protected or this section's guard is open.
         let window = unsafe { Window::assume_open() };
@@ -327,6 +324,23 @@ impl<'m, M: Machine> Section<'m, M> {
             }
         }
         self.count(Event::EntryStore, stores);
+    }
+
+    /// The same with a window for each. The run starts with entry `first`.
+    #[cold]
+    fn for_each_valid_alone(
+        &self,
+        run: Slots<'_>,
+        first: usize,
+        mut f: impl FnMut(&Window<'_>, Slot<'_>, usize, Entry),
+    ) {
+        for (i, slot) in run.iter().enumerate().filter(|(_, slot)| is_valid::<M>(*slot)) {
+            self.in_own_window(|window| {
+                self.count(Event::EntryStore, 1);
+                let slot = self.writable(slot);
+                f(window, slot, first + i, slot.load_relaxed());
+            });
+        }
     }
 
     /// One store. It is counted while its window is open, so that a probe can tell which window it belongs to.
@@ -425,8 +439,15 @@ impl<'m, M: Machine> Section<'m, M> {
 
     #[inline]
     fn open(&self) {
-        self.guard.set(Some(self.open_guard()));
+        // There is none yet: opened only while no window is. Forgotten, so that no code asks.
+        core::mem::forget(self.guard.replace(Some(self.open_guard())));
         self.next_store.set(NextStore::Plain);
+    }
+
+    /// Closes a window that has had its stores.
+    #[cold]
+    fn close_full(&self) {
+        self.close();
     }
 
     /// Closes the section's window if it is open, merging its barrier with one that is due. Returns whether it was open.
@@ -455,17 +476,23 @@ impl<'m, M: Machine> Section<'m, M> {
 
     #[inline(always)]
     fn close_guard(&self, guard: Guard<'m, M::Backend, PageTables>, merge_barrier: bool) {
-        if guard.switched() {
+        self.count_closing(guard.switched(), merge_barrier);
+        if merge_barrier {
+            self.count(Event::Barrier, 1);
+            guard.leave_with(|| self.machine.entry_barrier());
+        }
+    }
+
+    /// Counts the end of a window while it is still open.
+    #[inline(always)]
+    fn count_closing(&self, switched: bool, merge_barrier: bool) {
+        if switched {
             self.count(Event::WindowClosed, 1);
             if merge_barrier {
                 self.count(Event::Switch, 1);
             } else {
                 self.count_switch();
             }
-        }
-        if merge_barrier {
-            self.count(Event::Barrier, 1);
-            guard.leave_with(|| self.machine.entry_barrier());
         }
     }
 
@@ -485,10 +512,21 @@ impl<'m, M: Machine> Section<'m, M> {
     }
 }
 
+#[inline(always)]
+fn is_valid<M: Machine>(slot: Slot<'_>) -> bool {
+    M::Format::is_present(slot.load_relaxed())
+}
+
 impl<M: Machine> Drop for Section<'_, M> {
     #[inline]
     fn drop(&mut self) {
-        self.close();
+        if self.barrier_due.get() {
+            self.close();
+        } else if let Some(guard) = self.guard.get_mut() {
+            // It leaves when it is dropped with the section.
+            let switched = guard.switched();
+            self.count_closing(switched, false);
+        }
     }
 }
 
@@ -502,10 +540,12 @@ impl<M: Machine> Drop for LazyMmu<'_, '_, M> {
     #[inline]
     fn drop(&mut self) {
         let section = self.section;
-        let depth = section.lazy_depth.get() - 1;
-        section.lazy_depth.set(depth);
-        if depth == 0 && section.mode != Mode::Fused {
-            section.close();
+        if section.mode != Mode::Fused {
+            let depth = section.lazy_depth.get() - 1;
+            section.lazy_depth.set(depth);
+            if depth == 0 {
+                section.close();
+            }
         }
     }
 }

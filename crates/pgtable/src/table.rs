@@ -69,8 +69,12 @@ impl<'m> Table<'m> {
             if at == level {
                 break;
             }
+            let entry = table.slot(va.index(at)).load();
+            if !M::Format::is_table(at, entry) {
+                return None;
+            }
             // SAFETY: the caller's promise.
-            table = unsafe { Table::below(machine, at, table.slot(va.index(at)).load()) }?;
+            table = unsafe { Table::at(machine, M::Format::frame(at, entry)) };
         }
         Some(table)
     }

@@ -30,9 +30,25 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         root: &Root,
         range: PageRange,
         attrs: Attrs,
-        mut frame: impl FnMut(usize) -> PhysAddr,
+        frame: impl FnMut(usize) -> PhysAddr,
     ) -> Result<(), Error> {
         let template = leaf_template::<M::Format>(attrs)?;
+        if range.is_in_one_table() {
+            return self.map_piece(section, root, range, template, frame);
+        }
+        self.map_many(section, root, range, template, frame)
+    }
+
+    /// [`map`](Self::map) of a range that several tables translate.
+    #[inline(never)]
+    fn map_many(
+        &self,
+        section: &Section<'_, M>,
+        root: &Root,
+        range: PageRange,
+        template: Entry,
+        mut frame: impl FnMut(usize) -> PhysAddr,
+    ) -> Result<(), Error> {
         let mut mapped = 0;
         for piece in range.by_table(Level::Pte) {
             let result = self.map_piece(section, root, piece, template, |i| frame(mapped + i));

@@ -45,8 +45,21 @@ enum Blocks {
 }
 
 impl<M: Machine, F: Frames> Paging<M, F> {
-    /// Passes the pieces of a range in order, having descended to each once. Before the first it refuses blocks, as asked, and ends of the range
-    /// that cut a block or a contiguous run.
+    /// Descends to a range that one table translates, having refused blocks, as asked, and ends that cut a block or a contiguous run.
+    #[inline(always)]
+    fn only_piece(
+        &self,
+        root: &Root,
+        range: PageRange,
+        blocks: Blocks,
+    ) -> Result<Piece<'_>, Error> {
+        let piece = self.piece(root, range);
+        piece.refuse_cuts::<M::Format>(range, [range.start(), range.last_page()], blocks)?;
+        Ok(piece)
+    }
+
+    /// Passes the pieces of a range that several tables translate, in order, having descended to each once. What
+    /// [`only_piece`](Self::only_piece) refuses it refuses before the first.
     #[inline(always)]
     fn for_each_piece<'p>(
         &'p self,
@@ -56,16 +69,11 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         mut f: impl FnMut(Piece<'p>),
     ) -> Result<(), Error> {
         let mut pieces = range.by_table(Level::Pte);
-        let Some(first) = pieces.next() else { return Ok(()) };
-        let mut piece = self.piece(root, first);
+        let (Some(first), Some(last)) = (pieces.next(), pieces.last_piece()) else { return Ok(()) };
+        let (mut piece, last) = (self.piece(root, first), self.piece(root, last));
         // Only its two ends can be cut.
-        piece.refuse_cut::<M::Format>(range, range.start(), blocks)?;
-        let last_page = range.start().offset_pages(range.pages() - 1);
-        let last = match pieces.last_piece() {
-            None => piece,
-            Some(last) => self.piece(root, last),
-        };
-        last.refuse_cut::<M::Format>(range, last_page, blocks)?;
+        piece.refuse_cuts::<M::Format>(range, [range.start()], blocks)?;
+        last.refuse_cuts::<M::Format>(range, [range.last_page()], blocks)?;
         if blocks == Blocks::Refused {
             self.refuse_blocks(root, pieces.clone())?;
         }
@@ -101,38 +109,43 @@ impl<M: Machine, F: Frames> Paging<M, F> {
 }
 
 impl Piece<'_> {
-    /// Refuses `whole` if the block or contiguous run that translates `va`, one of its ends, is not all in it: what is left would not be one
-    /// any more.
+    /// Refuses `whole` if the block or a contiguous run that translates one of its `ends`, which are in this piece, is not all in it: what is left
+    /// would not be one any more.
     #[inline(always)]
-    fn refuse_cut<F: Format>(
+    fn refuse_cuts<F: Format>(
         &self,
         whole: PageRange,
-        va: VirtAddr,
+        ends: impl IntoIterator<Item = VirtAddr>,
         blocks: Blocks,
     ) -> Result<(), Error> {
-        let pages = match self.found {
-            Found::Nothing => return Ok(()),
+        match self.found {
+            Found::Nothing => Ok(()),
             Found::Block(..) if blocks == Blocks::Refused => {
-                return Err(Error::MappedByBlock(self.range.start()));
+                Err(Error::MappedByBlock(self.range.start()))
             }
-            Found::Block(level, ..) => level.entry_pages(),
-            Found::Table(table) => {
-                if !F::HAS_CONT {
-                    return Ok(());
-                }
+            Found::Block(level, ..) => {
+                ends.into_iter().try_for_each(|va| refuse_cut(whole, va, level.entry_pages()))
+            }
+            Found::Table(table) if F::HAS_CONT => ends.into_iter().try_for_each(|va| {
                 let entry = table.slot(va.index(Level::Pte)).load_relaxed();
-                if !F::is_present(entry) || !F::is_contiguous(entry) {
-                    return Ok(());
+                if F::is_present(entry) && F::is_contiguous(entry) {
+                    return refuse_cut(whole, va, CONT_PAGES);
                 }
-                CONT_PAGES
-            }
-        };
-        let block = VirtAddr(va.0 & !(pages as u64 * PAGE_SIZE - 1));
-        if whole.contains(block) && whole.contains(block.offset_pages(pages - 1)) {
-            Ok(())
-        } else {
-            Err(Error::MappedByBlock(va))
+                Ok(())
+            }),
+            Found::Table(_) => Ok(()),
         }
+    }
+}
+
+/// Refuses a range that does not contain all of the naturally aligned `pages` pages around `va`.
+#[cold]
+fn refuse_cut(range: PageRange, va: VirtAddr, pages: usize) -> Result<(), Error> {
+    let block = VirtAddr(va.0 & !(pages as u64 * PAGE_SIZE - 1));
+    if range.contains(block) && range.contains(block.offset_pages(pages - 1)) {
+        Ok(())
+    } else {
+        Err(Error::MappedByBlock(va))
     }
 }
 

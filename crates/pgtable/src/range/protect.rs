@@ -1,6 +1,6 @@
 //! Changing what mappings allow.
 
-use super::{Blocks, slots_of};
+use super::{Blocks, Piece, slots_of};
 use crate::addr::PageRange;
 use crate::entry::Entry;
 use crate::error::Error;
@@ -22,12 +22,37 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         range: PageRange,
         change: impl Fn(Entry) -> Entry,
     ) -> Result<(), Error> {
+        if !range.is_in_one_table() {
+            return self.protect_many(section, root, range, change);
+        }
+        protect_piece(section, self.only_piece(root, range, Blocks::Refused)?, &change);
+        Ok(())
+    }
+
+    /// [`protect`](Self::protect) of a range that several tables translate.
+    #[inline(never)]
+    fn protect_many(
+        &self,
+        section: &Section<'_, M>,
+        root: &Root,
+        range: PageRange,
+        change: impl Fn(Entry) -> Entry,
+    ) -> Result<(), Error> {
         self.for_each_piece(root, range, Blocks::Refused, |piece| {
-            if let Found::Table(table) = piece.found {
-                let _lazy = section.lazy();
-                section.will_store(piece.range.pages());
-                section.modify_valid(slots_of(table, piece.range), &change);
-            }
+            protect_piece(section, piece, &change);
         })
+    }
+}
+
+#[inline(always)]
+fn protect_piece<M: Machine>(
+    section: &Section<'_, M>,
+    piece: Piece<'_>,
+    change: &impl Fn(Entry) -> Entry,
+) {
+    if let Found::Table(table) = piece.found {
+        let _lazy = section.lazy();
+        section.will_store(piece.range.pages());
+        section.modify_valid(slots_of(table, piece.range), change);
     }
 }

@@ -23,6 +23,22 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         range: PageRange,
         mut was: impl FnMut(VirtAddr, Level, Entry),
     ) -> Result<(), Error> {
+        if !range.is_in_one_table() {
+            return self.unmap_many(section, root, range, was);
+        }
+        unmap_piece(section, self.only_piece(root, range, Blocks::Whole)?, &mut was);
+        Ok(())
+    }
+
+    /// [`unmap`](Self::unmap) of a range that several tables translate.
+    #[inline(never)]
+    fn unmap_many(
+        &self,
+        section: &Section<'_, M>,
+        root: &Root,
+        range: PageRange,
+        mut was: impl FnMut(VirtAddr, Level, Entry),
+    ) -> Result<(), Error> {
         self.for_each_piece(root, range, Blocks::Whole, |piece| {
             unmap_piece(section, piece, &mut was);
         })
