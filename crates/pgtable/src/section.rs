@@ -98,7 +98,7 @@ pub struct Section<'m, M: Machine> {
 
 impl<'m, M: Machine> Section<'m, M> {
     /// Begins an operation. `to_alias` is zero, or that of the machine if every page-table page has its alias.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn begin(machine: &'m M, mode: Mode, space: Space, to_alias: usize) -> Self {
         Section {
             machine,
@@ -115,7 +115,7 @@ impl<'m, M: Machine> Section<'m, M> {
     }
 
     /// Begins a lazy-MMU section, which ends when the returned value is dropped. Only the outermost of nested ones acts.
-    #[inline]
+    #[inline(always)]
     pub fn lazy(&self) -> LazyMmu<'_, 'm, M> {
         // In mode `fused` nothing depends on them.
         if self.mode != Mode::Fused {
@@ -437,7 +437,7 @@ impl<'m, M: Machine> Section<'m, M> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn open(&self) {
         // There is none yet: opened only while no window is. Forgotten, so that no code asks.
         core::mem::forget(self.guard.replace(Some(self.open_guard())));
@@ -518,7 +518,7 @@ fn is_valid<M: Machine>(slot: Slot<'_>) -> bool {
 }
 
 impl<M: Machine> Drop for Section<'_, M> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         if self.barrier_due.get() {
             self.close();
@@ -537,7 +537,7 @@ pub struct LazyMmu<'s, 'm, M: Machine> {
 }
 
 impl<M: Machine> Drop for LazyMmu<'_, '_, M> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         let section = self.section;
         if section.mode != Mode::Fused {

@@ -23,7 +23,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     /// [`Error::AlreadyMapped`] and [`Error::MappedByBlock`] if part of the range translates already, [`Error::NotMappable`]
     /// if the format cannot express a frame or the key, [`Error::OutOfMemory`]. No page of the range is mapped by this call
     /// then; tables may have been linked.
-    #[inline]
+    #[inline(always)]
     pub fn map(
         &self,
         section: &Section<'_, M>,

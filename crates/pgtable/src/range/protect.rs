@@ -14,7 +14,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     /// # Errors
     ///
     /// [`Error::MappedByBlock`] if any of the range is mapped by a block, or it cuts a contiguous run; nothing is changed then.
-    #[inline]
+    #[inline(always)]
     pub fn protect(
         &self,
         section: &Section<'_, M>,

@@ -15,7 +15,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     /// # Errors
     ///
     /// [`Error::MappedByBlock`] if the range cuts a block or a contiguous run; nothing is unmapped then.
-    #[inline]
+    #[inline(always)]
     pub fn unmap(
         &self,
         section: &Section<'_, M>,
