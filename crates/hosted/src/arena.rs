@@ -30,6 +30,20 @@ unsafe impl Send for Arena {}
 // SAFETY: as for `Send`: shared references give out addresses and nothing else.
 unsafe impl Sync for Arena {}
 
+/// Where an arena's views start, for a machine that owns the arena: one step from the machine to a table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Views {
+    /// See [`Arena::tables`].
+    pub(crate) tables: NonNull<u8>,
+    /// See [`Arena::data`].
+    pub(crate) data: NonNull<u8>,
+}
+
+// SAFETY: addresses alone; as for the arena.
+unsafe impl Send for Views {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Views {}
+
 const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
 
 impl Arena {
@@ -96,6 +110,10 @@ impl Arena {
             data: non_null(view(READ_WRITE)?)?,
             bytes,
         })
+    }
+
+    pub(crate) fn views(&self) -> Views {
+        Views { tables: self.tables, data: self.data }
     }
 
     /// Address of the view that page tables are reached through; for loads alone, if the arena has an alias.

@@ -9,7 +9,7 @@ use kpkeys::encoding::{Encoding, Pkrs, Por};
 use kpkeys_pgtable::entry::{Aarch64, X86_64};
 use kpkeys_pgtable::{Entry, Flush, Format, Machine, Memory, PhysAddr, Probe, VirtAddr};
 
-use crate::arena::Arena;
+use crate::arena::{Arena, Views};
 use crate::register::{context_barrier, store_barrier};
 use crate::{cpu, mmu};
 
@@ -48,6 +48,8 @@ impl HostedFormat for Aarch64 {
 /// A machine in this process.
 #[derive(Debug)]
 pub struct Hosted<F, B, P> {
+    /// Of the arena, which lives as long.
+    views: Views,
     arena: Arc<Arena>,
     backend: B,
     probe: P,
@@ -58,7 +60,14 @@ pub struct Hosted<F, B, P> {
 impl<F: HostedFormat, B: Backend, P: Probe> Hosted<F, B, P> {
     /// A machine whose physical memory is `arena`, with CPUs for up to `cpus` threads.
     pub fn new(arena: Arc<Arena>, backend: B, probe: P, cpus: usize) -> Self {
-        Hosted { arena, backend, probe, cpus: cpus.max(1), format: PhantomData }
+        Hosted {
+            views: arena.views(),
+            arena,
+            backend,
+            probe,
+            cpus: cpus.max(1),
+            format: PhantomData,
+        }
     }
 
     #[inline(always)]
@@ -97,12 +106,12 @@ unsafe impl<F: HostedFormat, B: Backend + Sync, P: Probe> Machine for Hosted<F, 
 
     #[inline(always)]
     fn table(&self, frame: PhysAddr) -> NonNull<u8> {
-        self.offset(self.arena.tables(), frame)
+        self.offset(self.views.tables, frame)
     }
 
     #[inline(always)]
     fn data(&self, frame: PhysAddr) -> NonNull<u8> {
-        self.offset(self.arena.data(), frame)
+        self.offset(self.views.data, frame)
     }
 
     #[inline(always)]

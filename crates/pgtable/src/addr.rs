@@ -9,6 +9,8 @@ pub const CONT_BYTES: u64 = crate::entry::CONT_PAGES as u64 * PAGE_SIZE;
 /// Entries in a page-table page.
 pub const ENTRIES: usize = 512;
 const PAGE_SHIFT: u32 = 12;
+/// Bytes of each canonical half of the address space.
+const HALF_BYTES: u64 = 1 << 47;
 const INDEX_BITS: u32 = 9;
 
 /// A physical address.
@@ -56,6 +58,7 @@ impl VirtAddr {
     }
 
     /// Whether a 48-bit, four-level format can translate the address: bits 63:47 are all equal.
+    #[inline(always)]
     pub const fn is_canonical(self) -> bool {
         ((self.0 as i64) << 16 >> 16) as u64 == self.0
     }
@@ -94,6 +97,9 @@ pub enum Level {
 }
 
 impl Level {
+    /// The levels whose entries may point to tables, from the root down.
+    pub(crate) const ABOVE_PTE: [Level; 3] = [Level::Pgd, Level::Pud, Level::Pmd];
+
     /// Lowest bit of an address that a table at this level looks at.
     #[inline(always)]
     pub const fn shift(self) -> u32 {
@@ -175,21 +181,12 @@ impl PageRange {
         if pages == 0 {
             return Err(RangeError::Empty(start));
         }
-        let last = (pages as u64 - 1).checked_mul(PAGE_SIZE);
-        let last = match last {
-            Some(bytes) => start.0.checked_add(bytes),
-            None => None,
-        };
-        match last {
-            // Both ends canonical and in the same half, so everything between them is too.
-            Some(last)
-                if start.is_canonical()
-                    && VirtAddr(last).is_canonical()
-                    && start.0 >> 63 == last >> 63 =>
-            {
-                Ok(PageRange { start, pages })
-            }
-            _ => Err(RangeError::NotCanonical(start, pages)),
+        // Canonical addresses are those of two halves; the range must end in the one it starts in.
+        let pages_to_end = (HALF_BYTES - start.0 % HALF_BYTES) / PAGE_SIZE;
+        if start.is_canonical() && pages as u64 <= pages_to_end {
+            Ok(PageRange { start, pages })
+        } else {
+            Err(RangeError::NotCanonical(start, pages))
         }
     }
 
@@ -216,6 +213,18 @@ impl PageRange {
         va.0 >= self.start.0 && (va.0 - self.start.0) / PAGE_SIZE < self.pages as u64
     }
 
+    /// The last page.
+    #[inline(always)]
+    pub(crate) const fn last_page(self) -> VirtAddr {
+        self.start.offset_pages(self.pages - 1)
+    }
+
+    /// Whether one table of PTEs translates all of it.
+    #[inline(always)]
+    pub(crate) const fn is_in_one_table(self) -> bool {
+        self.start.index(Level::Pte) + self.pages <= ENTRIES
+    }
+
     /// Cuts the range where tables at `level` end: each piece is translated by one of them.
     #[inline(always)]
     pub const fn by_table(self, level: Level) -> ByTable {
@@ -228,6 +237,21 @@ impl PageRange {
 pub struct ByTable {
     rest: PageRange,
     level: Level,
+}
+
+impl ByTable {
+    /// The last piece that is still to come.
+    #[inline(always)]
+    pub(crate) fn last_piece(&self) -> Option<PageRange> {
+        let last = self.rest.pages.checked_sub(1)?;
+        let page = self.rest.start.offset_pages(last);
+        let in_table = (page.0 & (self.level.table_bytes() - 1)) / PAGE_SIZE;
+        let before = last.saturating_sub(in_table as usize);
+        Some(PageRange {
+            start: self.rest.start.offset_pages(before),
+            pages: self.rest.pages - before,
+        })
+    }
 }
 
 impl Iterator for ByTable {
@@ -278,6 +302,7 @@ mod tests {
     #[test]
     fn pieces_cover_the_range_once() {
         let range = PageRange::new(VirtAddr(0x1ff000), 1026).unwrap();
+        assert_eq!(range.by_table(Level::Pte).last_piece(), range.by_table(Level::Pte).last());
         let pieces: [_; 4] = {
             let mut pieces = range.by_table(Level::Pte);
             core::array::from_fn(|_| pieces.next().map(|p| (p.start().0, p.pages())))

@@ -31,6 +31,8 @@
 //!   acquire, so a walker that sees a table sees its zeroes.
 //! - *Life of a PTP.* Allocated as [`ptp::Ptp`], linked, unlinked as [`ptp::UnlinkedPtp`], which can be released only
 //!   together with a TLB flush; only then is its key reset and its frame free.
+//! - *Flags.* A CPU's walker may set the young or dirty flag of an entry at any moment. [`store`] has the rule which entries that is, and replaces the
+//!   others by plain stores. Whoever takes write permission from a page flushes before its entry is changed again.
 //! - *Locks.* Tables of one root are changed by one caller at a time, which the caller ensures, or by several on
 //!   disjoint ranges; [`paging::Paging`] itself serialises linking of tables in a root and everything about the linear map.
 //! - *Interrupts.* The locks are spinlocks that leave interrupts alone, and are held over TLB flushes. Take them from threads with

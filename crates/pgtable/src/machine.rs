@@ -122,6 +122,7 @@ impl Probe for NoProbe {}
 ///   window open, through the address [`to_alias`](Self::to_alias) further on;
 /// - *data*: [`data`](Self::data) does the same for frames that are not protected; the two may be the same address;
 /// - *barriers and flushes* do what their documentation says on every CPU before they return;
+/// - *flags*: where [`WALKERS_SET_FLAGS`](Self::WALKERS_SET_FLAGS) is false, no CPU changes entries of tables by itself;
 /// - *cpu*: [`cpu`](Self::cpu) is below [`cpus`](Self::cpus), and no two CPUs share a number.
 pub unsafe trait Machine: Sync + Sized {
     /// The entry format of the tables.
@@ -130,6 +131,10 @@ pub unsafe trait Machine: Sync + Sized {
     type Backend: Backend;
     /// Where events go.
     type Probe: Probe;
+
+    /// Whether CPUs may set young and dirty flags in entries by themselves (x86-64: always; arm64: with `TCR_EL1.HA`). Where they
+    /// never do, every store to a table is a plain one.
+    const WALKERS_SET_FLAGS: bool = true;
 
     /// The backend of the calling CPU.
     fn backend(&self) -> &Self::Backend;

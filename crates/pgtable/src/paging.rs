@@ -64,6 +64,17 @@ impl Root {
     }
 }
 
+/// What a descent to an address ends at.
+#[derive(Clone, Copy)]
+pub(crate) enum Found<'m> {
+    /// A table of PTEs.
+    Table(Table<'m>),
+    /// A block: its level and entry.
+    Block(Level, Slot<'m>, Entry),
+    /// An entry that is not valid, above the last level.
+    Nothing,
+}
+
 /// A kernel's page tables.
 pub struct Paging<M: Machine, F: Frames> {
     ground: Ground<M, F>,
@@ -313,18 +324,50 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     }
 
     /// The entry that translates an address now: its level and slot, if it is valid.
+    #[inline]
     pub fn walk(&self, root: &Root, va: VirtAddr) -> Option<(Level, Slot<'_>, Entry)> {
+        match self.descend(root, va) {
+            Found::Table(table) => {
+                let slot = table.slot(va.index(Level::Pte));
+                let entry = slot.load();
+                M::Format::is_present(entry).then_some((Level::Pte, slot, entry))
+            }
+            Found::Block(level, slot, entry) => Some((level, slot, entry)),
+            Found::Nothing => None,
+        }
+    }
+
+    /// What translates an address, down to the table of PTEs.
+    #[inline(always)]
+    pub(crate) fn descend(&self, root: &Root, va: VirtAddr) -> Found<'_> {
         let mut table = self.table(root.frame);
-        let mut level = Level::Pgd;
-        loop {
+        for level in Level::ABOVE_PTE {
             let slot = table.slot(va.index(level));
             let entry = slot.load();
-            if M::Format::is_leaf(level, entry) {
-                return Some((level, slot, entry));
+            if !M::Format::is_table(level, entry) {
+                let is_block = M::Format::is_present(entry);
+                return if is_block { Found::Block(level, slot, entry) } else { Found::Nothing };
             }
-            table = self.lower_table(level, entry)?;
-            level = level.below()?;
+            table = self.table(M::Format::frame(level, entry));
         }
+        Found::Table(table)
+    }
+
+    /// The physical address that an address translates to now, if it does.
+    #[inline]
+    pub fn translate(&self, root: &Root, va: VirtAddr) -> Option<PhysAddr> {
+        let (frame, bytes) = match self.descend(root, va) {
+            Found::Table(table) => {
+                let entry = table.slot(va.index(Level::Pte)).load();
+                if !M::Format::is_present(entry) {
+                    return None;
+                }
+                (M::Format::frame(Level::Pte, entry), PAGE_SIZE)
+            }
+            Found::Block(level, _, entry) => (M::Format::frame(level, entry), level.entry_bytes()),
+            Found::Nothing => return None,
+        };
+        Some(frame.offset(va.0 % bytes))
     }
 
     /// The table at `level` that translates an address, if it is linked.
@@ -347,20 +390,34 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         va: VirtAddr,
         level: Level,
     ) -> Result<Table<'_>, Error> {
+        match self.find_table(root, va, level) {
+            Some(table) => Ok(table),
+            None => self.link_tables(section, root, va, level),
+        }
+    }
+
+    #[cold]
+    fn link_tables(
+        &self,
+        section: &Section<'_, M>,
+        root: &Root,
+        va: VirtAddr,
+        level: Level,
+    ) -> Result<Table<'_>, Error> {
         let mut table = self.table(root.frame);
-        let mut at = Level::Pgd;
-        while at > level {
+        for at in Level::ABOVE_PTE {
+            if at == level {
+                break;
+            }
             let slot = table.slot(va.index(at));
             table = match self.lower_table(at, slot.load()) {
                 Some(lower) => lower,
                 None => self.link_table(section, root, slot, at, va)?,
             };
-            at = at.below().unwrap_or(Level::Pte);
         }
         Ok(table)
     }
 
-    #[cold]
     fn link_table(
         &self,
         section: &Section<'_, M>,

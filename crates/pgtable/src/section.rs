@@ -98,7 +98,7 @@ pub struct Section<'m, M: Machine> {
 
 impl<'m, M: Machine> Section<'m, M> {
     /// Begins an operation. `to_alias` is zero, or that of the machine if every page-table page has its alias.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn begin(machine: &'m M, mode: Mode, space: Space, to_alias: usize) -> Self {
         Section {
             machine,
@@ -115,12 +115,15 @@ impl<'m, M: Machine> Section<'m, M> {
     }
 
     /// Begins a lazy-MMU section, which ends when the returned value is dropped. Only the outermost of nested ones acts.
-    #[inline]
+    #[inline(always)]
     pub fn lazy(&self) -> LazyMmu<'_, 'm, M> {
-        let depth = self.lazy_depth.get();
-        self.lazy_depth.set(depth + 1);
-        if depth == 0 && self.mode == Mode::Batched {
-            self.open();
+        // In mode `fused` nothing depends on them.
+        if self.mode != Mode::Fused {
+            let depth = self.lazy_depth.get();
+            self.lazy_depth.set(depth + 1);
+            if depth == 0 && self.mode == Mode::Batched {
+                self.open();
+            }
         }
         LazyMmu { section: self }
     }
@@ -144,10 +147,12 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline(always)]
     pub fn will_store(&self, stores: usize) {
         if self.mode == Mode::Fused {
-            if self.window_stores.get() + stores > FUSED_WINDOW_STORES {
-                self.close();
+            let mut total = self.window_stores.get() + stores;
+            if total > FUSED_WINDOW_STORES {
+                self.close_full();
+                total = stores;
             }
-            self.window_stores.set(self.window_stores.get() + stores);
+            self.window_stores.set(total);
         }
     }
 
@@ -185,7 +190,23 @@ impl<'m, M: Machine> Section<'m, M> {
     /// Empties each PTE of a run and passes what it was, with the flags hardware has set.
     #[inline(always)]
     pub fn get_and_clear_range(&self, slots: Slots<'_>, mut was: impl FnMut(usize, Entry)) {
-        self.for_each(slots, |window, slot, i| was(i, store::get_and_clear(window, slot)));
+        self.for_each(slots, |window, slot, i| was(i, store::get_and_clear::<M>(window, slot)));
+    }
+
+    /// Empties each valid PTE of a run and passes what it was, with the flags hardware has set. No window is opened if there is none.
+    #[inline(always)]
+    pub fn get_and_clear_valid(&self, slots: Slots<'_>, mut was: impl FnMut(usize, Entry)) {
+        self.for_each_valid(slots, |window, slot, i, entry| {
+            was(i, store::clear_from::<M>(window, slot, entry));
+        });
+    }
+
+    /// Changes each valid PTE of a run, keeping the flags that hardware sets meanwhile. No window is opened if there is none.
+    #[inline(always)]
+    pub fn modify_valid(&self, slots: Slots<'_>, change: impl Fn(Entry) -> Entry) {
+        self.for_each_valid(slots, |window, slot, _, entry| {
+            store::modify_from::<M>(window, slot, entry, &change);
+        });
     }
 
     /// Takes write permission from each PTE of a run.
@@ -198,15 +219,16 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline(always)]
     pub fn modify_range(&self, slots: Slots<'_>, change: impl Fn(Entry) -> Entry) {
         self.for_each(slots, |window, slot, _| {
-            store::modify(window, slot, &change);
+            store::modify::<M>(window, slot, &change);
         });
     }
 
     /// Replaces a PTE and returns the old one.
     #[inline(always)]
     pub fn establish(&self, slot: Slot<'_>, entry: Entry) -> Entry {
-        let old = self
-            .store(Event::EntryStore, slot, |window, slot| store::establish(window, slot, entry));
+        let old = self.store(Event::EntryStore, slot, |window, slot| {
+            store::establish::<M>(window, slot, entry)
+        });
         self.stored_valid(entry);
         old
     }
@@ -214,21 +236,21 @@ impl<'m, M: Machine> Section<'m, M> {
     /// Empties a PTE and returns what it was, with the flags hardware has set.
     #[inline(always)]
     pub fn get_and_clear(&self, slot: Slot<'_>) -> Entry {
-        self.store(Event::EntryStore, slot, store::get_and_clear)
+        self.store(Event::EntryStore, slot, store::get_and_clear::<M>)
     }
 
     /// Changes a leaf from `old` to `new` if it still is `old`; returns whether it was.
     #[inline(always)]
     pub fn set_access_flags(&self, slot: Slot<'_>, old: Entry, new: Entry) -> bool {
         self.store(Event::EntryStore, slot, |window, slot| {
-            store::set_access_flags(window, slot, old, new)
+            store::set_access_flags::<M>(window, slot, old, new)
         })
     }
 
     /// Clears the young flag of a leaf and returns whether it was set.
     #[inline(always)]
     pub fn test_and_clear_young(&self, slot: Slot<'_>) -> bool {
-        self.store(Event::EntryStore, slot, store::test_and_clear_young::<M::Format>)
+        self.store(Event::EntryStore, slot, store::test_and_clear_young::<M>)
     }
 
     /// Empties a table that nobody else can reach.
@@ -276,6 +298,48 @@ impl<'m, M: Machine> Section<'m, M> {
             for (i, slot) in slots.iter().enumerate() {
                 f(&window, slot, i);
             }
+        }
+    }
+
+    /// [`for_each`](Self::for_each) valid entry of a run, passed as it was loaded. The window opens at the first.
+    #[inline(always)]
+    fn for_each_valid(
+        &self,
+        slots: Slots<'_>,
+        mut f: impl FnMut(&Window<'_>, Slot<'_>, usize, Entry),
+    ) {
+        let Some(first) = slots.iter().position(is_valid::<M>) else { return };
+        let run = slots.sub(first, slots.len() - first);
+        if self.needs_own_window() {
+            return self.for_each_valid_alone(run, first, f);
+        }
+        // SAFETY: no window of its own is needed only if nothing is protected or this section's guard is open.
+        let window = unsafe { Window::assume_open() };
+        let mut stores = 0;
+        for (i, slot) in self.writable_slots(run).iter().enumerate() {
+            let entry = slot.load_relaxed();
+            if M::Format::is_present(entry) {
+                f(&window, slot, first + i, entry);
+                stores += 1;
+            }
+        }
+        self.count(Event::EntryStore, stores);
+    }
+
+    /// The same with a window for each. The run starts with entry `first`.
+    #[cold]
+    fn for_each_valid_alone(
+        &self,
+        run: Slots<'_>,
+        first: usize,
+        mut f: impl FnMut(&Window<'_>, Slot<'_>, usize, Entry),
+    ) {
+        for (i, slot) in run.iter().enumerate().filter(|(_, slot)| is_valid::<M>(*slot)) {
+            self.in_own_window(|window| {
+                self.count(Event::EntryStore, 1);
+                let slot = self.writable(slot);
+                f(window, slot, first + i, slot.load_relaxed());
+            });
         }
     }
 
@@ -373,10 +437,17 @@ impl<'m, M: Machine> Section<'m, M> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn open(&self) {
-        self.guard.set(Some(self.open_guard()));
+        // There is none yet: opened only while no window is. Forgotten, so that no code asks.
+        core::mem::forget(self.guard.replace(Some(self.open_guard())));
         self.next_store.set(NextStore::Plain);
+    }
+
+    /// Closes a window that has had its stores.
+    #[cold]
+    fn close_full(&self) {
+        self.close();
     }
 
     /// Closes the section's window if it is open, merging its barrier with one that is due. Returns whether it was open.
@@ -405,17 +476,23 @@ impl<'m, M: Machine> Section<'m, M> {
 
     #[inline(always)]
     fn close_guard(&self, guard: Guard<'m, M::Backend, PageTables>, merge_barrier: bool) {
-        if guard.switched() {
+        self.count_closing(guard.switched(), merge_barrier);
+        if merge_barrier {
+            self.count(Event::Barrier, 1);
+            guard.leave_with(|| self.machine.entry_barrier());
+        }
+    }
+
+    /// Counts the end of a window while it is still open.
+    #[inline(always)]
+    fn count_closing(&self, switched: bool, merge_barrier: bool) {
+        if switched {
             self.count(Event::WindowClosed, 1);
             if merge_barrier {
                 self.count(Event::Switch, 1);
             } else {
                 self.count_switch();
             }
-        }
-        if merge_barrier {
-            self.count(Event::Barrier, 1);
-            guard.leave_with(|| self.machine.entry_barrier());
         }
     }
 
@@ -435,10 +512,21 @@ impl<'m, M: Machine> Section<'m, M> {
     }
 }
 
+#[inline(always)]
+fn is_valid<M: Machine>(slot: Slot<'_>) -> bool {
+    M::Format::is_present(slot.load_relaxed())
+}
+
 impl<M: Machine> Drop for Section<'_, M> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        self.close();
+        if self.barrier_due.get() {
+            self.close();
+        } else if let Some(guard) = self.guard.get_mut() {
+            // It leaves when it is dropped with the section.
+            let switched = guard.switched();
+            self.count_closing(switched, false);
+        }
     }
 }
 
@@ -449,13 +537,15 @@ pub struct LazyMmu<'s, 'm, M: Machine> {
 }
 
 impl<M: Machine> Drop for LazyMmu<'_, '_, M> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         let section = self.section;
-        let depth = section.lazy_depth.get() - 1;
-        section.lazy_depth.set(depth);
-        if depth == 0 && section.mode != Mode::Fused {
-            section.close();
+        if section.mode != Mode::Fused {
+            let depth = section.lazy_depth.get() - 1;
+            section.lazy_depth.set(depth);
+            if depth == 0 {
+                section.close();
+            }
         }
     }
 }

@@ -1,60 +1,115 @@
 //! The only stores to page tables. Each takes a [`Window`]: without one, none of them can be called.
 //!
-//! Setters bear the names the field knows them by. Entries are published with release ordering. Where hardware may set the
-//! young or dirty flag of a live entry at any moment, the update is an atomic read-modify-write, so that no flag is lost.
+//! Setters bear the names the field knows them by. Entries are published with release ordering.
+//!
+//! # Which store
+//!
+//! An entry is replaced by the cheapest store that loses nothing. What could be lost is a flag that a CPU's table walker sets, at any
+//! moment, by an atomic update of its own: *young* in a valid leaf that is old, *dirty* in one that is writable and clean. So:
+//!
+//! | the entry that is replaced | store |
+//! |---|---|
+//! | not valid; or young, and dirty or read-only | plain: no walker changes it |
+//! | any entry, on a machine whose walkers set no flags ([`Machine::WALKERS_SET_FLAGS`]) | plain |
+//! | any other valid leaf | an atomic read-modify-write |
+//!
+//! [`is_settled`] is the rule, [`Format::walker_may_flag`] the part of it that depends on the format. Flags are only ever set by walkers, never
+//! cleared, so an entry that is settled when it is loaded is settled until somebody stores it, and that is this caller alone:
+//!
+//! - *Other software.* Between the load and the plain store no other CPU stores to the entry, since an entry is changed by one caller at a time
+//!   (crate protocol, *Locks*); linking of tables, which callers on disjoint ranges share, is serialised by the root's own lock.
+//! - *Stale translations.* A CPU that still holds a writable and clean translation may mark the entry dirty although it is
+//!   read-only by now (x86-64 before shadow stacks). Whoever takes write permission from a clean page therefore flushes before the entry is
+//!   changed again; until then it is the only caller there.
+//! - *Page-table pointers* have no flags that walkers set: x86-64's are young from the start, arm64's have none.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{Ordering, fence};
 
 use kpkeys::Window;
 
 use crate::entry::{Entry, Format};
+use crate::machine::Machine;
 use crate::table::{Slot, Slots};
 
-/// Stores an entry.
+/// Whether no CPU can change this entry by itself, so that a plain store may replace it.
+#[inline(always)]
+pub fn is_settled<M: Machine>(entry: Entry) -> bool {
+    !M::WALKERS_SET_FLAGS || !M::Format::walker_may_flag(entry)
+}
+
+/// Stores an entry where nothing in the old one matters.
 #[inline(always)]
 pub fn set(_window: &Window<'_>, slot: Slot<'_>, entry: Entry) {
     slot.0.store(entry.0, Ordering::Release);
 }
 
-/// Stores the empty entry, where nothing in the old one matters.
+/// Stores the empty entry where nothing in the old one matters.
 #[inline(always)]
 pub fn clear(_window: &Window<'_>, slot: Slot<'_>) {
-    slot.0.store(Entry::EMPTY.0, Ordering::Release);
+    // Publishes nothing, so it needs no order.
+    slot.0.store(Entry::EMPTY.0, Ordering::Relaxed);
 }
 
 /// Replaces an entry and returns the old one with every flag hardware has set: `pmdp_establish`.
 #[inline(always)]
-pub fn establish(_window: &Window<'_>, slot: Slot<'_>, entry: Entry) -> Entry {
+pub fn establish<M: Machine>(window: &Window<'_>, slot: Slot<'_>, entry: Entry) -> Entry {
+    let now = slot.load_relaxed();
+    if is_settled::<M>(now) {
+        set(window, slot, entry);
+        return now;
+    }
     Entry(slot.0.swap(entry.0, Ordering::AcqRel))
 }
 
 /// Empties an entry and returns what it was, with every flag hardware has set.
 #[inline(always)]
-pub fn get_and_clear(window: &Window<'_>, slot: Slot<'_>) -> Entry {
-    establish(window, slot, Entry::EMPTY)
+pub fn get_and_clear<M: Machine>(window: &Window<'_>, slot: Slot<'_>) -> Entry {
+    clear_from::<M>(window, slot, slot.load_relaxed())
+}
+
+/// [`get_and_clear`] of an entry that was just loaded.
+#[inline(always)]
+pub(crate) fn clear_from<M: Machine>(window: &Window<'_>, slot: Slot<'_>, now: Entry) -> Entry {
+    if is_settled::<M>(now) {
+        clear(window, slot);
+        return now;
+    }
+    Entry(slot.0.swap(Entry::EMPTY.0, Ordering::AcqRel))
 }
 
 /// Takes write permission from a leaf entry and returns what it became.
 #[inline(always)]
-pub fn wrprotect<F: Format>(window: &Window<'_>, slot: Slot<'_>) -> Entry {
-    modify(window, slot, F::write_protected)
+pub fn wrprotect<M: Machine>(window: &Window<'_>, slot: Slot<'_>) -> Entry {
+    modify::<M>(window, slot, M::Format::write_protected)
 }
 
 /// Clears the young flag of a leaf entry and returns whether it was set.
 #[inline(always)]
-pub fn test_and_clear_young<F: Format>(window: &Window<'_>, slot: Slot<'_>) -> bool {
-    let was = Entry(slot.0.load(Ordering::Relaxed));
-    if !F::is_present(was) || !F::is_young(was) {
+pub fn test_and_clear_young<M: Machine>(window: &Window<'_>, slot: Slot<'_>) -> bool {
+    let was = slot.load_relaxed();
+    if !M::Format::is_present(was) || !M::Format::is_young(was) {
         return false;
     }
-    modify(window, slot, F::old);
+    modify_from::<M>(window, slot, was, M::Format::old);
     true
 }
 
 /// Changes a leaf entry from `old` to `new`, which allows more or has more flags set, and returns whether it still was
-/// `old`. If not, hardware or another CPU was faster: look again.
+/// `old`. If not, it was changed meanwhile: look again.
 #[inline(always)]
-pub fn set_access_flags(_window: &Window<'_>, slot: Slot<'_>, old: Entry, new: Entry) -> bool {
+pub fn set_access_flags<M: Machine>(
+    window: &Window<'_>,
+    slot: Slot<'_>,
+    old: Entry,
+    new: Entry,
+) -> bool {
+    if is_settled::<M>(old) {
+        let still = slot.load_relaxed() == old;
+        if still {
+            set(window, slot, new);
+        }
+        return still;
+    }
     slot.0.compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
 }
 
@@ -72,23 +127,43 @@ pub unsafe fn zero(_window: &Window<'_>, slots: Slots<'_>) {
     unsafe { entries.as_ptr().cast::<u64>().cast_mut().write_bytes(0, entries.len()) };
 }
 
-/// Stores `entry(i)` to each entry of a run.
+/// Stores `entry(i)` to each entry of a run where nothing in the old ones matters. What `entry` itself stores is not published.
 #[inline(always)]
 pub fn set_range(_window: &Window<'_>, slots: Slots<'_>, mut entry: impl FnMut(usize) -> Entry) {
+    // One fence publishes what lies behind the whole run: a release store each is an instruction that arm64 cores order one by one.
+    fence(Ordering::Release);
     for (i, slot) in slots.0.iter().enumerate() {
-        slot.store(entry(i).0, Ordering::Release);
+        slot.store(entry(i).0, Ordering::Relaxed);
     }
 }
 
 /// Changes a live entry, keeping the flags that hardware sets meanwhile; returns what it became.
 #[inline(always)]
-pub fn modify(_window: &Window<'_>, slot: Slot<'_>, change: impl Fn(Entry) -> Entry) -> Entry {
-    let mut old = slot.0.load(Ordering::Relaxed);
+pub fn modify<M: Machine>(
+    window: &Window<'_>,
+    slot: Slot<'_>,
+    change: impl Fn(Entry) -> Entry,
+) -> Entry {
+    modify_from::<M>(window, slot, slot.load_relaxed(), change)
+}
+
+/// [`modify`] for an entry that was just loaded.
+#[inline(always)]
+pub(crate) fn modify_from<M: Machine>(
+    window: &Window<'_>,
+    slot: Slot<'_>,
+    mut now: Entry,
+    change: impl Fn(Entry) -> Entry,
+) -> Entry {
     loop {
-        let new = change(Entry(old)).0;
-        match slot.0.compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed) {
-            Ok(_) => return Entry(new),
-            Err(now) => old = now,
+        let new = change(now);
+        if is_settled::<M>(now) {
+            set(window, slot, new);
+            return new;
+        }
+        match slot.0.compare_exchange_weak(now.0, new.0, Ordering::AcqRel, Ordering::Relaxed) {
+            Ok(_) => return new,
+            Err(changed) => now = Entry(changed),
         }
     }
 }

@@ -65,12 +65,16 @@ impl<'m> Table<'m> {
         level: Level,
     ) -> Option<Table<'m>> {
         let mut table = self;
-        for at in [Level::Pgd, Level::Pud, Level::Pmd] {
+        for at in Level::ABOVE_PTE {
             if at == level {
                 break;
             }
+            let entry = table.slot(va.index(at)).load();
+            if !M::Format::is_table(at, entry) {
+                return None;
+            }
             // SAFETY: the caller's promise.
-            table = unsafe { Table::below(machine, at, table.slot(va.index(at)).load()) }?;
+            table = unsafe { Table::at(machine, M::Format::frame(at, entry)) };
         }
         Some(table)
     }
@@ -117,6 +121,12 @@ impl<'m> Slot<'m> {
         Slot(unsafe { &*displaced(self.0, by) })
     }
 
+    /// The entry now, for whoever does not follow it: nothing behind it is made visible.
+    #[inline(always)]
+    pub(crate) fn load_relaxed(self) -> Entry {
+        Entry(self.0.load(Ordering::Relaxed))
+    }
+
     /// The entry now. If it points to a table, that table's initialisation is visible.
     #[inline(always)]
     pub fn load(self) -> Entry {
@@ -147,6 +157,13 @@ impl<'m> Slots<'m> {
     #[inline(always)]
     pub fn is_empty(self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The first entry that is not empty.
+    pub(crate) fn first_taken(self) -> Option<usize> {
+        // Almost always there is none: look at all of them without a branch for each.
+        let any = self.iter().fold(0, |any, slot| any | slot.load_relaxed().0);
+        if any == 0 { None } else { self.iter().position(|slot| !slot.load_relaxed().is_empty()) }
     }
 
     /// The entry with this index in the run.

@@ -24,12 +24,15 @@ impl<P: Probe> Bare<P> {
 
 // SAFETY: the linear map has every frame of RAM at its physical address above `LINEAR_MAP`, readable always and writable
 // unless its key forbids it (or it holds the image's code and constants, which no allocator hands out); holes between RAM are not
-// mapped and never handed out either. Flushes take effect on every online CPU before `flush_everywhere` returns. CPU numbers are the online CPUs',
+// mapped and never handed out either. Where flags are said not to be set by walkers, `TCR_EL1.HA` is clear. Flushes take effect on every online CPU before `flush_everywhere` returns. CPU numbers are the online CPUs',
 // which are numbered from 0 without gaps.
 unsafe impl<P: Probe> Machine for Bare<P> {
     type Format = arch::Format;
     type Backend = Selected;
     type Probe = P;
+
+    // The walkers of x86-64 always set flags; those of arm64 with `TCR_EL1.HA`, which start-up leaves clear on every CPU.
+    const WALKERS_SET_FLAGS: bool = cfg!(target_arch = "x86_64");
 
     #[inline(always)]
     fn backend(&self) -> &Selected {

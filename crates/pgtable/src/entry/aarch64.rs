@@ -154,6 +154,14 @@ impl Format for Aarch64 {
     }
 
     #[inline(always)]
+    fn walker_may_flag(entry: Entry) -> bool {
+        // Arm ARM D8.5, FEAT_HAFDBS: the access flag by any use; AP[2] is cleared by a store where DBM is set.
+        let old = entry.0 & ACCESS_FLAG == 0;
+        let clean = entry.0 & (WRITE | READ_ONLY) == WRITE | READ_ONLY;
+        entry.0 & VALID != 0 && (old || clean)
+    }
+
+    #[inline(always)]
     fn contiguous(entry: Entry) -> Entry {
         Entry(entry.0 | CONTIGUOUS)
     }

@@ -145,6 +145,9 @@ pub trait Format: Send + Sync + Sized + 'static {
     /// Whether the young flag is set.
     fn is_young(entry: Entry) -> bool;
 
+    /// Whether a table walker may set a flag of this entry at any moment: it is a valid leaf that is old, or writable and clean.
+    fn walker_may_flag(entry: Entry) -> bool;
+
     /// A PTE marked as part of a run of [`CONT_PAGES`]; unchanged where the format has no such mark.
     fn contiguous(entry: Entry) -> Entry;
 
@@ -210,6 +213,11 @@ mod tests {
                 assert_eq!(F::key(entry), attrs.key);
                 assert_eq!(F::is_writable(entry), attrs.write);
                 assert_eq!(F::is_young(entry), attrs.young);
+                assert_eq!(
+                    F::walker_may_flag(entry),
+                    !attrs.young || attrs.write && !attrs.dirty,
+                    "{attrs:?}"
+                );
             }
         }
     }
@@ -268,6 +276,7 @@ mod tests {
         }
         assert!(!F::is_present(Entry::EMPTY));
         assert!(!F::is_table(Level::Pmd, Entry::EMPTY));
+        assert!(!F::walker_may_flag(Entry::EMPTY));
     }
 
     fn misfits_are_refused<F: Format>() {

@@ -126,6 +126,13 @@ impl Format for X86_64 {
     }
 
     #[inline(always)]
+    fn walker_may_flag(entry: Entry) -> bool {
+        // SDM vol. 3A 4.8: accessed by any use, dirty by a store.
+        let old = entry.0 & ACCESSED == 0;
+        entry.0 & PRESENT != 0 && (old || entry.0 & (WRITE | DIRTY) == WRITE)
+    }
+
+    #[inline(always)]
     fn contiguous(entry: Entry) -> Entry {
         entry
     }

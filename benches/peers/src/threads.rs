@@ -1,0 +1,178 @@
+//! A second thread: how much longer each takes when two do the same, in address spaces of their own on one kernel.
+//!
+//! Timed is the CPU time of the threads: waiting for a cache line or a lock that spins is in it, another process is not.
+
+use std::sync::Barrier;
+use std::thread;
+
+use kpkeys_hosted::boot::Timed;
+use kpkeys_hosted::clock::thread_ns;
+use kpkeys_hosted::{Setup, boot, cpu};
+use kpkeys_mm::{AddressSpace, Kernel, MapFlags};
+use kpkeys_pgtable::entry::Aarch64;
+use kpkeys_pgtable::{Config, Mode, PAGE_SIZE, PageRange, VirtAddr};
+
+use crate::peer::{FIRST_FRAME, PAGE, Peer, START};
+use crate::peers::hand::Hand;
+use crate::report::{Cell, Table, median};
+
+type Booted = Kernel<Timed<Aarch64>>;
+
+/// Pages that a process has.
+const PAGES: usize = 512;
+const KERNEL_PAGES: usize = 64 << 8;
+
+/// A loop: does `times` rounds of something and returns the nanoseconds of one operation.
+struct Loop {
+    name: &'static str,
+    run: fn(&Booted, usize) -> f64,
+}
+
+const LOOPS: [Loop; 5] = [
+    Loop { name: "fault", run: fault },
+    Loop { name: "munmap", run: munmap },
+    Loop { name: "process", run: process },
+    Loop { name: "vm_map_ram", run: vm_map_ram },
+    Loop { name: "vmalloc", run: vmalloc },
+];
+
+/// Runs each loop on one thread and on two.
+pub fn run(rounds: usize, repeats: usize) -> Table {
+    let header = ["loop", "one thread, ns", "two threads, ns", "two / one", "by hand, two / one"];
+    let header = header.map(str::to_owned).to_vec();
+    let mut table = Table::new("A second thread", header);
+    let by_hand = hand_ratio(rounds, repeats);
+    for mode in [Mode::Off, Mode::Fused] {
+        let setup = Setup { pages: KERNEL_PAGES, cpus: 2, config: Config::of(mode) };
+        let kernel = boot::<Aarch64>(setup).expect("the host has memory for a small kernel");
+        for each in &LOOPS {
+            let run = |threads| on_threads(threads, || (each.run)(&kernel, rounds));
+            let (one, two) = paired(repeats, run);
+            let cells = [Cell::ns(Some(one)), Cell::ns(Some(two))]
+                .into_iter()
+                .chain([Cell::ratio(Some(two / one)), Cell::ratio(Some(by_hand))]);
+            table.row(format!("{}, {}", each.name, mode.name()), cells);
+        }
+    }
+    table
+}
+
+fn hand_ratio(rounds: usize, repeats: usize) -> f64 {
+    let (one, two) = paired(repeats, |threads| on_threads(threads, || by_hand(rounds)));
+    two / one
+}
+
+/// One and two threads in turns.
+fn paired(repeats: usize, run: impl Fn(usize) -> f64) -> (f64, f64) {
+    run(1);
+    let times: Vec<(f64, f64)> = (0..repeats).map(|_| (run(1), run(2))).collect();
+    (median(times.iter().map(|t| t.0).collect()), median(times.iter().map(|t| t.1).collect()))
+}
+
+/// Runs a loop on so many threads at once; returns the mean of what they took.
+fn on_threads(threads: usize, run: impl Fn() -> f64 + Sync) -> f64 {
+    let start = Barrier::new(threads);
+    let total: f64 = thread::scope(|scope| {
+        let running: Vec<_> = (0..threads)
+            .map(|number| {
+                let (start, run) = (&start, &run);
+                scope.spawn(move || {
+                    cpu::become_cpu(number);
+                    start.wait();
+                    run()
+                })
+            })
+            .collect();
+        running.into_iter().map(|thread| thread.join().expect("a loop does not panic")).sum()
+    });
+    total / threads as f64
+}
+
+/// Nanoseconds of one of `operations`, of which `f` does all.
+fn each(operations: usize, f: impl FnOnce()) -> f64 {
+    let start = thread_ns();
+    f();
+    (thread_ns() - start) as f64 / operations as f64
+}
+
+fn range() -> PageRange {
+    PageRange::new(VirtAddr(START), PAGES).expect("a small range")
+}
+
+fn space(kernel: &Booted) -> AddressSpace<'_, kpkeys_hosted::boot::Timed<Aarch64>> {
+    let mut space = AddressSpace::new(kernel).expect("there is memory");
+    space.mmap(range(), MapFlags::DATA).expect("nothing is there");
+    space
+}
+
+fn fault(kernel: &Booted, rounds: usize) -> f64 {
+    let mut space = space(kernel);
+    let rounds = rounds.div_ceil(PAGES);
+    let mut total = 0.0;
+    for _ in 0..rounds {
+        total += each(PAGES, || {
+            for page in 0..PAGES as u64 {
+                space.fault(VirtAddr(START + page * PAGE_SIZE), true).expect("there is memory");
+            }
+        });
+        space.munmap(range()).expect("it is mapped");
+        space.mmap(range(), MapFlags::DATA).expect("nothing is there");
+    }
+    total / rounds as f64
+}
+
+fn munmap(kernel: &Booted, rounds: usize) -> f64 {
+    let mut space = space(kernel);
+    let rounds = rounds.div_ceil(PAGES);
+    let mut total = 0.0;
+    for _ in 0..rounds {
+        space.populate(range()).expect("there is memory");
+        total += each(PAGES, || space.munmap(range()).expect("it is mapped"));
+        space.mmap(range(), MapFlags::DATA).expect("nothing is there");
+    }
+    total / rounds as f64
+}
+
+fn process(kernel: &Booted, rounds: usize) -> f64 {
+    let rounds = rounds.div_ceil(64);
+    each(rounds, || {
+        for _ in 0..rounds {
+            let mut space = space(kernel);
+            let some = PageRange::new(VirtAddr(START), 16).expect("a small range");
+            space.populate(some).expect("there is memory");
+        }
+    })
+}
+
+fn vm_map_ram(kernel: &Booted, rounds: usize) -> f64 {
+    let frame = kernel.frames().new_frame().expect("there is memory");
+    let frames = [frame.address()];
+    let ns = each(rounds, || {
+        for _ in 0..rounds {
+            let va = kernel.vm_map_ram(&frames).expect("there are addresses");
+            kernel.vm_unmap_ram(va, 1).expect("it is mapped");
+        }
+    });
+    kernel.frames().free_frame(frame);
+    ns
+}
+
+fn vmalloc(kernel: &Booted, rounds: usize) -> f64 {
+    each(rounds, || {
+        for _ in 0..rounds {
+            let va = kernel.vmalloc(1).expect("there is memory");
+            kernel.vfree(va).expect("it is an area");
+        }
+    })
+}
+
+fn by_hand(rounds: usize) -> f64 {
+    let mut tables = Hand::<false>::new(8);
+    each(rounds, || {
+        for i in 0..rounds as u64 {
+            let va = START + i % PAGES as u64 * PAGE;
+            tables.map_one(va, FIRST_FRAME);
+            tables.unmap_one(va);
+        }
+    })
+}

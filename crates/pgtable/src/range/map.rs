@@ -1,0 +1,190 @@
+//! Mapping: page by page, or with the largest leaves that fit.
+
+use kpkeys::Pkey;
+
+use super::slots_of;
+use crate::addr::{CONT_BYTES, Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use crate::entry::{Attrs, CONT_PAGES, Entry, Format};
+use crate::error::Error;
+use crate::machine::{Frames, Machine};
+use crate::paging::{Paging, Root};
+use crate::section::Section;
+
+/// Bits of an entry that hold a 4 KiB frame's address, in both formats.
+const FRAME_BITS: u64 = 0x0000_ffff_ffff_f000;
+
+const _: () = assert!(Pkey::DEFAULT.number() == 0, "an empty entry carries the default key");
+
+impl<M: Machine, F: Frames> Paging<M, F> {
+    /// Maps a range page by page; page `i` is mapped to `frame(i)`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AlreadyMapped`] and [`Error::MappedByBlock`] if part of the range translates already, [`Error::NotMappable`]
+    /// if the format cannot express a frame or the key, [`Error::OutOfMemory`]. No page of the range is mapped by this call
+    /// then; tables may have been linked.
+    #[inline(always)]
+    pub fn map(
+        &self,
+        section: &Section<'_, M>,
+        root: &Root,
+        range: PageRange,
+        attrs: Attrs,
+        frame: impl FnMut(usize) -> PhysAddr,
+    ) -> Result<(), Error> {
+        let template = leaf_template::<M::Format>(attrs)?;
+        if range.is_in_one_table() {
+            return self.map_piece(section, root, range, template, frame);
+        }
+        self.map_many(section, root, range, template, frame)
+    }
+
+    /// [`map`](Self::map) of a range that several tables translate.
+    #[inline(never)]
+    fn map_many(
+        &self,
+        section: &Section<'_, M>,
+        root: &Root,
+        range: PageRange,
+        template: Entry,
+        mut frame: impl FnMut(usize) -> PhysAddr,
+    ) -> Result<(), Error> {
+        let mut mapped = 0;
+        for piece in range.by_table(Level::Pte) {
+            let result = self.map_piece(section, root, piece, template, |i| frame(mapped + i));
+            if let Err(error) = result {
+                self.unmap_first(section, root, range, mapped);
+                return Err(error);
+            }
+            mapped += piece.pages();
+        }
+        Ok(())
+    }
+
+    /// Maps a range to physically contiguous frames from `frame`, with the largest leaves that fit: 2 MiB blocks, runs of 16
+    /// pages marked contiguous where the format can, then pages. Each run is one lazy-MMU section.
+    ///
+    /// # Errors
+    ///
+    /// As [`map`](Self::map).
+    pub fn map_contiguous(
+        &self,
+        section: &Section<'_, M>,
+        root: &Root,
+        range: PageRange,
+        attrs: Attrs,
+        frame: PhysAddr,
+    ) -> Result<(), Error> {
+        let mut mapped = 0;
+        while mapped < range.pages() {
+            let va = range.start().offset_pages(mapped);
+            let pa = frame.offset(mapped as u64 * PAGE_SIZE);
+            match self.map_largest(section, root, va, pa, range.pages() - mapped, attrs) {
+                Ok(pages) => mapped += pages,
+                Err(error) => {
+                    self.unmap_first(section, root, range, mapped);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn map_piece(
+        &self,
+        section: &Section<'_, M>,
+        root: &Root,
+        piece: PageRange,
+        template: Entry,
+        mut frame: impl FnMut(usize) -> PhysAddr,
+    ) -> Result<(), Error> {
+        let table = self.table_for(section, root, piece.start(), Level::Pte)?;
+        let slots = slots_of(table, piece);
+        if let Some(taken) = slots.first_taken() {
+            return Err(Error::AlreadyMapped(piece.start().offset_pages(taken)));
+        }
+        let _lazy = section.lazy();
+        section.will_store(piece.pages());
+        let mut unmappable = 0;
+        section.set_range(slots, |i| {
+            let frame = frame(i);
+            unmappable |= frame.0 & !FRAME_BITS;
+            Entry(template.0 | (frame.0 & FRAME_BITS))
+        });
+        if unmappable != 0 {
+            section.get_and_clear_range(slots, |_, _| ());
+            return Err(Error::NotMappable(PhysAddr(unmappable)));
+        }
+        Ok(())
+    }
+
+    /// Maps the largest leaf or run of leaves that starts at `va`; returns how many pages it covers.
+    fn map_largest(
+        &self,
+        section: &Section<'_, M>,
+        root: &Root,
+        va: VirtAddr,
+        pa: PhysAddr,
+        pages: usize,
+        attrs: Attrs,
+    ) -> Result<usize, Error> {
+        let block = Level::Pmd;
+        if pages >= block.entry_pages()
+            && va.is_aligned(block.entry_bytes())
+            && pa.is_aligned(block.entry_bytes())
+            && self.map_block(section, root, va, pa, attrs)?
+        {
+            return Ok(block.entry_pages());
+        }
+        let template = leaf_template::<M::Format>(attrs)?;
+        let aligned = va.is_aligned(CONT_BYTES) && pa.is_aligned(CONT_BYTES);
+        let (run, template) = if aligned && pages >= CONT_PAGES {
+            (CONT_PAGES, M::Format::contiguous(template))
+        } else {
+            let to_boundary = CONT_PAGES - (va.0 / PAGE_SIZE) as usize % CONT_PAGES;
+            (pages.min(to_boundary), template)
+        };
+        let piece = PageRange::new(va, run)?;
+        self.map_piece(section, root, piece, template, |i| pa.offset(i as u64 * PAGE_SIZE))?;
+        Ok(run)
+    }
+
+    /// Maps a 2 MiB block; false if a table is linked there. It may be an empty one, left by mappings that were there before:
+    /// tables are not freed on unmap, and it takes pages as well.
+    fn map_block(
+        &self,
+        section: &Section<'_, M>,
+        root: &Root,
+        va: VirtAddr,
+        pa: PhysAddr,
+        attrs: Attrs,
+    ) -> Result<bool, Error> {
+        let entry = M::Format::leaf(Level::Pmd, pa, attrs).ok_or(Error::NotMappable(pa))?;
+        let slot = self.table_for(section, root, va, Level::Pmd)?.slot(va.index(Level::Pmd));
+        let now = slot.load();
+        if M::Format::is_table(Level::Pmd, now) {
+            return Ok(false);
+        }
+        if !now.is_empty() {
+            return Err(Error::AlreadyMapped(va));
+        }
+        section.set_upper(slot, entry);
+        Ok(true)
+    }
+
+    /// Takes back the first pages of a range that this very operation mapped.
+    #[cold]
+    fn unmap_first(&self, section: &Section<'_, M>, root: &Root, range: PageRange, pages: usize) {
+        if let Ok(mapped) = PageRange::new(range.start(), pages) {
+            // Cannot cut a block: the range was empty before, and only whole blocks were put there.
+            let _ = self.unmap(section, root, mapped, |_, _, _| ());
+        }
+    }
+}
+
+/// A PTE with these attributes that maps frame 0: frames are added to it.
+#[inline(always)]
+fn leaf_template<F: Format>(attrs: Attrs) -> Result<Entry, Error> {
+    F::leaf(Level::Pte, PhysAddr(0), attrs).ok_or(Error::KeyOutOfRange(attrs.key))
+}

@@ -1,0 +1,68 @@
+//! Unlinking tables that are left empty.
+
+use crate::addr::{Level, PAGE_SIZE, PageRange, VirtAddr};
+use crate::entry::Format;
+use crate::machine::{Frames, Machine};
+use crate::paging::{Paging, Root};
+use crate::ptp::UnlinkedPtp;
+use crate::section::Section;
+use crate::table::Table;
+
+impl<M: Machine, F: Frames> Paging<M, F> {
+    /// Unlinks every table that translates nothing but addresses from `floor` up to, not including, `ceiling`, and some address of
+    /// `range`. All of its entries must be empty. The pages are passed on, to be released with
+    /// [`flush_and_release`](Self::flush_and_release).
+    pub fn free_tables(
+        &self,
+        section: &Section<'_, M>,
+        root: &Root,
+        range: PageRange,
+        floor: VirtAddr,
+        ceiling: VirtAddr,
+        mut unlinked: impl FnMut(UnlinkedPtp),
+    ) {
+        let last = range.start().0 + (range.pages() as u64 * PAGE_SIZE - 1);
+        let free = FreeTables {
+            paging: self,
+            section,
+            floor: floor.0,
+            ceiling_last: ceiling.0.wrapping_sub(1),
+        };
+        free.below(self.root_table(root), Level::Pgd, range.start().0, last, &mut unlinked);
+    }
+}
+
+/// One run of [`Paging::free_tables`].
+struct FreeTables<'a, 'm, M: Machine, F: Frames> {
+    paging: &'a Paging<M, F>,
+    section: &'a Section<'m, M>,
+    floor: u64,
+    ceiling_last: u64,
+}
+
+impl<M: Machine, F: Frames> FreeTables<'_, '_, M, F> {
+    /// Unlinks tables below `table`, which is at `level`, that translate addresses from `first` to `last`.
+    fn below(
+        &self,
+        table: Table<'_>,
+        level: Level,
+        first: u64,
+        last: u64,
+        unlinked: &mut impl FnMut(UnlinkedPtp),
+    ) {
+        let Some(below) = level.below() else { return };
+        for index in VirtAddr(first).index(level)..=VirtAddr(last).index(level) {
+            let slot = table.slot(index);
+            let entry = slot.load();
+            let Some(lower) = self.paging.lower_table(level, entry) else { continue };
+            let span_first =
+                (first & !(level.table_bytes() - 1)) + index as u64 * level.entry_bytes();
+            let span_last = span_first + (level.entry_bytes() - 1);
+            self.below(lower, below, first.max(span_first), last.min(span_last), unlinked);
+            if span_first >= self.floor && span_last <= self.ceiling_last {
+                self.section.clear_upper(slot);
+                unlinked(UnlinkedPtp::new(M::Format::frame(level, entry)));
+            }
+        }
+    }
+}

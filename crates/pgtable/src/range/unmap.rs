@@ -1,0 +1,69 @@
+//! Unmapping.
+
+use super::{Blocks, Piece, slots_of};
+use crate::addr::{Level, PageRange, VirtAddr};
+use crate::entry::Entry;
+use crate::error::Error;
+use crate::machine::{Frames, Machine};
+use crate::paging::{Found, Paging, Root};
+use crate::section::Section;
+
+impl<M: Machine, F: Frames> Paging<M, F> {
+    /// Empties every valid entry of a range and passes the first address it translated, its level and what it was. Tables stay
+    /// linked, and no TLB is flushed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MappedByBlock`] if the range cuts a block or a contiguous run; nothing is unmapped then.
+    #[inline(always)]
+    pub fn unmap(
+        &self,
+        section: &Section<'_, M>,
+        root: &Root,
+        range: PageRange,
+        mut was: impl FnMut(VirtAddr, Level, Entry),
+    ) -> Result<(), Error> {
+        if !range.is_in_one_table() {
+            return self.unmap_many(section, root, range, was);
+        }
+        unmap_piece(section, self.only_piece(root, range, Blocks::Whole)?, &mut was);
+        Ok(())
+    }
+
+    /// [`unmap`](Self::unmap) of a range that several tables translate.
+    #[inline(never)]
+    fn unmap_many(
+        &self,
+        section: &Section<'_, M>,
+        root: &Root,
+        range: PageRange,
+        mut was: impl FnMut(VirtAddr, Level, Entry),
+    ) -> Result<(), Error> {
+        self.for_each_piece(root, range, Blocks::Whole, |piece| {
+            unmap_piece(section, piece, &mut was);
+        })
+    }
+}
+
+#[inline(always)]
+fn unmap_piece<M: Machine>(
+    section: &Section<'_, M>,
+    piece: Piece<'_>,
+    was: &mut impl FnMut(VirtAddr, Level, Entry),
+) {
+    let start = piece.range.start();
+    match piece.found {
+        Found::Nothing => (),
+        Found::Block(level, slot, entry) => {
+            section.clear_upper(slot);
+            was(start, level, entry);
+        }
+        Found::Table(table) => {
+            let _lazy = section.lazy();
+            section.will_store(piece.range.pages());
+            section.get_and_clear_valid(slots_of(table, piece.range), |i, entry| {
+                was(start.offset_pages(i), Level::Pte, entry);
+            });
+        }
+    }
+}
