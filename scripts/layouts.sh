@@ -6,7 +6,7 @@
 #                                                          scripts/layouts.sh /tmp/try --rows 'fork*' --quick
 #
 # Each layout's run is kept in DIR/LAYOUT; a script that was stopped goes on. BLOCKS (12, or 4 with --quick) is how many blocks each has.
-# The table, docs/results/spread-table.md or $TABLE, is written whole from the folders in DIR, and in those of $WITH: runs of other machines.
+# LAYOUTS can name fewer of them. The table, docs/results/spread-table.md or $TABLE, is written whole from the folders in DIR, and in those of $WITH: runs of other machines.
 # Needs a quiet machine, and a few minutes to build each layout before the first block runs.
 set -eu
 
@@ -27,7 +27,7 @@ shuffled='-C link-arg=-Wl,--shuffle-sections=.text*=1'
 rustc $shuffled -o "$out/.empty" "$out/.empty.rs" 2> "$out/.errors" || shuffled='-C link-arg=-Wl,--sort-section=name'
 rm -f "$out/.empty" "$out/.empty.rs" "$out/.errors"
 
-layouts='as-built functions-at-32 functions-at-64 other-order'
+layouts=${LAYOUTS:-as-built functions-at-32 functions-at-64 other-order}
 flags() {
     case $1 in
         as-built) echo '' ;;
@@ -58,6 +58,6 @@ for layout in $layouts; do rm -f "$out/$layout.json"; done
 
 # shellcheck disable=SC2086 # WITH is a list of folders.
 folders=$(for layout in $layouts; do echo "$out/$layout"; done)
-"$targets/as-built/release/kpkeys" spread $folders ${WITH:-} --format markdown > "$table.new" || [ -s "$table.new" ] || exit 1
+"$targets/$layout/release/kpkeys" spread $folders ${WITH:-} --format markdown > "$table.new" || [ -s "$table.new" ] || exit 1
 mv "$table.new" "$table"
-"$targets/as-built/release/kpkeys" spread $folders ${WITH:-}
+"$targets/$layout/release/kpkeys" spread $folders ${WITH:-}

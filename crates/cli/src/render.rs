@@ -65,8 +65,7 @@ pub fn write_results(
         Format::Markdown => results::markdown(table),
     };
     page.grid(out, &layout)?;
-    let projected = layout.heads.iter().any(|head| head.starts_with(results::PROJECTED));
-    said.extend(legend::lines(table, projected));
+    said.extend(legend::lines(table, &layout.heads));
     page.lines(out, &said)?;
     if counts {
         let mut said = Vec::new();

@@ -1,23 +1,24 @@
 //! The lines beneath a run's table: how to read it, on what it was measured, and what is wrong.
 
-use super::cells;
+use super::{cells, results};
 use kpkeys_stats::{
     flag::{Flag, MARGIN_PCT},
     record::{Machine, Mode},
     table::{AA_GATE, Gate, Table},
 };
 
-/// Everything that is said beneath the table; `projected` says whether it has that column.
-pub fn lines(table: &Table, projected: bool) -> Vec<String> {
+/// Everything that is said beneath a table with these heads.
+pub fn lines(table: &Table, heads: &[String]) -> Vec<String> {
+    let has = |name: &str| heads.iter().any(|head| head.starts_with(name));
     let mut lines = vec![effects(table)];
     lines.extend(no_flags(table));
     lines.extend(emulated(table));
-    lines.extend(linux(table));
+    lines.extend(has("linux").then(linux));
     lines.extend(replayed(table));
     lines.extend(recorded(table));
     lines.push(format!("rows: {SIZES}"));
-    lines.push(pooled());
-    lines.extend(projected.then(|| projection(table)));
+    lines.extend(has("pooled").then(pooled));
+    lines.extend(has(results::PROJECTED).then(|| projection(table)));
     lines.extend(comparison(table));
     lines.push(aa_gate(table));
     lines.push(machine(&table.machine));
@@ -80,12 +81,10 @@ fn no_flags(table: &Table) -> Option<String> {
     ))
 }
 
-fn linux(table: &Table) -> Option<String> {
-    table.rows.iter().any(|row| row.linux_here.is_some()).then(|| {
-        "linux here: this machine's kernel doing the same operation, in the same run; % of it: the time a \
-         mode adds, in percent of that."
-            .to_owned()
-    })
+fn linux() -> String {
+    "linux here: this machine's kernel doing the same operation, in the same run; % of it: the time a \
+     mode adds, in percent of that."
+        .to_owned()
 }
 
 fn replayed(table: &Table) -> Option<String> {
