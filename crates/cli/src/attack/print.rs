@@ -17,7 +17,7 @@ const LEGEND: &str = "B blocked, as promised   S succeeded, nothing was promised
 /// Where it is written what is promised.
 const PROMISES: &str = "docs/src/attacks.md";
 /// Width of the column of targets.
-const TARGET_COLUMNS: usize = 18;
+const TARGET_COLUMNS: usize = 20;
 
 /// Writes the verdict, the tables, the legend and the gates.
 ///
