@@ -51,6 +51,9 @@ enum Call {
     /// Boot the reference kernel in an emulator
     Run(run::Options),
     /// Print the tables the Linux series published
+    #[command(
+        after_help = "Examples:\n  kpkeys reference                     all of them\n  kpkeys reference v5-amended --format csv"
+    )]
     Reference {
         /// Which table [default: all]
         table: Option<String>,
@@ -59,6 +62,7 @@ enum Call {
         format: render::Format,
     },
     /// Say what this machine and its tools can run
+    #[command(after_help = "Examples:\n  kpkeys doctor\n  kpkeys doctor --format json")]
     Doctor {
         /// How to print it
         #[arg(long, value_enum, default_value = "text")]
@@ -114,4 +118,22 @@ fn print_reference(table: Option<&str>, format: render::Format) -> Result<()> {
 /// Whoever read our output has seen enough.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_call_shows_examples_in_its_help() {
+        let command = Arguments::command();
+        // Calls of calls have their own.
+        let calls =
+            command.get_subcommands().filter(|call| !call.is_hide_set() && !call.has_subcommands());
+        for call in calls {
+            let help = call.clone().render_help().to_string();
+            assert!(help.contains("Examples:\n  kpkeys "), "{help}");
+        }
+    }
 }

@@ -57,7 +57,8 @@ fn progress_stays_out_of_pipes() {
     let folder = tempfile::tempdir().unwrap();
     let output = short_run(&folder.path().join("new"), &[]);
     assert_eq!(stderr(&output), "");
-    assert!(String::from_utf8_lossy(&output.stdout).contains("vm_map_ram_test: p:1, h:0"));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("vm_map_ram_test: p:1, h:0") && !text.contains('\u{1b}'), "{text}");
 }
 
 #[test]
