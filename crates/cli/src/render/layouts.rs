@@ -84,7 +84,7 @@ fn effect(cell: &SpreadCell) -> String {
 fn window(cell: &SpreadCell) -> String {
     match (cell.open_share, cell.longest_window_stores) {
         (Some(Range { low, high }), Some(stores)) => {
-            format!("{:.0} to {:.0} %, {}", low * 100.0, high * 100.0, cells::count(stores as f64))
+            format!("{:.1} to {:.1} %, {}", low * 100.0, high * 100.0, cells::count(stores as f64))
         }
         _ => NONE.to_owned(),
     }
