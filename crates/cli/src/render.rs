@@ -195,7 +195,7 @@ impl Page {
         for line in lines {
             match self.format {
                 Format::Markdown => writeln!(out, "- {line}")?,
-                _ => writeln!(out, "{}", self.screen.paint(&self.wrapped(line)))?,
+                _ => writeln!(out, "{}", self.wrapped(line))?,
             }
         }
         Ok(())

@@ -27,16 +27,12 @@ impl Screen {
         }
     }
 
-    /// Gives the marks of a table their colours: bad red, good green.
+    /// Gives the flags in a table their colours: slower red, faster green. Not for prose, where names of CPUs have such marks too.
     pub fn paint(self, text: &str) -> String {
         if !self.colour {
             return text.to_owned();
         }
-        let marks = [
-            ("(R)", AnsiColor::Red),
-            ("(I)", AnsiColor::Green),
-            ("A/A GATE FAILED, THE TABLE IS VOID", AnsiColor::Red),
-        ];
+        let marks = [("(R)", AnsiColor::Red), ("(I)", AnsiColor::Green)];
         marks.into_iter().fold(text.to_owned(), |text, (mark, colour)| {
             text.replace(mark, &self.painted(mark, colour))
         })
