@@ -13,6 +13,7 @@ mod gates;
 mod print;
 mod record;
 
+use std::collections::HashSet;
 use std::io;
 
 use anyhow::{Context, Result, bail};
@@ -22,12 +23,22 @@ use kpkeys_pgtable::Mode;
 use serde::Serialize;
 
 use crate::emulated::{Emulated, MachineOptions};
+use crate::render::Screen;
 use crate::usage::UsageError;
 use gates::Gates;
 use record::Attack;
 
+const EXAMPLES: &str = "\
+Examples:
+  kpkeys attack                         every attack in every mode, on x86-64 with PKS
+  kpkeys attack --on qemu-aarch64       on arm64 with PAN
+  kpkeys attack --modes off,fused       two modes only
+  kpkeys attack --backend mock          what happens where nothing enforces
+  kpkeys attack --format json           one object for scripts";
+
 /// The options of `kpkeys attack`.
 #[derive(clap::Args, Clone, Debug)]
+#[command(after_help = EXAMPLES)]
 pub struct Options {
     #[command(flatten)]
     machine: MachineOptions,
@@ -66,17 +77,19 @@ pub fn run(options: &Options) -> Result<bool> {
     let modes = modes(&options.modes)?;
     let emulated = options.machine.build()?;
     let (mut results, mut backend, mut kernel_agrees) = (Vec::new(), String::new(), true);
+    let mut unprotected = false;
     for mode in modes {
         eprintln!("kpkeys: attacking mode {} on {}", mode.name(), options.machine.on());
         let attacked = attack_mode(&emulated, mode)?;
         results.extend(attacked.attacks);
+        unprotected |= mode != Mode::Off && attacked.unprotected;
         backend = attacked.backend;
         kernel_agrees &= attacked.held;
     }
-    let gates = Gates::of(&results, kernel_agrees);
+    let gates = Gates::of(&results, kernel_agrees, unprotected);
     let report = Report { on: options.machine.on().to_owned(), backend, results, gates };
     match options.format {
-        Format::Table => print::write(&mut io::stdout().lock(), &report)?,
+        Format::Table => print::write(&mut io::stdout().lock(), &report, Screen::of_stdout())?,
         Format::Json => println!("{}", serde_json::to_string_pretty(&report)?),
     }
     Ok(report.gates.hold())
@@ -86,6 +99,8 @@ pub fn run(options: &Options) -> Result<bool> {
 struct Attacked {
     backend: String,
     attacks: Vec<Attack>,
+    /// Whether nothing protected the tables although nobody asked for that.
+    unprotected: bool,
     /// Whether the kernel itself found that everything held, its final check of all tables included.
     held: bool,
 }
@@ -105,14 +120,18 @@ fn attack_mode(emulated: &Emulated, mode: Mode) -> Result<Attacked> {
     if let Some(error) = bad {
         return Err(error);
     }
+    let unprotected = boot.unprotected;
     let backend = boot.backend.context("the kernel did not say what protects it")?;
     match announced {
-        Some(made) if made == attacks.len() => Ok(Attacked { backend, attacks, held: boot.held }),
+        Some(made) if made == attacks.len() => {
+            Ok(Attacked { backend, attacks, unprotected, held: boot.held })
+        }
         Some(made) => bail!("the kernel made {made} attacks and reported {}", attacks.len()),
         None => bail!("the kernel did not make all attacks in mode {}", mode.name()),
     }
 }
 
+/// The modes that are named, each once, or all.
 fn modes(names: &[String]) -> Result<Vec<Mode>, UsageError> {
     if names.is_empty() {
         return Ok(Mode::ALL.into());
@@ -121,5 +140,19 @@ fn modes(names: &[String]) -> Result<Vec<Mode>, UsageError> {
         Mode::from_name(name)
             .ok_or_else(|| UsageError::unknown("mode", name, Mode::ALL.map(Mode::name)))
     };
-    names.iter().map(known).collect()
+    let mut modes: Vec<Mode> = names.iter().map(known).collect::<Result<_, _>>()?;
+    let mut taken = HashSet::new();
+    modes.retain(|mode| taken.insert(*mode));
+    Ok(modes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mode_named_twice_is_attacked_once() {
+        let names = ["fused", "off", "fused"].map(str::to_owned);
+        assert_eq!(modes(&names), Ok(vec![Mode::Fused, Mode::Off]));
+    }
 }

@@ -8,8 +8,12 @@
 //! | [`worker`] | one row in one mode, or the rows of one trace, in a process of its own: prints records |
 //! | [`traced`] | the rows that replay a trace |
 //! | [`results`] | where records are kept, and how a killed run goes on |
+//! | [`header`] | the header of a recording: what ties it to what made it |
 //! | [`machine`] | what this machine is |
+//! | [`mod@list`] | the rows, each with what it does |
 
+mod header;
+mod list;
 mod machine;
 pub mod plan;
 mod results;
@@ -19,6 +23,7 @@ mod turns;
 pub mod worker;
 
 use std::io;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use kpkeys_stats::compare::Reference;
@@ -26,8 +31,20 @@ use kpkeys_stats::table::Table;
 
 use crate::{reference, render, usage::UsageError};
 
+const EXAMPLES: &str = "\
+Examples:
+  kpkeys bench --quick                        a first look, in under 90 seconds
+  kpkeys bench --list                         the rows, one line each
+  kpkeys bench --rows 'fork*' --modes fused   some rows, one mode
+  kpkeys bench --counts --out results         with event counts; samples and tables are kept
+  kpkeys bench --compare v5-amended           beside what the Linux series published
+  kpkeys bench --compare results              beside an earlier run
+  kpkeys bench --trace make.trace             a recorded command's memory management
+  kpkeys bench --on qemu-aarch64              instructions and counts in an emulator";
+
 /// The options of `kpkeys bench`.
 #[derive(clap::Args, Clone, Debug)]
+#[command(after_help = EXAMPLES)]
 pub struct Options {
     /// Where to run: host, or in the reference kernel on qemu-x86_64 or qemu-aarch64
     #[arg(long, default_value = "host", value_name = "WHERE")]
@@ -41,6 +58,9 @@ pub struct Options {
     /// Rows to run, by name with * and ?; may be given again [default: all]
     #[arg(long, value_name = "GLOB")]
     rows: Vec<String>,
+    /// Print the rows, one line each, and run nothing
+    #[arg(long)]
+    list: bool,
     /// Replay this trace instead of the rows of the evaluation
     #[arg(long, value_name = "FILE")]
     trace: Option<std::path::PathBuf>,
@@ -68,6 +88,9 @@ pub struct Options {
     /// Keep samples and table in this folder; a run that was killed there goes on
     #[arg(long, value_name = "DIR")]
     out: Option<std::path::PathBuf>,
+    /// Run only so many more blocks, without a table; the same call goes on later
+    #[arg(long, value_name = "N", requires = "out", value_parser = clap::value_parser!(u32).range(1..))]
+    pause_after: Option<u32>,
     /// How to print the table
     #[arg(long, value_enum, default_value = "table")]
     format: render::Format,
@@ -80,11 +103,22 @@ pub struct Options {
 /// [`UsageError`] for what cannot be asked; otherwise what went wrong on the way.
 pub fn run(options: &Options) -> Result<bool> {
     let plan = plan::Plan::new(options)?;
+    if options.list {
+        list::write(&mut io::stdout().lock(), &plan.rows)?;
+        return Ok(true);
+    }
     let runner = run::Machine::new(&plan)?;
     let beside = options.compare.as_deref().map(compared).transpose()?;
-    let header = machine::run_header(&plan, runner.backend()?);
+    let header = header::run_header(&plan, &runner)?;
     let mut results = results::Results::open(options.out.as_deref(), &header)?;
-    run::run(&plan, &runner, &mut results)?;
+    if let Some(reused) = results.reused(&plan.modes) {
+        eprintln!("kpkeys: {reused}");
+    }
+    let left = run::run(&plan, &runner, &mut results, options.pause_after)?;
+    if left > 0 {
+        eprintln!("kpkeys: {left} of {} blocks are left; the same call goes on", plan.blocks);
+        return Ok(true);
+    }
     let mut table = Table::build(&results.recording()?, &reference::graviton3())?;
     table.notices.extend(plan.caveats()?);
     if let Some(beside) = &beside {
@@ -92,7 +126,8 @@ pub fn run(options: &Options) -> Result<bool> {
     }
     results.keep_table(&table)?;
     let counts = options.counts || plan.place != plan::Place::Host;
-    render::write_results(&mut io::stdout().lock(), &table, options.format, counts)?;
+    let screen = render::Screen::of_stdout();
+    render::write_results(&mut io::stdout().lock(), &table, options.format, counts, screen)?;
     if !table.gates_hold() {
         eprintln!(
             "kpkeys: the A/A twin of the baseline shows an effect; this machine was not steady enough and the table is void"
@@ -101,14 +136,26 @@ pub fn run(options: &Options) -> Result<bool> {
     Ok(table.gates_hold())
 }
 
+/// The table in a results folder, if one is there.
+///
+/// # Errors
+///
+/// A file that cannot be read, or holds something else.
+pub fn read_table(folder: &Path) -> Result<Option<Table>> {
+    let path = folder.join(results::TABLE_FILE);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text)
+        .with_context(|| format!("{} is not a table of kpkeys bench", path.display()))
+        .map(Some)
+}
+
 /// What `--compare` names: a published table, or a folder that holds an earlier run's.
 fn compared(name: &str) -> Result<Reference> {
-    let path = std::path::Path::new(name).join(results::TABLE_FILE);
-    if path.exists() {
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        let table: Table = serde_json::from_str(&text)
-            .with_context(|| format!("{} is not a table of kpkeys bench", path.display()))?;
+    if let Some(table) = read_table(Path::new(name))? {
         return Ok(Reference::of_table(name, &table));
     }
     reference::find_effects(name).map_err(|error| {

@@ -2,6 +2,7 @@
 
 pub mod bench;
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -90,7 +91,15 @@ pub struct Boot {
     pub held: bool,
     /// The backend the kernel said it protects its tables by.
     pub backend: Option<String>,
+    /// Whether that is none at all although nobody asked for none: the CPU model has nothing to protect them by.
+    pub unprotected: bool,
 }
+
+/// The name of the backend that protects nothing.
+const NO_BACKEND: &str = "none";
+/// What is said where protection was expected and there was none.
+pub const UNPROTECTED: &str = "the CPU model has nothing to protect page tables by, and the kernel ran without; \
+                               choose another --cpu, or ask for --backend none or mock";
 
 /// The one record that every boot of every call looks at.
 #[derive(Deserialize)]
@@ -121,6 +130,11 @@ impl Emulated {
         machine.build()
     }
 
+    /// The file of the kernel it boots.
+    pub fn kernel_file(&self) -> &Path {
+        self.kernel.image()
+    }
+
     /// The same machine with this backend.
     pub fn with_backend(&self, backend: &str) -> Emulated {
         Emulated { backend: Some(backend.to_owned()), ..self.clone() }
@@ -139,6 +153,9 @@ impl Emulated {
     /// As [`Emulated::boot`]; the kernel says why a backend cannot be used.
     pub fn backend(&self) -> Result<String> {
         let boot = self.boot("", &mut |_| ())?;
+        if boot.unprotected {
+            bail!("{UNPROTECTED}");
+        }
         boot.backend.context("the kernel did not say what protects it")
     }
 
@@ -171,6 +188,7 @@ impl Emulated {
             Outcome::Panicked => bail!("the kernel panicked: {}", run.last),
             Outcome::Refused => bail!("the kernel did not start: {}", run.last),
         };
-        Ok(Boot { held, backend: protected_by })
+        let unprotected = self.backend.is_none() && protected_by.as_deref() == Some(NO_BACKEND);
+        Ok(Boot { held, backend: protected_by, unprotected })
     }
 }

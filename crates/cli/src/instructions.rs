@@ -19,8 +19,15 @@ use crate::emulated::{Emulated, check_backend};
 use crate::render;
 use crate::usage::UsageError;
 
+const EXAMPLES: &str = "\
+Examples:
+  kpkeys instructions                           all rows, the best backend beside the mock
+  kpkeys instructions --rows 'fork*' --backends pan,mock
+  kpkeys instructions --on qemu-x86_64 --format csv";
+
 /// The options of `kpkeys instructions`.
 #[derive(clap::Args, Clone, Debug)]
+#[command(after_help = EXAMPLES)]
 pub struct Options {
     /// Which machine: qemu-x86_64 or qemu-aarch64
     #[arg(long, default_value = "qemu-aarch64", value_name = "WHERE")]
@@ -95,7 +102,8 @@ pub fn run(options: &Options) -> Result<()> {
         modes,
         rows: counted,
     };
-    render::write_instructions(&mut io::stdout().lock(), &report, options.format)?;
+    let screen = render::Screen::of_stdout();
+    render::write_instructions(&mut io::stdout().lock(), &report, options.format, screen)?;
     Ok(())
 }
 
@@ -138,6 +146,9 @@ fn count(machine: &Emulated, mode: Mode, row: &Row) -> Result<f64> {
     let mut records = machine.bench(&request)?.into_iter();
     match records.next().context("the kernel reported no sample")? {
         Record::Sample(sample) => Ok(sample.value),
-        other => bail!("the kernel reported something else than a sample: {other:?}"),
+        other => bail!(
+            "the kernel reported something else than a sample: {}",
+            serde_json::to_string(&other)?
+        ),
     }
 }

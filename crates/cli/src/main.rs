@@ -11,6 +11,7 @@ mod instructions;
 mod reference;
 mod render;
 mod run;
+mod spread;
 mod trace;
 mod usage;
 
@@ -21,9 +22,17 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use usage::UsageError;
 
+const EXAMPLES: &str = "\
+Examples:
+  kpkeys doctor                               what this machine can run
+  kpkeys bench --quick                        what protection costs here, a first look
+  kpkeys attack                               what it stops, in a kernel under QEMU
+  kpkeys trace record -o make.trace -- make   what a command does to its memory
+  kpkeys COMMAND --help                       options and examples of one command";
+
 /// Page tables that a stray or hostile kernel write cannot change: what that costs, measured here.
 #[derive(Parser)]
-#[command(name = "kpkeys", version)]
+#[command(name = "kpkeys", version = env!("KPKEYS_VERSION"), after_help = EXAMPLES)]
 struct Arguments {
     #[command(subcommand)]
     call: Call,
@@ -37,9 +46,14 @@ enum Call {
     Attack(attack::Options),
     /// Count the instructions each operation executes, with several backends side by side
     Instructions(instructions::Options),
+    /// Set runs of several layouts of the code side by side
+    Spread(spread::Options),
     /// Boot the reference kernel in an emulator
     Run(run::Options),
     /// Print the tables the Linux series published
+    #[command(
+        after_help = "Examples:\n  kpkeys reference                     all of them\n  kpkeys reference v5-amended --format csv"
+    )]
     Reference {
         /// Which table [default: all]
         table: Option<String>,
@@ -48,6 +62,7 @@ enum Call {
         format: render::Format,
     },
     /// Say what this machine and its tools can run
+    #[command(after_help = "Examples:\n  kpkeys doctor\n  kpkeys doctor --format json")]
     Doctor {
         /// How to print it
         #[arg(long, value_enum, default_value = "text")]
@@ -65,7 +80,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("kpkeys: {error:#}");
+            eprintln!("kpkeys: {}", usage::told_once(&error));
             ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
         }
     }
@@ -78,6 +93,7 @@ fn run(call: Call) -> Result<ExitCode> {
         Call::Bench(options) => bench::run(&options).map(gates),
         Call::Attack(options) => attack::run(&options).map(gates),
         Call::Instructions(options) => instructions::run(&options).map(done),
+        Call::Spread(options) => spread::run(&options).map(gates),
         Call::Run(options) => run::run(&options).map(gates),
         Call::Reference { table, format } => print_reference(table.as_deref(), format).map(done),
         Call::Doctor { format } => doctor::run(format).map(done),
@@ -91,10 +107,33 @@ fn print_reference(table: Option<&str>, format: render::Format) -> Result<()> {
         Some(name) => vec![reference::find(name).map_err(|error| UsageError(error.to_string()))?],
         None => reference::published().collect(),
     };
-    Ok(render::write_published(&mut io::stdout().lock(), &tables, format)?)
+    Ok(render::write_published(
+        &mut io::stdout().lock(),
+        &tables,
+        format,
+        render::Screen::of_stdout(),
+    )?)
 }
 
 /// Whoever read our output has seen enough.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_call_shows_examples_in_its_help() {
+        let command = Arguments::command();
+        // Calls of calls have their own.
+        let calls =
+            command.get_subcommands().filter(|call| !call.is_hide_set() && !call.has_subcommands());
+        for call in calls {
+            let help = call.clone().render_help().to_string();
+            assert!(help.contains("Examples:\n  kpkeys "), "{help}");
+        }
+    }
 }

@@ -9,13 +9,19 @@ mod counts;
 mod csv;
 mod grid;
 mod instructions;
+mod layouts;
 mod legend;
 mod published;
 mod results;
+mod screen;
+
+pub use legend::SIZES;
+pub use screen::Screen;
 
 use self::grid::Grid;
 use crate::instructions::Report;
 use crate::reference::Published;
+use crate::spread;
 use kpkeys_stats::table::Table;
 use serde::Serialize;
 use std::io::{self, Write};
@@ -23,7 +29,7 @@ use std::io::{self, Write};
 /// How a table is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// Aligned columns for a terminal of 100 to 140 columns.
+    /// Aligned columns, as many as the terminal has room for; in a pipe all.
     #[default]
     Table,
     /// A Markdown table.
@@ -34,7 +40,7 @@ pub enum Format {
     Json,
 }
 
-/// Width to which the lines beneath a table are wrapped on a terminal.
+/// Width to which the lines beneath a table are wrapped where there is room.
 const LEGEND_COLUMNS: usize = 110;
 
 /// Prints the table of a run; with `counts` also the event counts, which `csv` and `json` always
@@ -48,20 +54,26 @@ pub fn write_results(
     table: &Table,
     format: Format,
     counts: bool,
+    screen: Screen,
 ) -> io::Result<()> {
+    let page = Page { format, screen };
+    let mut said = Vec::new();
     let layout = match format {
         Format::Csv => return csv::results(out, table),
         Format::Json => return json(out, table),
-        Format::Table => results::terminal(table),
+        Format::Table => page.fitted(&mut said, |folded| results::terminal(table, folded)),
         Format::Markdown => results::markdown(table),
     };
-    grid(out, &layout, format)?;
-    let projected = layout.heads.iter().any(|head| head.starts_with(results::PROJECTED));
-    lines(out, &legend::lines(table, projected), format)?;
+    page.grid(out, &layout)?;
+    said.extend(legend::lines(table, &layout.heads));
+    page.lines(out, &said)?;
     if counts {
+        let mut said = Vec::new();
+        let layout = page.fitted(&mut said, |folded| counts::grid(table, format, folded));
+        said.extend(legend::count_lines());
         writeln!(out)?;
-        grid(out, &counts::grid(table, format), format)?;
-        lines(out, &legend::count_lines(), format)?;
+        page.grid(out, &layout)?;
+        page.lines(out, &said)?;
     }
     Ok(())
 }
@@ -71,14 +83,52 @@ pub fn write_results(
 /// # Errors
 ///
 /// What `out` fails with.
-pub fn write_instructions(out: &mut impl Write, report: &Report, format: Format) -> io::Result<()> {
+pub fn write_instructions(
+    out: &mut impl Write,
+    report: &Report,
+    format: Format,
+    screen: Screen,
+) -> io::Result<()> {
     match format {
         Format::Csv => return csv::instructions(out, report),
         Format::Json => return json(out, report),
         Format::Table | Format::Markdown => {}
     }
-    grid(out, &instructions::grid(report), format)?;
-    lines(out, &instructions::legend(), format)
+    let page = Page { format, screen };
+    page.grid(out, &instructions::grid(report))?;
+    page.lines(out, &instructions::legend())
+}
+
+/// Prints what several layouts of the code gave, machine by machine.
+///
+/// # Errors
+///
+/// What `out` fails with.
+pub fn write_spread(
+    out: &mut impl Write,
+    report: &spread::Report,
+    format: Format,
+    screen: Screen,
+) -> io::Result<()> {
+    let page = Page { format, screen };
+    match format {
+        Format::Csv => return csv::spread(out, report),
+        Format::Json => return json(out, report),
+        Format::Table | Format::Markdown => {}
+    }
+    for spread in &report.machines {
+        let machine = legend::machine(&spread.machine);
+        match format {
+            Format::Markdown => writeln!(out, "## {machine}\n")?,
+            _ => writeln!(out, "{}\n", page.wrapped(&machine))?,
+        }
+        page.grid(out, &layouts::costs(spread))?;
+        writeln!(out)?;
+        page.grid(out, &layouts::exposure(spread))?;
+        page.lines(out, &layouts::legend(spread))?;
+        writeln!(out)?;
+    }
+    Ok(())
 }
 
 /// Prints published tables.
@@ -90,7 +140,9 @@ pub fn write_published(
     out: &mut impl Write,
     tables: &[Published],
     format: Format,
+    screen: Screen,
 ) -> io::Result<()> {
+    let page = Page { format, screen };
     match format {
         Format::Csv => return csv::published(out, tables),
         Format::Json => return json(out, &published::object(tables)),
@@ -98,10 +150,10 @@ pub fn write_published(
     }
     for (index, table) in tables.iter().enumerate() {
         let above = if index == 0 { "" } else { "\n" };
-        writeln!(out, "{above}{}\n", textwrap::fill(&published::title(*table), wrapping()))?;
-        grid(out, &published::grid(*table, format), format)?;
+        writeln!(out, "{above}{}\n", page.wrapped(&published::title(*table)))?;
+        page.grid(out, &published::grid(*table, format))?;
     }
-    lines(out, &published::legend(), format)
+    page.lines(out, &published::legend())
 }
 
 fn json(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
@@ -109,29 +161,54 @@ fn json(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
     writeln!(out)
 }
 
-fn grid(out: &mut impl Write, grid: &Grid, format: Format) -> io::Result<()> {
-    match format {
-        Format::Markdown => writeln!(out, "{}", grid.to_markdown()),
-        _ => writeln!(out, "{}", grid.to_terminal()),
-    }
+/// How tables and the lines beneath them are written.
+#[derive(Clone, Copy)]
+struct Page {
+    format: Format,
+    screen: Screen,
 }
 
-/// Writes the lines beneath a table: wrapped on a terminal, as a list in Markdown.
-fn lines(out: &mut impl Write, lines: &[String], format: Format) -> io::Result<()> {
-    writeln!(out)?;
-    for line in lines {
-        match format {
-            Format::Markdown => writeln!(out, "- {line}")?,
-            _ => writeln!(out, "{}", textwrap::fill(line, wrapping()))?,
+impl Page {
+    /// A table as it is where it fits, or folded and with columns left out, which `said` then tells.
+    fn fitted(self, said: &mut Vec<String>, grid: impl Fn(bool) -> Grid) -> Grid {
+        let full = grid(false);
+        match self.screen.columns {
+            Some(columns) if self.format == Format::Table && full.width() > columns => {
+                let mut folded = grid(true);
+                said.extend(legend::left_out(&folded.fit(columns), columns));
+                folded
+            }
+            _ => full,
         }
     }
-    Ok(())
-}
 
-fn wrapping() -> textwrap::Options<'static> {
-    textwrap::Options::new(LEGEND_COLUMNS)
-        .subsequent_indent("  ")
-        .word_splitter(textwrap::WordSplitter::NoHyphenation)
+    fn grid(self, out: &mut impl Write, grid: &Grid) -> io::Result<()> {
+        match self.format {
+            Format::Markdown => writeln!(out, "{}", grid.to_markdown()),
+            _ => writeln!(out, "{}", self.screen.paint(&grid.to_terminal())),
+        }
+    }
+
+    /// Writes the lines beneath a table: wrapped on a terminal, as a list in Markdown.
+    fn lines(self, out: &mut impl Write, lines: &[String]) -> io::Result<()> {
+        writeln!(out)?;
+        for line in lines {
+            match self.format {
+                Format::Markdown => writeln!(out, "- {line}")?,
+                _ => writeln!(out, "{}", self.wrapped(line))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn wrapped(self, line: &str) -> String {
+        let width =
+            self.screen.columns.map_or(LEGEND_COLUMNS, |columns| columns.min(LEGEND_COLUMNS));
+        let wrapping = textwrap::Options::new(width)
+            .subsequent_indent("  ")
+            .word_splitter(textwrap::WordSplitter::NoHyphenation);
+        textwrap::fill(line, wrapping)
+    }
 }
 
 #[cfg(test)]

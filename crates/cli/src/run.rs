@@ -2,11 +2,20 @@
 
 use anyhow::Result;
 use kpkeys_emulator::Line;
+use kpkeys_pgtable::Mode;
 
-use crate::emulated::MachineOptions;
+use crate::emulated::{MachineOptions, UNPROTECTED};
+
+const EXAMPLES: &str = "\
+Examples:
+  kpkeys run                        boot the reference kernel and show its log
+  kpkeys run tests                  run its own tests
+  kpkeys run --on qemu-aarch64 soak=60 --records
+  kpkeys run --backend none --mode off";
 
 /// The options of `kpkeys run`.
 #[derive(clap::Args, Clone, Debug)]
+#[command(after_help = EXAMPLES)]
 pub struct Options {
     #[command(flatten)]
     machine: MachineOptions,
@@ -35,5 +44,10 @@ pub fn run(options: &Options) -> Result<bool> {
         Line::Record(json) if options.records => println!("{json}"),
         Line::Record(_) => {}
     })?;
+    let off = options.mode.as_deref() == Some(Mode::Off.name());
+    if boot.unprotected && !off {
+        eprintln!("kpkeys: {UNPROTECTED}");
+        return Ok(false);
+    }
     Ok(boot.held)
 }

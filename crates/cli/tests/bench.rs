@@ -57,7 +57,8 @@ fn progress_stays_out_of_pipes() {
     let folder = tempfile::tempdir().unwrap();
     let output = short_run(&folder.path().join("new"), &[]);
     assert_eq!(stderr(&output), "");
-    assert!(String::from_utf8_lossy(&output.stdout).contains("vm_map_ram_test: p:1, h:0"));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("vm_map_ram_test: p:1, h:0") && !text.contains('\u{1b}'), "{text}");
 }
 
 #[test]
@@ -129,7 +130,9 @@ fn a_killed_run_goes_on_where_it_stopped() {
     let table: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(table["blocks"], 2);
     let now = fs::read_to_string(&samples).unwrap();
-    assert!(now.starts_with(&kept), "what was recorded stays");
+    let whole = kept.rfind("{\"kind\":\"done\"").unwrap();
+    let end = whole + kept[whole..].find('\n').unwrap_or(0);
+    assert!(now.starts_with(&kept[..end]), "whole blocks stay");
     assert!(now.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
 }
 
@@ -205,4 +208,148 @@ fn files_that_are_no_traces_are_refused() {
         let said = stderr(&output);
         assert!(said.contains(expected) && said.contains(file), "{said}");
     }
+}
+
+#[test]
+fn a_run_says_what_made_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = short_run(&folder.path().join("new"), &["--format", "json"]);
+    let table: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let origin = &table["origin"];
+    assert_eq!(origin["build_hash"].as_str().unwrap().len(), 64);
+    assert!(origin["started"].as_str().unwrap().ends_with('Z'), "{origin}");
+    assert_eq!(origin["rows"], serde_json::json!(["vm_map_ram_test: p:1, h:0"]));
+    let modes = serde_json::json!(["off", "aa", "unbatched", "batched", "fused"]);
+    assert_eq!(origin["modes"], modes);
+    if cfg!(target_arch = "x86_64") {
+        for detail in ["cpu_family", "cpu_model", "cpu_stepping"] {
+            assert!(table["machine"][detail].is_string(), "{detail}: {}", table["machine"]);
+        }
+    }
+}
+
+#[test]
+fn a_folder_of_other_rows_modes_or_another_build_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(short_run(folder.path(), &[]).status.code(), Some(0));
+    let samples = folder.path().join(SAMPLES);
+    let recorded = fs::read_to_string(&samples).unwrap();
+    let refused = |more: &[&str], expected: &str| {
+        let before = fs::read(&samples).unwrap();
+        let output = short_run(folder.path(), more);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{more:?}: {said}");
+        assert!(said.contains(expected) && said.contains(SAMPLES), "{expected}: {said}");
+        assert!(output.stdout.is_empty(), "no table of another run");
+        assert_eq!(fs::read(&samples).unwrap(), before);
+    };
+    refused(
+        &["--rows", "fix_size_alloc_test: p:1, h:0"],
+        "rows was vm_map_ram_test: p:1, h:0, is ",
+    );
+    refused(
+        &["--modes", "fused"],
+        "modes was off, aa, unbatched, batched, fused, is off, aa, fused",
+    );
+    let hash = recorded.split("\"build_hash\":\"").nth(1).unwrap().split('"').next().unwrap();
+    fs::write(&samples, recorded.replace(hash, "0000")).unwrap();
+    refused(&[], "build hash was 0000, is ");
+    // As a version wrote it that did not say what made a run.
+    let (header, rest) = recorded.split_once('\n').unwrap();
+    let mut header: Value = serde_json::from_str(header).unwrap();
+    header.as_object_mut().unwrap().remove("origin");
+    fs::write(&samples, format!("{header}\n{rest}")).unwrap();
+    refused(&[], "does not say which program recorded it");
+    // Damaged, and with a sample twice.
+    fs::write(&samples, recorded.replacen("\"sample\"", "\"sampel\"", 1)).unwrap();
+    refused(&[], "samples.jsonl:2: malformed record");
+    let first = rest.lines().next().unwrap();
+    fs::write(&samples, recorded.replacen(first, &format!("{first}\n{first}"), 1)).unwrap();
+    refused(&[], "samples.jsonl:3: vm_map_ram_test: p:1, h:0, mode");
+}
+
+#[test]
+fn what_is_used_again_is_announced() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(stderr(&short_run(folder.path(), &[])), "");
+    let again = short_run(folder.path(), &[]);
+    assert_eq!(again.status.code(), Some(0));
+    let said = stderr(&again);
+    assert!(said.contains("holds 2 of the 2 blocks of this run, begun 20"), "{said}");
+    assert!(said.contains("they are not measured again"), "{said}");
+}
+
+#[test]
+fn a_run_can_pause_after_each_block() {
+    let folder = tempfile::tempdir().unwrap();
+    let paused = short_run(folder.path(), &["--pause-after", "1"]);
+    assert_eq!(paused.status.code(), Some(0), "{}", stderr(&paused));
+    assert!(stderr(&paused).contains("1 of 2 blocks are left"), "{}", stderr(&paused));
+    assert!(paused.stdout.is_empty());
+    let whole = short_run(folder.path(), &["--pause-after", "1", "--format", "json"]);
+    let table: Value = serde_json::from_slice(&whole.stdout).unwrap();
+    assert_eq!((&table["blocks"], &table["notices"]), (&2.into(), &serde_json::json!([])));
+}
+
+#[test]
+fn the_table_of_an_older_version_can_stand_beside() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = folder.path().join("first");
+    assert_eq!(short_run(&first, &[]).status.code(), Some(0));
+    let path = first.join("table.json");
+    let mut table: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    table.as_object_mut().unwrap().remove("origin");
+    table["rows"][0].as_object_mut().unwrap().remove("baseline_recorded");
+    fs::write(&path, table.to_string()).unwrap();
+    let output = short_run(&folder.path().join("second"), &["--compare", first.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn rows_are_listed_without_running_any() {
+    let output = kpkeys(&["bench", "--list"]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("fork: h:1") && text.contains("h:1 large folios"), "{text}");
+}
+
+#[test]
+fn layouts_stand_side_by_side_only_if_they_differ_in_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let [one, two, same] = ["one", "two", "same"].map(|name| folder.path().join(name));
+    assert_eq!(short_run(&one, &[]).status.code(), Some(0));
+    let copy = |to: &Path, change: &dyn Fn(&mut Value)| {
+        let text = fs::read(one.join("table.json")).unwrap();
+        let mut table: Value = serde_json::from_slice(&text).unwrap();
+        change(&mut table);
+        fs::create_dir_all(to).unwrap();
+        fs::write(to.join("table.json"), table.to_string()).unwrap();
+    };
+    copy(&two, &|table| {
+        table["origin"]["build_hash"] = "00".into();
+        let effect = table["rows"][0]["modes"]["fused"]["effect_pct"].as_f64().unwrap();
+        table["rows"][0]["modes"]["fused"]["effect_pct"] = (effect + 10.0).into();
+    });
+    let call = |other: &Path| {
+        kpkeys(&["spread", one.to_str().unwrap(), other.to_str().unwrap(), "--format", "json"])
+    };
+    let output = call(&two);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let spread = &report["machines"][0];
+    assert_eq!(spread["layouts"].as_array().unwrap().len(), 2);
+    let fused = &spread["rows"][0]["modes"]["fused"];
+    let end = |name: &str| fused["effect_pct"][name].as_f64().unwrap();
+    assert!((end("high") - end("low") - 10.0).abs() < 1e-6, "{fused}");
+    assert!(fused["longest_window_stores"].as_u64().unwrap() > 0);
+
+    copy(&same, &|_| {});
+    let output = call(&same);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("a build that another folder has"), "{}", stderr(&output));
+    copy(&same, &|table| {
+        table["origin"]["build_hash"] = "11".into();
+        table["origin"]["commit"] = "another".into();
+    });
+    assert!(stderr(&call(&same)).contains("commit is "), "{}", stderr(&call(&same)));
 }

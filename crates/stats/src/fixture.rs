@@ -23,6 +23,7 @@ pub(crate) fn run(blocks: u32) -> Run {
         blocks,
         quick: false,
         build: "test".into(),
+        origin: None,
     }
 }
 

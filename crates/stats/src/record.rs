@@ -4,13 +4,14 @@
 //! [`Sample`] and [`CountsRecord`] lines in the order in which they were taken. When the worker of
 //! one mode in one block has finished, a [`Done`] line says so; what a worker wrote before it was
 //! killed has no such line, is ignored by every reader, and is measured again when the run is
-//! continued. A line is written whole before the next one starts, so that a kill can only tear the
-//! last line.
+//! continued, which first cuts the file back to the end of its last whole block. A line is written
+//! whole before the next one starts, so that a kill can only tear the last line.
 //!
 //! Values are checked when they are read and when they are written ([`Record::check`]), so that
 //! everything after this module may rely on finite, positive times.
 
 mod mode;
+mod origin;
 mod read;
 mod write;
 
@@ -19,6 +20,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 pub use mode::Mode;
+pub use origin::Origin;
 pub use read::{Problem, ReadError, Reader, Recording};
 pub use write::{WriteError, Writer};
 
@@ -62,6 +64,9 @@ pub struct Run {
     pub quick: bool,
     /// What was built: version, revision and profile.
     pub build: String,
+    /// What made it; none in a file of a version that did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
 }
 
 /// The machine a run was taken on.

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReduceError {
     /// One row was measured in two units.
-    #[error("{result_class}: samples in {first:?} and in {other:?}; expected one unit for a row")]
+    #[error("{result_class}: samples in {} and in {}; expected one unit for a row", first.name(), other.name())]
     Units {
         /// The row.
         result_class: String,

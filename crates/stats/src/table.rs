@@ -11,7 +11,7 @@ use crate::{
     cost::{Projection, UnitCosts},
     flag::Flag,
     permutation::PMethod,
-    record::{Counts, Exposure, Machine, Mode, Unit},
+    record::{Counts, Exposure, Machine, Mode, Origin, Unit},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -37,6 +37,9 @@ pub struct Table {
     pub quick: bool,
     /// What was built.
     pub build: String,
+    /// What made the run; none for a run of a version that did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
     /// Whether `R` and `I` are within reach of so many blocks for so many comparisons. If not, an
     /// absent flag means nothing.
     pub can_flag: bool,
@@ -85,6 +88,9 @@ pub struct Row {
     pub unit: Option<Unit>,
     /// Geometric mean over blocks of the time of one operation without protection.
     pub baseline: Option<f64>,
+    /// Whether most of that was recorded on the machine a trace is of, not measured here.
+    #[serde(default)]
+    pub baseline_recorded: bool,
     /// The same for one table entry.
     pub per_entry_ns: Option<f64>,
     /// What the host kernel takes for the same operation.

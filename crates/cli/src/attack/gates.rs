@@ -32,11 +32,13 @@ pub struct Gates {
     pub reuse: Gate,
     /// The kernel came to the same conclusion, and its check of all tables afterwards found nothing.
     pub kernel: Gate,
+    /// Where protection was asked for, there was some: the kernel did not fall back to the backend `none`.
+    pub protection: Gate,
 }
 
 impl Gates {
     /// Judges attacks.
-    pub fn of(attacks: &[Attack], kernel_agrees: bool) -> Gates {
+    pub fn of(attacks: &[Attack], kernel_agrees: bool, unprotected: bool) -> Gates {
         let in_off: Vec<_> = attacks.iter().filter(|attack| attack.mode == Mode::Off).collect();
         let succeeded: HashSet<_> = in_off
             .iter()
@@ -59,21 +61,28 @@ impl Gates {
                 !reused.into_iter().any(|result| result == Err(Broken::DataUnwritable)),
             ),
             kernel: gate(!attacks.is_empty(), kernel_agrees),
+            protection: gate(attacks.iter().any(|attack| attack.mode != Mode::Off), !unprotected),
         }
     }
 
     /// Whether none failed.
     pub fn hold(&self) -> bool {
-        self.named().iter().all(|(_, gate)| *gate != Gate::Fail)
+        self.failed().next().is_none()
+    }
+
+    /// The names of those that failed.
+    pub fn failed(&self) -> impl Iterator<Item = &'static str> {
+        self.named().into_iter().filter(|(_, gate)| *gate == Gate::Fail).map(|(name, _)| name)
     }
 
     /// Each gate with its name.
-    pub fn named(&self) -> [(&'static str, Gate); 4] {
+    pub fn named(&self) -> [(&'static str, Gate); 5] {
         [
             ("off", self.off),
             ("blocked", self.blocked),
             ("reuse", self.reuse),
             ("kernel", self.kernel),
+            ("protection", self.protection),
         ]
     }
 }
@@ -117,7 +126,7 @@ mod tests {
     }
 
     fn gates(attacks: &[Attack]) -> Gates {
-        Gates::of(attacks, true)
+        Gates::of(attacks, true, false)
     }
 
     #[test]
@@ -154,6 +163,16 @@ mod tests {
     #[test]
     fn the_kernel_has_a_say() {
         let off = attack(Mode::Off, Outcome::Succeeded, Promise::None);
-        assert_eq!(Gates::of(&[off], false).kernel, Gate::Fail);
+        assert_eq!(Gates::of(&[off], false, false).kernel, Gate::Fail);
+    }
+
+    #[test]
+    fn no_protection_where_some_was_asked_for_fails() {
+        let open =
+            [Mode::Off, Mode::Fused].map(|mode| attack(mode, Outcome::Succeeded, Promise::None));
+        assert!(Gates::of(&open, true, false).hold());
+        let gates = Gates::of(&open, true, true);
+        assert!(gates.protection == Gate::Fail && !gates.hold());
+        assert_eq!(Gates::of(&open[..1], true, false).protection, Gate::NotRun);
     }
 }

@@ -23,8 +23,6 @@ pub struct Plan {
     pub rows: Vec<PlannedRow>,
     /// The trace to replay, if not the one that belongs to kernbench.
     pub trace: Option<PathBuf>,
-    /// What the trace is, for the header of a recording.
-    pub trace_name: Option<String>,
     /// What each block runs: the baseline, its twin, the modes, and the host kernel.
     pub modes: Vec<Mode>,
     /// How many blocks.
@@ -126,6 +124,11 @@ impl PlannedRow {
             PlannedRow::Workload(row) => cfg!(target_os = "linux") && row.span == Span::Once,
             PlannedRow::Traced { .. } => true,
         }
+    }
+
+    /// Whether events are counted for it.
+    pub fn has_events(&self) -> bool {
+        self.traced().is_none_or(TracedRow::has_events)
     }
 
     /// The benchmark it is, if it is one.
@@ -274,7 +277,6 @@ impl Plan {
         Ok(Plan {
             place,
             paging,
-            trace_name: options.trace.as_deref().map(trace_name),
             trace: options.trace.clone(),
             rows,
             modes,
@@ -333,13 +335,6 @@ pub fn choose(valid: &[PlannedRow], patterns: &[String]) -> Result<Vec<PlannedRo
 fn matches(pattern: &str, row: &PlannedRow) -> bool {
     let pattern = wildmatch::WildMatch::new(pattern);
     pattern.matches(row.result_class()) || pattern.matches(row.benchmark())
-}
-
-/// What tells a trace from others that may have been given the same name.
-fn trace_name(file: &std::path::Path) -> String {
-    let changed = std::fs::metadata(file).and_then(|data| data.modified()).ok();
-    let changed = changed.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-    format!("{} of {}", file.display(), changed.map_or(0, |time| time.as_secs()))
 }
 
 /// The protecting modes that are named, or all; `off` may be named and is left out.

@@ -1,14 +1,20 @@
 //! Where records are kept: a results folder, which a killed run can go on with, or a temporary one.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use kpkeys_stats::record::{Done, Mode, Record, Recording, Run, Writer};
 use kpkeys_stats::table::Table;
+use serde_json::{Map, Value};
 
-use crate::render;
+use crate::render::{self, Screen};
 use crate::usage::UsageError;
+
+use super::plan::PlannedRow;
 
 /// The samples in a results folder, one record a line.
 pub const SAMPLES_FILE: &str = "samples.jsonl";
@@ -61,11 +67,34 @@ impl Results {
             .is_some_and(|earlier| done.iter().all(|done| earlier.done().contains(done)))
     }
 
-    /// Whether a mode's counts are there already.
-    pub fn has_counts(&self, mode: Mode) -> bool {
-        let counted =
-            |record: &Record| matches!(record, Record::Counts(counts) if counts.mode == mode);
-        self.earlier.as_ref().is_some_and(|earlier| earlier.records().iter().any(counted))
+    /// Whether a mode's counts are there already, those of each of these rows.
+    pub fn has_counts(&self, mode: Mode, rows: &[PlannedRow]) -> bool {
+        let records = self.earlier.as_ref().map_or(&[][..], Recording::records);
+        let counted = |row: &PlannedRow| {
+            records.iter().any(|record| match record {
+                Record::Counts(counts) => {
+                    counts.mode == mode && counts.result_class == row.result_class()
+                }
+                _ => false,
+            })
+        };
+        rows.iter().filter(|row| row.has_events()).all(counted)
+    }
+
+    /// What an earlier call left in the folder, in words, if it left any.
+    pub fn reused(&self, modes: &[Mode]) -> Option<String> {
+        let earlier = self.earlier.as_ref()?;
+        let origin = earlier.run().origin.as_ref()?;
+        let planned = earlier.run().blocks;
+        let whole =
+            |block| modes.iter().all(|&mode| earlier.done().contains(&Done { mode, block }));
+        let there = (0..planned).filter(|&block| whole(block)).count();
+        Some(format!(
+            "{} holds {there} of the {planned} blocks of this run, begun {} ({}); they are not measured again",
+            self.folder.display(),
+            origin.started,
+            origin.program()
+        ))
     }
 
     /// Appends records, and what they make whole.
@@ -75,10 +104,11 @@ impl Results {
     /// A record that no reader would take, or a full disk.
     pub fn add(&mut self, records: Vec<Record>, done: &[Done]) -> Result<()> {
         let done = done.iter().map(|&done| Record::Done(done));
-        for record in records.into_iter().chain(done) {
-            self.writer.write(&record).context("cannot write the samples")?;
-        }
-        Ok(())
+        let records: Vec<Record> = records.into_iter().chain(done).collect();
+        let samples = self.folder.join(SAMPLES_FILE);
+        self.writer
+            .write_all(&records)
+            .with_context(|| format!("cannot add to {}", samples.display()))
     }
 
     /// Everything recorded, read back from the file: the table is a function of that alone.
@@ -90,7 +120,7 @@ impl Results {
         Ok(Recording::read(&self.folder.join(SAMPLES_FILE))?)
     }
 
-    /// Writes the table beside the samples.
+    /// Writes the table beside the samples, each file whole or not at all.
     ///
     /// # Errors
     ///
@@ -100,9 +130,10 @@ impl Results {
             [(TABLE_FILE, render::Format::Json), (MARKDOWN_FILE, render::Format::Markdown)]
         {
             let path = self.folder.join(name);
-            let mut file =
-                File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-            render::write_results(&mut file, table, format, true)?;
+            let mut text = Vec::new();
+            render::write_results(&mut text, table, format, true, Screen::FULL)?;
+            write_whole(&path, &text)
+                .with_context(|| format!("cannot write {}", path.display()))?;
         }
         Ok(())
     }
@@ -110,31 +141,61 @@ impl Results {
 
 /// Opens the samples of an earlier run, if they are of one with this header.
 fn go_on(samples: &Path, now: &Run) -> Result<(Recording, Writer<File>)> {
-    let earlier = Recording::read(samples)?;
-    if let Some(difference) = difference(earlier.run(), now) {
-        return Err(UsageError(format!(
-            "{} is of another run ({difference}); choose another --out",
-            samples.display()
-        ))
-        .into());
+    let refuse =
+        |why: &str| UsageError(format!("{why}; it is left as it is, choose another --out"));
+    let earlier = Recording::read(samples).map_err(|error| refuse(&error.to_string()))?;
+    if earlier.run().origin.is_none() {
+        let why = "does not say which program recorded it and can only be read, by --compare";
+        return Err(refuse(&format!("{} {why}", samples.display())).into());
     }
-    Ok(Writer::resume(samples)?)
+    let differences = differences(earlier.run(), now)?;
+    if !differences.is_empty() {
+        let all = differences.join("; ");
+        return Err(refuse(&format!("{} is of another run ({all})", samples.display())).into());
+    }
+    Writer::resume(samples).with_context(|| format!("cannot go on with {}", samples.display()))
 }
 
-/// In what two runs differ that must not be mixed. How long a switch took is measured anew each time and may.
-fn difference(earlier: &Run, now: &Run) -> Option<String> {
-    let pairs = [
-        ("machine", format!("{:?}", earlier.machine), format!("{:?}", now.machine)),
-        ("build", earlier.build.clone(), now.build.clone()),
-        ("place", earlier.on.clone(), now.on.clone()),
-        ("backend", earlier.backend.clone(), now.backend.clone()),
-        ("paging", earlier.paging.clone(), now.paging.clone()),
-        ("seed", earlier.seed.to_string(), now.seed.to_string()),
-        ("blocks", earlier.blocks.to_string(), now.blocks.to_string()),
-        ("quick", earlier.quick.to_string(), now.quick.to_string()),
-    ];
-    let (name, was, is) = pairs.into_iter().find(|(_, was, is)| was != is)?;
-    Some(format!("{name} was {was}, is {is}"))
+/// What may differ between two calls that measure the same: how long a switch took is measured anew each time.
+const MAY_DIFFER: [&str; 2] = ["switch_ns", "started"];
+
+/// In what two runs differ that must not be mixed.
+fn differences(earlier: &Run, now: &Run) -> Result<Vec<String>> {
+    let (was, is) = (serde_json::to_value(earlier)?, serde_json::to_value(now)?);
+    let mut found = Vec::new();
+    collect_differences("", &was, &is, &mut found);
+    Ok(found)
+}
+
+fn collect_differences(name: &str, was: &Value, is: &Value, found: &mut Vec<String>) {
+    if let (Value::Object(was), Value::Object(is)) = (was, is) {
+        let names: BTreeSet<&String> = was.keys().chain(is.keys()).collect();
+        for name in names.into_iter().filter(|name| !MAY_DIFFER.contains(&name.as_str())) {
+            let of = |object: &Map<String, Value>| object.get(name).cloned().unwrap_or_default();
+            collect_differences(name, &of(was), &of(is), found);
+        }
+    } else if was != is {
+        found.push(format!("{} was {}, is {}", name.replace('_', " "), shown(was), shown(is)));
+    }
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "not known".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(values) => values.iter().map(shown).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    }
+}
+
+/// Writes a file under another name and gives it its own when it is there.
+fn write_whole(path: &Path, text: &[u8]) -> io::Result<()> {
+    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+    file.write_all(text)?;
+    // As any new file, not for its owner alone.
+    file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+    file.persist(path)?;
+    Ok(())
 }
 
 /// A folder that is not ours is not written to.
@@ -145,8 +206,8 @@ fn require_empty(folder: &Path) -> Result<()> {
     match fs::read_dir(folder).map(|entries| entries.count()) {
         Ok(0) => Ok(()),
         Ok(_) => Err(refuse("exists and holds something else than samples").into()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
             Err(refuse("is not a folder").into())
         }
         Err(error) => Err(refuse(&format!("cannot be read ({error})")).into()),

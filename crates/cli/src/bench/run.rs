@@ -1,6 +1,8 @@
 //! Blocks. A block runs every row in every mode once, each in a fresh process, or a fresh boot of an emulator. The processes of a
 //! row [take turns](super::turns), in an order drawn from the seed: what changes on the machine falls on all modes alike.
 
+use std::path::Path;
+
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kpkeys_stats::record::{Done, Mode, Record};
@@ -17,16 +19,28 @@ use crate::emulated::bench::Request;
 /// The block number of workers that count: they belong to no block.
 pub const COUNTING: u32 = u32::MAX;
 
-/// Runs what the results do not hold yet. A block's records are kept when the block is whole.
+/// Runs what the results do not hold yet, or `at_most` so many blocks of it. A block's records are kept when the block is whole.
+/// Returns how many blocks are left for another call.
 ///
 /// # Errors
 ///
 /// A worker that failed, with what it printed.
-pub fn run(plan: &Plan, machine: &Machine, results: &mut Results) -> Result<()> {
+pub fn run(
+    plan: &Plan,
+    machine: &Machine,
+    results: &mut Results,
+    at_most: Option<u32>,
+) -> Result<usize> {
     let counting = plan.modes.iter().filter(|mode| !matches!(mode, Mode::Aa | Mode::Linux));
-    let counting: Vec<Mode> = counting.copied().filter(|&mode| !results.has_counts(mode)).collect();
-    let blocks: Vec<Block<'_>> =
+    let mut counting: Vec<Mode> =
+        counting.copied().filter(|&mode| !results.has_counts(mode, &plan.rows)).collect();
+    let mut blocks: Vec<Block<'_>> =
         blocks(plan).filter(|block| !results.has(&block.done(plan))).collect();
+    let now = at_most.map_or(blocks.len(), |most| blocks.len().min(most as usize));
+    let left = blocks.split_off(now).len();
+    if left > 0 {
+        counting.clear();
+    }
     let timed: usize = blocks.iter().map(|block| block.steps.len()).sum();
     let progress = progress_bar(timed + counting.len());
     for block in blocks {
@@ -45,7 +59,7 @@ pub fn run(plan: &Plan, machine: &Machine, results: &mut Results) -> Result<()> 
         progress.inc(1);
     }
     progress.finish_and_clear();
-    Ok(())
+    Ok(left)
 }
 
 /// What runs a row in a mode: a process here, or a boot there.
@@ -80,6 +94,14 @@ impl Machine {
         match self {
             Machine::Processes => Ok(HOST_BACKEND.to_owned()),
             Machine::Emulated(emulated) => emulated.backend(),
+        }
+    }
+
+    /// The file of the kernel that an emulated machine boots.
+    pub fn kernel(&self) -> Option<&Path> {
+        match self {
+            Machine::Processes => None,
+            Machine::Emulated(emulated) => Some(emulated.kernel_file()),
         }
     }
 
@@ -156,7 +178,7 @@ fn blocks(plan: &Plan) -> impl Iterator<Item = Block<'_>> {
 fn progress_bar(steps: usize) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(steps as u64), ProgressDrawTarget::stderr());
     let style =
-        ProgressStyle::with_template("{bar:30} {pos}/{len}  {elapsed} of {duration}  {msg}");
+        ProgressStyle::with_template("{bar:20} {pos}/{len}  {elapsed} of {duration}  {wide_msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar
 }

@@ -11,6 +11,9 @@ use kpkeys_stats::{
 /// What stands where there is nothing to show.
 pub const NONE: &str = "-";
 
+/// The mark of a baseline that was recorded, on the machine that made the recording.
+pub const RECORDED: &str = "†";
+
 /// An effect in percent with what may be said of it. Without a flag the half width of the 95 %
 /// interval stands in its place, so that an undecided effect is never read as none.
 pub fn effect(effect: &Effect) -> String {

@@ -11,8 +11,8 @@ use kpkeys_stats::{
 };
 
 /// The counts of every row in every mode that was counted. On a terminal a row's name stands on a
-/// line of its own above its modes.
-pub fn grid(table: &Table, format: Format) -> Grid {
+/// line of its own above its modes; folded, across all columns.
+pub fn grid(table: &Table, format: Format, folded: bool) -> Grid {
     let extra = extra_counters(table);
     let added = match table.rows.iter().find_map(|row| row.unit) {
         Some(Unit::Instructions) => "extra\ninstr.",
@@ -37,7 +37,8 @@ pub fn grid(table: &Table, format: Format) -> Grid {
     }
     let names: &[&str] =
         if format == Format::Markdown { &["result class", "mode"] } else { &["result class"] };
-    Grid { heads: heads(names, added, &extra), text_columns: names.len(), lines }
+    let spare = extra.iter().map(|name| head(name)).chain(SPARE.map(str::to_owned)).collect();
+    Grid { heads: heads(names, added, &extra), text_columns: names.len(), lines, spare, folded }
 }
 
 fn heads(names: &[&str], added: &str, extra: &[String]) -> Vec<String> {
@@ -52,9 +53,18 @@ fn heads(names: &[&str], added: &str, extra: &[String]) -> Vec<String> {
         "tlb\nflushes",
     ];
     let exposure = ["open\nshare", "longest\nwindow"];
-    let extra = extra.iter().map(|name| name.replacen('_', "\n", 1));
+    let extra = extra.iter().map(|name| head(name));
     let fixed = names.iter().copied().chain(fixed).map(str::to_owned);
     fixed.chain(extra).chain(exposure.map(str::to_owned)).collect()
+}
+
+/// What follows from the other columns goes first.
+const SPARE: [&str; 6] =
+    ["barriers", "ptps", "tlb\nflushes", "switches", "key\nchanges", "extra\ntime"];
+
+/// The head of a further counter.
+fn head(name: &str) -> String {
+    name.replacen('_', "\n", 1)
 }
 
 fn numbers(row: &Row, cell: &Cell, counts: &Counts, extra: &[String]) -> Vec<String> {

@@ -2,6 +2,7 @@
 
 use crate::instructions::Report;
 use crate::reference::Published;
+use crate::spread;
 use ::csv::Writer;
 use kpkeys_stats::{
     compare::ReferenceEffect,
@@ -35,6 +36,31 @@ pub fn instructions(out: &mut impl Write, report: &Report) -> io::Result<()> {
             for (mode, value) in modes {
                 let names = [row.benchmark, row.result_class, backend, mode.name()];
                 writer.write_record(names.into_iter().chain([value.to_string().as_str()]))?;
+            }
+        }
+    }
+    writer.flush()
+}
+
+/// Prints what several layouts gave, one line for each machine, row and mode.
+pub fn spread(out: &mut impl Write, report: &spread::Report) -> io::Result<()> {
+    let mut writer = Writer::from_writer(out);
+    let heads = ["cpu", "commit", "layouts", "benchmark", "result_class", "mode"];
+    writer.write_record(heads.into_iter().chain([
+        "low_pct",
+        "high_pct",
+        "longest_window_stores",
+    ]))?;
+    for machine in &report.machines {
+        let layouts = machine.layouts.len().to_string();
+        for row in &machine.rows {
+            for (mode, cell) in &row.modes {
+                let names = [&machine.machine.cpu, &machine.commit, &layouts, &row.benchmark];
+                let ends = [cell.effect_pct.low, cell.effect_pct.high].map(|end| end.to_string());
+                let longest =
+                    cell.longest_window_stores.map_or(String::new(), |stores| stores.to_string());
+                let fields = [&row.result_class, mode.name(), &ends[0], &ends[1], &longest];
+                writer.write_record(names.into_iter().map(String::as_str).chain(fields))?;
             }
         }
     }

@@ -10,8 +10,12 @@ pub struct Grid {
     pub heads: Vec<String>,
     /// How many columns at the left hold text.
     pub text_columns: usize,
-    /// The lines.
+    /// The lines. One of a single cell is a heading above those that follow.
     pub lines: Vec<Vec<String>>,
+    /// Columns a narrow terminal can do without, by their heads, the most dispensable first.
+    pub spare: Vec<String>,
+    /// Whether headings run across all columns instead of widening the first.
+    pub folded: bool,
 }
 
 impl Grid {
@@ -24,14 +28,56 @@ impl Grid {
             .set_style(TableComponent::MiddleHeaderIntersections, '─')
             .set_header(&self.heads);
         for line in &self.lines {
-            table.add_row(line);
+            match line.as_slice() {
+                [_] if self.folded => table.add_row([""]),
+                line => table.add_row(line),
+            };
         }
         for (index, column) in table.column_iter_mut().enumerate() {
             // The preset draws borders as one space; padding makes it two between columns.
             let first = if index == 0 { 0 } else { 1 };
             column.set_padding((first, 0)).set_cell_alignment(self.alignment(index));
         }
-        table.trim_fmt()
+        let text = table.trim_fmt();
+        if self.folded { self.with_headings(&text) } else { text }
+    }
+
+    /// The widest line on a terminal.
+    pub fn width(&self) -> usize {
+        self.to_terminal().lines().map(|line| line.chars().count()).max().unwrap_or(0)
+    }
+
+    /// Leaves spare columns out until the table is no wider than that, or has no more to spare. Returns what was left out.
+    pub fn fit(&mut self, width: usize) -> Vec<String> {
+        let mut left_out = Vec::new();
+        for head in std::mem::take(&mut self.spare) {
+            if self.width() <= width {
+                break;
+            }
+            let Some(index) = self.heads.iter().position(|known| *known == head) else { continue };
+            self.heads.remove(index);
+            for line in self.lines.iter_mut().filter(|line| line.len() > index) {
+                line.remove(index);
+            }
+            left_out.push(head);
+        }
+        left_out
+    }
+
+    /// Puts the headings into the lines that were laid out for them.
+    fn with_headings(&self, text: &str) -> String {
+        let rules = 1 + self.heads.iter().map(|head| head.lines().count()).max().unwrap_or(0);
+        let lines = text.lines().enumerate().map(|(index, line)| {
+            match index
+                .checked_sub(rules)
+                .and_then(|index| self.lines.get(index))
+                .map(Vec::as_slice)
+            {
+                Some([heading]) => heading,
+                _ => line,
+            }
+        });
+        lines.collect::<Vec<_>>().join("\n")
     }
 
     /// A Markdown table; line breaks in heads become spaces.

@@ -21,6 +21,7 @@ pub fn grid(report: &Report) -> Grid {
         heads: ["result class".to_owned()].into_iter().chain(heads).collect(),
         text_columns: 1,
         lines: report.rows.iter().map(line).collect(),
+        ..Grid::default()
     }
 }
 

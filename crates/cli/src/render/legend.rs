@@ -1,27 +1,48 @@
 //! The lines beneath a run's table: how to read it, on what it was measured, and what is wrong.
 
-use super::cells;
+use super::{cells, results};
 use kpkeys_stats::{
     flag::{Flag, MARGIN_PCT},
-    record::Mode,
+    record::{Machine, Mode},
     table::{AA_GATE, Gate, Table},
 };
 
-/// Everything that is said beneath the table; `projected` says whether it has that column.
-pub fn lines(table: &Table, projected: bool) -> Vec<String> {
+/// Everything that is said beneath a table with these heads.
+pub fn lines(table: &Table, heads: &[String]) -> Vec<String> {
+    let has = |name: &str| heads.iter().any(|head| head.starts_with(name));
     let mut lines = vec![effects(table)];
     lines.extend(no_flags(table));
     lines.extend(emulated(table));
-    lines.extend(linux(table));
+    lines.extend(has("linux").then(linux));
     lines.extend(replayed(table));
-    lines.push(pooled());
-    lines.extend(projected.then(|| projection(table)));
+    lines.extend(recorded(table));
+    lines.push(format!("rows: {SIZES}"));
+    lines.extend(has("pooled").then(pooled));
+    lines.extend(has(results::PROJECTED).then(|| projection(table)));
     lines.extend(comparison(table));
     lines.push(aa_gate(table));
-    lines.push(machine(table));
+    lines.push(machine(&table.machine));
     lines.push(run(table));
+    lines.extend(
+        table
+            .origin
+            .as_ref()
+            .map(|origin| format!("made: {}, {}", origin.started, origin.program())),
+    );
     lines.extend(table.notices.iter().map(|notice| format!("note: {notice}")));
     lines
+}
+
+/// What the names of rows say.
+pub const SIZES: &str = "p:N is the number of pages; h:0 single pages; h:1 large folios of 2 MiB (fork, munmap) or vmalloc_huge.";
+
+/// What a terminal was too narrow for.
+pub fn left_out(heads: &[String], columns: usize) -> Option<String> {
+    let names: Vec<_> =
+        heads.iter().map(|head| head.lines().collect::<Vec<_>>().join(" ")).collect();
+    (!names.is_empty()).then(|| {
+        format!("left out in {columns} columns: {}; --format markdown has all.", names.join(", "))
+    })
 }
 
 /// What is said beneath the counts.
@@ -60,12 +81,10 @@ fn no_flags(table: &Table) -> Option<String> {
     ))
 }
 
-fn linux(table: &Table) -> Option<String> {
-    table.rows.iter().any(|row| row.linux_here.is_some()).then(|| {
-        "linux here: this machine's kernel doing the same operation, in the same run; % of it: the time a \
-         mode adds, in percent of that."
-            .to_owned()
-    })
+fn linux() -> String {
+    "linux here: this machine's kernel doing the same operation, in the same run; % of it: the time a \
+     mode adds, in percent of that."
+        .to_owned()
 }
 
 fn replayed(table: &Table) -> Option<String> {
@@ -76,6 +95,15 @@ fn replayed(table: &Table) -> Option<String> {
          that made it. Not modelled: everything else the kernel \
          and the command did, caches that they share with it, TLB misses, reclaim, which files were mapped."
             .to_owned()
+    })
+}
+
+fn recorded(table: &Table) -> Option<String> {
+    table.rows.iter().any(|row| row.baseline_recorded).then(|| {
+        format!(
+            "{}: most of this baseline was recorded, kernbench's on another machine; a percentage on it mixes two machines.",
+            cells::RECORDED
+        )
     })
 }
 
@@ -142,9 +170,28 @@ fn aa_gate(table: &Table) -> String {
     }
 }
 
-fn machine(table: &Table) -> String {
-    let machine = &table.machine;
-    format!("machine: {}, {} CPUs, {}, {}", machine.cpu, machine.cpus, machine.arch, machine.os)
+/// The machine, in one line.
+pub fn machine(machine: &Machine) -> String {
+    let detail = |(label, name): (&str, &str)| {
+        let value = machine.extra.get(name)?.as_str()?;
+        Some(format!(" {label} {value}"))
+    };
+    let details = [
+        ("family", "cpu_family"),
+        ("model", "cpu_model"),
+        ("stepping", "cpu_stepping"),
+        ("part", "cpu_part"),
+        ("variant", "cpu_variant"),
+        ("revision", "cpu_revision"),
+        ("microcode", "microcode"),
+        ("governor", "governor"),
+    ];
+    let details: String = details.into_iter().filter_map(detail).collect();
+    let details = if details.is_empty() { details } else { format!(" ({})", details.trim()) };
+    format!(
+        "machine: {}{details}, {} CPUs, {}, {}",
+        machine.cpu, machine.cpus, machine.arch, machine.os
+    )
 }
 
 fn run(table: &Table) -> String {

@@ -60,6 +60,7 @@ fn effects(table: &EffectTable) -> Grid {
         heads: heads.map(str::to_owned).to_vec(),
         text_columns: 2,
         lines: table.rows.iter().map(line).collect(),
+        ..Grid::default()
     }
 }
 
@@ -72,6 +73,7 @@ fn baselines(table: &BaselineTable) -> Grid {
         heads: ["benchmark", "result class", "off, per loop"].map(str::to_owned).to_vec(),
         text_columns: 2,
         lines: table.rows.iter().map(line).collect(),
+        ..Grid::default()
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! On a terminal the benchmark's name stands on a line of its own above its rows, the legend gives the
 //! extremes of the A/A twin, and with `--compare` the other table's columns take the place of the
-//! projection; so the table keeps to 140 columns. Markdown holds every column.
+//! projection; so the table keeps to 140 columns. A narrower one is folded: what rows of a test have in
+//! common stands above them too, and columns are left out. Markdown holds every column.
 
 use super::{
     cells::{self, NONE},
@@ -16,14 +17,17 @@ use kpkeys_stats::{
 /// How the head of the column with projections begins.
 pub const PROJECTED: &str = "projected";
 
-/// The run's table for a terminal.
-pub fn terminal(table: &Table) -> Grid {
+/// The run's table for a terminal, or for a narrow one.
+pub fn terminal(table: &Table, folded: bool) -> Grid {
     let mut columns = vec![class(), off(), linux(), of_linux(table)];
     columns.extend(table.protecting_modes().into_iter().map(mode));
     columns.push(compat(table));
     columns.push(comparison(table).unwrap_or_else(|| projection(table)));
-    let mut grid = grid(&columns, table, 1);
-    grid.lines = under_benchmarks(table, grid.lines);
+    // What was asked for by name goes last.
+    let spare = [projection(table), compat(table), of_linux(table), linux()];
+    let spare = spare.into_iter().chain(comparison(table)).map(|column| column.head).collect();
+    let mut grid = Grid { spare, folded, ..grid(&columns, table, 1) };
+    grid.lines = under_benchmarks(table, grid.lines, folded);
     grid
 }
 
@@ -60,19 +64,27 @@ fn grid(columns: &[Column], table: &Table, text_columns: usize) -> Grid {
         heads: columns.iter().map(|column| column.head.clone()).collect(),
         text_columns,
         lines: table.rows.iter().map(line).collect(),
+        ..Grid::default()
     }
 }
 
-/// Puts the benchmark's name above the first of its rows, and its rows a little to the right.
-fn under_benchmarks(table: &Table, lines: Vec<Vec<String>>) -> Vec<Vec<String>> {
+/// Puts the benchmark's name above the first of its rows, and its rows a little to the right. Folded, so does what stands before the
+/// colon in the names of rows.
+fn under_benchmarks(table: &Table, lines: Vec<Vec<String>>, folded: bool) -> Vec<Vec<String>> {
     let mut grouped = Vec::new();
-    let mut current = None;
+    let mut above: Vec<&str> = Vec::new();
     for (row, mut line) in table.rows.iter().zip(lines) {
-        if current != Some(&row.benchmark) {
-            current = Some(&row.benchmark);
-            grouped.push(vec![row.benchmark.clone()]);
+        let (test, size) = row.result_class.split_once(": ").filter(|_| folded).unzip();
+        let names: Vec<&str> = [row.benchmark.as_str()]
+            .into_iter()
+            .chain(test.filter(|test| *test != row.benchmark))
+            .collect();
+        let known = names.iter().zip(&above).take_while(|(name, above)| name == above).count();
+        for (depth, name) in names.iter().enumerate().skip(known) {
+            grouped.push(vec![format!("{}{name}", "  ".repeat(depth))]);
         }
-        line[0].insert_str(0, "  ");
+        line[0] = format!("{}{}", "  ".repeat(names.len()), size.unwrap_or(&row.result_class));
+        above = names;
         grouped.push(line);
     }
     grouped
@@ -87,7 +99,10 @@ fn class<'t>() -> Column<'t> {
 }
 
 fn off<'t>() -> Column<'t> {
-    Column::new("off", |row| Some(cells::quantity(row.baseline?, row.unit)))
+    Column::new("off", |row| {
+        let mark = if row.baseline_recorded { cells::RECORDED } else { "" };
+        Some(format!("{}{mark}", cells::quantity(row.baseline?, row.unit)))
+    })
 }
 
 fn per_entry<'t>() -> Column<'t> {

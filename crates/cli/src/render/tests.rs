@@ -64,6 +64,7 @@ fn run(blocks: u32) -> Run {
         blocks,
         quick: blocks < 12,
         build: "kpkeys 0.1.0 release".into(),
+        origin: None,
     }
 }
 
@@ -143,7 +144,7 @@ fn compared(blocks: u32) -> Table {
 
 fn print(table: &Table, format: Format, counts: bool) -> String {
     let mut out = Vec::new();
-    write_results(&mut out, table, format, counts).unwrap();
+    write_results(&mut out, table, format, counts, Screen::FULL).unwrap();
     String::from_utf8(out).unwrap()
 }
 
@@ -175,6 +176,37 @@ fn a_run_beside_the_published_table_on_a_terminal() {
     assert_golden("compared.txt", &text);
     assert!(widest_line(&text) <= 140);
     assert!(widest_line(&print(&compared(4), Format::Table, false)) <= 140, "nor with half widths");
+}
+
+/// The whole run with its counts, on a terminal of that width.
+fn on_a_terminal(table: &Table, columns: usize) -> String {
+    let mut out = Vec::new();
+    let screen = Screen { columns: Some(columns), colour: false };
+    write_results(&mut out, table, Format::Table, true, screen).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn a_run_fits_80_columns_and_says_what_it_left_out() {
+    let text = on_a_terminal(&table(12), 80);
+    assert_golden("narrow.txt", &text);
+    for table in [table(12), table(4), compared(12)] {
+        let text = on_a_terminal(&table, 80);
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(text.contains("left out in 80 columns: "), "{text}");
+        for mode in ["unbatched", "batched", "fused"] {
+            assert!(text.contains(mode), "{mode} is never left out");
+        }
+    }
+    assert_eq!(on_a_terminal(&table(12), 140), print(&table(12), Format::Table, true));
+}
+
+#[test]
+fn a_recorded_baseline_is_marked() {
+    let mut table = table(12);
+    table.rows[0].baseline_recorded = true;
+    let text = print(&table, Format::Table, false);
+    assert!(text.contains("11.2 ms†") && text.contains("†: most of this baseline"), "{text}");
 }
 
 #[test]
@@ -262,7 +294,7 @@ fn the_published_tables_in_every_format() {
     let all: Vec<_> = reference::published().collect();
     let print = |format| {
         let mut out = Vec::new();
-        write_published(&mut out, &all, format).unwrap();
+        write_published(&mut out, &all, format, Screen::FULL).unwrap();
         String::from_utf8(out).unwrap()
     };
     assert_golden("published.txt", &print(Format::Table));

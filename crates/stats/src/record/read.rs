@@ -3,7 +3,7 @@
 //! A line that was torn by a kill is the last one and has no line end; it is dropped and reported
 //! as a notice. Every other departure from the format is an error that names file and line.
 
-use super::{Done, FORMAT, Record, Run, ValueError};
+use super::{Done, FORMAT, Mode, Record, Run, Sample, ValueError};
 use crate::notice::Notice;
 use std::{
     collections::BTreeSet,
@@ -54,6 +54,9 @@ pub enum Problem {
     /// A number that no measurement can have.
     #[error(transparent)]
     Value(#[from] ValueError),
+    /// The same iteration of the same row, twice.
+    #[error("{}, mode {}: a second sample of iteration {} in block {}; expected each once", .0.result_class, .0.mode, .0.iteration, .0.block)]
+    Duplicate(Box<Sample>),
     /// A sample of a worker that had already finished.
     #[error("a sample of mode {} in block {} after its `done` record; expected none", .0.mode, .0.block)]
     AfterDone(Done),
@@ -144,8 +147,12 @@ pub struct Recording {
     records: Vec<Record>,
     done: BTreeSet<Done>,
     notices: Vec<Notice>,
-    good_bytes: u64,
+    seen: BTreeSet<Iteration>,
+    whole_bytes: u64,
 }
+
+/// What may be there once: row, mode, block and number.
+type Iteration = (String, Mode, u32, u32);
 
 impl Recording {
     /// Reads the sample file at `path`.
@@ -176,13 +183,17 @@ impl Recording {
             None => return Err(reader.error(Problem::Empty)),
         };
         let mut recording = Recording::of(run);
+        recording.whole_bytes = reader.good_bytes;
         while let Some(record) = reader.next().transpose()? {
+            let samples = matches!(record, Record::Sample(_));
             recording.push(record).map_err(|problem| reader.error(problem))?;
+            if !samples && recording.blocks_are_whole() {
+                recording.whole_bytes = reader.good_bytes;
+            }
         }
         if reader.torn() {
             recording.notices.push(Notice::TornLine { line: reader.line });
         }
-        recording.good_bytes = reader.good_bytes;
         Ok(recording)
     }
 
@@ -201,8 +212,9 @@ impl Recording {
     }
 
     fn of(run: Run) -> Self {
-        let done = BTreeSet::new();
-        Recording { run, records: Vec::new(), done, notices: Vec::new(), good_bytes: 0 }
+        let (records, notices) = (Vec::new(), Vec::new());
+        let (done, seen) = (BTreeSet::new(), BTreeSet::new());
+        Recording { run, records, done, notices, seen, whole_bytes: 0 }
     }
 
     fn push(&mut self, record: Record) -> Result<(), Problem> {
@@ -212,6 +224,12 @@ impl Recording {
                 let worker = Done { mode: sample.mode, block: sample.block };
                 if self.done.contains(&worker) {
                     return Err(Problem::AfterDone(worker));
+                }
+                let Sample { mode, block, iteration, .. } = *sample;
+                let name = (sample.result_class.clone(), mode, block, iteration);
+                // Older files may hold what a worker measured before it was killed beside its second attempt.
+                if !self.seen.insert(name) && self.run.origin.is_some() {
+                    return Err(Problem::Duplicate(Box::new(sample.clone())));
                 }
             }
             Record::Done(done) => {
@@ -247,8 +265,16 @@ impl Recording {
         &self.notices
     }
 
-    /// Length of the good part of the file, where a continued run goes on writing.
-    pub(super) fn good_bytes(&self) -> u64 {
-        self.good_bytes
+    /// Length of the part of the file that counts, where a continued run goes on writing: up to the end of the last block in
+    /// which every mode of the run finished, or of counts behind it.
+    pub(super) fn whole_bytes(&self) -> u64 {
+        self.whole_bytes
+    }
+
+    /// Whether no block is there in part.
+    fn blocks_are_whole(&self) -> bool {
+        let modes = self.run.origin.as_ref().map_or(&[][..], |origin| &origin.modes);
+        let whole = |block| modes.iter().all(|&mode| self.done.contains(&Done { mode, block }));
+        self.done.iter().all(|done| whole(done.block))
     }
 }

@@ -175,25 +175,67 @@ fn negative_counts_and_impossible_shares_are_refused_by_name() {
     assert_eq!(error, "exposure.open_share is 1.5; expected a share between 0 and 1");
 }
 
+/// A file of a run in two modes that says what made it: one whole block.
+fn file_with_origin() -> String {
+    let origin = Origin {
+        commit: None,
+        build_hash: "abc".into(),
+        inputs: [].into(),
+        started: "2026-01-02T03:04:05Z".into(),
+        rows: vec!["fork: h:0".into()],
+        modes: vec![Mode::Off, Mode::Batched],
+    };
+    let header = serde_json::to_string(&Record::Run(Run { origin: Some(origin), ..run(2) }));
+    let records = good_file();
+    let (_, records) = records.split_once('\n').unwrap();
+    format!("{}\n{records}", header.unwrap())
+}
+
 #[test]
-fn a_killed_run_is_continued_behind_its_last_whole_line() {
+fn a_killed_run_is_continued_behind_its_last_whole_block() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("samples.jsonl");
-    let file = good_file();
-    // Killed inside a line, and between a line and its end.
-    for cut in [file.len() - 9, file.len() - 1] {
-        fs::write(&path, &file[..cut]).unwrap();
+    let file = file_with_origin();
+    let next = lines(&[
+        Record::Sample(sample(Mode::Off, 1, 100.0)),
+        Record::Sample(sample(Mode::Batched, 1, 103.0)),
+        done(Mode::Off, 1),
+        done(Mode::Batched, 1),
+    ]);
+    let (_, next) = next.split_once('\n').unwrap();
+    // Wherever it is killed, even between what two modes of one block have to say.
+    for killed_at in 0..next.len() - 1 {
+        fs::write(&path, format!("{file}{}", &next[..killed_at])).unwrap();
         let (recording, mut writer) = Writer::resume(&path).unwrap();
-        let was_done = recording.done().contains(&Done { mode: Mode::Batched, block: 0 });
-        assert_eq!(was_done, cut == file.len() - 1);
-        if !was_done {
-            writer.write(&done(Mode::Batched, 0)).unwrap();
-        }
-        writer.write(&Record::Sample(sample(Mode::Off, 1, 100.0))).unwrap();
-        let whole = Recording::read(&path).unwrap();
-        assert_eq!(whole.records().len(), 6);
-        assert!(whole.notices().is_empty());
+        assert_eq!(recording.records().len(), 5, "killed at {killed_at}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), file, "killed at {killed_at}");
+        writer.write(&Record::Sample(sample(Mode::Off, 1, 101.0))).unwrap();
+        assert_eq!(Recording::read(&path).unwrap().records().len(), 6);
     }
+    // Killed between the last record and its line end.
+    fs::write(&path, format!("{file}{}", next.trim_end())).unwrap();
+    let (recording, mut writer) = Writer::resume(&path).unwrap();
+    assert_eq!(recording.records().len(), 9);
+    writer.write(&counts(Mode::Off, 0.0)).unwrap();
+    assert_eq!(Recording::read(&path).unwrap().records().len(), 10);
+}
+
+#[test]
+fn a_sample_that_is_there_twice_is_refused_by_name() {
+    let text = file_with_origin();
+    let (header, records) = text.split_once('\n').unwrap();
+    let first = records.lines().next().unwrap();
+    let error = error_of(&format!("{header}\n{first}\n{records}"));
+    assert_eq!(
+        error,
+        "s.jsonl:3: fork: h:0, mode off: a second sample of iteration 0 in block 0; expected each once"
+    );
+    // An older version left what a killed worker had measured beside the second attempt: still read.
+    let text = good_file();
+    let (header, records) = text.split_once('\n').unwrap();
+    let first = records.lines().next().unwrap();
+    let older = format!("{header}\n{first}\n{records}");
+    assert_eq!(Recording::read_from(older.as_bytes(), "s.jsonl").unwrap().records().len(), 6);
 }
 
 #[test]

@@ -113,7 +113,7 @@ fn mixed_units_are_refused() {
     records.push(Record::Sample(Sample { unit: Unit::Cycles, ..sample(Mode::Aa, 0, 1.0) }));
     records.extend([done(Mode::Off, 0), done(Mode::Aa, 0)]);
     let error = of(records, 1).unwrap_err().to_string();
-    assert_eq!(error, "fork: h:0: samples in Ns and in Cycles; expected one unit for a row");
+    assert_eq!(error, "fork: h:0: samples in ns and in cycles; expected one unit for a row");
 }
 
 #[test]

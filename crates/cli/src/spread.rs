@@ -1,0 +1,249 @@
+//! `kpkeys spread`: what the same measurement gives with the code laid out differently.
+//!
+//! A build that differs in an unrelated line moves hot loops across cache lines, and the effects of small rows with them. No interval
+//! of one program covers that. Runs of several builds of one commit do: their smallest and largest effect stand side by side here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use kpkeys_stats::flag::Flag;
+use kpkeys_stats::record::{Machine, Mode};
+use kpkeys_stats::table::{Row, Table};
+use serde::Serialize;
+
+use crate::bench::read_table;
+use crate::render::{self, Screen};
+use crate::usage::UsageError;
+
+const EXAMPLES: &str = "\
+Examples:
+  scripts/layouts.sh results                  builds several layouts and fills the folders
+  kpkeys spread results/*                     what they gave
+  kpkeys spread --format markdown results/*   for a page";
+
+/// The options of `kpkeys spread`.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Options {
+    /// Folders of `bench --out`, each of another build of one commit; those of several machines stand one below the other
+    #[arg(required = true, value_name = "DIR")]
+    folders: Vec<PathBuf>,
+    /// How to print it
+    #[arg(long, value_enum, default_value = "table")]
+    format: render::Format,
+}
+
+/// All machines.
+#[derive(Serialize)]
+pub struct Report {
+    /// In the order in which they were named.
+    pub machines: Vec<Spread>,
+}
+
+/// What several layouts gave on one machine.
+#[derive(Serialize)]
+pub struct Spread {
+    /// The machine.
+    pub machine: Machine,
+    /// The commit that all of them were built from.
+    pub commit: String,
+    /// The layouts, by the names of their folders.
+    pub layouts: Vec<Layout>,
+    /// Blocks of each run.
+    pub blocks: usize,
+    /// The rows.
+    pub rows: Vec<SpreadRow>,
+}
+
+/// One build and the run it made.
+#[derive(Serialize)]
+pub struct Layout {
+    /// The name of its folder.
+    pub name: String,
+    /// SHA-256 of the program.
+    pub build_hash: String,
+    /// When its run was begun.
+    pub started: String,
+    /// Whether the gates of its run held.
+    pub gates_hold: bool,
+}
+
+/// One row in every layout.
+#[derive(Serialize)]
+pub struct SpreadRow {
+    /// What it belongs to.
+    pub benchmark: String,
+    /// Its name.
+    pub result_class: String,
+    /// Whether most of its baseline was recorded on another machine.
+    pub baseline_recorded: bool,
+    /// Smallest and largest baseline.
+    pub baseline_ns: Option<Range>,
+    /// The protecting modes.
+    pub modes: BTreeMap<Mode, SpreadCell>,
+}
+
+/// One mode of one row in every layout.
+#[derive(Serialize)]
+pub struct SpreadCell {
+    /// Smallest and largest effect in percent.
+    pub effect_pct: Range,
+    /// The flag in each layout, in their order.
+    pub flags: Vec<Option<Flag>>,
+    /// Smallest and largest share of the time with a window open, where that was counted.
+    pub open_share: Option<Range>,
+    /// Stores in the longest window of any.
+    pub longest_window_stores: Option<u64>,
+}
+
+/// Ends of what was found.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Range {
+    /// The smallest.
+    pub low: f64,
+    /// The largest.
+    pub high: f64,
+}
+
+impl Range {
+    /// None without values.
+    fn of(values: impl Iterator<Item = f64>) -> Option<Range> {
+        values.fold(None, |range, value| {
+            let Range { low, high } = range.unwrap_or(Range { low: value, high: value });
+            Some(Range { low: low.min(value), high: high.max(value) })
+        })
+    }
+}
+
+/// Reads the folders and prints what they have in common. Returns whether the gates of every run held.
+///
+/// # Errors
+///
+/// A folder without a table, or [`UsageError`] for runs that cannot stand side by side.
+pub fn run(options: &Options) -> Result<bool> {
+    let mut machines: Vec<Vec<Run>> = Vec::new();
+    for folder in &options.folders {
+        let run = Run::read(folder)?;
+        match machines.iter_mut().find(|runs| runs[0].table.machine == run.table.machine) {
+            Some(runs) => runs.push(run),
+            None => machines.push(vec![run]),
+        }
+    }
+    let machines = machines.iter().map(|runs| spread(runs)).collect::<Result<_, _>>()?;
+    let report = Report { machines };
+    render::write_spread(&mut io::stdout().lock(), &report, options.format, Screen::of_stdout())?;
+    Ok(report.machines.iter().flat_map(|spread| &spread.layouts).all(|layout| layout.gates_hold))
+}
+
+/// One folder.
+struct Run {
+    folder: PathBuf,
+    table: Table,
+}
+
+impl Run {
+    fn read(folder: &Path) -> Result<Run> {
+        let table = read_table(folder)?
+            .with_context(|| format!("{} has no table of a finished run", folder.display()))?;
+        Ok(Run { folder: folder.to_owned(), table })
+    }
+
+    /// What must be the same in all runs of a machine, by name.
+    fn conditions(&self) -> Result<[(&'static str, String); 6], UsageError> {
+        let origin = self.table.origin.as_ref().ok_or_else(|| {
+            let folder = self.folder.display();
+            UsageError(format!("{folder} does not say which program recorded it"))
+        })?;
+        Ok([
+            ("commit", origin.commit.clone().unwrap_or_else(|| "not known".to_owned())),
+            ("place", self.table.on.clone()),
+            ("backend", self.table.backend.clone()),
+            ("paging", self.table.paging.clone()),
+            ("blocks", self.table.blocks.to_string()),
+            ("rows", origin.rows.join(", ")),
+        ])
+    }
+}
+
+/// Sets the runs of one machine side by side.
+fn spread(runs: &[Run]) -> Result<Spread, UsageError> {
+    let first = &runs[0];
+    let conditions = first.conditions()?;
+    let mut builds = BTreeSet::new();
+    for run in runs {
+        for ((name, here), (_, there)) in conditions.iter().zip(run.conditions()?) {
+            if *here != there {
+                let [one, other] = [first, run].map(|run| run.folder.display());
+                return Err(UsageError(format!(
+                    "{name} is {here} in {one} and {there} in {other}"
+                )));
+            }
+        }
+        let build = run.table.origin.as_ref().map(|origin| &origin.build_hash);
+        if !builds.insert(build) {
+            let folder = run.folder.display();
+            return Err(UsageError(format!(
+                "{folder} was made by a build that another folder has"
+            )));
+        }
+    }
+    Ok(Spread {
+        machine: first.table.machine.clone(),
+        commit: conditions[0].1.clone(),
+        layouts: runs.iter().filter_map(layout).collect(),
+        blocks: first.table.blocks,
+        rows: first.table.rows.iter().map(|row| spread_row(row, runs)).collect(),
+    })
+}
+
+fn layout(run: &Run) -> Option<Layout> {
+    let origin = run.table.origin.as_ref()?;
+    let name = run.folder.file_name().unwrap_or(run.folder.as_os_str());
+    Some(Layout {
+        name: name.to_string_lossy().into_owned(),
+        build_hash: origin.build_hash.clone(),
+        started: origin.started.clone(),
+        gates_hold: run.table.gates_hold(),
+    })
+}
+
+fn spread_row(row: &Row, runs: &[Run]) -> SpreadRow {
+    let same = |other: &&Row| {
+        (&other.benchmark, &other.result_class) == (&row.benchmark, &row.result_class)
+    };
+    let rows: Vec<&Row> = runs.iter().filter_map(|run| run.table.rows.iter().find(same)).collect();
+    let cells =
+        Mode::PROTECTING.into_iter().filter_map(|mode| Some((mode, spread_cell(mode, &rows)?)));
+    SpreadRow {
+        benchmark: row.benchmark.clone(),
+        result_class: row.result_class.clone(),
+        baseline_recorded: row.baseline_recorded,
+        baseline_ns: Range::of(rows.iter().filter_map(|row| row.baseline)),
+        modes: cells.collect(),
+    }
+}
+
+fn spread_cell(mode: Mode, rows: &[&Row]) -> Option<SpreadCell> {
+    let effects = || rows.iter().filter_map(|row| row.effect(mode));
+    let exposures = || rows.iter().filter_map(|row| row.modes.get(&mode)?.exposure.as_ref());
+    Some(SpreadCell {
+        effect_pct: Range::of(effects().map(|effect| effect.effect_pct))?,
+        flags: effects().map(|effect| effect.flag).collect(),
+        open_share: Range::of(exposures().map(|exposure| exposure.open_share)),
+        longest_window_stores: exposures().map(|exposure| exposure.longest_window_stores).max(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_holds_all_there_is() {
+        assert_eq!(Range::of([].into_iter()), None);
+        let range = Range::of([3.4, -6.4, 1.0].into_iter());
+        assert_eq!(range, Some(Range { low: -6.4, high: 3.4 }));
+    }
+}
