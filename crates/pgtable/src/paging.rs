@@ -3,7 +3,7 @@
 use kpkeys::{Backend, Pkey, Scheme};
 use spin::Mutex;
 
-use crate::addr::{Level, PageRange, PhysAddr, VirtAddr};
+use crate::addr::{Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
 use crate::alias::Alias;
 use crate::entry::{Entry, Format};
 use crate::error::Error;

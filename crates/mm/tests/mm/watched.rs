@@ -98,7 +98,7 @@ pub fn boot<F: HostedFormat, S: Scheme>(
         seen: Mutex::default(),
         format: PhantomData,
     };
-    let frames = Buddy::new(memory, FrameTable::on_heap(pages), true, cpu::current);
+    let frames = Buddy::new(memory, FrameTable::on_heap(pages), true, 1, cpu::current);
     frames.add(0..pages);
     let kernel = Kernel::new(Watched { hosted, watch }, frames, config, Layout::standard());
     let kernel: &'static _ = Box::leak(Box::new(kernel.expect("memory")));
