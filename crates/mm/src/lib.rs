@@ -16,6 +16,7 @@ extern crate alloc;
 
 mod error;
 pub mod frames;
+mod heap;
 pub mod kernel;
 pub mod space;
 pub mod vmalloc;
