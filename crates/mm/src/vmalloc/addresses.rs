@@ -125,6 +125,13 @@ struct Above {
     pages: usize,
 }
 
+/// A node was looked at. Tests count them.
+#[inline(always)]
+fn step() {
+    #[cfg(test)]
+    tests::STEPS.set(tests::STEPS.get() + 1);
+}
+
 fn largest(tree: &Link) -> usize {
     tree.as_ref().map_or(0, |node| node.links.largest)
 }
@@ -139,6 +146,7 @@ fn refresh(node: &mut Extent) {
 fn lowest(tree: &Link, pages: usize) -> Option<(u64, usize)> {
     let mut node = tree.as_deref().filter(|node| node.links.largest >= pages)?;
     loop {
+        step();
         let below = node.links.left.as_deref().filter(|left| left.links.largest >= pages);
         node = match below {
             Some(left) => left,
@@ -151,6 +159,7 @@ fn lowest(tree: &Link, pages: usize) -> Option<(u64, usize)> {
 /// The first aligned start in the lowest `tries` free ranges that are large enough.
 fn first_aligned(tree: &Link, pages: usize, align: u64, tries: &mut usize) -> Option<u64> {
     let node = tree.as_deref().filter(|node| node.links.largest >= pages)?;
+    step();
     let here = |tries: &mut usize| {
         if node.pages < pages || *tries == 0 {
             return None;
@@ -172,6 +181,7 @@ fn first_aligned(tree: &Link, pages: usize, align: u64, tries: &mut usize) -> Op
 /// Returns what is left above beside it.
 fn shrink(tree: &mut Link, taken: &Extent) -> Above {
     let Some(node) = tree.as_deref_mut() else { return Above::default() };
+    step();
     if taken.start < node.start || taken.start >= node.end() {
         let side =
             if taken.start < node.start { &mut node.links.left } else { &mut node.links.right };
@@ -202,6 +212,7 @@ fn shrink(tree: &mut Link, taken: &Extent) -> Above {
 /// Adds a range to the free one that ends where it starts; false if there is none.
 fn extend(tree: &mut Link, range: &Extent) -> bool {
     let Some(node) = tree.as_deref_mut() else { return false };
+    step();
     let extended = if range.start < node.start {
         extend(&mut node.links.left, range)
     } else if range.start == node.end() {
@@ -219,6 +230,7 @@ fn extend(tree: &mut Link, range: &Extent) -> bool {
 /// Takes out the free range that starts at an address.
 fn remove(tree: &mut Link, start: u64) -> Link {
     let node = tree.as_deref_mut()?;
+    step();
     if node.start == start {
         return remove_root(tree);
     }
@@ -237,6 +249,7 @@ fn remove_root(tree: &mut Link) -> Link {
 }
 
 fn insert(tree: &mut Link, mut node: Box<Extent>) {
+    step();
     match tree.as_deref_mut() {
         Some(root) if root.links.priority >= node.links.priority => {
             let side =
@@ -255,6 +268,7 @@ fn insert(tree: &mut Link, mut node: Box<Extent>) {
 /// The parts of a tree below and above an address.
 fn split(tree: Link, at: u64) -> (Link, Link) {
     let Some(mut node) = tree else { return (None, None) };
+    step();
     if node.start < at {
         let (below, above) = split(node.links.right.take(), at);
         node.links.right = below;
@@ -270,6 +284,7 @@ fn split(tree: Link, at: u64) -> (Link, Link) {
 
 /// Two trees in one; all of `below` lies below `above`.
 fn merged(below: Link, above: Link) -> Link {
+    step();
     match (below, above) {
         (Some(mut below), Some(above)) if below.links.priority >= above.links.priority => {
             below.links.right = merged(below.links.right.take(), Some(above));
@@ -287,13 +302,20 @@ fn merged(below: Link, above: Link) -> Link {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use alloc::vec::Vec;
+    use core::cell::Cell;
 
     use kpkeys_pgtable::VirtAddr;
 
     use super::*;
 
     const P: u64 = PAGE_SIZE;
+
+    std::thread_local! {
+        pub(super) static STEPS: Cell<usize> = const { Cell::new(0) };
+    }
 
     fn node() -> Box<Extent> {
         Extent::new().unwrap()
@@ -389,19 +411,60 @@ mod tests {
         }
     }
 
-    /// 200,000 holes, in an order that a plain search tree would make a list of.
+    /// `holes` free ranges of six pages, none at a multiple of 128 pages, and one of many pages above them.
+    fn with_holes(holes: usize) -> FreeAddresses {
+        let mut free = free(holes * 128 + (1 << 20));
+        let ranges: Vec<_> = (0..holes * 2).map(|_| take(&mut free, 64).unwrap()).collect();
+        for (i, mut range) in ranges.into_iter().enumerate() {
+            if i % 2 == 1 {
+                let mut hole = node();
+                range.split_off_first(6, &mut node());
+                range.split_off_first(6, &mut hole);
+                free.put(hole);
+            }
+        }
+        free
+    }
+
+    /// Ranges taken at once when steps are counted: each may leave a free range more.
+    const PAIRS: usize = 1000;
+
+    /// Nodes looked at by one call, on average over pairs of a taking and a giving back.
+    fn steps(free: &mut FreeAddresses, take: impl Fn(&mut FreeAddresses) -> Box<Extent>) -> f64 {
+        STEPS.set(0);
+        let taken: Vec<_> = (0..PAIRS).map(|_| take(free)).collect();
+        taken.into_iter().for_each(|range| free.put(range));
+        STEPS.get() as f64 / PAIRS as f64
+    }
+
+    /// Five passes down a tree that is as deep as it should be, and no more with 200,000 free ranges than with ten.
+    #[test]
+    fn searches_take_a_logarithm_of_steps() {
+        type Take = fn(&mut FreeAddresses) -> Box<Extent>;
+        let takes: [(&str, Take); 4] = [
+            ("a page", |free| take(free, 1).unwrap()),
+            ("seven pages", |free| take(free, 7).unwrap()),
+            ("five pages at 128", |free| take_aligned(free, 5, 128).unwrap()),
+            ("nine pages at 16", |free| take_aligned(free, 9, 16).unwrap()),
+        ];
+        for holes in [10, 1000, 200_000] {
+            let mut free = with_holes(holes);
+            for (what, take) in takes {
+                let all = (holes + PAIRS) as f64;
+                let (steps, most) = (steps(&mut free, take), 5.0 * all.log2() + 8.0);
+                assert!(steps <= most, "{what}: {steps} steps among {holes} free ranges");
+            }
+        }
+    }
+
+    /// Holes come in an order that a plain search tree would make a list of.
     #[test]
     fn is_as_deep_as_a_logarithm() {
-        let mut free = free(1 << 20);
-        let mut holes: Vec<_> = (0..400_000).map(|_| take(&mut free, 2).unwrap()).collect();
-        for hole in holes.drain(..).step_by(2) {
-            free.put(hole);
-        }
         fn depth(tree: &Link) -> usize {
-            tree.as_ref()
-                .map_or(0, |node| 1 + depth(&node.links.left).max(depth(&node.links.right)))
+            let below = |node: &Extent| depth(&node.links.left).max(depth(&node.links.right));
+            tree.as_ref().map_or(0, |node| 1 + below(node))
         }
-        let depth = depth(&free.root);
+        let depth = depth(&with_holes(200_000).root);
         assert!(depth < 4 * 18, "{depth} deep for 2^17.6 nodes");
     }
 }

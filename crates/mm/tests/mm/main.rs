@@ -10,4 +10,5 @@ mod heap;
 mod mappings;
 mod space_model;
 mod support;
+mod vmalloc_heap;
 mod vmalloc_model;
