@@ -5,8 +5,7 @@
 //! those of `vm_map_ram`'s caller too, even if the caller gives them back: whoever uses the address after freeing it finds the old contents
 //! instead of a fault, never somebody else's memory, and never a page table. At most [`MAX_DEFERRED_PAGES`] pages wait on a CPU.
 //!
-//! Waiting costs a lock and a few moves. Where opening a window is one register write without a barrier, that is no less than the
-//! window, and nothing waits.
+//! Waiting costs a lock and a few moves. Where windows are cheap (PAN), that is more than the window, and nothing waits.
 
 use alloc::boxed::Box;
 use core::mem::take;
@@ -79,7 +78,7 @@ impl<M: Machine> Kernel<M> {
     /// Whether unmaps wait for a window.
     #[inline(always)]
     pub(super) fn defers(&self) -> bool {
-        self.paging().mode() == Mode::Fused && self.machine().backend().write_needs_barrier()
+        self.paging().mode() == Mode::Fused && !self.machine().backend().windows_are_cheap()
     }
 
     /// Unmaps an area and frees what it had: now, or when this CPU next opens a window for kernel mappings.
