@@ -66,6 +66,13 @@ macro_rules! backends {
             }
 
             #[inline(always)]
+            fn windows_are_cheap(&self) -> bool {
+                match self {
+                    $(Self::$variant(backend) => backend.windows_are_cheap(),)+
+                }
+            }
+
+            #[inline(always)]
             fn scheme(&self) -> kpkeys::Scheme {
                 match self {
                     $(Self::$variant(backend) => backend.scheme(),)+

@@ -42,6 +42,12 @@ pub unsafe trait Backend {
     /// it themselves.
     fn write_needs_barrier(&self) -> bool;
 
+    /// Whether a window costs no more than a handful of ordinary instructions: then it is not worth a lock to save one.
+    #[inline(always)]
+    fn windows_are_cheap(&self) -> bool {
+        false
+    }
+
     /// What a page-table page must be like for this backend to protect it. The same for as long as the backend is used.
     #[inline(always)]
     fn scheme(&self) -> Scheme {

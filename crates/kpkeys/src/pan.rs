@@ -212,6 +212,12 @@ unsafe impl<R: Register> Backend for Pan<R> {
         R::NEEDS_BARRIER
     }
 
+    /// A window is two writes of a flag that synchronise themselves.
+    #[inline(always)]
+    fn windows_are_cheap(&self) -> bool {
+        !R::NEEDS_BARRIER
+    }
+
     #[inline(always)]
     fn scheme(&self) -> Scheme {
         Scheme::Alias

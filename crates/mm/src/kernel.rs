@@ -44,7 +44,8 @@ impl<M: Machine> Kernel<M> {
         let paging = Paging::new(machine, frames, config)?;
         paging.link_kernel_half(layout.vmalloc)?;
         let zeroes = paging.frames().new_zero_page(paging.machine())?;
-        Ok(Kernel { paging, vmalloc: Vmalloc::new(layout.vmalloc, cpus), zeroes })
+        let vmalloc = Vmalloc::new(layout.vmalloc, cpus)?;
+        Ok(Kernel { paging, vmalloc, zeroes })
     }
 
     /// Turns protection on; see [`Paging::enable_protection`].

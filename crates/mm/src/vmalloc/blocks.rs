@@ -3,35 +3,26 @@
 //! A block is 4 MiB of addresses. A CPU hands its slots out in order and never twice; a slot that was unmapped stays unused until
 //! every slot of the block was, and then the whole block waits for a purge. So a TLB flush is due once per 1024 pages at most.
 
-use alloc::collections::BTreeMap;
-use alloc::collections::btree_map::Entry;
+use alloc::boxed::Box;
 
 use kpkeys_pgtable::{Attrs, Machine, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
 
-use super::lazy::{Frees, Unmap};
+use super::cpu::Slots;
+use super::deferred::Deferred;
+use super::extent::Extent;
+use super::owners::{REGION_BYTES, REGION_PAGES};
 use crate::error::Error;
 use crate::kernel::Kernel;
 
-/// Pages in a block.
-const BLOCK_PAGES: usize = 1024;
-const BLOCK_BYTES: u64 = BLOCK_PAGES as u64 * PAGE_SIZE;
 /// The largest mapping that comes from a block.
 pub const MAX_SLOTS: usize = 64;
 
-/// The block a CPU hands out slots of.
-#[derive(Debug)]
-pub(super) struct CpuBlock {
-    start: VirtAddr,
-    used: usize,
-}
-
-/// All blocks, and what is mapped in them and beside them.
-#[derive(Debug, Default)]
-pub(super) struct BlockMap {
-    /// How many pages of the block that starts at an address are done with.
-    done: BTreeMap<u64, usize>,
-    /// Pages of the mapping that starts at an address.
-    mapped: BTreeMap<u64, usize>,
+/// Where a mapping's addresses are from.
+enum Place {
+    /// Slots of a block.
+    Slots,
+    /// A range of its own.
+    Own(Box<Extent>),
 }
 
 impl<M: Machine> Kernel<M> {
@@ -39,32 +30,36 @@ impl<M: Machine> Kernel<M> {
     ///
     /// # Errors
     ///
-    /// [`Error::OutOfMemory`], [`Error::OutOfAddresses`], and [`Error::Tables`] for no frame, or one that cannot be mapped.
+    /// [`Error::OutOfMemory`], of tables or of heap, [`Error::OutOfAddresses`], and [`Error::Tables`] for no frame, or one that
+    /// cannot be mapped.
     pub fn vm_map_ram(&self, frames: &[PhysAddr]) -> Result<VirtAddr, Error> {
-        let start = if frames.len() <= MAX_SLOTS {
-            self.take_slots(frames.len())?
-        } else {
-            self.take_addresses(frames.len(), PAGE_SIZE)?
+        PageRange::new(VirtAddr(0), frames.len())?;
+        let (range, place, deferred) = self.place_for(frames.len())?;
+        let held = self.hold_frames(frames);
+        let mapped = {
+            let section = self.paging().section(self.paging().kernel());
+            self.clear_deferred(&section, &deferred);
+            let frame = |page: usize| frames[page];
+            self.paging().map(&section, self.paging().kernel(), range, Attrs::KERNEL_DATA, frame)
         };
-        let range = PageRange::new(start, frames.len())?;
-        let section = self.paging().section(self.paging().kernel());
-        let cleared = self.clear_deferred(&section);
-        let mapped = self.paging().map(
-            &section,
-            self.paging().kernel(),
-            range,
-            Attrs::KERNEL_DATA,
-            |page| frames[page],
-        );
-        drop(section);
-        self.finish(cleared);
-        match mapped {
-            Ok(()) => {
-                self.areas().blocks.lock().mapped.insert(start.0, frames.len());
-                Ok(start)
+        self.finish(deferred);
+        match (mapped, place) {
+            (Ok(()), Place::Slots) => {
+                self.areas().owners.set_ram(range.start(), range.pages(), held);
+                Ok(range.start())
             }
-            Err(error) => {
-                self.done_with(range);
+            (Ok(()), Place::Own(extent)) => {
+                self.areas().owners.set_ram_extent(extent);
+                Ok(range.start())
+            }
+            (Err(error), place) => {
+                if held {
+                    self.let_go(frames);
+                }
+                match place {
+                    Place::Slots => self.slots_cleared(range),
+                    Place::Own(extent) => self.free_addresses_lazily(extent),
+                }
                 Err(error.into())
             }
         }
@@ -77,81 +72,79 @@ impl<M: Machine> Kernel<M> {
     /// [`Error::NotMapped`] if the range is not what one call of `vm_map_ram` mapped.
     pub fn vm_unmap_ram(&self, start: VirtAddr, pages: usize) -> Result<(), Error> {
         let mapped = PageRange::new(start, pages)?;
-        if !self.areas().blocks.lock().forget(mapped) {
-            return Err(Error::NotMapped(start));
+        let ram = self.areas().owners.take_ram(start, pages).ok_or(Error::NotMapped(start))?;
+        match ram.extent {
+            None => self.unmap_slots(mapped, ram.held),
+            Some(extent) => self.unmap_range(extent),
         }
-        self.unmap_lazily(Unmap { mapped, frees: Frees::Slots });
         Ok(())
     }
 
-    /// Slots whose entries are cleared.
-    pub(super) fn slots_cleared(&self, range: PageRange) {
-        self.done_with(range);
+    /// Slots whose entries are cleared: they will not be used again before a purge.
+    #[inline]
+    pub(super) fn slots_cleared(&self, slots: PageRange) {
+        if let Some(block) = self.areas().owners.count_done(slots.start(), slots.pages()) {
+            self.free_addresses_lazily(block);
+        }
     }
 
-    fn take_slots(&self, pages: usize) -> Result<VirtAddr, Error> {
-        PageRange::new(VirtAddr(0), pages)?;
-        let per_cpu = self.areas().this_cpu(self.machine().cpu());
-        let mut block = per_cpu.block.lock();
-        if let Some(block) = block.as_mut()
-            && block.used + pages <= BLOCK_PAGES
-        {
-            return Ok(block.take(pages));
+    /// Addresses for as many frames, and the unmaps that wait on this CPU.
+    #[inline]
+    fn place_for(&self, pages: usize) -> Result<(PageRange, Place, Deferred), Error> {
+        if pages <= MAX_SLOTS {
+            let (start, deferred) = self.take_slots(pages)?;
+            return Ok((PageRange::new(start, pages)?, Place::Slots, deferred));
         }
-        let start = self.take_addresses(BLOCK_PAGES, BLOCK_BYTES)?;
-        self.areas().blocks.lock().done.insert(start.0, 0);
-        let full = block.replace(CpuBlock { start, used: pages });
-        drop(block);
-        if let Some(full) = full {
+        let extent = self.take_addresses(pages, PAGE_SIZE)?;
+        let owners = &self.areas().owners;
+        let second = extent.start().offset_pages(1);
+        if let Err(error) = owners.reserve(extent.start()).and_then(|()| owners.reserve(second)) {
+            self.areas().addresses.lock().put(extent);
+            return Err(error);
+        }
+        Ok((extent.first(pages), Place::Own(extent), self.take_deferred()))
+    }
+
+    /// Slots, and the unmaps that wait on this CPU: its lock is taken once for both.
+    #[inline]
+    fn take_slots(&self, pages: usize) -> Result<(VirtAddr, Deferred), Error> {
+        let mut own = self.own();
+        if own.block.left < pages {
+            drop(own);
+            let block = self.new_block()?;
+            own = self.own();
+            let rest = core::mem::replace(&mut own.block, block);
+            let start = own.block.take(pages);
+            let deferred = self.deferred_of(&mut own);
+            drop(own);
             // The slots behind the last one handed out will never be.
-            self.count_done(full.start, BLOCK_PAGES - full.used);
-        }
-        Ok(start)
-    }
-
-    /// The addresses will not be used again before a purge.
-    fn done_with(&self, range: PageRange) {
-        let block = VirtAddr(range.start().0 & !(BLOCK_BYTES - 1));
-        if range.pages() <= MAX_SLOTS {
-            self.count_done(block, range.pages());
-        } else {
-            self.free_addresses_lazily(range);
-        }
-    }
-
-    fn count_done(&self, block: VirtAddr, pages: usize) {
-        if self.areas().blocks.lock().count_done(block, pages)
-            && let Ok(range) = PageRange::new(block, BLOCK_PAGES)
-        {
-            self.free_addresses_lazily(range);
-        }
-    }
-}
-
-impl CpuBlock {
-    fn take(&mut self, pages: usize) -> VirtAddr {
-        let start = self.start.offset_pages(self.used);
-        self.used += pages;
-        start
-    }
-}
-
-impl BlockMap {
-    /// Forgets a mapping; false if there is none of exactly this range.
-    fn forget(&mut self, range: PageRange) -> bool {
-        match self.mapped.entry(range.start().0) {
-            Entry::Occupied(mapping) if *mapping.get() == range.pages() => {
-                mapping.remove();
-                true
+            if let Ok(rest) = PageRange::new(rest.next, rest.left) {
+                self.slots_cleared(rest);
             }
-            _ => false,
+            return Ok((start, deferred));
         }
+        let start = own.block.take(pages);
+        Ok((start, self.deferred_of(&mut own)))
     }
 
-    /// Counts pages of a block that are done with; true if that were the last, and the block is forgotten.
-    fn count_done(&mut self, block: VirtAddr, pages: usize) -> bool {
-        let Some(done) = self.done.get_mut(&block.0) else { return false };
-        *done += pages;
-        *done == BLOCK_PAGES && self.done.remove(&block.0).is_some()
+    #[cold]
+    fn new_block(&self) -> Result<Slots, Error> {
+        let extent = self.take_addresses(REGION_PAGES, REGION_BYTES)?;
+        let next = extent.start();
+        self.areas().owners.set_block(extent).map_err(|(error, extent)| {
+            self.areas().addresses.lock().put(extent);
+            error
+        })?;
+        Ok(Slots { next, left: REGION_PAGES })
+    }
+}
+
+impl Slots {
+    #[inline]
+    fn take(&mut self, pages: usize) -> VirtAddr {
+        let start = self.next;
+        self.next = start.offset_pages(pages);
+        self.left -= pages;
+        start
     }
 }

@@ -2,10 +2,15 @@
 //!
 //! | module | concept |
 //! |---|---|
-//! | [`addresses`] | free ranges of kernel addresses |
 //! | [`area`] | `vmalloc`, `vmalloc_huge`, `vfree` |
+//! | `backing` | the frames behind an area |
 //! | [`blocks`] | `vm_map_ram` on per-CPU blocks |
-//! | [`lazy`] | unmapped ranges that wait for a TLB flush, and unmaps that wait for a window |
+//! | [`deferred`] | unmaps that wait for a window |
+//! | [`lazy`] | unmapped addresses that wait for a TLB flush |
+//! | [`addresses`] | free ranges of kernel addresses |
+//! | [`extent`] | a range of addresses as a node, from taking it to giving it back |
+//! | `owners` | who owns what starts at an address |
+//! | `cpu` | what each CPU has for itself |
 //!
 //! # The life of a range
 //!
@@ -13,66 +18,109 @@
 //! enough wait, one TLB flush for all of them, and the addresses are free. Its *frames* are free as soon as its entries are cleared.
 //! Kernel page-table pages are never freed.
 //!
-//! # Deferred unmaps in mode `fused`
+//! # Locks
 //!
-//! A small unmap would need a window of its own for a handful of stores. In mode `fused` it waits, per CPU, for the next window
-//! that `vmalloc` or `vm_map_ram` opens there, and its stores share it. Until then the mapping still translates, and its frames
-//! stay allocated, those of `vm_map_ram`'s caller too, even if the caller gives them back: whoever uses the address after freeing it
-//! finds the old contents instead of a fault, never somebody else's memory, and never a page table. At most [`MAX_DEFERRED_PAGES`](lazy::MAX_DEFERRED_PAGES) pages wait on a CPU.
+//! A mapping is made, found and given back with what its CPU has for itself, and atomic words that nobody else touches. Only a CPU that
+//! has used up its addresses, and a purge, take the lock of the free ranges. A CPU's own lock is taken before that one, and neither
+//! while page tables are changed.
+//!
+//! # Heap
+//!
+//! What a call will need is asked for before it changes anything, so a heap that is used up is [`Error::OutOfMemory`] and nothing
+//! else; giving back needs none.
 
 pub mod addresses;
 pub mod area;
+mod backing;
 pub mod blocks;
 mod contents;
+mod cpu;
+pub mod deferred;
+pub mod extent;
 pub mod lazy;
+mod owners;
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
 
-use kpkeys_pgtable::PageRange;
-use spin::Mutex;
+use kpkeys_pgtable::{Machine, PAGE_SIZE, PageRange};
+use spin::{Mutex, MutexGuard};
 
+use crate::error::Error;
+use crate::heap;
+use crate::kernel::Kernel;
 use addresses::FreeAddresses;
-use area::Area;
-use blocks::{BlockMap, CpuBlock};
-use lazy::{Deferred, LazyRanges};
-
-/// Pages that wait unflushed before a purge, for each doubling of the number of CPUs: 32 MiB.
-const LAZY_PAGES: usize = 8192;
+use cpu::{Own, PerCpu};
+use extent::Extent;
+use lazy::Waiting;
+use owners::Owners;
 
 /// The kernel's mappings.
 pub(crate) struct Vmalloc {
+    range: PageRange,
     addresses: Mutex<FreeAddresses>,
-    busy: Mutex<BTreeMap<u64, Area>>,
-    lazy: Mutex<LazyRanges>,
-    blocks: Mutex<BlockMap>,
+    owners: Owners,
+    waiting: Waiting,
     cpus: Box<[PerCpu]>,
-    max_lazy_pages: usize,
-}
-
-/// What each CPU has for itself.
-struct PerCpu {
-    /// The block that `vm_map_ram` hands out slots of.
-    block: Mutex<Option<CpuBlock>>,
-    /// Unmaps that wait for this CPU's next window.
-    deferred: Mutex<Deferred>,
 }
 
 impl Vmalloc {
-    pub(crate) fn new(range: PageRange, cpus: usize) -> Self {
-        let per_cpu =
-            |_| PerCpu { block: Mutex::new(None), deferred: Mutex::new(Deferred::default()) };
-        Vmalloc {
-            addresses: Mutex::new(FreeAddresses::new(range)),
-            busy: Mutex::new(BTreeMap::new()),
-            lazy: Mutex::new(LazyRanges::default()),
-            blocks: Mutex::new(BlockMap::default()),
-            cpus: (0..cpus).map(per_cpu).collect(),
-            max_lazy_pages: (cpus.ilog2() as usize + 1) * LAZY_PAGES,
+    /// Everything in `range` is free.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`].
+    pub(crate) fn new(range: PageRange, cpus: usize) -> Result<Self, Error> {
+        let cpus = cpus.max(1);
+        let per_cpu = (0..cpus).map(|_| PerCpu::default());
+        Ok(Vmalloc {
+            range,
+            addresses: Mutex::new(FreeAddresses::new(range, Extent::new()?)),
+            owners: Owners::new(range)?,
+            waiting: Waiting::new(cpus),
+            cpus: heap::collect(per_cpu)?.into_boxed_slice(),
+        })
+    }
+
+    fn try_take(&self, pages: usize, align: u64) -> Result<Option<Box<Extent>>, Error> {
+        let node = Extent::new()?;
+        if align <= PAGE_SIZE {
+            return Ok(self.addresses.lock().take(pages, pages, node).ok());
+        }
+        let rest = Extent::new()?;
+        Ok(self.addresses.lock().take_aligned(pages, align, node, rest).ok())
+    }
+
+    /// Frees the addresses that CPUs have for small areas and have not handed out.
+    fn give_up_chunks(&self) {
+        for cpu in &self.cpus {
+            if let Some(chunk) = cpu.lock().give_up_chunk() {
+                self.addresses.lock().put(chunk);
+            }
         }
     }
 
-    fn this_cpu(&self, cpu: usize) -> &PerCpu {
-        &self.cpus[cpu % self.cpus.len()]
+    /// What the CPU with this number has for itself.
+    #[inline(always)]
+    fn cpu(&self, number: usize) -> &PerCpu {
+        // Numbers are below that of CPUs; a model's threads may have none.
+        self.cpus.get(number).unwrap_or(&self.cpus[0])
+    }
+}
+
+impl<M: Machine> Kernel<M> {
+    /// What the calling CPU has for itself.
+    #[inline(always)]
+    fn own(&self) -> MutexGuard<'_, Own> {
+        self.areas().cpu(self.machine().cpu()).lock()
+    }
+
+    /// A range of kernel addresses, purging if that is what it takes.
+    fn take_addresses(&self, pages: usize, align: u64) -> Result<Box<Extent>, Error> {
+        if let Some(taken) = self.areas().try_take(pages, align)? {
+            return Ok(taken);
+        }
+        self.purge_vmalloc();
+        self.areas().give_up_chunks();
+        self.areas().try_take(pages, align)?.ok_or(Error::OutOfAddresses(pages))
     }
 }

@@ -13,5 +13,6 @@ mod heap_failure;
 mod mappings;
 mod space_model;
 mod support;
+mod vmalloc_heap;
 mod vmalloc_model;
 mod watched;

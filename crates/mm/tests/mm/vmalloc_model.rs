@@ -12,7 +12,7 @@ use kpkeys_hosted::HostedFormat;
 use kpkeys_hosted::mmu::{Fault, Mmu, Privilege, Want};
 use kpkeys_mm::frames::OwnedFrame;
 use kpkeys_mm::vmalloc::blocks::MAX_SLOTS;
-use kpkeys_mm::vmalloc::lazy::MAX_DEFERRED_PAGES;
+use kpkeys_mm::vmalloc::deferred::MAX_DEFERRED_PAGES;
 use kpkeys_mm::{Error, Kernel};
 use kpkeys_pgtable::{Event, Machine, Mode, PAGE_SIZE, PhysAddr, VirtAddr};
 use proptest::prelude::*;

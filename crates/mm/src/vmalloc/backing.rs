@@ -1,0 +1,133 @@
+//! The frames behind an area.
+
+use kpkeys_pgtable::addr::CONT_BYTES;
+use kpkeys_pgtable::entry::CONT_PAGES;
+use kpkeys_pgtable::{Level, PAGE_SIZE};
+use smallvec::SmallVec;
+
+use crate::error::Error;
+use crate::frames::{Buddy, HUGE_ORDER};
+
+/// Frames taken from the allocator in one go.
+const BULK: usize = 100;
+/// The order of the blocks behind a contiguous run of PTEs.
+const CONT_ORDER: u8 = CONT_PAGES.ilog2() as u8;
+
+/// The frames behind an area, in the order they are mapped: single frames, or the first frames of blocks. A few need no heap.
+#[derive(Debug, Default)]
+pub(super) struct AreaFrames {
+    blocks: SmallVec<[Block; 2]>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Block {
+    pub(super) first: u32,
+    pub(super) order: u8,
+}
+
+/// What an area is made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Backing {
+    /// Single frames.
+    Pages,
+    /// 2 MiB blocks where they fit, then 64 KiB blocks, then single frames.
+    Blocks,
+}
+
+impl Backing {
+    /// What the start of an area of this many pages should be a multiple of.
+    pub(super) fn align(self, pages: usize) -> u64 {
+        match (self, pages) {
+            (Backing::Blocks, pages) if pages >= Level::Pmd.entry_pages() => {
+                Level::Pmd.entry_bytes()
+            }
+            (Backing::Blocks, pages) if pages >= CONT_PAGES => CONT_BYTES,
+            _ => PAGE_SIZE,
+        }
+    }
+}
+
+impl AreaFrames {
+    /// Takes the frames for `pages` pages, which memory has, whoever uses them now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`], and none is taken.
+    pub(super) fn take(buddy: &Buddy, pages: usize, backing: Backing) -> Result<AreaFrames, Error> {
+        let mut frames = AreaFrames::default();
+        let taken = (|| {
+            if backing == Backing::Blocks {
+                frames.take_blocks(buddy, pages)?;
+            }
+            frames.take_pages(buddy, pages)
+        })();
+        if taken.is_err() {
+            frames.release(buddy);
+        }
+        taken.map(|()| frames)
+    }
+
+    /// The blocks, in the order they are mapped.
+    #[inline(always)]
+    pub(super) fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    /// Frees them one by one, as Linux does: a block behind an area is split into frames when it is allocated.
+    #[inline]
+    pub(super) fn release(&mut self, buddy: &Buddy) {
+        for block in core::mem::take(&mut self.blocks) {
+            (block.first..block.first + (1 << block.order)).for_each(|frame| buddy.put(frame, 0));
+        }
+    }
+
+    /// As many of `pages` as whole blocks can serve, the largest first.
+    fn take_blocks(&mut self, buddy: &Buddy, pages: usize) -> Result<(), Error> {
+        let mut missing = pages;
+        for order in [HUGE_ORDER, CONT_ORDER] {
+            self.reserve(missing >> order)?;
+            while missing >= 1 << order
+                && let Some(first) = buddy.take_split(order)
+            {
+                self.push(buddy, first, order);
+                missing -= 1 << order;
+            }
+        }
+        Ok(())
+    }
+
+    /// Single frames until there are `pages` in all.
+    fn take_pages(&mut self, buddy: &Buddy, pages: usize) -> Result<(), Error> {
+        let mut missing = pages - self.pages();
+        self.reserve(missing)?;
+        let mut bulk = [0; BULK];
+        while missing > 0 {
+            let taken = buddy.take_bulk(&mut bulk[..missing.min(BULK)]);
+            if taken == 0 {
+                return Err(Error::OutOfMemory);
+            }
+            for &frame in &bulk[..taken] {
+                self.push(buddy, frame, 0);
+            }
+            missing -= taken;
+        }
+        Ok(())
+    }
+
+    fn reserve(&mut self, blocks: usize) -> Result<(), Error> {
+        self.blocks.try_reserve_exact(blocks).map_err(|_| Error::OutOfMemory)
+    }
+
+    /// Adds a block that there is room for.
+    #[inline(always)]
+    fn push(&mut self, buddy: &Buddy, first: u32, order: u8) {
+        for frame in first..first + (1 << order) {
+            buddy.will_write(buddy.address(frame));
+        }
+        self.blocks.push(Block { first, order });
+    }
+
+    fn pages(&self) -> usize {
+        self.blocks.iter().map(|block| 1 << block.order).sum()
+    }
+}
