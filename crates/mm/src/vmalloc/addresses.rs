@@ -383,7 +383,7 @@ mod tests {
         for round in 0..20_000 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let (pages, align) = ((random >> 33) as usize % 24 + 1, 1 << ((random >> 40) % 6));
-            if (random >> 60) % 2 == 0 && !taken.is_empty() {
+            if (random >> 60).is_multiple_of(2) && !taken.is_empty() {
                 let range: Box<Extent> = taken.swap_remove((random >> 33) as usize % taken.len());
                 let first = (range.start / P) as usize;
                 used[first..first + range.pages].fill(false);
