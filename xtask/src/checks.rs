@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::step::{self, AfterFailure, Outcome, Step};
-use crate::{bare, command, docs, kernel, oldest, setup};
+use crate::{audit, bare, command, docs, instructions, kernel, oldest, setup};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -66,6 +66,16 @@ fn steps() -> Vec<Step> {
             name: "kernel",
             about: "the reference kernel is formatted and has no warning",
             run: kernel::lint,
+        },
+        Step {
+            name: "audit",
+            about: "the kernel's images can write protection registers where the lists say, and nowhere else",
+            run: audit::check,
+        },
+        Step {
+            name: "instructions",
+            about: "no operation executes more or fewer instructions than the file says, by 2 %",
+            run: instructions::check,
         },
         Step {
             name: "test",

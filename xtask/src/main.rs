@@ -4,10 +4,12 @@
 //! ([`checks`]) handed to a runner that times and summarises them ([`step`]). `setup` installs what
 //! the steps need, `docs` builds the documentation for reading.
 
+mod audit;
 mod bare;
 mod checks;
 mod command;
 mod docs;
+mod instructions;
 mod kernel;
 mod links;
 mod oldest;
@@ -34,6 +36,10 @@ enum Task {
     Test(checks::Arguments),
     /// Only install what is missing
     Setup,
+    /// Write the lists of known sites that the step `audit` compares with
+    Audit,
+    /// Write the counts that the step `instructions` compares with
+    Instructions,
     /// Build the API documentation, and the book if mdbook is installed
     Docs,
 }
@@ -42,6 +48,8 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Test(arguments) => checks::run(&arguments),
         Task::Setup => setup::run_alone(),
+        Task::Audit => audit::update(),
+        Task::Instructions => instructions::update(),
         Task::Docs => docs::build(),
     };
     match outcome {
