@@ -20,7 +20,9 @@ use kpkeys::{Backend, Scheme};
 use kpkeys_mm::AddressSpace;
 use kpkeys_pgtable::{Config, NoProbe, VirtAddr};
 use kpkeys_workloads::attack::site::{Place, SavedIn};
-use kpkeys_workloads::attack::{self, Aim, Attack, Outcome, Protection, Site, Store, promise};
+use kpkeys_workloads::attack::{
+    self, Aim, Attack, Outcome, Platform, Protection, Site, Store, promise,
+};
 
 /// Runs the whole matrix, each attack a record. Returns how many went otherwise than they must.
 ///
@@ -91,6 +93,10 @@ impl Site<Bare<NoProbe>> for Here {
 
     fn static_table(&self) -> PhysAddr {
         image::phys(image::boot_tables().0)
+    }
+
+    fn platform(&self, platform: Platform) -> Option<VirtAddr> {
+        arch::platform(platform)
     }
 
     fn store(&self, store: Store, aim: Aim) -> Result<(), attack::Fault> {

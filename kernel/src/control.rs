@@ -39,6 +39,20 @@ pub fn reported(cpu: &Cpu) -> Features {
     Features::from_bits_truncate(cpu.control.load(Ordering::Acquire))
 }
 
+/// Stops the machine if a control bit that protection rests on is not set any more on the running CPU. What is required is a
+/// constant, so that no memory decides it.
+///
+/// # Panics
+///
+/// Names the bits.
+pub fn verify() {
+    let missing = Features::REQUIRED - active();
+    assert!(missing.is_empty(), "control bits were cleared: {missing}");
+    if let Err(unusable) = crate::protection::selected().verify_control() {
+        panic!("protection was switched off: {unusable}");
+    }
+}
+
 /// Reads the running CPU's bits back and stores them where the other CPUs can compare.
 pub fn report() -> Features {
     let features = active();

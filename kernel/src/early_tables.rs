@@ -19,9 +19,11 @@ use kpkeys_pgtable::{Attrs, Entry, Format as _, Level, VirtAddr};
 const BLOCK_SIZE: u64 = Level::Pmd.entry_bytes();
 
 /// Physical address of the root, for the CPUs that start later.
+#[unsafe(link_section = ".settled")]
 pub static ROOT: AtomicU64 = AtomicU64::new(0);
 
 /// The page-table pages in use, as physical ranges, merged where they touch.
+#[unsafe(link_section = ".settled")]
 static PAGE_TABLE_PAGES: spin::Once<PageTablePages> = spin::Once::new();
 
 /// Pages come one after the other from boot memory, so there are few ranges; a full list
@@ -71,7 +73,7 @@ struct Builder<'a> {
 impl Builder<'_> {
     fn map_image(&mut self) -> Result<(), OutOfMemory> {
         for region in image::regions() {
-            let attrs = region.access.attrs();
+            let attrs = region.access.attrs(false);
             let phys = region.phys().start;
             for offset in (0..region.len).step_by(PAGE_SIZE as usize) {
                 let at = VirtAddr(region.virt + offset);

@@ -14,16 +14,19 @@ pub enum Access {
     Read,
     /// Variables and stacks.
     ReadWrite,
+    /// Variables until start is over, then constants.
+    Settling,
 }
 
 impl Access {
-    /// What a page of such a region is mapped with.
-    pub const fn attrs(self) -> Attrs {
+    /// What a page of such a region is mapped with, during start or once that is over and what has settled is to be kept.
+    pub const fn attrs(self, settled: bool) -> Attrs {
         let data = Attrs::KERNEL_DATA;
         match self {
             Self::ReadExecute => Attrs { execute: true, ..data.read_only() },
             Self::Read => data.read_only(),
-            Self::ReadWrite => data,
+            Self::Settling if settled => data.read_only(),
+            Self::ReadWrite | Self::Settling => data,
         }
     }
 }
@@ -61,6 +64,7 @@ pub fn regions() -> impl Iterator<Item = Region> {
         region("text", text(), Access::ReadExecute),
         region("rodata", rodata(), Access::Read),
         region("data", data(), Access::ReadWrite),
+        region("settled", settled(), Access::Settling),
         region("boot tables", boot_tables(), Access::Read),
         region("bss", bss(), Access::ReadWrite),
     ];
@@ -98,9 +102,14 @@ pub fn rodata() -> (u64, u64) {
     (bound(&raw const image_text_end), bound(&raw const image_rodata_end))
 }
 
+/// Bounds of what settles during start: see `settled`.
+pub fn settled() -> (u64, u64) {
+    (bound(&raw const image_data_end), bound(&raw const image_settled_end))
+}
+
 /// Bounds of the page tables of the first instructions.
 pub fn boot_tables() -> (u64, u64) {
-    (bound(&raw const image_data_end), bound(&raw const image_bss_start))
+    (bound(&raw const image_settled_end), bound(&raw const image_bss_start))
 }
 
 /// Bounds of the variables that start as zero.
@@ -127,6 +136,7 @@ unsafe extern "C" {
     static image_rodata_end: u8;
     static image_data_start: u8;
     static image_data_end: u8;
+    static image_settled_end: u8;
     static image_bss_start: u8;
     static image_bss_end: u8;
     static image_end: u8;
@@ -135,6 +145,12 @@ unsafe extern "C" {
 /// The frames of the boot tables: page-table pages inside the image.
 pub fn boot_table_frames() -> PhysRange {
     let (start, end) = boot_tables();
+    PhysRange { start: phys(start), end: phys(end) }
+}
+
+/// The frames of what settles during start.
+pub fn settled_frames() -> PhysRange {
+    let (start, end) = settled();
     PhysRange { start: phys(start), end: phys(end) }
 }
 

@@ -35,6 +35,7 @@ mod program;
 mod protection;
 mod report;
 mod sched;
+mod settled;
 mod smp;
 mod soak;
 mod stack;

@@ -10,10 +10,12 @@
 //! was saved under another backend than the one that restores it.
 
 use crate::arch::backend::{self, Choice, Selected, Unusable};
+use crate::settled::Settled;
 use kpkeys::null::Null;
 use kpkeys::{Backend, Saved};
 
-static SELECTED: spin::Once<Selected> = spin::Once::new();
+#[unsafe(link_section = ".settled")]
+static SELECTED: Settled<Selected> = Settled::new();
 
 /// Selects the backend, on the boot CPU.
 ///
@@ -27,7 +29,7 @@ static SELECTED: spin::Once<Selected> = spin::Once::new();
 pub unsafe fn select(choice: Choice) -> Result<(), Unusable> {
     // SAFETY: no interrupt is on yet, and every exception entry calls `enter_exception`.
     let selected = unsafe { backend::init(choice) }?;
-    SELECTED.call_once(|| selected);
+    SELECTED.settle(|| selected);
     Ok(())
 }
 
@@ -49,6 +51,15 @@ pub unsafe fn join() -> Result<(), Unusable> {
 #[inline(always)]
 pub fn selected() -> Selected {
     SELECTED.get().copied().unwrap_or(Selected::None(Null::new()))
+}
+
+/// Runs `f` in a window, for what is not a page table but carries its key.
+#[cfg(target_arch = "x86_64")] // whose interrupt controller is one
+#[inline(always)]
+pub fn in_window<R>(f: impl FnOnce() -> R) -> R {
+    let backend = selected();
+    let _open: kpkeys::Guard<'_, _, kpkeys::context::PageTables> = kpkeys::Guard::enter(&backend);
+    f()
 }
 
 /// Called first in every exception and interrupt, NMIs included. Returns the interrupted

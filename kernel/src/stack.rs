@@ -10,7 +10,7 @@ use core::cell::UnsafeCell;
 
 /// Bytes of a slot, guard page included.
 pub const SLOT_SIZE: usize = 32 * 1024;
-/// Slots: up to four for each CPU (its first thread and, on x86-64, three for exceptions), the rest threads'.
+/// Slots: up to five for each CPU (its first thread and, on x86-64, four for exceptions), the rest threads'.
 const SLOTS: usize = 128;
 /// Bytes of the guard page. A slot is aligned to its size, so an address is in a guard page if the bits between the two sizes are
 /// zero: arm64's exception entry looks.

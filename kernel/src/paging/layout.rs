@@ -5,6 +5,8 @@ use super::Bare;
 use crate::arch::{self, layout};
 use crate::image;
 use crate::memory::{PAGE_SIZE, PhysRange};
+use crate::settled::Settled;
+use kpkeys::{Backend, Pkey, Scheme};
 use kpkeys_mm::Kernel;
 use kpkeys_pgtable::{Attrs, Error, Format, Level, Machine, PageRange, Probe, VirtAddr};
 
@@ -61,7 +63,7 @@ fn protect_image_in_linear_map<P: Probe>(kernel: &Kernel<Bare<P>>) -> Result<(),
 fn map_image<P: Probe>(kernel: &Kernel<Bare<P>>) -> Result<(), Error> {
     let paging = kernel.paging();
     for region in image::regions() {
-        let attrs = region.access.attrs();
+        let attrs = region.access.attrs(paging.mode().protects());
         let (range, first) = (pages(region.virt, region.len)?, region.phys().start);
         let section = paging.section(paging.kernel());
         paging.map(&section, paging.kernel(), range, attrs, |page| {
@@ -71,12 +73,36 @@ fn map_image<P: Probe>(kernel: &Kernel<Bare<P>>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether the devices' registers carry the page tables' key, so that writing one takes a window. An interrupt controller can start
+/// CPUs, in real mode on some architectures, where there is no paging.
+#[unsafe(link_section = ".settled")]
+static DEVICES_ARE_GUARDED: Settled<bool> = Settled::new();
+
+/// Writes a register of a device that is mapped from [`layout::DEVICES`] up.
+///
+/// # Safety
+///
+/// `at` must be such a register, and what the write causes must leave the kernel sound.
+#[cfg(target_arch = "x86_64")] // where the driver is this kernel's own
+pub unsafe fn write_device(at: *mut u32, value: u32) {
+    // SAFETY: the caller's promise.
+    let write = || unsafe { at.write_volatile(value) };
+    match DEVICES_ARE_GUARDED.get() {
+        Some(true) => crate::protection::in_window(write),
+        _ => write(),
+    }
+}
+
 fn map_devices<P: Probe>(kernel: &Kernel<Bare<P>>) -> Result<(), Error> {
     let paging = kernel.paging();
+    let by_keys = kernel.machine().backend().scheme() == Scheme::Keys;
+    let guarded = *DEVICES_ARE_GUARDED.settle(|| paging.mode().protects() && by_keys);
+    let key = if guarded { Pkey::PAGE_TABLES } else { Pkey::DEFAULT };
+    let attrs = Attrs { key, ..Attrs::KERNEL_DATA };
     let section = paging.section(paging.kernel());
     for (page, device) in arch::devices().enumerate() {
         let range = pages(layout::DEVICES + page as u64 * PAGE_SIZE, PAGE_SIZE)?;
-        paging.map(&section, paging.kernel(), range, Attrs::KERNEL_DATA, |_| device)?;
+        paging.map(&section, paging.kernel(), range, attrs, |_| device)?;
         paging.protect(&section, paging.kernel(), range, arch::uncached)?;
     }
     Ok(())

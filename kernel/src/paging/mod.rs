@@ -32,6 +32,8 @@ use kpkeys_mm::{Buddy, FrameMeta, FrameTable, Kernel, Layout};
 use kpkeys_pgtable::check::{self, Finding, Report, Scratch};
 use kpkeys_pgtable::{Config, Level, Machine, Memory, NoProbe, Probe, Root, VirtAddr};
 
+#[cfg(target_arch = "x86_64")]
+pub use layout::write_device;
 pub use machine::Bare;
 
 /// The kernel's memory, timed: the instance everything but counting runs uses.
@@ -133,6 +135,11 @@ unsafe fn build<P: Probe + Default + 'static>(
     boot: &mut BootMemory,
     config: Config,
 ) -> Result<&'static Kernel<Bare<P>>, StartError> {
+    if config.mode.protects()
+        && let Some(unused) = arch::only_for_start()
+    {
+        boot.remove(unused);
+    }
     let memory = covered(boot.ram());
     // SAFETY: forwarded.
     let table = unsafe { frame_table(boot, memory.pages) }.map_err(StartError::FrameTable)?;
@@ -145,7 +152,7 @@ unsafe fn build<P: Probe + Default + 'static>(
         on_large_stack(|| Kernel::new(machine, frames, config, Layout::standard()).map(Box::new))?;
     layout::complete(&kernel, boot.ram())?;
     let early = early_tables::page_table_pages().iter().copied();
-    for pages in early.chain([image::boot_table_frames()]) {
+    for pages in early.chain([image::boot_table_frames(), image::settled_frames()]) {
         kernel.paging().record_early_ptps(pages.start, (pages.len() / PAGE_SIZE) as usize)?;
     }
     Ok(Box::leak(kernel))

@@ -93,8 +93,9 @@ pub fn yield_now() {
     switch_away(Fate::Ready);
 }
 
-/// The timer's tick: the running thread's turn is over.
+/// The timer's tick: the running thread's turn is over. What protection rests on is looked at again meanwhile.
 pub fn tick() {
+    crate::control::verify();
     switch_away(Fate::Ready);
 }
 

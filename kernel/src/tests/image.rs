@@ -3,7 +3,8 @@
 use crate::arch::layout;
 use crate::arch::probe::RETURN;
 use crate::fault::{Cause, Fault};
-use crate::{ensure, image, kernel_test, probe};
+use crate::paging::memories;
+use crate::{ensure, image, kernel_test, probe, protection};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// A variable that holds the machine code of a function that does nothing.
@@ -53,6 +54,15 @@ kernel_test! {
             // SAFETY: if it runs, it is a lone RET.
             let cause = unsafe { probe::execute(at.cast()) }.map_err(|fault| fault.cause);
             ensure!(cause == Err(Cause::Execute), "running a constant at {at:p}: {cause:?}");
+        }
+    }
+
+    /// What is set once during start cannot be written afterwards, neither where it is nor through the linear map.
+    fn what_has_settled_is_read_only() {
+        let is_protected = memories().paging().mode().protects() && protection::selected().enforces();
+        for at in aliases(image::settled().0) {
+            let refused = write_back(at).is_err();
+            ensure!(refused == is_protected, "writing at {at:p}: refused {refused}, protected {is_protected}");
         }
     }
 

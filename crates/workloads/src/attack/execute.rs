@@ -25,8 +25,12 @@ pub(super) fn attack<M: Machine, S: Site<M>>(
     target: Target,
     primitive: Primitive,
 ) -> Result<Outcome, Failure> {
-    let (page, offset) = prepared.locate(target)?;
     let store = primitive.store();
+    if let Target::Platform(platform) = target {
+        let address = site.platform(platform).ok_or(Failure::NoTarget("this machine has none"))?;
+        return Ok(outcome(site.store(store, Aim::at(address))));
+    }
+    let (page, offset) = prepared.locate(target)?;
     // Sixty-four bytes must not leave the page.
     let offset = if store == Store::Bulk { offset & !63 } else { offset };
     let (linear, of_table) =

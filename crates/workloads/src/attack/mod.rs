@@ -27,7 +27,7 @@ pub mod target;
 pub use primitive::Primitive;
 pub use promise::{Broken, Outcome, Promise, Protection};
 pub use site::{Aim, Fault, Site, Store};
-pub use target::{Level, Region, Target};
+pub use target::{Level, Platform, Region, Target};
 
 use alloc::string::String;
 use core::fmt;
@@ -108,7 +108,11 @@ pub fn run<M: Machine, S: Site<M>>(
         {
             let has_place = primitive.place().is_none_or(|place| site.has(place));
             let has_alias = !primitive.needs_alias() || protection.scheme == Scheme::Alias;
-            if !has_place || !has_alias {
+            let is_there = match target {
+                Target::Platform(platform) => site.platform(platform).is_some(),
+                _ => true,
+            };
+            if !has_place || !has_alias || !is_there {
                 continue;
             }
             let outcome = execute::attack(kernel, site, &prepared, target, primitive)?;

@@ -142,7 +142,9 @@ impl Primitive {
     pub fn applies_to(self, target: Target) -> bool {
         match (self, target) {
             (Primitive::ForgedRoot, target) => target.is_root(),
-            (primitive, Target::TableBecomeData) => primitive.is_plain_store(),
+            (primitive, Target::TableBecomeData | Target::Platform(_)) => {
+                primitive.is_plain_store()
+            }
             _ => true,
         }
     }

@@ -62,6 +62,7 @@ pub fn of(target: Target, primitive: Primitive, protection: Protection) -> Promi
         Target::Table(..) | Target::Early | Target::Static | Target::DataBecomeTable => true,
         Target::GivenBack => pool,
         Target::TableBecomeData => false,
+        Target::Platform(_) => true,
     };
     let is_covered = primitive.is_plain_store()
         || primitive.place().is_some()
@@ -84,7 +85,10 @@ pub fn check(target: Target, promise: Promise, outcome: Outcome, mode: Mode) -> 
             Err(Broken::BlockedWithoutProtection)
         }
         (Promise::Blocked, Outcome::Succeeded) => Err(Broken::NotBlocked),
-        (Promise::Blocked, Outcome::Faulted(fault)) if !fault.by_protection => {
+        // What protects the platform is not always the key: some of it is read-only, or not mapped at all.
+        (Promise::Blocked, Outcome::Faulted(fault))
+            if !fault.by_protection && !matches!(target, Target::Platform(_)) =>
+        {
             Err(Broken::OtherFault)
         }
         (_, Outcome::Faulted(_) | Outcome::Refused) if target == Target::TableBecomeData => {

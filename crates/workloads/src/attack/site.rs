@@ -2,6 +2,7 @@
 
 use alloc::string::String;
 
+use super::target::Platform;
 use kpkeys_mm::{AddressSpace, Kernel};
 use kpkeys_pgtable::{Machine, PhysAddr, VirtAddr};
 
@@ -113,6 +114,9 @@ pub trait Site<M: Machine>: Sync {
 
     /// A page-table page inside the kernel image.
     fn static_table(&self) -> PhysAddr;
+
+    /// Where a structure of the machine is, if this one has it.
+    fn platform(&self, platform: Platform) -> Option<VirtAddr>;
 
     /// Reads and writes back.
     ///

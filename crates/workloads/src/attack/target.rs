@@ -17,6 +17,21 @@ pub enum Target {
     DataBecomeTable,
     /// A page that was a page-table page and became data. It must be writable again.
     TableBecomeData,
+    /// No page-table page, but what could be turned against them.
+    Platform(Platform),
+}
+
+/// A structure of the machine that decides what the kernel executes, or where the CPU itself writes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Platform {
+    /// A gate for exceptions (x86-64: the IDT).
+    ExceptionTable,
+    /// The stacks that exceptions arrive on (x86-64: the interrupt stack table in the TSS).
+    TaskState,
+    /// The registers of the interrupt controller, which can start CPUs.
+    InterruptController,
+    /// Where the code is that other CPUs start with (x86-64: below 1 MiB).
+    StartCode,
 }
 
 /// A part of the address space.
@@ -49,10 +64,11 @@ impl Target {
     /// All targets, tables first.
     pub fn all() -> impl Iterator<Item = Target> {
         use Target::{DataBecomeTable, Early, GivenBack, Static, TableBecomeData};
+        let platform = Platform::ALL.into_iter().map(Target::Platform);
         let tables = Region::ALL.into_iter().flat_map(|region| {
             Level::ALL.into_iter().map(move |level| Target::Table(region, level))
         });
-        tables.chain([Early, Static, GivenBack, DataBecomeTable, TableBecomeData])
+        tables.chain([Early, Static, GivenBack, DataBecomeTable, TableBecomeData]).chain(platform)
     }
 
     /// The target whose [`Display`](fmt::Display) this is.
@@ -64,6 +80,16 @@ impl Target {
     pub fn is_root(self) -> bool {
         matches!(self, Target::Table(_, Level::Root))
     }
+}
+
+impl Platform {
+    /// All of them.
+    pub const ALL: [Platform; 4] = [
+        Platform::ExceptionTable,
+        Platform::TaskState,
+        Platform::InterruptController,
+        Platform::StartCode,
+    ];
 }
 
 impl Region {
@@ -109,6 +135,10 @@ impl fmt::Display for Target {
             Target::GivenBack => "table-given-back",
             Target::DataBecomeTable => "data-become-table",
             Target::TableBecomeData => "table-become-data",
+            Target::Platform(Platform::ExceptionTable) => "exception-table",
+            Target::Platform(Platform::TaskState) => "task-state",
+            Target::Platform(Platform::InterruptController) => "interrupt-controller",
+            Target::Platform(Platform::StartCode) => "start-code",
         };
         f.pad(name)
     }

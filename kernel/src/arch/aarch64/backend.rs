@@ -140,20 +140,29 @@ impl Selected {
         }
     }
 
+    /// Whether the running CPU's control bits make hardware refuse what this backend says it does.
+    ///
+    /// # Errors
+    ///
+    /// What does not.
+    pub fn verify_control(&self) -> Result<(), Unusable> {
+        // SAFETY: EL1, on a CPU that has the feature.
+        unsafe {
+            match self {
+                Self::Poe(_) => Poe::verify().map_err(Unusable::Poe),
+                Self::Pan(pan) => pan.verify().map_err(Unusable::Pan),
+                Self::Mock(_) | Self::None(_) => Ok(()),
+            }
+        }
+    }
+
     /// Whether the running CPU, outside any window, is as [`init`] left it.
     ///
     /// # Errors
     ///
     /// What is not.
     pub fn verify(&self) -> Result<(), Unusable> {
-        // SAFETY: EL1, on a CPU that has the feature.
-        unsafe {
-            match self {
-                Self::Poe(_) => Poe::verify().map_err(Unusable::Poe)?,
-                Self::Pan(pan) => pan.verify().map_err(Unusable::Pan)?,
-                Self::Mock(_) | Self::None(_) => {}
-            }
-        }
+        self.verify_control()?;
         match self.page_table_access() {
             None | Some(Access::ReadOnly) => Ok(()),
             Some(_) => Err(Unusable::NotReset),

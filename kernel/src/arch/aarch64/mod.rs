@@ -30,9 +30,10 @@ pub mod time;
 pub mod tlb;
 pub mod user;
 
-use crate::memory::PhysAddr;
+use crate::memory::{PhysAddr, PhysRange};
 use core::arch::asm;
-use kpkeys_pgtable::Entry;
+use kpkeys_pgtable::{Entry, VirtAddr};
+use kpkeys_workloads::attack::Platform;
 
 /// The format of this architecture's page tables.
 pub type Format = kpkeys_pgtable::entry::Aarch64;
@@ -53,6 +54,16 @@ pub fn early_leaf(entry: Entry) -> Entry {
 /// The device pages that the kernel's tables map from [`layout::DEVICES`] up.
 pub fn devices() -> impl Iterator<Item = PhysAddr> {
     devices::pages()
+}
+
+/// Memory that nothing uses once the CPUs are up: none, since they start wherever PSCI is told to.
+pub fn only_for_start() -> Option<PhysRange> {
+    None
+}
+
+/// Where the exception table and the running CPU's task state are: there are none, the vectors are code. For attacks.
+pub fn platform(_: Platform) -> Option<VirtAddr> {
+    None
 }
 
 /// A leaf entry made device memory: the second of the attributes in `control::MAIR`.

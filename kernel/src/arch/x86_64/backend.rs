@@ -108,16 +108,26 @@ impl Selected {
         original
     }
 
+    /// Whether the running CPU's control bits make hardware refuse what this backend says it does.
+    ///
+    /// # Errors
+    ///
+    /// What does not.
+    pub fn verify_control(&self) -> Result<(), Unusable> {
+        if self.enforces() {
+            // SAFETY: ring 0.
+            unsafe { Pks::verify() }.map_err(Unusable::Pks)?;
+        }
+        Ok(())
+    }
+
     /// Whether the running CPU, outside any window, is as [`init`] left it.
     ///
     /// # Errors
     ///
     /// What is not.
     pub fn verify(&self) -> Result<(), Unusable> {
-        if self.enforces() {
-            // SAFETY: ring 0.
-            unsafe { Pks::verify() }.map_err(Unusable::Pks)?;
-        }
+        self.verify_control()?;
         match self.page_table_access() {
             None | Some(Access::ReadOnly) => Ok(()),
             Some(_) => Err(Unusable::NotReset),

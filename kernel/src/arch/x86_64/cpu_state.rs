@@ -1,6 +1,7 @@
 //! The per-CPU state of x86-64, and how a CPU finds its own: through the GS base.
 
 use core::arch::asm;
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use x86_64::VirtAddr;
 use x86_64::registers::model_specific::{GsBase, KernelGsBase};
@@ -10,6 +11,8 @@ use x86_64::registers::model_specific::{GsBase, KernelGsBase};
 pub struct CpuState {
     /// The CPU's number, read through GS as the first field.
     index: usize,
+    /// Where the running thread keeps its stack for exceptions of its program. Entry code reads it through GS.
+    kernel_stack: AtomicU64,
     /// Its local APIC id, the address of IPIs.
     apic_id: AtomicU32,
     /// Whether the CPU is in its NMI handler.
@@ -25,6 +28,7 @@ impl CpuState {
     pub const fn new(index: usize) -> Self {
         Self {
             index,
+            kernel_stack: AtomicU64::new(0),
             apic_id: AtomicU32::new(0),
             in_nmi: AtomicBool::new(false),
             interrupted_register: AtomicPtr::new(core::ptr::null_mut()),
@@ -40,6 +44,14 @@ impl CpuState {
     /// Stores the local APIC id, once, before the CPU starts.
     pub fn set_apic_id(&self, id: u32) {
         self.apic_id.store(id, Ordering::Relaxed);
+    }
+
+    /// Where in this structure the stack for exceptions of programs is, for entry code.
+    pub const KERNEL_STACK: usize = offset_of!(CpuState, kernel_stack);
+
+    /// The stack for exceptions of programs. Interrupts are off where it is set, and only this CPU does.
+    pub fn kernel_stack(&self) -> &AtomicU64 {
+        &self.kernel_stack
     }
 
     /// Makes the running CPU this one.

@@ -1,12 +1,17 @@
 //! Segments, the task state and the interrupt descriptor table.
 //!
-//! Each CPU has its own GDT and TSS; the IDT is shared. NMI, double fault and machine check
+//! Each CPU has its own GDT and TSS; the IDT is shared. All of them are [`Settled`]: whoever could change a gate would choose
+//! what the kernel executes, and whoever could change a stack where the CPU pushes a frame, into a page table if a window is open.
+//! (The accessed flag of every descriptor is set and the task is loaded before they settle, so the CPU writes none of
+//! them either; Intel SDM vol. 3A, 3.4.5.1, 7.2.3.) An exception of a program arrives on its CPU's entry stack, which never changes;
+//! entry code moves to the thread's. NMI, double fault and machine check
 //! run on stacks of their own through the interrupt stack table, since they can arrive when
 //! the current stack is unusable (Intel SDM vol. 3A, 6.14.5 "Interrupt Stack Table").
 
 use super::entry::{self, VECTORS};
 use super::user::SYSTEM_CALL;
 use crate::cpu::MAX_CPUS;
+use crate::settled::Settled;
 use crate::stack::Stack;
 use x86_64::VirtAddr;
 use x86_64::instructions::segmentation::{CS, DS, ES, SS, Segment};
@@ -34,9 +39,12 @@ struct Segments {
     task: SegmentSelector,
 }
 
-static TASKS: [spin::Once<TaskStateSegment>; MAX_CPUS] = [const { spin::Once::new() }; MAX_CPUS];
-static SEGMENTS: [spin::Once<Segments>; MAX_CPUS] = [const { spin::Once::new() }; MAX_CPUS];
-static IDT: spin::Once<Idt> = spin::Once::new();
+#[unsafe(link_section = ".settled")]
+static TASKS: [Settled<TaskStateSegment>; MAX_CPUS] = [const { Settled::new() }; MAX_CPUS];
+#[unsafe(link_section = ".settled")]
+static SEGMENTS: [Settled<Segments>; MAX_CPUS] = [const { Settled::new() }; MAX_CPUS];
+#[unsafe(link_section = ".settled")]
+static IDT: Settled<Idt> = Settled::new();
 
 /// Gives the running CPU its descriptor tables. Its number must be known (`cpu_state`).
 ///
@@ -46,8 +54,8 @@ static IDT: spin::Once<Idt> = spin::Once::new();
 /// [`MAX_CPUS`] CPUs that start before any thread.
 pub fn install() {
     let index = super::cpu_state::current_index();
-    let task = TASKS[index].call_once(new_task);
-    let segments = SEGMENTS[index].call_once(|| new_segments(task));
+    let task = TASKS[index].settle(new_task);
+    let segments = SEGMENTS[index].settle(|| new_segments(task));
     segments.gdt.load();
     // SAFETY: the selectors belong to the table just loaded, and the code segment is a
     // 64-bit ring-0 one like the segment it replaces. The IDT is complete and lives for ever.
@@ -57,32 +65,31 @@ pub fn install() {
         ES::set_reg(segments.data);
         SS::set_reg(segments.data);
         load_tss(segments.task);
-        IDT.call_once(Idt::new).load();
+        IDT.settle(Idt::new).load();
     }
 }
 
-/// Where the running CPU's task state keeps the stack for exceptions of programs. Interrupts are off, and only this CPU may use it.
-pub fn kernel_stack() -> *mut u64 {
-    let task = TASKS[super::cpu_state::current_index()].as_mut_ptr();
-    // SAFETY: only the address is computed; the state lives in a static.
-    unsafe { (&raw mut (*task).privilege_stack_table).cast() }
-}
-
-/// Puts a thread's stack for exceptions of its program into the running CPU's task state. Interrupts are off.
-pub fn set_kernel_stack(top: u64) {
-    // SAFETY: the CPU reads the field on a change of privilege, which cannot happen now; nobody else does. It is not aligned
-    // (Intel SDM vol. 3A, figure 8-11).
-    unsafe { kernel_stack().write_unaligned(top) };
+/// Where the exception table and the running CPU's task state are. For attacks.
+pub fn addresses() -> (u64, u64) {
+    let task = &*TASKS[super::cpu_state::current_index()];
+    (&raw const *IDT as u64, &raw const *task as u64)
 }
 
 fn new_task() -> TaskStateSegment {
     let mut task = TaskStateSegment::new();
     for place in 0..OWN_STACK.len() {
-        let stack = Stack::take().expect("each CPU's exception stacks come before any thread's");
-        task.interrupt_stack_table[place] = VirtAddr::new(stack.top() as u64);
-        core::mem::forget(stack); // the CPU owns it for ever
+        task.interrupt_stack_table[place] = own_stack();
     }
+    task.privilege_stack_table[0] = own_stack();
     task
+}
+
+/// The top of a stack that the CPU owns for ever.
+fn own_stack() -> VirtAddr {
+    let stack = Stack::take().expect("each CPU's exception stacks come before any thread's");
+    let top = VirtAddr::new(stack.top() as u64);
+    core::mem::forget(stack);
+    top
 }
 
 fn new_segments(task: &'static TaskStateSegment) -> Segments {

@@ -6,6 +6,10 @@
 //! [`exceptions::dispatch`](super::exceptions::dispatch) with the [`Frame`]. The way back
 //! undoes it and executes IRETQ.
 //!
+//! What a program did arrives on the CPU's entry stack, which the task state names and which never changes. Interrupts stay off until
+//! the common part has moved the frame to the stack of the running thread, which may be switched away from. Exceptions with stacks of their own
+//! stay there.
+//!
 //! One return does without IRETQ: that of a fault taken inside an NMI handler. IRETQ would
 //! let the next NMI in (Intel SDM vol. 3A, 6.7.1 "Handling Multiple NMIs") while the first
 //! still uses the NMI stack, and the second would overwrite the first's frame. `dispatch`
@@ -15,6 +19,7 @@
 //! between the delivery of a page fault and the handler's first look at CR2, and may itself
 //! fault. EFLAGS.AC and DF belong to the interrupted code; entry clears both.
 
+use super::cpu_state::CpuState;
 use core::arch::global_asm;
 use core::mem::offset_of;
 
@@ -28,6 +33,10 @@ pub const DOUBLE_FAULT: u8 = 8;
 pub const PAGE_FAULT: u8 = 14;
 /// Machine check.
 pub const MACHINE_CHECK: u8 = 18;
+
+/// `IA32_GS_BASE` and `IA32_KERNEL_GS_BASE`: Intel SDM vol. 4, table 2-2.
+const GS_BASE: u32 = 0xc000_0101;
+const KERNEL_GS_BASE: u32 = 0xc000_0102;
 
 /// The interrupted state as it lies on the handler's stack, lowest address first.
 #[derive(Debug)]
@@ -162,7 +171,30 @@ exception_common:
     mov rax, cr2
     push rax
     push 0
-    mov rdi, rsp
+    test byte ptr [rsp + {cs_at}], 3
+    jz 2f
+    # A program's, which may have changed the GS base: put the kernel's back.
+    mov ecx, {kernel_gs_base}
+    rdmsr
+    mov ecx, {gs_base}
+    wrmsr
+    mov al, [rsp + {vector_at}]
+    cmp al, {nmi}
+    je 2f
+    cmp al, {double_fault}
+    je 2f
+    cmp al, {machine_check}
+    je 2f
+    # From the CPU's entry stack to the thread's.
+    mov rsi, rsp
+    mov rdi, gs:[{kernel_stack_at}]
+    and rdi, -16
+    sub rdi, {frame_size}
+    mov rdx, rdi
+    mov ecx, {frame_size} / 8
+    rep movsq
+    mov rsp, rdx
+2:  mov rdi, rsp
     xor ebp, ebp
     call {dispatch}
     test al, al
@@ -187,6 +219,14 @@ return_without_iret:
     ret
 "#,
     dispatch = sym super::exceptions::dispatch,
+    gs_base = const GS_BASE,
+    kernel_gs_base = const KERNEL_GS_BASE,
+    nmi = const NMI,
+    double_fault = const DOUBLE_FAULT,
+    machine_check = const MACHINE_CHECK,
+    kernel_stack_at = const CpuState::KERNEL_STACK,
+    frame_size = const size_of::<Frame>(),
+    cs_at = const offset_of!(Frame, cs),
     rsp_at = const offset_of!(Frame, rsp),
     rip_at = const offset_of!(Frame, rip),
     rflags_at = const offset_of!(Frame, rflags),

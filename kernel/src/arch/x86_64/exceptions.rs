@@ -28,8 +28,8 @@ pub mod vector {
 /// The protection register is reset before anything else runs and restored last, so that a
 /// handler never starts inside the window it interrupted.
 pub extern "C" fn dispatch(frame: &mut Frame) -> bool {
-    if frame.is_from_user() || has_own_stack(frame.vector as u8) {
-        // A program may have changed the GS base, and an NMI may have hit before this line.
+    if has_own_stack(frame.vector as u8) {
+        // It may have interrupted the entry of another exception, before that put the GS base back.
         super::cpu_state::restore();
     }
     frame.protection = protection::enter_exception();

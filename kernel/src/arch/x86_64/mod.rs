@@ -26,8 +26,9 @@ pub mod time;
 pub mod tlb;
 pub mod user;
 
-use crate::memory::PhysAddr;
-use kpkeys_pgtable::Entry;
+use crate::memory::{PhysAddr, PhysRange};
+use kpkeys_pgtable::{Entry, VirtAddr};
+use kpkeys_workloads::attack::Platform;
 
 /// The format of this architecture's page tables.
 pub type Format = kpkeys_pgtable::entry::X86_64;
@@ -44,7 +45,26 @@ pub fn early_leaf(entry: Entry) -> Entry {
 /// The device pages that the kernel's tables map from [`layout::DEVICES`] up.
 pub fn devices() -> impl Iterator<Item = PhysAddr> {
     // Boot read the same register and refused a machine without a local APIC.
-    apic::address().ok().into_iter()
+    apic::address().ok().flatten().into_iter()
+}
+
+/// Memory that nothing uses once the CPUs are up, and that page tables that are protected must not map.
+pub fn only_for_start() -> Option<PhysRange> {
+    Some(boot::ONLY_FOR_START)
+}
+
+/// Where a structure is that could be turned against page tables. For attacks.
+pub fn platform(platform: Platform) -> Option<VirtAddr> {
+    /// The gate of NMIs, and the part of a task state that names their stack.
+    const NMI_GATE: u64 = 2 * 16;
+    const STACKS: u64 = 0x20;
+    let (exceptions, task) = descriptors::addresses();
+    Some(match platform {
+        Platform::ExceptionTable => VirtAddr(exceptions + NMI_GATE),
+        Platform::TaskState => VirtAddr((task & !7) + STACKS),
+        Platform::InterruptController => VirtAddr(apic::task_priority()?),
+        Platform::StartCode => VirtAddr(layout::linear(boot::TRAMPOLINE) as u64),
+    })
 }
 
 /// A leaf entry made uncached: PWT and PCD (Intel SDM vol. 3A, 4.9).

@@ -19,7 +19,8 @@ impl RootTable {
     pub const KERNEL: Self = Self(0);
 }
 
-/// The kernel's own root: the early tables' until [`adopt`].
+/// The kernel's own root: the early tables' until [`adopt`], which every CPU does on the early tables, where this can be written.
+#[unsafe(link_section = ".settled")]
 static KERNEL_ROOT: AtomicU64 = AtomicU64::new(0);
 
 /// What the running CPU's root register holds.

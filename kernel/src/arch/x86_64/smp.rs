@@ -15,7 +15,7 @@ use core::time::Duration;
 pub static STARTING_CPU: AtomicU32 = AtomicU32::new(0);
 
 /// Starts every CPU in `apic_ids` but the running one, as CPU 1, 2 and so on, and wipes the
-/// boot tables.
+/// boot tables and the trampoline.
 ///
 /// # Errors
 ///
@@ -33,8 +33,11 @@ pub unsafe fn start_others(apic_ids: &[u8]) -> Result<(), StartError> {
     for (index, apic_id) in others.enumerate() {
         start(CpuId(index + 1), apic_id)?;
     }
-    // SAFETY: every CPU that was started has loaded the early tables before it came online.
-    unsafe { image::retire_boot_tables() };
+    // SAFETY: every CPU that was started has loaded the early tables before it came online, and no other will be started.
+    unsafe {
+        entry::wipe_trampoline(layout::linear(PhysAddr(TRAMPOLINE_ADDRESS)));
+        image::retire_boot_tables();
+    }
     Ok(())
 }
 

@@ -1,20 +1,25 @@
 //! Ring 3: entering it, and coming back.
 //!
 //! [`enter`] remembers its stack pointer and returns to user mode. From there the CPU comes back by interrupts and
-//! exceptions alone, on the stack that the task state names: right below what `enter` left ([`descriptors::set_kernel_stack`]).
+//! exceptions alone; entry code moves to the thread's stack, right below what `enter` left ([`set_kernel_stack`]).
 //! To end a program, the handler turns its frame into a return to `enter`'s caller ([`leave`]).
 //!
 //! The one system call is `int 0x80`: it ends the program with the value in RDI. Programs have no FPU, and no GS base of their
 //! own: entry code puts the kernel's back, whatever a program did to it.
 
-pub use super::descriptors::set_kernel_stack;
-use super::descriptors::{self, KERNEL_CODE, KERNEL_DATA, USER_CODE, USER_DATA};
+use super::descriptors::{KERNEL_CODE, KERNEL_DATA, USER_CODE, USER_DATA};
 use super::entry::Frame;
 use core::arch::{global_asm, naked_asm};
 use core::mem::offset_of;
+use core::sync::atomic::Ordering;
 
 /// The vector of the system call.
 pub const SYSTEM_CALL: u8 = 0x80;
+
+/// Tells the running CPU a thread's stack for exceptions of its program. Interrupts are off.
+pub fn set_kernel_stack(top: u64) {
+    crate::cpu::this().arch.kernel_stack().store(top, Ordering::Relaxed);
+}
 
 /// What a program starts with.
 #[repr(C)]
@@ -34,8 +39,9 @@ pub struct Start {
 /// Interrupts must be off; they are on in the program and off again afterwards. The running thread must have an address space loaded whose
 /// user half is the program's. `kernel_stack` must point to where the thread keeps the stack for its exceptions.
 pub unsafe fn enter(start: &Start, kernel_stack: *mut u64) -> u64 {
-    // SAFETY: interrupts are off, so this CPU's task state stays this thread's until the program runs.
-    unsafe { enter_user(start, kernel_stack, descriptors::kernel_stack()) }
+    let on_this_cpu = crate::cpu::this().arch.kernel_stack().as_ptr();
+    // SAFETY: interrupts are off, so the CPU stays this thread's until the program runs.
+    unsafe { enter_user(start, kernel_stack, on_this_cpu) }
 }
 
 /// Ends the program that `frame` interrupted: its `enter` returns `result`.
@@ -84,7 +90,7 @@ unsafe extern "C" {
 unsafe extern "C" fn enter_user(
     start: &Start,
     kernel_stack: *mut u64,
-    task_stack: *mut u64,
+    on_this_cpu: *mut u64,
 ) -> u64 {
     naked_asm!(
         "push rbp",

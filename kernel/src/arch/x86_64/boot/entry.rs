@@ -229,6 +229,17 @@ pub unsafe fn copy_trampoline(to: *mut u8) {
     unsafe { core::ptr::copy_nonoverlapping(start, to, len) };
 }
 
+/// Wipes what [`copy_trampoline`] wrote.
+///
+/// # Safety
+///
+/// As there, and no CPU may be on its way through it.
+pub unsafe fn wipe_trampoline(at: *mut u8) {
+    let len = &raw const trampoline_end as usize - &raw const trampoline_start as usize;
+    // SAFETY: the caller's promise.
+    unsafe { core::ptr::write_bytes(at, 0, len) };
+}
+
 // SAFETY: defined by the assembly above; only the addresses are used.
 unsafe extern "C" {
     static trampoline_start: u8;

@@ -21,6 +21,14 @@ use x86_64::structures::paging::PhysFrame;
 
 /// The first 1 MiB belongs to the firmware, and to the trampoline.
 const LOW_MEMORY: PhysRange = PhysRange::new(0, 1 << 20);
+/// What the final tables do not map where page tables are protected: whoever can write below 1 MiB can have another CPU run it, by a start-up
+/// IPI, in real mode, where there is no paging. In whole blocks of the linear map.
+pub const ONLY_FOR_START: PhysRange =
+    LOW_MEMORY.rounded_out(kpkeys_pgtable::Level::Pmd.entry_bytes());
+
+/// Where the other CPUs start.
+pub const TRAMPOLINE: kpkeys_pgtable::PhysAddr =
+    kpkeys_pgtable::PhysAddr(entry::TRAMPOLINE_ADDRESS);
 
 /// What [`boot_cpu`] found, on its way to [`on_final_stack`].
 static FOUND: IrqLock<Option<(BootInfo, acpi::Topology)>> = IrqLock::new(None);
@@ -70,7 +78,7 @@ unsafe fn discover(start_info: u32) -> (BootInfo, acpi::Topology) {
         Err(error) => exit::refuse(format_args!("{error}")),
     };
     let mut memory = BootMemory::new(info.ram());
-    for used in [LOW_MEMORY, image::frames()] {
+    for used in [ONLY_FOR_START, image::frames()] {
         memory.reserve(used);
     }
     let command_line = info.command_line().unwrap_or_else(|| {
@@ -96,7 +104,7 @@ unsafe fn move_to_early_tables(memory: &mut BootMemory) {
         Err(error) => exit::refuse(format_args!("{error}")),
     };
     // SAFETY: forwarded.
-    if let Err(error) = unsafe { early_tables::build(memory, [local_apic].into_iter()) } {
+    if let Err(error) = unsafe { early_tables::build(memory, local_apic.into_iter()) } {
         exit::refuse(format_args!("{error}"));
     }
     let root = PhysAddr::new(early_tables::ROOT.load(Ordering::Acquire));
