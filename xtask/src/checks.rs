@@ -36,7 +36,7 @@ fn steps() -> Vec<Step> {
     vec![
         Step {
             name: "setup",
-            about: "install what is missing: Rust components and targets, emulators",
+            about: "install what is missing: Rust components and targets, emulators, valgrind",
             run: setup::run,
         },
         Step { name: "fmt", about: "the sources are formatted", run: fmt },

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
+use kpkeys_pgtable::Mode;
 use serde::Deserialize;
 
 use crate::step::Outcome;
@@ -17,7 +18,6 @@ use crate::{command, workspace};
 
 /// How far a count may be from the file's, in percent.
 const TOLERANCE_PCT: f64 = 2.0;
-const MODES: [&str; 4] = ["off", "unbatched", "batched", "fused"];
 /// The function that callgrind collects inside of.
 const SPAN: &str = "kpkeys_counted_span";
 
@@ -88,12 +88,12 @@ fn count() -> Result<Counts> {
     let build = ["build", "--quiet", "--release", "--package=kpkeys-counted"];
     command::run(&mut command::cargo(&build))?;
     let folder = workspace::root().join("target/instructions");
-    let at_a_time = thread::available_parallelism().map_or(1, usize::from).min(MODES.len());
+    let at_a_time = thread::available_parallelism().map_or(1, usize::from);
     let mut counts = Counts::new();
-    for modes in MODES.chunks(at_a_time) {
+    for modes in Mode::ALL.chunks(at_a_time) {
         let results: Vec<Result<Counts>> = thread::scope(|scope| {
-            let count = |mode: &'static str| {
-                let folder = folder.join(mode);
+            let count = |mode: Mode| {
+                let folder = folder.join(mode.name());
                 scope.spawn(move || count_mode(mode, &folder))
             };
             let running: Vec<_> = modes.iter().copied().map(count).collect();
@@ -110,7 +110,7 @@ fn count() -> Result<Counts> {
 }
 
 /// Counts one mode. Callgrind writes a file for each span, numbered from 1.
-fn count_mode(mode: &str, folder: &Path) -> Result<Counts> {
+fn count_mode(mode: Mode, folder: &Path) -> Result<Counts> {
     if folder.exists() {
         fs::remove_dir_all(folder).with_context(|| format!("cannot empty {}", folder.display()))?;
     }
@@ -123,7 +123,7 @@ fn count_mode(mode: &str, folder: &Path) -> Result<Counts> {
         format!("--dump-after={SPAN}"),
         format!("--callgrind-out-file={}", out.display()),
         "target/release/kpkeys-counted".to_owned(),
-        mode.to_owned(),
+        mode.name().to_owned(),
     ];
     let mut valgrind = command::program("valgrind", &options.each_ref().map(String::as_str));
     let said = command::output(&mut valgrind)?;

@@ -17,7 +17,7 @@ fn an_image_fits_the_list_that_was_made_of_it() {
     let (code, names) = code();
     let report = audit(&named(X86_64, &code, &names)).unwrap();
     let text = Known::of(&report).to_toml();
-    let expected = "\n[sites.wrmsr]\n'any \"quoted\"' = { memory = 1 }\n\"open\" = { constant = 1 }\n\"plain\" = { hidden = 1 }\n";
+    let expected = "\n[sites.\"wrmsr\"]\n'any \"quoted\"' = { memory = 1 }\n\"open\" = { constant = 1 }\n\"plain\" = { hidden = 1 }\n";
     assert_eq!(text, expected);
     let known = Known::parse(&text).unwrap();
     assert_eq!(known, Known::of(&report));
