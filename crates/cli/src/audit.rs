@@ -48,6 +48,8 @@ struct Output<'a> {
     /// Whether the image fits the list; null without one.
     known: Option<bool>,
     differences: &'a [Difference],
+    /// Addresses of sites of which there are more than the list has.
+    unknown_sites: Vec<String>,
 }
 
 /// Audits; whether the image fits the list, if there is one.
@@ -69,7 +71,9 @@ pub fn run(options: &Options) -> Result<bool> {
         Format::Json => {
             let fits = differences.as_ref().map(Vec::is_empty);
             let differences = differences.as_deref().unwrap_or_default();
-            let output = Output { image, report: &report, known: fits, differences };
+            let unknown = report.sites.iter().filter(|site| is_unknown(site, differences));
+            let unknown_sites = unknown.map(|site| format!("{:#x}", site.address)).collect();
+            let output = Output { image, report: &report, known: fits, differences, unknown_sites };
             serde_json::to_writer(&mut out, &output)?;
             writeln!(out)?;
         }
@@ -96,15 +100,18 @@ fn audit(file: &Path) -> Result<Report, UsageError> {
     kpkeys_audit::audit(&bytes).map_err(|error| refused(error.to_string()))
 }
 
+/// Whether a site is one of those of which there are more than the list has.
+fn is_unknown(site: &Site, differences: &[Difference]) -> bool {
+    differences.iter().any(|difference| difference.is_unknown() && difference.is_about(site))
+}
+
 fn write_table(
     out: &mut impl Write,
     image: &Path,
     report: &Report,
     differences: Option<&[Difference]>,
 ) -> io::Result<()> {
-    let wanted = |site: &&Site| {
-        differences.is_none_or(|all| all.iter().any(|one| one.is_unknown() && one.is_about(site)))
-    };
+    let wanted = |site: &&Site| differences.is_none_or(|all| is_unknown(site, all));
     for site in report.sites.iter().filter(wanted) {
         writeln!(out, "{}", line(site))?;
     }
