@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::step::{self, AfterFailure, Outcome, Step};
-use crate::{bare, command, docs, kernel, oldest, setup, test};
+use crate::{audit, bare, command, docs, instructions, kernel, oldest, setup, test};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -36,7 +36,7 @@ fn steps() -> Vec<Step> {
     vec![
         Step {
             name: "setup",
-            about: "install what is missing: Rust components and targets, emulators",
+            about: "install what is missing: Rust components and targets, emulators, valgrind",
             run: setup::run,
         },
         Step { name: "fmt", about: "the sources are formatted", run: fmt },
@@ -66,6 +66,16 @@ fn steps() -> Vec<Step> {
             name: "kernel",
             about: "the reference kernel is formatted and has no warning",
             run: kernel::lint,
+        },
+        Step {
+            name: "audit",
+            about: "the kernel's images can write protection registers where the lists say, and nowhere else",
+            run: audit::check,
+        },
+        Step {
+            name: "instructions",
+            about: "no operation executes more or fewer instructions than the file says, by 2 %",
+            run: instructions::check,
         },
         Step {
             name: "test",

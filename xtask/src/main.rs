@@ -4,10 +4,12 @@
 //! ([`checks`]) handed to a runner that times and summarises them ([`step`]). `setup` installs what
 //! the steps need, `docs` builds the documentation for reading. `trees` reads the device trees of a distribution's kernel, on request.
 
+mod audit;
 mod bare;
 mod checks;
 mod command;
 mod docs;
+mod instructions;
 mod kernel;
 mod links;
 mod oldest;
@@ -36,6 +38,10 @@ enum Task {
     Test(checks::Arguments),
     /// Only install what is missing
     Setup,
+    /// Write the lists of known sites that the step `audit` compares with
+    Audit,
+    /// Write the counts that the step `instructions` compares with
+    Instructions,
     /// Build the API documentation, and the book if mdbook is installed
     Docs,
     /// Read every device tree of the distribution's arm64 kernel and compare with dtc (fetches 60 MB)
@@ -46,6 +52,8 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Test(arguments) => checks::run(&arguments),
         Task::Setup => setup::run_alone(),
+        Task::Audit => audit::update(),
+        Task::Instructions => instructions::update(),
         Task::Docs => docs::build(),
         Task::Trees(arguments) => trees::run(&arguments),
     };

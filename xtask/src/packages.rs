@@ -1,7 +1,7 @@
-//! Packages of the operating system: the two emulators that the reference kernel runs in.
+//! Packages of the operating system: the two emulators that the reference kernel runs in, and valgrind, which counts instructions.
 //!
 //! They are installed only where that needs no question: on Debian and its relatives, as root. Anywhere
-//! else the user is told what to install, and what needs no emulator still runs.
+//! else the user is told what to install, and what needs none of them still runs.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -12,11 +12,21 @@ use kpkeys_emulator::Target;
 use crate::command;
 use crate::step::Outcome;
 
-/// Installs the emulators that are missing, or says how to.
+/// A program that counts instructions, and the package of the same name.
+const VALGRIND: &str = "valgrind";
+
+/// What is not on `PATH`.
+#[derive(PartialEq, Eq)]
+struct Missing {
+    emulators: Vec<Target>,
+    valgrind: bool,
+}
+
+/// Installs what is missing, or says how to.
 pub fn install_missing() -> Outcome {
     let missing = missing();
-    if missing.is_empty() {
-        println!("emulators: all installed");
+    if missing.packages().is_empty() {
+        println!("emulators and valgrind: all installed");
         return Outcome::Done;
     }
     let advice = advice(&missing);
@@ -33,16 +43,25 @@ pub fn install_missing() -> Outcome {
     }
 }
 
-fn missing() -> Vec<Target> {
-    Target::ALL.into_iter().filter(|target| target.find_emulator().is_err()).collect()
+fn missing() -> Missing {
+    Missing {
+        emulators: Target::ALL.into_iter().filter(|t| t.find_emulator().is_err()).collect(),
+        valgrind: command::find(VALGRIND).is_none(),
+    }
+}
+
+impl Missing {
+    fn packages(&self) -> Vec<&'static str> {
+        let emulators = self.emulators.iter().map(|target| target.debian_package());
+        emulators.chain(self.valgrind.then_some(VALGRIND)).collect()
+    }
 }
 
 /// As [`Target::install_advice`] says.
-fn apt_install(missing: &[Target]) -> Result<()> {
+fn apt_install(missing: &Missing) -> Result<()> {
     command::run(&mut apt_get(&["update", "--quiet"]))?;
     let install = ["install", "--quiet", "--yes", "--no-install-recommends"];
-    let packages = missing.iter().map(|target| target.debian_package());
-    command::run(&mut apt_get(&install.into_iter().chain(packages).collect::<Vec<_>>()))
+    command::run(&mut apt_get(&install.into_iter().chain(missing.packages()).collect::<Vec<_>>()))
 }
 
 fn apt_get(arguments: &[&str]) -> std::process::Command {
@@ -51,9 +70,17 @@ fn apt_get(arguments: &[&str]) -> std::process::Command {
     command
 }
 
-fn advice(missing: &[Target]) -> String {
-    let programs: Vec<_> = missing.iter().map(|target| target.program()).collect();
-    format!("not on PATH: {}; {}", programs.join(", "), Target::install_advice(missing))
+fn advice(missing: &Missing) -> String {
+    let emulators = missing.emulators.iter().map(|target| target.program());
+    let programs: Vec<_> = emulators.chain(missing.valgrind.then_some(VALGRIND)).collect();
+    let mut install = Vec::new();
+    if !missing.emulators.is_empty() {
+        install.push(Target::install_advice(&missing.emulators));
+    }
+    if missing.valgrind {
+        install.push("your system's valgrind package".to_owned());
+    }
+    format!("not on PATH: {}; {}", programs.join(", "), install.join("; "))
 }
 
 /// The owner of our own process entry: no unsafe call and no crate for one number.
@@ -89,9 +116,11 @@ mod tests {
 
     #[test]
     fn the_advice_names_exactly_what_is_missing() {
-        let advice = advice(&[Target::Aarch64]);
+        let advice = advice(&Missing { emulators: vec![Target::Aarch64], valgrind: false });
         assert!(advice.contains("not on PATH: qemu-system-aarch64;"), "{advice}");
         assert!(advice.contains("--no-install-recommends qemu-system-arm;"), "{advice}");
-        assert!(!advice.contains("x86"), "{advice}");
+        assert!(!advice.contains("x86") && !advice.contains("valgrind"), "{advice}");
+        let only = Missing { emulators: vec![], valgrind: true };
+        assert_eq!(super::advice(&only), "not on PATH: valgrind; your system's valgrind package");
     }
 }

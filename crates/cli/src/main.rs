@@ -4,6 +4,7 @@
 //! gate or a check failed; 2: usage.
 
 mod attack;
+mod audit;
 mod bench;
 mod doctor;
 mod emulated;
@@ -44,6 +45,8 @@ enum Call {
     Bench(bench::Options),
     /// Attack the page tables of a running kernel and say what came of it
     Attack(attack::Options),
+    /// List every instruction of an image that can write what protection depends on
+    Audit(audit::Options),
     /// Count the instructions each operation executes, with several backends side by side
     Instructions(instructions::Options),
     /// Set runs of several layouts of the code side by side
@@ -92,6 +95,7 @@ fn run(call: Call) -> Result<ExitCode> {
     match call {
         Call::Bench(options) => bench::run(&options).map(gates),
         Call::Attack(options) => attack::run(&options).map(gates),
+        Call::Audit(options) => audit::run(&options).map(gates),
         Call::Instructions(options) => instructions::run(&options).map(done),
         Call::Spread(options) => spread::run(&options).map(gates),
         Call::Run(options) => run::run(&options).map(gates),

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 #[derive(Clone, Debug)]
 pub struct Kernel {
     target: Target,
+    elf: PathBuf,
     image: PathBuf,
 }
 
@@ -82,18 +83,24 @@ impl Kernel {
             return Err(Error::Build { status });
         }
         let elf = built.join(target.rust_target()).join("release/kpkeys-kernel");
-        let image = if target.loads_flat_images() { flat::write_beside(&elf)? } else { elf };
-        Ok(Self { target, image })
+        let image =
+            if target.loads_flat_images() { flat::write_beside(&elf)? } else { elf.clone() };
+        Ok(Self { target, elf, image })
     }
 
     /// An image that was built before, in the form the emulator takes.
     pub fn prebuilt(target: Target, image: PathBuf) -> Self {
-        Self { target, image }
+        Self { target, elf: image.clone(), image }
     }
 
     /// The machine it is for.
     pub fn target(&self) -> Target {
         self.target
+    }
+
+    /// The file the linker made, with symbols and debug information; of an image that was built before, the image itself.
+    pub fn elf(&self) -> &Path {
+        &self.elf
     }
 
     /// The file the emulator is given: the ELF file, or the flat image made of it.

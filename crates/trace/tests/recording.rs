@@ -593,7 +593,9 @@ fn waiting_is_not_a_cost() {
         assert!(kinds.contains(Kinds::CPU_DURATIONS));
         let measured = [costs.fault_ns, costs.slow_fault_ns, costs.call_ns].map(Option::unwrap);
         let measured: u64 = measured.iter().sum();
-        let Some(cpu_ns) = costs.cpu_ns else { return kpkeys_skips::skip!("no accounting of CPU time here") };
+        let Some(cpu_ns) = costs.cpu_ns else {
+            return kpkeys_skips::skip!("no accounting of CPU time here");
+        };
         assert!(measured > 0 && measured <= cpu_ns, "{measured} ns of {cpu_ns} ns");
     });
 }

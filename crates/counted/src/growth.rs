@@ -1,0 +1,101 @@
+//! The same operation with little and with much around it.
+
+use kpkeys_hosted::boot::Timed;
+use kpkeys_mm::{AddressSpace, Kernel, MapFlags};
+use kpkeys_pgtable::entry::Aarch64;
+use kpkeys_pgtable::{Mode, PageRange, PhysAddr, VirtAddr};
+
+use crate::{Error, kernel, span};
+
+/// How often the operation is done.
+const TIMES: usize = 64;
+/// Pages that one page table translates.
+const TABLE_PAGES: usize = 512;
+const START: VirtAddr = VirtAddr(0x40_0000_0000);
+
+pub fn count(mode: Mode) -> Result<(), Error> {
+    let each = |what: &str, sizes: [usize; 2], case: Case| {
+        sizes.into_iter().try_for_each(|size| {
+            let name = format!("{what} with {size}, {}", mode.name());
+            case(&kernel::<Aarch64>(mode)?, size, &name)
+        })
+    };
+    each("table page", [16, 4_096], table_page)?;
+    each("frame", [16, 16_384], frame)?;
+    each("vmalloc", [16, 8_192], vmalloc)?;
+    each("vm_map_ram", [16, 8_192], vm_map_ram)?;
+    each("mmap and munmap", [16, 8_192], mappings)
+}
+
+/// A kernel, how much there is already, and the span's name.
+type Case = fn(&Kernel<Timed<Aarch64>>, usize, &str) -> Result<(), Error>;
+
+/// A fault that takes a page-table page from the pool, with so many in use.
+fn table_page(kernel: &Kernel<Timed<Aarch64>>, size: usize, name: &str) -> Result<(), Error> {
+    let mut space = AddressSpace::new(kernel)?;
+    let page = |i: usize| START.offset_pages(i * TABLE_PAGES);
+    space.mmap(PageRange::new(START, (size + TIMES) * TABLE_PAGES)?, MapFlags::DATA)?;
+    (0..size).try_for_each(|i| space.fault(page(i), true))?;
+    span::count(name, TIMES as u64, || {
+        Ok((size..size + TIMES).try_for_each(|i| space.fault(page(i), true))?)
+    })
+}
+
+/// A frame taken and given back, with so many taken.
+fn frame(kernel: &Kernel<Timed<Aarch64>>, size: usize, name: &str) -> Result<(), Error> {
+    let frames = kernel.frames();
+    let mut taken = Vec::with_capacity(size);
+    for _ in 0..size {
+        taken.push(frames.new_frame()?);
+    }
+    let mut more = Vec::with_capacity(TIMES);
+    let counted = span::count(name, TIMES as u64, || {
+        for _ in 0..TIMES {
+            more.push(frames.new_frame()?);
+        }
+        more.drain(..).for_each(|frame| frames.free_frame(frame));
+        Ok(())
+    });
+    taken.into_iter().for_each(|frame| frames.free_frame(frame));
+    counted
+}
+
+/// An area made and freed, with so many live, every second of them freed before.
+fn vmalloc(kernel: &Kernel<Timed<Aarch64>>, size: usize, name: &str) -> Result<(), Error> {
+    let areas = (0..2 * size).map(|_| kernel.vmalloc(1)).collect::<Result<Vec<_>, _>>()?;
+    areas.iter().step_by(2).try_for_each(|&area| kernel.vfree(area))?;
+    kernel.purge_vmalloc();
+    span::count(name, TIMES as u64, || {
+        Ok((0..TIMES).try_for_each(|_| kernel.vfree(kernel.vmalloc(2)?))?)
+    })?;
+    Ok(areas.iter().skip(1).step_by(2).try_for_each(|&area| kernel.vfree(area))?)
+}
+
+/// A page mapped and unmapped by `vm_map_ram`, with so many mapped.
+fn vm_map_ram(kernel: &Kernel<Timed<Aarch64>>, size: usize, name: &str) -> Result<(), Error> {
+    let owned = kernel.frames().new_frame()?;
+    let page: [PhysAddr; 1] = [owned.address()];
+    let mapped = (0..size).map(|_| kernel.vm_map_ram(&page)).collect::<Result<Vec<_>, _>>()?;
+    span::count(name, TIMES as u64, || {
+        Ok((0..TIMES).try_for_each(|_| kernel.vm_unmap_ram(kernel.vm_map_ram(&page)?, 1))?)
+    })?;
+    mapped.iter().try_for_each(|&area| kernel.vm_unmap_ram(area, 1))?;
+    kernel.purge_vmalloc();
+    kernel.frames().free_frame(owned);
+    Ok(())
+}
+
+/// A mapping made, touched and unmapped, with so many beside it that none can be merged.
+fn mappings(kernel: &Kernel<Timed<Aarch64>>, size: usize, name: &str) -> Result<(), Error> {
+    let mut space = AddressSpace::new(kernel)?;
+    let page = |i: usize| PageRange::new(START.offset_pages(2 * i), 1);
+    (0..size).try_for_each(|i| space.mmap(page(i)?, MapFlags::DATA))?;
+    let between = PageRange::new(START.offset_pages(size | 1), 1)?;
+    span::count(name, TIMES as u64, || {
+        (0..TIMES).try_for_each(|_| {
+            space.mmap(between, MapFlags::DATA)?;
+            space.fault(between.start(), true)?;
+            Ok(space.munmap(between)?)
+        })
+    })
+}
