@@ -17,13 +17,26 @@ pub trait Peer {
     const RANGES: bool = true;
 
     /// Maps one page, writable.
-    fn map_one(&mut self, va: u64, pa: u64);
+    #[inline(always)]
+    fn map_one(&mut self, va: u64, pa: u64) {
+        self.map_range(va, pa, 1);
+    }
+
     /// The frame that an address is translated to, or zero. (Where a library does not tell, something else that is not.)
     fn walk(&self, va: u64) -> u64;
+
     /// Takes write permission from one page.
-    fn protect_one(&mut self, va: u64);
+    #[inline(always)]
+    fn protect_one(&mut self, va: u64) {
+        self.protect_range(va, 1);
+    }
+
     /// Unmaps one page.
-    fn unmap_one(&mut self, va: u64);
+    #[inline(always)]
+    fn unmap_one(&mut self, va: u64) {
+        self.unmap_range(va, 1);
+    }
+
     /// Maps `pages` pages to consecutive frames, writable, by one call.
     fn map_range(&mut self, va: u64, pa: u64, pages: usize);
     /// Takes write permission from them, by one call.

@@ -181,7 +181,14 @@ impl<'m, M: Machine> Section<'m, M> {
     /// Stores `entry(i)` to each PTE of a run.
     #[inline(always)]
     pub fn set_range(&self, slots: Slots<'_>, mut entry: impl FnMut(usize) -> Entry) {
-        self.for_each(slots, |window, slot, i| store::set(window, slot, entry(i)));
+        if self.needs_own_window() {
+            self.for_each_alone(slots, |window, slot, i| store::set(window, slot, entry(i)));
+        } else {
+            self.count(Event::EntryStore, slots.len() as u64);
+            // SAFETY: no window of its own is needed only if nothing is protected or this section's guard is open.
+            let window = unsafe { Window::assume_open() };
+            store::set_range(&window, self.writable_slots(slots), entry);
+        }
         if self.space == Space::Kernel {
             self.valid_kernel_entries_stored();
         }
@@ -280,24 +287,28 @@ impl<'m, M: Machine> Section<'m, M> {
         self.machine
     }
 
-    /// One store to each entry of a run: in one window, or in a window each.
+    /// One store to each entry of a run, in one window or in a window each.
     #[inline(always)]
     fn for_each(&self, slots: Slots<'_>, mut f: impl FnMut(&Window<'_>, Slot<'_>, usize)) {
-        let slots = self.writable_slots(slots);
         if self.needs_own_window() {
-            for (i, slot) in slots.iter().enumerate() {
-                self.in_own_window(|window| {
-                    self.count(Event::EntryStore, 1);
-                    f(window, slot, i);
-                });
-            }
-        } else {
-            self.count(Event::EntryStore, slots.len() as u64);
-            // SAFETY: no window of its own is needed only if nothing is protected or this section's guard is open.
-            let window = unsafe { Window::assume_open() };
-            for (i, slot) in slots.iter().enumerate() {
-                f(&window, slot, i);
-            }
+            return self.for_each_alone(slots, f);
+        }
+        self.count(Event::EntryStore, slots.len() as u64);
+        // SAFETY: no window of its own is needed only if nothing is protected or this section's guard is open.
+        let window = unsafe { Window::assume_open() };
+        for (i, slot) in self.writable_slots(slots).iter().enumerate() {
+            f(&window, slot, i);
+        }
+    }
+
+    /// One store to each entry of a run, in a window each. (Out of line, what `f` captures would be in memory for all modes.)
+    #[inline(always)]
+    fn for_each_alone(&self, slots: Slots<'_>, mut f: impl FnMut(&Window<'_>, Slot<'_>, usize)) {
+        for (i, slot) in self.writable_slots(slots).iter().enumerate() {
+            self.in_own_window(|window| {
+                self.count(Event::EntryStore, 1);
+                f(window, slot, i);
+            });
         }
     }
 

@@ -161,9 +161,17 @@ impl<'m> Slots<'m> {
 
     /// The first entry that is not empty.
     pub(crate) fn first_taken(self) -> Option<usize> {
-        // Almost always there is none: look at all of them without a branch for each.
-        let any = self.iter().fold(0, |any, slot| any | slot.load_relaxed().0);
-        if any == 0 { None } else { self.iter().position(|slot| !slot.load_relaxed().is_empty()) }
+        // Almost always there is none: look at a cache line of them without a branch for each.
+        let is_empty = |run: &[AtomicU64]| {
+            run.iter().fold(0, |any, entry| any | entry.load(Ordering::Relaxed)) == 0
+        };
+        let (lines, rest) = self.0.as_chunks::<8>();
+        if lines.iter().all(|line| is_empty(line))
+            && rest.iter().all(|entry| is_empty(core::slice::from_ref(entry)))
+        {
+            return None;
+        }
+        self.iter().position(|slot| !slot.load_relaxed().is_empty())
     }
 
     /// The entry with this index in the run.

@@ -60,11 +60,6 @@ fn region(va: u64, pages: usize) -> MemoryRegion {
 
 impl Peer for Aarch64Paging {
     #[inline]
-    fn map_one(&mut self, va: u64, pa: u64) {
-        self.map_range(va, pa, 1);
-    }
-
-    #[inline]
     fn walk(&self, va: u64) -> u64 {
         let mut found = 0;
         let walked = self.0.walk_range(&region(va, 1), &mut |_, descriptor, _| {
@@ -72,16 +67,6 @@ impl Peer for Aarch64Paging {
             Ok(())
         });
         walked.map_or(0, |()| found)
-    }
-
-    #[inline]
-    fn protect_one(&mut self, va: u64) {
-        self.protect_range(va, 1);
-    }
-
-    #[inline]
-    fn unmap_one(&mut self, va: u64) {
-        self.unmap_range(va, 1);
     }
 
     #[inline]

@@ -102,11 +102,6 @@ fn va(va: u64) -> VirtAddr {
 
 impl Peer for Generic {
     #[inline]
-    fn map_one(&mut self, at: u64, pa: u64) {
-        self.map_range(at, pa, 1);
-    }
-
-    #[inline]
     fn walk(&self, at: u64) -> u64 {
         self.0.translate_phys(va(at)).map_or(0, |pa| pa.as_usize() as u64)
     }
@@ -114,11 +109,6 @@ impl Peer for Generic {
     #[inline]
     fn protect_one(&mut self, at: u64) {
         self.0.protect_page(va(at), RO).expect("protected");
-    }
-
-    #[inline]
-    fn unmap_one(&mut self, at: u64) {
-        self.unmap_range(at, 1);
     }
 
     #[inline]

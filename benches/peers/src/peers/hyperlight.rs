@@ -93,11 +93,6 @@ impl Hyperlight {
 
 impl Peer for Hyperlight {
     #[inline]
-    fn map_one(&mut self, va: u64, pa: u64) {
-        self.map_range(va, pa, 1);
-    }
-
-    #[inline]
     fn walk(&self, va: u64) -> u64 {
         // SAFETY: nobody changes the tables meanwhile.
         let mut found = unsafe { vmem::virt_to_phys(&self.0, va, 1) };

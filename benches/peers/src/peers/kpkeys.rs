@@ -83,23 +83,8 @@ fn range(va: u64, pages: usize) -> PageRange {
 
 impl<M: Machine> Peer for Kpkeys<'_, M> {
     #[inline]
-    fn map_one(&mut self, va: u64, pa: u64) {
-        self.map_range(va, pa, 1);
-    }
-
-    #[inline]
     fn walk(&self, va: u64) -> u64 {
         self.kernel.paging().translate(&self.root, VirtAddr(va)).map_or(0, |pa| pa.0)
-    }
-
-    #[inline]
-    fn protect_one(&mut self, va: u64) {
-        self.protect_range(va, 1);
-    }
-
-    #[inline]
-    fn unmap_one(&mut self, va: u64) {
-        self.unmap_range(va, 1);
     }
 
     #[inline(always)]

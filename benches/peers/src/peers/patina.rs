@@ -49,23 +49,8 @@ fn frame(va: u64) -> u64 {
 
 impl Peer for Patina {
     #[inline]
-    fn map_one(&mut self, va: u64, pa: u64) {
-        self.map_range(va, pa, 1);
-    }
-
-    #[inline]
     fn walk(&self, va: u64) -> u64 {
         self.table.query_memory_region(va, PAGE).map_or(0, |attributes| attributes.bits())
-    }
-
-    #[inline]
-    fn protect_one(&mut self, va: u64) {
-        self.protect_range(va, 1);
-    }
-
-    #[inline]
-    fn unmap_one(&mut self, va: u64) {
-        self.unmap_range(va, 1);
     }
 
     #[inline]

@@ -109,9 +109,10 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         let mut unmappable = 0;
         section.set_range(slots, |i| {
             let frame = frame(i);
-            unmappable |= frame.0 & !FRAME_BITS;
+            unmappable |= frame.0;
             Entry(template.0 | (frame.0 & FRAME_BITS))
         });
+        let unmappable = unmappable & !FRAME_BITS;
         if unmappable != 0 {
             section.get_and_clear_range(slots, |_, _| ());
             return Err(Error::NotMappable(PhysAddr(unmappable)));
