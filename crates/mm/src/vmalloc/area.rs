@@ -86,7 +86,7 @@ impl<M: Machine> Kernel<M> {
         })
     }
 
-    /// Addresses for an area, and the unmaps that wait on this CPU: its lock is taken once for both.
+    /// Addresses for an area, and the unmaps that wait on this CPU.
     fn addresses_for_area(
         &self,
         pages: usize,
@@ -98,8 +98,7 @@ impl<M: Machine> Kernel<M> {
                 return Ok((area, self.deferred_of(&mut own)));
             }
         }
-        let area = self.take_addresses(pages, align)?;
-        Ok((area, self.take_deferred()))
+        self.take_addresses_and_deferred(pages, align)
     }
 
     /// Maps an area in one section, which also clears what waited for a window.

@@ -95,14 +95,15 @@ impl<M: Machine> Kernel<M> {
             let (start, deferred) = self.take_slots(pages)?;
             return Ok((PageRange::new(start, pages)?, Place::Slots, deferred));
         }
-        let extent = self.take_addresses(pages, PAGE_SIZE)?;
+        let (extent, deferred) = self.take_addresses_and_deferred(pages, PAGE_SIZE)?;
         let owners = &self.areas().owners;
         let second = extent.start().offset_pages(1);
         if let Err(error) = owners.reserve(extent.start()).and_then(|()| owners.reserve(second)) {
+            self.clear_now(deferred);
             self.areas().addresses.lock().put(extent);
             return Err(error);
         }
-        Ok((extent.first(pages), Place::Own(extent), self.take_deferred()))
+        Ok((extent.first(pages), Place::Own(extent), deferred))
     }
 
     /// Slots, and the unmaps that wait on this CPU: its lock is taken once for both.
@@ -129,7 +130,7 @@ impl<M: Machine> Kernel<M> {
 
     #[cold]
     fn new_block(&self) -> Result<Slots, Error> {
-        let extent = self.take_addresses(REGION_PAGES, REGION_BYTES)?;
+        let extent = self.take_addresses(REGION_PAGES, REGION_BYTES, Extent::new()?)?;
         let next = extent.start();
         self.areas().owners.set_block(extent).map_err(|(error, extent)| {
             self.areas().addresses.lock().put(extent);

@@ -97,7 +97,7 @@ impl Own {
     ///
     /// [`Error::OutOfMemory`].
     #[inline]
-    fn take_spare(&mut self) -> Result<Box<Extent>, Error> {
+    pub(super) fn take_spare(&mut self) -> Result<Box<Extent>, Error> {
         self.spare.take().map_or_else(Extent::new, Ok)
     }
 

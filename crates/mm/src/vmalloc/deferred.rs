@@ -133,14 +133,8 @@ impl<M: Machine> Kernel<M> {
         frames.iter().for_each(|&frame| self.frames().let_go(frame));
     }
 
-    /// The unmaps that wait on this CPU, for a caller who is about to open a window: it must [`clear`](Self::clear_deferred) them in
+    /// The unmaps that wait on a CPU, for one who has its lock and is about to open a window: it must [`clear`](Self::clear_deferred) them in
     /// it, and [`finish`](Self::finish) them when it is closed.
-    #[inline]
-    pub(super) fn take_deferred(&self) -> Deferred {
-        if self.defers() { take(&mut self.own().deferred) } else { Deferred::default() }
-    }
-
-    /// The same, for a caller who has the CPU's lock.
     #[inline(always)]
     pub(super) fn deferred_of(&self, own: &mut Own) -> Deferred {
         if self.defers() { take(&mut own.deferred) } else { Deferred::default() }

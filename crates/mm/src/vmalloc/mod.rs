@@ -50,6 +50,7 @@ use crate::heap;
 use crate::kernel::Kernel;
 use addresses::FreeAddresses;
 use cpu::{Own, PerCpu};
+use deferred::Deferred;
 use extent::Extent;
 use lazy::Waiting;
 use owners::Owners;
@@ -81,13 +82,18 @@ impl Vmalloc {
         })
     }
 
-    fn try_take(&self, pages: usize, align: u64) -> Result<Option<Box<Extent>>, Error> {
-        let node = Extent::new()?;
+    /// A range of free addresses in `node`, or `node` itself if there is none. An aligned one takes a node more.
+    fn try_take(
+        &self,
+        pages: usize,
+        align: u64,
+        node: Box<Extent>,
+    ) -> Result<Result<Box<Extent>, Box<Extent>>, Error> {
         if align <= PAGE_SIZE {
-            return Ok(self.addresses.lock().take(pages, pages, node).ok());
+            return Ok(self.addresses.lock().take(pages, pages, node));
         }
         let rest = Extent::new()?;
-        Ok(self.addresses.lock().take_aligned(pages, align, node, rest).ok())
+        Ok(self.addresses.lock().take_aligned(pages, align, node, rest))
     }
 
     /// Frees the addresses that CPUs have for small areas and have not handed out.
@@ -114,13 +120,40 @@ impl<M: Machine> Kernel<M> {
         self.areas().cpu(self.machine().cpu()).lock()
     }
 
-    /// A range of kernel addresses, purging if that is what it takes.
-    fn take_addresses(&self, pages: usize, align: u64) -> Result<Box<Extent>, Error> {
-        if let Some(taken) = self.areas().try_take(pages, align)? {
-            return Ok(taken);
+    /// A range of kernel addresses in `node`, purging if that is what it takes.
+    fn take_addresses(
+        &self,
+        pages: usize,
+        align: u64,
+        node: Box<Extent>,
+    ) -> Result<Box<Extent>, Error> {
+        match self.areas().try_take(pages, align, node)? {
+            Ok(taken) => Ok(taken),
+            Err(node) => {
+                self.purge_vmalloc();
+                self.areas().give_up_chunks();
+                let taken = self.areas().try_take(pages, align, node)?;
+                taken.map_err(|_| Error::OutOfAddresses(pages))
+            }
         }
-        self.purge_vmalloc();
-        self.areas().give_up_chunks();
-        self.areas().try_take(pages, align)?.ok_or(Error::OutOfAddresses(pages))
+    }
+
+    /// The same, and the unmaps that wait on this CPU: its lock is taken once for both.
+    fn take_addresses_and_deferred(
+        &self,
+        pages: usize,
+        align: u64,
+    ) -> Result<(Box<Extent>, Deferred), Error> {
+        let (node, deferred) = {
+            let mut own = self.own();
+            (own.take_spare()?, self.deferred_of(&mut own))
+        };
+        match self.take_addresses(pages, align, node) {
+            Ok(taken) => Ok((taken, deferred)),
+            Err(error) => {
+                self.clear_now(deferred);
+                Err(error)
+            }
+        }
     }
 }
