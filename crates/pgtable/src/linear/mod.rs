@@ -24,10 +24,12 @@
 //! only CPUs with FEAT_BBM level 2 allow (Arm ARM D8.16.1). On others a kernel must use blocks no larger than what it keys, so
 //! that no split happens: 2 MiB blocks and the pool, whose usual unit is 2 MiB.
 
+mod change;
+
 use kpkeys::Pkey;
 use spin::Mutex;
 
-use crate::addr::{ENTRIES, Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use crate::addr::{Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
 use crate::alias::Alias;
 use crate::entry::{Attrs, Entry, Format};
 use crate::error::Error;
@@ -35,6 +37,7 @@ use crate::machine::{Event, Flush, Machine, Memory, Probe};
 use crate::ptp::Ptp;
 use crate::section::Section;
 use crate::table::{Slot, Table};
+use change::{Change, Span, To, maps_all};
 
 /// Page-table pages set aside for splitting blocks of the linear map, and for tables of the alias.
 ///
@@ -331,181 +334,7 @@ fn changed<M: Machine, const N: usize>(section: &Section<'_, M>, ranges: [PageRa
     }
 }
 
-/// What a leaf of the linear map is changed to.
-#[derive(Clone, Copy)]
-enum To {
-    Key(Pkey),
-    ReadOnly,
-    Writable,
-}
-
-impl To {
-    fn apply<F: Format>(self, leaf: Entry) -> Entry {
-        match self {
-            To::Key(key) => F::with_key(leaf, key),
-            To::ReadOnly => F::write_protected(leaf),
-            To::Writable => F::writable(leaf),
-        }
-    }
-}
-
-/// Addresses from `first` to `last`, both included, so that the end of the address space needs no special case.
-#[derive(Clone, Copy)]
-struct Span {
-    first: u64,
-    last: u64,
-}
-
-impl Span {
-    fn of(range: PageRange) -> Span {
-        Span {
-            first: range.start().0,
-            last: range.start().0 + (range.pages() as u64 * PAGE_SIZE - 1),
-        }
-    }
-
-    /// What the entry at `level` that translates `va` covers.
-    fn of_entry(va: u64, level: Level) -> Span {
-        let first = va & !(level.entry_bytes() - 1);
-        Span { first, last: first + (level.entry_bytes() - 1) }
-    }
-
-    fn covers(&self, other: &Span) -> bool {
-        self.first <= other.first && other.last <= self.last
-    }
-
-    fn intersection(&self, other: &Span) -> Span {
-        Span { first: self.first.max(other.first), last: self.last.min(other.last) }
-    }
-
-    /// The entries at `level` that this span touches.
-    fn entries(self, level: Level) -> impl Iterator<Item = Span> {
-        let mut next = Some(self.first);
-        core::iter::from_fn(move || {
-            let entry = Span::of_entry(next?, level);
-            next = (entry.last < self.last).then(|| entry.last + 1);
-            Some(entry)
-        })
-    }
-}
-
-/// Whether leaves below `table`, which is at `level`, translate all of a range.
-fn maps_all<M: Machine>(machine: &M, table: Table<'_>, level: Level, range: Span) -> bool {
-    range.entries(level).all(|span| {
-        let entry = table.slot(VirtAddr(span.first).index(level)).load();
-        // SAFETY: tables of the linear map are never freed.
-        match (unsafe { Table::below(machine, level, entry) }, level.below()) {
-            (Some(lower), Some(below)) => {
-                maps_all(machine, lower, below, range.intersection(&span))
-            }
-            _ => M::Format::is_leaf(level, entry),
-        }
-    })
-}
-
-/// One change, on its way through the tables.
-struct Change<'a, 'm, M: Machine> {
-    section: &'a Section<'m, M>,
-    root: Table<'m>,
-    range: Span,
-    to: To,
-}
-
-impl<M: Machine> Change<'_, '_, M> {
-    fn with_range(&self, range: Span) -> Self {
-        Change { range, ..*self }
-    }
-
-    /// How many blocks must be split for it: as many pages must be in reserve.
-    fn splits(&self) -> usize {
-        self.splits_in(self.root, Level::Pgd)
-    }
-
-    fn make(&self, reserve: &mut Reserve) {
-        self.apply(self.root, Level::Pgd, reserve);
-    }
-
-    fn splits_in(&self, table: Table<'_>, level: Level) -> usize {
-        self.edges(level)
-            .map(|span| {
-                let entry = table.slot(VirtAddr(span.first).index(level)).load();
-                let inner = self.with_range(self.range.intersection(&span));
-                if let Some(lower) = self.lower_table(level, entry) {
-                    level.below().map_or(0, |below| inner.splits_in(lower, below))
-                } else {
-                    inner.splits_of_leaf(level)
-                }
-            })
-            .sum()
-    }
-
-    /// How many splits a leaf at `level`, partly covered by the range, comes to.
-    fn splits_of_leaf(&self, level: Level) -> usize {
-        let Some(below) = level.below() else { return 0 };
-        let further = self
-            .edges(below)
-            .map(|span| self.with_range(self.range.intersection(&span)).splits_of_leaf(below));
-        1 + further.sum::<usize>()
-    }
-
-    /// The entries at `level` that the range covers only in part: the first and the last of those it touches, at most.
-    fn edges(&self, level: Level) -> impl Iterator<Item = Span> {
-        let first = Span::of_entry(self.range.first, level);
-        let last = Span::of_entry(self.range.last, level);
-        let second = (last.first != first.first).then_some(last);
-        let range = self.range;
-        // Above the block levels every entry is a table, which is entered whether or not it is covered.
-        core::iter::once(first)
-            .chain(second)
-            .filter(move |span| !range.covers(span) || !M::Format::maps_blocks(level))
-    }
-
-    fn apply(&self, table: Table<'_>, level: Level, reserve: &mut Reserve) {
-        for span in self.range.entries(level) {
-            let slot = table.slot(VirtAddr(span.first).index(level));
-            let entry = slot.load();
-            let below = level.below();
-            if let (Some(lower), Some(below)) = (self.lower_table(level, entry), below) {
-                self.with_range(self.range.intersection(&span)).apply(lower, below, reserve);
-            } else if self.range.covers(&span) {
-                self.section.set_upper(slot, self.to.apply::<M::Format>(entry));
-            } else if let Some(below) = below
-                && let Some(page) = reserve.take()
-            {
-                let lower = self.split(slot, entry, level, below, page);
-                self.with_range(self.range.intersection(&span)).apply(lower, below, reserve);
-            }
-        }
-    }
-
-    /// Replaces a block by a table of leaves that say the same.
-    fn split<'t>(
-        &'t self,
-        slot: Slot<'_>,
-        block: Entry,
-        level: Level,
-        below: Level,
-        page: Ptp,
-    ) -> Table<'t> {
-        let lower = page.table(self.section.machine());
-        let (start, attrs) = (M::Format::frame(level, block), M::Format::attrs(block));
-        self.section.fill(lower, |i| {
-            M::Format::leaf(below, start.offset(i as u64 * below.entry_bytes()), attrs)
-                .unwrap_or(Entry::EMPTY)
-        });
-        self.section.set_upper(slot, M::Format::table(page.link(), false));
-        lower
-    }
-
-    fn lower_table<'t>(&'t self, level: Level, entry: Entry) -> Option<Table<'t>> {
-        // SAFETY: tables of the linear map are never freed.
-        unsafe { Table::below(self.section.machine(), level, entry) }
-    }
-}
-
 /// The leaves of the linear map for a run of entries of one table, as it is built: kernel data with key 0.
 pub(crate) fn leaf<F: Format>(level: Level, frame: PhysAddr) -> Result<Entry, Error> {
     F::leaf(level, frame, Attrs::KERNEL_DATA).ok_or(Error::NotMappable(frame))
 }
-
-const _: () = assert!(ENTRIES == 512, "a split fills one table");

@@ -1,19 +1,26 @@
 //! The whole: a kernel's page tables, their roots, and how protection is turned on.
+//!
+//! | module | concept |
+//! |---|---|
+//! | `tables` | finding the table that translates an address, and linking those that are missing |
+//! | `build` | the linear map, as a kernel starts with it |
+
+mod build;
+mod tables;
 
 use kpkeys::{Backend, Pkey, Scheme};
 use spin::Mutex;
 
-use crate::addr::{Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use crate::addr::{Level, PageRange, PhysAddr, VirtAddr};
 use crate::alias::Alias;
-use crate::entry::{Entry, Format};
+use crate::entry::Format;
 use crate::error::Error;
 use crate::ground::Ground;
-use crate::linear::{self, Linear, Reserve};
-use crate::machine::{Event, Flush, Frames, Machine, Memory, Probe};
+use crate::linear::{Linear, Reserve};
+use crate::machine::{Event, Flush, Frames, Machine, Probe};
 use crate::mode::Mode;
 use crate::ptp::{EarlyPtps, FlushedPtp, PerPage, Pool, Ptp, PtpAllocator, UnlinkedPtp};
 use crate::section::{Section, Space};
-use crate::table::{Slot, Table};
 
 /// How a kernel's page tables are set up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,16 +71,7 @@ impl Root {
     }
 }
 
-/// What a descent to an address ends at.
-#[derive(Clone, Copy)]
-pub(crate) enum Found<'m> {
-    /// A table of PTEs.
-    Table(Table<'m>),
-    /// A block: its level and entry.
-    Block(Level, Slot<'m>, Entry),
-    /// An entry that is not valid, above the last level.
-    Nothing,
-}
+pub(crate) use tables::Found;
 
 /// A kernel's page tables.
 pub struct Paging<M: Machine, F: Frames> {
@@ -323,125 +321,6 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         }
     }
 
-    /// The entry that translates an address now: its level and slot, if it is valid.
-    #[inline]
-    pub fn walk(&self, root: &Root, va: VirtAddr) -> Option<(Level, Slot<'_>, Entry)> {
-        match self.descend(root, va) {
-            Found::Table(table) => {
-                let slot = table.slot(va.index(Level::Pte));
-                let entry = slot.load();
-                M::Format::is_present(entry).then_some((Level::Pte, slot, entry))
-            }
-            Found::Block(level, slot, entry) => Some((level, slot, entry)),
-            Found::Nothing => None,
-        }
-    }
-
-    /// What translates an address, down to the table of PTEs.
-    #[inline(always)]
-    pub(crate) fn descend(&self, root: &Root, va: VirtAddr) -> Found<'_> {
-        let mut table = self.table(root.frame);
-        for level in Level::ABOVE_PTE {
-            let slot = table.slot(va.index(level));
-            let entry = slot.load();
-            if !M::Format::is_table(level, entry) {
-                let is_block = M::Format::is_present(entry);
-                return if is_block { Found::Block(level, slot, entry) } else { Found::Nothing };
-            }
-            table = self.table(M::Format::frame(level, entry));
-        }
-        Found::Table(table)
-    }
-
-    /// The physical address that an address translates to now, if it does.
-    #[inline]
-    pub fn translate(&self, root: &Root, va: VirtAddr) -> Option<PhysAddr> {
-        let (frame, bytes) = match self.descend(root, va) {
-            Found::Table(table) => {
-                let entry = table.slot(va.index(Level::Pte)).load();
-                if !M::Format::is_present(entry) {
-                    return None;
-                }
-                (M::Format::frame(Level::Pte, entry), PAGE_SIZE)
-            }
-            Found::Block(level, _, entry) => (M::Format::frame(level, entry), level.entry_bytes()),
-            Found::Nothing => return None,
-        };
-        Some(frame.offset(va.0 % bytes))
-    }
-
-    /// The table at `level` that translates an address, if it is linked.
-    #[inline]
-    pub fn find_table(&self, root: &Root, va: VirtAddr, level: Level) -> Option<Table<'_>> {
-        // SAFETY: as for `table`.
-        unsafe { self.table(root.frame).find(self.machine(), va, level) }
-    }
-
-    /// The table at `level` that translates an address; missing tables on the way are allocated and linked.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::OutOfMemory`]; [`Error::MappedByBlock`] if a block is in the way.
-    #[inline]
-    pub fn table_for(
-        &self,
-        section: &Section<'_, M>,
-        root: &Root,
-        va: VirtAddr,
-        level: Level,
-    ) -> Result<Table<'_>, Error> {
-        match self.find_table(root, va, level) {
-            Some(table) => Ok(table),
-            None => self.link_tables(section, root, va, level),
-        }
-    }
-
-    #[cold]
-    fn link_tables(
-        &self,
-        section: &Section<'_, M>,
-        root: &Root,
-        va: VirtAddr,
-        level: Level,
-    ) -> Result<Table<'_>, Error> {
-        let mut table = self.table(root.frame);
-        for at in Level::ABOVE_PTE {
-            if at == level {
-                break;
-            }
-            let slot = table.slot(va.index(at));
-            table = match self.lower_table(at, slot.load()) {
-                Some(lower) => lower,
-                None => self.link_table(section, root, slot, at, va)?,
-            };
-        }
-        Ok(table)
-    }
-
-    fn link_table(
-        &self,
-        section: &Section<'_, M>,
-        root: &Root,
-        slot: Slot<'_>,
-        level: Level,
-        va: VirtAddr,
-    ) -> Result<Table<'_>, Error> {
-        let page = self.allocate(section)?;
-        let _linking = root.link.lock();
-        let entry = slot.load();
-        if entry.is_empty() {
-            let table = page.table(self.machine());
-            // Leaves of the alias are marked as the user's, and so must be the way to them.
-            let user = root.space == Space::User
-                || self.alias().is_some_and(|alias| alias.frame_at(va).is_some());
-            section.set_upper(slot, M::Format::table(page.link(), user));
-            return Ok(table);
-        }
-        self.release(page.never_linked());
-        // Another CPU linked one meanwhile; or a block is in the way.
-        self.lower_table(level, entry).ok_or(Error::MappedByBlock(va))
-    }
-
     pub(crate) fn allocate(&self, section: &Section<'_, M>) -> Result<Ptp, Error> {
         self.ptps().allocate(&self.ground, section)
     }
@@ -454,21 +333,6 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         allocator(&self.pool)
     }
 
-    /// The table in a frame that is known to hold one: a root, or what a table entry points to.
-    #[inline(always)]
-    fn table(&self, frame: PhysAddr) -> Table<'_> {
-        // SAFETY: roots are tables until released, which consumes them; entries of tables are stored by this crate alone,
-        // and point to pages that stay tables until they are unlinked and flushed, while the caller keeps other users of
-        // the same range away (crate protocol).
-        unsafe { Table::at(self.machine(), frame) }
-    }
-
-    #[inline(always)]
-    pub(crate) fn lower_table(&self, level: Level, entry: Entry) -> Option<Table<'_>> {
-        // SAFETY: as for `table`.
-        unsafe { Table::below(self.machine(), level, entry) }
-    }
-
     /// The pages given to [`record_early_ptps`](Self::record_early_ptps).
     pub(crate) fn foreign_ptps(&self) -> EarlyPtps {
         self.ground.foreign()
@@ -477,43 +341,6 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     pub(crate) fn alias(&self) -> Option<&Alias> {
         self.ground.linear().alias()
     }
-
-    pub(crate) fn root_table(&self, root: &Root) -> Table<'_> {
-        self.table(root.frame)
-    }
-
-    /// An operation with a window for the whole of it: a window around each store, whatever the mode, would take longer than all the
-    /// rest of boot.
-    fn building(&self) -> Section<'_, M> {
-        let mode = if self.mode().protects() { Mode::Fused } else { Mode::Off };
-        Section::begin(self.machine(), mode, Space::Linear, 0)
-    }
-
-    /// Builds the tables that giving a page its alias must not need pages for; see [`mod@crate::alias`].
-    fn build_alias_tables(&self) -> Result<(), Error> {
-        let Some(alias) = self.alias() else { return Ok(()) };
-        let level = if self.pool.is_some() { Level::Pmd } else { Level::Pte };
-        let section = self.building();
-        for piece in alias.whole()?.by_table(level) {
-            self.table_for(&section, &self.kernel, piece.start(), level)?;
-        }
-        Ok(())
-    }
-
-    fn build_linear_map(&self, memory: Memory, granule: Level) -> Result<(), Error> {
-        let section = self.building();
-        let mut frame = memory.start;
-        let end = memory.frame(memory.pages);
-        while frame < end {
-            let level = largest_leaf(memory, frame, granule);
-            let table =
-                self.table_for(&section, &self.kernel, memory.linear_address(frame), level)?;
-            let slot = table.slot(memory.linear_address(frame).index(level));
-            section.set_upper(slot, linear::leaf::<M::Format>(level, frame)?);
-            frame = frame.offset(level.entry_bytes());
-        }
-        Ok(())
-    }
 }
 
 /// Root entries that translate the kernel's half: addresses with bit 47 set, in both formats. (arm64's kernel root could translate
@@ -521,18 +348,6 @@ impl<M: Machine, F: Frames> Paging<M, F> {
 pub(crate) const KERNEL_HALF: core::ops::Range<usize> = 256..512;
 /// Root entries that translate the user's half.
 pub(crate) const USER_HALF: core::ops::Range<usize> = 0..256;
-
-/// The largest leaf, no larger than `granule`, that maps memory from `frame` without leaving it.
-fn largest_leaf(memory: Memory, frame: PhysAddr, granule: Level) -> Level {
-    let mut level = granule.min(Level::Pud);
-    while let Some(below) = level.below() {
-        if frame.is_aligned(level.entry_bytes()) && memory.contains(frame, level.entry_pages()) {
-            break;
-        }
-        level = below;
-    }
-    level
-}
 
 fn allocator<M: Machine, F: Frames>(pool: &Option<Pool>) -> &dyn PtpAllocator<M, F> {
     match pool {

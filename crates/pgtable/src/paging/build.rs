@@ -1,0 +1,56 @@
+//! The tables that a kernel starts with: its linear map, and those that an alias must not need pages for.
+
+use super::Paging;
+use crate::addr::{Level, PhysAddr};
+use crate::error::Error;
+use crate::linear;
+use crate::machine::{Frames, Machine, Memory};
+use crate::mode::Mode;
+use crate::section::{Section, Space};
+
+impl<M: Machine, F: Frames> Paging<M, F> {
+    /// An operation with a window for the whole of it: a window around each store, whatever the mode, would take longer than all the
+    /// rest of boot.
+    pub(super) fn building(&self) -> Section<'_, M> {
+        let mode = if self.mode().protects() { Mode::Fused } else { Mode::Off };
+        Section::begin(self.machine(), mode, Space::Linear, 0)
+    }
+
+    /// Builds the tables that giving a page its alias must not need pages for; see [`mod@crate::alias`].
+    pub(super) fn build_alias_tables(&self) -> Result<(), Error> {
+        let Some(alias) = self.alias() else { return Ok(()) };
+        let level = if self.pool.is_some() { Level::Pmd } else { Level::Pte };
+        let section = self.building();
+        for piece in alias.whole()?.by_table(level) {
+            self.table_for(&section, &self.kernel, piece.start(), level)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn build_linear_map(&self, memory: Memory, granule: Level) -> Result<(), Error> {
+        let section = self.building();
+        let mut frame = memory.start;
+        let end = memory.frame(memory.pages);
+        while frame < end {
+            let level = largest_leaf(memory, frame, granule);
+            let table =
+                self.table_for(&section, &self.kernel, memory.linear_address(frame), level)?;
+            let slot = table.slot(memory.linear_address(frame).index(level));
+            section.set_upper(slot, linear::leaf::<M::Format>(level, frame)?);
+            frame = frame.offset(level.entry_bytes());
+        }
+        Ok(())
+    }
+}
+
+/// The largest leaf, no larger than `granule`, that maps memory from `frame` without leaving it.
+fn largest_leaf(memory: Memory, frame: PhysAddr, granule: Level) -> Level {
+    let mut level = granule.min(Level::Pud);
+    while let Some(below) = level.below() {
+        if frame.is_aligned(level.entry_bytes()) && memory.contains(frame, level.entry_pages()) {
+            break;
+        }
+        level = below;
+    }
+    level
+}

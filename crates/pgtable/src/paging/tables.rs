@@ -1,0 +1,160 @@
+//! From an address to the table that translates it.
+
+use super::{Paging, Root};
+use crate::addr::{Level, PAGE_SIZE, PhysAddr, VirtAddr};
+use crate::entry::{Entry, Format};
+use crate::error::Error;
+use crate::machine::{Frames, Machine};
+use crate::section::{Section, Space};
+use crate::table::{Slot, Table};
+
+/// What a descent to an address ends at.
+#[derive(Clone, Copy)]
+pub(crate) enum Found<'m> {
+    /// A table of PTEs.
+    Table(Table<'m>),
+    /// A block: its level and entry.
+    Block(Level, Slot<'m>, Entry),
+    /// An entry that is not valid, above the last level.
+    Nothing,
+}
+
+impl<M: Machine, F: Frames> Paging<M, F> {
+    /// The entry that translates an address now: its level and slot, if it is valid.
+    #[inline]
+    pub fn walk(&self, root: &Root, va: VirtAddr) -> Option<(Level, Slot<'_>, Entry)> {
+        match self.descend(root, va) {
+            Found::Table(table) => {
+                let slot = table.slot(va.index(Level::Pte));
+                let entry = slot.load();
+                M::Format::is_present(entry).then_some((Level::Pte, slot, entry))
+            }
+            Found::Block(level, slot, entry) => Some((level, slot, entry)),
+            Found::Nothing => None,
+        }
+    }
+
+    /// What translates an address, down to the table of PTEs.
+    #[inline(always)]
+    pub(crate) fn descend(&self, root: &Root, va: VirtAddr) -> Found<'_> {
+        let mut table = self.table(root.frame);
+        for level in Level::ABOVE_PTE {
+            let slot = table.slot(va.index(level));
+            let entry = slot.load();
+            if !M::Format::is_table(level, entry) {
+                let is_block = M::Format::is_present(entry);
+                return if is_block { Found::Block(level, slot, entry) } else { Found::Nothing };
+            }
+            table = self.table(M::Format::frame(level, entry));
+        }
+        Found::Table(table)
+    }
+
+    /// The physical address that an address translates to now, if it does.
+    #[inline]
+    pub fn translate(&self, root: &Root, va: VirtAddr) -> Option<PhysAddr> {
+        let (frame, bytes) = match self.descend(root, va) {
+            Found::Table(table) => {
+                let entry = table.slot(va.index(Level::Pte)).load();
+                if !M::Format::is_present(entry) {
+                    return None;
+                }
+                (M::Format::frame(Level::Pte, entry), PAGE_SIZE)
+            }
+            Found::Block(level, _, entry) => (M::Format::frame(level, entry), level.entry_bytes()),
+            Found::Nothing => return None,
+        };
+        Some(frame.offset(va.0 % bytes))
+    }
+
+    /// The table at `level` that translates an address, if it is linked.
+    #[inline]
+    pub fn find_table(&self, root: &Root, va: VirtAddr, level: Level) -> Option<Table<'_>> {
+        // SAFETY: as for `table`.
+        unsafe { self.table(root.frame).find(self.machine(), va, level) }
+    }
+
+    /// The table at `level` that translates an address; missing tables on the way are allocated and linked.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`]; [`Error::MappedByBlock`] if a block is in the way.
+    #[inline]
+    pub fn table_for(
+        &self,
+        section: &Section<'_, M>,
+        root: &Root,
+        va: VirtAddr,
+        level: Level,
+    ) -> Result<Table<'_>, Error> {
+        match self.find_table(root, va, level) {
+            Some(table) => Ok(table),
+            None => self.link_tables(section, root, va, level),
+        }
+    }
+
+    #[cold]
+    fn link_tables(
+        &self,
+        section: &Section<'_, M>,
+        root: &Root,
+        va: VirtAddr,
+        level: Level,
+    ) -> Result<Table<'_>, Error> {
+        let mut table = self.table(root.frame);
+        for at in Level::ABOVE_PTE {
+            if at == level {
+                break;
+            }
+            let slot = table.slot(va.index(at));
+            table = match self.lower_table(at, slot.load()) {
+                Some(lower) => lower,
+                None => self.link_table(section, root, slot, at, va)?,
+            };
+        }
+        Ok(table)
+    }
+
+    fn link_table(
+        &self,
+        section: &Section<'_, M>,
+        root: &Root,
+        slot: Slot<'_>,
+        level: Level,
+        va: VirtAddr,
+    ) -> Result<Table<'_>, Error> {
+        let page = self.allocate(section)?;
+        let _linking = root.link.lock();
+        let entry = slot.load();
+        if entry.is_empty() {
+            let table = page.table(self.machine());
+            // Leaves of the alias are marked as the user's, and so must be the way to them.
+            let user = root.space == Space::User
+                || self.alias().is_some_and(|alias| alias.frame_at(va).is_some());
+            section.set_upper(slot, M::Format::table(page.link(), user));
+            return Ok(table);
+        }
+        self.release(page.never_linked());
+        // Another CPU linked one meanwhile; or a block is in the way.
+        self.lower_table(level, entry).ok_or(Error::MappedByBlock(va))
+    }
+
+    /// The table in a frame that is known to hold one: a root, or what a table entry points to.
+    #[inline(always)]
+    pub(super) fn table(&self, frame: PhysAddr) -> Table<'_> {
+        // SAFETY: roots are tables until released, which consumes them; entries of tables are stored by this crate alone,
+        // and point to pages that stay tables until they are unlinked and flushed, while the caller keeps other users of
+        // the same range away (crate protocol).
+        unsafe { Table::at(self.machine(), frame) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn lower_table(&self, level: Level, entry: Entry) -> Option<Table<'_>> {
+        // SAFETY: as for `table`.
+        unsafe { Table::below(self.machine(), level, entry) }
+    }
+
+    pub(crate) fn root_table(&self, root: &Root) -> Table<'_> {
+        self.table(root.frame)
+    }
+}

@@ -1,0 +1,202 @@
+//! Sections: where windows open and close, as the protection mode says.
+//!
+//! | module | concept |
+//! |---|---|
+//! | `stores` | each kind of store, counted, in the window that is due |
+//! | `window` | opening and closing it, and the barriers |
+//!
+//! A [`Section`] stands for one operation on page tables (a fork, a map, an unmap). Inside it, [`Section::lazy`] marks
+//! lazy-MMU sections: stretches, one table long at most, whose entries need not be visible to the hardware before the end.
+//! The four modes differ only in where the window is:
+//!
+//! | mode | window |
+//! |---|---|
+//! | `off` | none |
+//! | `unbatched` | around each store |
+//! | `batched` | around each lazy-MMU section, and around each store outside one |
+//! | `fused` | from the first store of the operation to its end, reopened after every [`FUSED_WINDOW_STORES`] stores |
+//!
+//! That a `fused` window opens no earlier than at the first store keeps the walk to it outside: the window is shorter, and the
+//! loads of the walk overlap with what went before, which the barrier of the switch would forbid.
+//!
+//! # The interrupt rule
+//!
+//! A section is a value on the stack of the code that opened it. An interrupt handler has no way to reach the section it
+//! interrupted, so it cannot take the interrupted code's window for its own: it makes its own section, whose window is a real
+//! switch, because exception entry reset the register.
+//!
+//! # Barriers
+//!
+//! Where the format needs a barrier to make kernel entries valid, it is issued once when a lazy-MMU section ends (once at the
+//! end of the operation in `fused`, since nobody may use a mapping before the operation returned). If a window closes at that
+//! very point, the same barrier also makes the closing register write effective, and the write's own barrier is not issued:
+//! the window closes no later for it.
+
+mod stores;
+mod window;
+
+use core::cell::Cell;
+use core::marker::PhantomData;
+
+use kpkeys::Guard;
+use kpkeys::context::PageTables;
+
+use crate::machine::Machine;
+use crate::mode::Mode;
+
+/// After how many stores an operation in mode `fused` closes and reopens its window.
+pub const FUSED_WINDOW_STORES: usize = 4096;
+
+/// Whose tables a section changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Space {
+    /// Tables of the kernel's half: valid entries may need a barrier.
+    Kernel,
+    /// Tables of a user address space.
+    User,
+    /// The linear map's own tables, whose changes are followed by a TLB flush that contains the barrier.
+    Linear,
+}
+
+/// What a store at this point does about the window.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NextStore {
+    /// Nothing: it is open, or nothing is protected.
+    Plain,
+    /// Opens that of the operation, to stay open.
+    OpensWindow,
+    /// Opens one for itself alone.
+    InOwnWindow,
+}
+
+impl NextStore {
+    /// With the window closed.
+    fn closed(mode: Mode) -> Self {
+        match mode {
+            Mode::Off => NextStore::Plain,
+            Mode::Unbatched | Mode::Batched => NextStore::InOwnWindow,
+            Mode::Fused => NextStore::OpensWindow,
+        }
+    }
+
+    /// While the operation is paused.
+    fn paused(mode: Mode) -> Self {
+        if mode.protects() { NextStore::InOwnWindow } else { NextStore::Plain }
+    }
+}
+
+/// One operation on page tables, on the calling CPU.
+pub struct Section<'m, M: Machine> {
+    machine: &'m M,
+    mode: Mode,
+    space: Space,
+    /// How far behind an entry its alias is. Zero unless page tables are protected by an alias, and by now.
+    to_alias: usize,
+    guard: Cell<Option<Guard<'m, M::Backend, PageTables>>>,
+    next_store: Cell<NextStore>,
+    lazy_depth: Cell<u32>,
+    barrier_due: Cell<bool>,
+    /// Stores since the window was opened, in mode `fused`.
+    window_stores: Cell<usize>,
+    this_cpu_only: PhantomData<*mut ()>,
+}
+
+impl<'m, M: Machine> Section<'m, M> {
+    /// Begins an operation. `to_alias` is zero, or that of the machine if every page-table page has its alias.
+    #[inline(always)]
+    pub(crate) fn begin(machine: &'m M, mode: Mode, space: Space, to_alias: usize) -> Self {
+        Section {
+            machine,
+            mode,
+            space,
+            to_alias,
+            guard: Cell::new(None),
+            next_store: Cell::new(NextStore::closed(mode)),
+            lazy_depth: Cell::new(0),
+            barrier_due: Cell::new(false),
+            window_stores: Cell::new(0),
+            this_cpu_only: PhantomData,
+        }
+    }
+
+    /// Begins a lazy-MMU section, which ends when the returned value is dropped. Only the outermost of nested ones acts.
+    #[inline(always)]
+    pub fn lazy(&self) -> LazyMmu<'_, 'm, M> {
+        // In mode `fused` nothing depends on them.
+        if self.mode != Mode::Fused {
+            let depth = self.lazy_depth.get();
+            self.lazy_depth.set(depth + 1);
+            if depth == 0 && self.mode == Mode::Batched {
+                self.open();
+            }
+        }
+        LazyMmu { section: self }
+    }
+
+    /// Runs `f` with the window closed and pending barriers issued: for work that is long or is not about page tables.
+    pub fn paused<R>(&self, f: impl FnOnce() -> R) -> R {
+        let was_open = self.close();
+        let closed = self.next_store.replace(NextStore::paused(self.mode));
+        let result = f();
+        self.next_store.set(closed);
+        // A lazy-MMU section may have ended meanwhile: nobody would close a window opened for it again. In mode `fused` the next
+        // store opens one.
+        if was_open && self.mode == Mode::Batched && self.lazy_depth.get() > 0 {
+            self.open();
+        }
+        result
+    }
+
+    /// Bounds the window of a `fused` operation: call it before storing `stores` PTEs in a row. Stores above the last level
+    /// need no such call: they bound the window themselves.
+    #[inline(always)]
+    pub fn will_store(&self, stores: usize) {
+        if self.mode == Mode::Fused {
+            let mut total = self.window_stores.get() + stores;
+            if total > FUSED_WINDOW_STORES {
+                self.close_full();
+                total = stores;
+            }
+            self.window_stores.set(total);
+        }
+    }
+
+    /// The machine this section acts on.
+    #[inline(always)]
+    pub(crate) fn machine(&self) -> &'m M {
+        self.machine
+    }
+}
+
+impl<M: Machine> Drop for Section<'_, M> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if self.barrier_due.get() {
+            self.close();
+        } else if let Some(guard) = self.guard.get_mut() {
+            // It leaves when it is dropped with the section.
+            let switched = guard.switched();
+            self.count_closing(switched, false);
+        }
+    }
+}
+
+/// A lazy-MMU section, until it is dropped.
+#[must_use = "the lazy-MMU section ends as soon as this is dropped"]
+pub struct LazyMmu<'s, 'm, M: Machine> {
+    section: &'s Section<'m, M>,
+}
+
+impl<M: Machine> Drop for LazyMmu<'_, '_, M> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        let section = self.section;
+        if section.mode != Mode::Fused {
+            let depth = section.lazy_depth.get() - 1;
+            section.lazy_depth.set(depth);
+            if depth == 0 {
+                section.close();
+            }
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! The stores of a section: each is counted, and made in the window that the mode has for it.
+
+use kpkeys::{Backend, Scheme, Window};
+
+use super::{Section, Space};
+use crate::entry::{Entry, Format};
+use crate::machine::{Event, Machine};
+use crate::store;
+use crate::table::{Slot, Slots, Table};
+
+impl<M: Machine> Section<'_, M> {
+    /// Stores an entry that points to a table, or a block: one above the last level.
+    #[inline(always)]
+    pub fn set_upper(&self, slot: Slot<'_>, entry: Entry) {
+        self.will_store(1);
+        self.store(Event::UpperStore, slot, |window, slot| store::set(window, slot, entry));
+        self.stored_valid(entry);
+    }
+
+    /// Empties an entry above the last level.
+    #[inline(always)]
+    pub fn clear_upper(&self, slot: Slot<'_>) {
+        self.will_store(1);
+        self.store(Event::UpperStore, slot, store::clear);
+    }
+
+    /// Stores a PTE.
+    #[inline(always)]
+    pub fn set(&self, slot: Slot<'_>, entry: Entry) {
+        self.store(Event::EntryStore, slot, |window, slot| store::set(window, slot, entry));
+        self.stored_valid(entry);
+    }
+
+    /// Stores `entry(i)` to each PTE of a run.
+    #[inline(always)]
+    pub fn set_range(&self, slots: Slots<'_>, mut entry: impl FnMut(usize) -> Entry) {
+        if self.needs_own_window() {
+            self.for_each_alone(slots, |window, slot, i| store::set(window, slot, entry(i)));
+        } else {
+            self.count(Event::EntryStore, slots.len() as u64);
+            // SAFETY: no window of its own is needed only if nothing is protected or this section's guard is open.
+            let window = unsafe { Window::assume_open() };
+            store::set_range(&window, self.writable_slots(slots), entry);
+        }
+        if self.space == Space::Kernel {
+            self.valid_kernel_entries_stored();
+        }
+    }
+
+    /// Empties each PTE of a run and passes what it was, with the flags hardware has set.
+    #[inline(always)]
+    pub fn get_and_clear_range(&self, slots: Slots<'_>, mut was: impl FnMut(usize, Entry)) {
+        self.for_each(slots, |window, slot, i| was(i, store::get_and_clear::<M>(window, slot)));
+    }
+
+    /// Empties each valid PTE of a run and passes what it was, with the flags hardware has set. No window is opened if there is none.
+    #[inline(always)]
+    pub fn get_and_clear_valid(&self, slots: Slots<'_>, mut was: impl FnMut(usize, Entry)) {
+        self.for_each_valid(slots, |window, slot, i, entry| {
+            was(i, store::clear_from::<M>(window, slot, entry));
+        });
+    }
+
+    /// Changes each valid PTE of a run, keeping the flags that hardware sets meanwhile. No window is opened if there is none.
+    #[inline(always)]
+    pub fn modify_valid(&self, slots: Slots<'_>, change: impl Fn(Entry) -> Entry) {
+        self.for_each_valid(slots, |window, slot, _, entry| {
+            store::modify_from::<M>(window, slot, entry, &change);
+        });
+    }
+
+    /// Takes write permission from each PTE of a run.
+    #[inline(always)]
+    pub fn wrprotect_range(&self, slots: Slots<'_>) {
+        self.modify_range(slots, M::Format::write_protected);
+    }
+
+    /// Changes each PTE of a run, keeping the flags that hardware sets meanwhile.
+    #[inline(always)]
+    pub fn modify_range(&self, slots: Slots<'_>, change: impl Fn(Entry) -> Entry) {
+        self.for_each(slots, |window, slot, _| {
+            store::modify::<M>(window, slot, &change);
+        });
+    }
+
+    /// Replaces a PTE and returns the old one.
+    #[inline(always)]
+    pub fn establish(&self, slot: Slot<'_>, entry: Entry) -> Entry {
+        let old = self.store(Event::EntryStore, slot, |window, slot| {
+            store::establish::<M>(window, slot, entry)
+        });
+        self.stored_valid(entry);
+        old
+    }
+
+    /// Empties a PTE and returns what it was, with the flags hardware has set.
+    #[inline(always)]
+    pub fn get_and_clear(&self, slot: Slot<'_>) -> Entry {
+        self.store(Event::EntryStore, slot, store::get_and_clear::<M>)
+    }
+
+    /// Changes a leaf from `old` to `new` if it still is `old`; returns whether it was.
+    #[inline(always)]
+    pub fn set_access_flags(&self, slot: Slot<'_>, old: Entry, new: Entry) -> bool {
+        self.store(Event::EntryStore, slot, |window, slot| {
+            store::set_access_flags::<M>(window, slot, old, new)
+        })
+    }
+
+    /// Clears the young flag of a leaf and returns whether it was set.
+    #[inline(always)]
+    pub fn test_and_clear_young(&self, slot: Slot<'_>) -> bool {
+        self.store(Event::EntryStore, slot, store::test_and_clear_young::<M>)
+    }
+
+    /// Empties a table that nobody else can reach.
+    ///
+    /// # Safety
+    ///
+    /// As [`store::zero`].
+    #[inline]
+    pub(crate) unsafe fn zero(&self, table: Table<'_>) {
+        // SAFETY: the caller's promise is the one asked for.
+        self.in_window(|window| unsafe { store::zero(window, self.writable_slots(table.all())) });
+    }
+
+    /// Fills a table that is not linked.
+    #[inline]
+    pub(crate) fn fill(&self, table: Table<'_>, entry: impl FnMut(usize) -> Entry) {
+        self.will_store(table.all().len());
+        self.in_window(|window| {
+            self.count(Event::LinearStore, table.all().len() as u64);
+            store::set_range(window, self.writable_slots(table.all()), entry);
+        });
+    }
+
+    /// One store to each entry of a run, in one window or in a window each.
+    #[inline(always)]
+    fn for_each(&self, slots: Slots<'_>, mut f: impl FnMut(&Window<'_>, Slot<'_>, usize)) {
+        if self.needs_own_window() {
+            return self.for_each_alone(slots, f);
+        }
+        self.count(Event::EntryStore, slots.len() as u64);
+        // SAFETY: no window of its own is needed only if nothing is protected or this section's guard is open.
+        let window = unsafe { Window::assume_open() };
+        for (i, slot) in self.writable_slots(slots).iter().enumerate() {
+            f(&window, slot, i);
+        }
+    }
+
+    /// One store to each entry of a run, in a window each. (Out of line, what `f` captures would be in memory for all modes.)
+    #[inline(always)]
+    fn for_each_alone(&self, slots: Slots<'_>, mut f: impl FnMut(&Window<'_>, Slot<'_>, usize)) {
+        for (i, slot) in self.writable_slots(slots).iter().enumerate() {
+            self.in_own_window(|window| {
+                self.count(Event::EntryStore, 1);
+                f(window, slot, i);
+            });
+        }
+    }
+
+    /// [`for_each`](Self::for_each) valid entry of a run, passed as it was loaded. The window opens at the first.
+    #[inline(always)]
+    fn for_each_valid(
+        &self,
+        slots: Slots<'_>,
+        mut f: impl FnMut(&Window<'_>, Slot<'_>, usize, Entry),
+    ) {
+        let Some(first) = slots.iter().position(is_valid::<M>) else { return };
+        let run = slots.sub(first, slots.len() - first);
+        if self.needs_own_window() {
+            return self.for_each_valid_alone(run, first, f);
+        }
+        // SAFETY: no window of its own is needed only if nothing is protected or this section's guard is open.
+        let window = unsafe { Window::assume_open() };
+        let mut stores = 0;
+        for (i, slot) in self.writable_slots(run).iter().enumerate() {
+            let entry = slot.load_relaxed();
+            if M::Format::is_present(entry) {
+                f(&window, slot, first + i, entry);
+                stores += 1;
+            }
+        }
+        self.count(Event::EntryStore, stores);
+    }
+
+    /// The same with a window for each. The run starts with entry `first`.
+    #[cold]
+    fn for_each_valid_alone(
+        &self,
+        run: Slots<'_>,
+        first: usize,
+        mut f: impl FnMut(&Window<'_>, Slot<'_>, usize, Entry),
+    ) {
+        for (i, slot) in run.iter().enumerate().filter(|(_, slot)| is_valid::<M>(*slot)) {
+            self.in_own_window(|window| {
+                self.count(Event::EntryStore, 1);
+                let slot = self.writable(slot);
+                f(window, slot, first + i, slot.load_relaxed());
+            });
+        }
+    }
+
+    /// One store. It is counted while its window is open, so that a probe can tell which window it belongs to.
+    #[inline(always)]
+    fn store<'s, R>(
+        &self,
+        event: Event,
+        slot: Slot<'s>,
+        f: impl FnOnce(&Window<'_>, Slot<'s>) -> R,
+    ) -> R {
+        self.in_window(|window| {
+            self.count(event, 1);
+            f(window, self.writable(slot))
+        })
+    }
+
+    /// The entry where it can be written in a window. A backend that works by keys leaves nothing of this.
+    #[inline(always)]
+    fn writable<'s>(&self, slot: Slot<'s>) -> Slot<'s> {
+        match self.machine.backend().scheme() {
+            Scheme::Keys => slot,
+            // SAFETY: `to_alias` is zero or leads to the alias that every page-table page has, and is a multiple of the page
+            // size; the result is used in a window.
+            Scheme::Alias => unsafe { slot.displaced(self.to_alias) },
+        }
+    }
+
+    /// [`writable`](Self::writable) for a run.
+    #[inline(always)]
+    fn writable_slots<'s>(&self, slots: Slots<'s>) -> Slots<'s> {
+        match self.machine.backend().scheme() {
+            Scheme::Keys => slots,
+            // SAFETY: as for `writable`.
+            Scheme::Alias => unsafe { slots.displaced(self.to_alias) },
+        }
+    }
+}
+
+#[inline(always)]
+fn is_valid<M: Machine>(slot: Slot<'_>) -> bool {
+    M::Format::is_present(slot.load_relaxed())
+}

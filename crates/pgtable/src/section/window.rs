@@ -1,0 +1,144 @@
+//! The window of a section: when it opens and closes, which barriers that takes, and what is counted of it.
+
+use kpkeys::context::PageTables;
+use kpkeys::{Backend, Guard, Window};
+
+use super::{NextStore, Section, Space};
+use crate::entry::{Entry, Format};
+use crate::machine::{Event, Machine, Probe};
+use crate::mode::Mode;
+
+impl<'m, M: Machine> Section<'m, M> {
+    /// Runs `f` in a window: its own, or the one that is open.
+    #[inline(always)]
+    pub(super) fn in_window<R>(&self, f: impl FnOnce(&Window<'_>) -> R) -> R {
+        if self.needs_own_window() {
+            self.in_own_window(f)
+        } else {
+            // SAFETY: no window of its own is needed only if nothing is protected or this section's guard is open.
+            f(&unsafe { Window::assume_open() })
+        }
+    }
+
+    /// Whether a store at this point must open a window for itself alone; opens that of the operation if it is time to.
+    #[inline(always)]
+    pub(super) fn needs_own_window(&self) -> bool {
+        // One predictable branch where nothing is protected or the window is open.
+        if self.next_store.get() == NextStore::Plain {
+            return false;
+        }
+        if self.next_store.get() == NextStore::OpensWindow {
+            self.open();
+            return false;
+        }
+        true
+    }
+
+    #[inline(always)]
+    pub(super) fn in_own_window<R>(&self, f: impl FnOnce(&Window<'_>) -> R) -> R {
+        let guard = self.open_guard();
+        let result = f(&guard.window());
+        self.close_guard(guard, false);
+        result
+    }
+
+    /// A valid entry was stored: the kernel's own may need a barrier, now or at the end of the section.
+    #[inline(always)]
+    pub(super) fn stored_valid(&self, entry: Entry) {
+        if self.space == Space::Kernel && M::Format::is_present(entry) {
+            self.valid_kernel_entries_stored();
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn valid_kernel_entries_stored(&self) {
+        if M::Format::VALID_KERNEL_STORE_NEEDS_BARRIER {
+            self.barrier_due.set(true);
+            if self.lazy_depth.get() == 0 && self.mode != Mode::Fused {
+                self.issue_due_barrier();
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn issue_due_barrier(&self) {
+        if self.barrier_due.replace(false) {
+            self.count(Event::Barrier, 1);
+            self.machine.entry_barrier();
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn open(&self) {
+        // There is none yet: opened only while no window is. Forgotten, so that no code asks.
+        core::mem::forget(self.guard.replace(Some(self.open_guard())));
+        self.next_store.set(NextStore::Plain);
+    }
+
+    /// Closes a window that has had its stores.
+    #[cold]
+    pub(super) fn close_full(&self) {
+        self.close();
+    }
+
+    /// Closes the section's window if it is open, merging its barrier with one that is due. Returns whether it was open.
+    #[inline]
+    pub(super) fn close(&self) -> bool {
+        let Some(guard) = self.guard.take() else {
+            self.issue_due_barrier();
+            return false;
+        };
+        self.next_store.set(NextStore::closed(self.mode));
+        self.window_stores.set(0);
+        let merge = self.barrier_due.replace(false);
+        self.close_guard(guard, merge);
+        true
+    }
+
+    #[inline(always)]
+    fn open_guard(&self) -> Guard<'m, M::Backend, PageTables> {
+        let guard = Guard::enter(self.machine.backend());
+        if guard.switched() {
+            self.count_switch();
+            self.count(Event::WindowOpened, 1);
+        }
+        guard
+    }
+
+    #[inline(always)]
+    fn close_guard(&self, guard: Guard<'m, M::Backend, PageTables>, merge_barrier: bool) {
+        self.count_closing(guard.switched(), merge_barrier);
+        if merge_barrier {
+            self.count(Event::Barrier, 1);
+            guard.leave_with(|| self.machine.entry_barrier());
+        }
+    }
+
+    /// Counts the end of a window while it is still open.
+    #[inline(always)]
+    pub(super) fn count_closing(&self, switched: bool, merge_barrier: bool) {
+        if switched {
+            self.count(Event::WindowClosed, 1);
+            if merge_barrier {
+                self.count(Event::Switch, 1);
+            } else {
+                self.count_switch();
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn count_switch(&self) {
+        self.count(Event::Switch, 1);
+        self.count(Event::Barrier, u64::from(self.machine.backend().write_needs_barrier()));
+    }
+
+    #[inline(always)]
+    pub(super) fn count(&self, event: Event, times: u64) {
+        let event = match (self.space, event) {
+            (Space::Linear, Event::EntryStore | Event::UpperStore) => Event::LinearStore,
+            _ => event,
+        };
+        self.machine.probe().count(event, times);
+    }
+}
