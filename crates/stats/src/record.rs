@@ -32,7 +32,7 @@ pub const FORMAT: u32 = 1;
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Record {
     /// The header: the first line, and only the first.
-    Run(Run),
+    Run(Box<Run>),
     /// One timed iteration.
     Sample(Sample),
     /// Event counts and exposure of one row in one mode.

@@ -67,7 +67,7 @@ pub enum Machine {
     /// Worker processes.
     Processes,
     /// The reference kernel in an emulator.
-    Emulated(Emulated),
+    Emulated(Box<Emulated>),
 }
 
 impl Machine {
@@ -80,7 +80,7 @@ impl Machine {
         Ok(match &plan.place {
             Place::Host => Machine::Processes,
             Place::Emulator { target, backend } => {
-                Machine::Emulated(Emulated::for_bench(*target, backend.as_deref())?)
+                Machine::Emulated(Box::new(Emulated::for_bench(*target, backend.as_deref())?))
             }
         })
     }

@@ -7,7 +7,7 @@
 //! # Alignment
 //!
 //! A free range of `pages + align - 1` pages holds an aligned one for certain and is found like any other. A smaller one may do, if it
-//! happens to lie well: the [`TRIES`] lowest that are large enough are looked at first, and all of them only where the answer is
+//! happens to lie well: the few lowest that are large enough are looked at first, and all of them only where the answer is
 //! "none" otherwise.
 
 use alloc::boxed::Box;

@@ -177,7 +177,7 @@ impl Recording {
     pub fn read_from(input: impl BufRead, name: &str) -> Result<Self, ReadError> {
         let mut reader = Reader::new(input, name);
         let run = match reader.next().transpose()? {
-            Some(Record::Run(run)) => run,
+            Some(Record::Run(run)) => *run,
             // The reader has refused both; kept as errors, since this is input.
             Some(_) => return Err(reader.error(Problem::NoHeader)),
             None => return Err(reader.error(Problem::Empty)),

@@ -185,7 +185,8 @@ fn file_with_origin() -> String {
         rows: vec!["fork: h:0".into()],
         modes: vec![Mode::Off, Mode::Batched],
     };
-    let header = serde_json::to_string(&Record::Run(Run { origin: Some(origin), ..run(2) }));
+    let header =
+        serde_json::to_string(&Record::Run(Box::new(Run { origin: Some(origin), ..run(2) })));
     let records = good_file();
     let (_, records) = records.split_once('\n').unwrap();
     format!("{}\n{records}", header.unwrap())

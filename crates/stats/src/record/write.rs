@@ -85,7 +85,7 @@ impl<W: Write> Writer<W> {
     /// As [`Writer::write`].
     pub fn new(output: W, run: &Run) -> Result<Self, WriteError> {
         let mut writer = Writer { output };
-        writer.write(&Record::Run(run.clone()))?;
+        writer.write(&Record::Run(Box::new(run.clone())))?;
         Ok(writer)
     }
 
