@@ -37,6 +37,7 @@ mod contents;
 mod cpu;
 pub mod deferred;
 pub mod extent;
+mod held;
 pub mod lazy;
 mod owners;
 
@@ -64,19 +65,19 @@ pub(crate) struct Vmalloc {
 }
 
 impl Vmalloc {
-    /// Everything in `range` is free.
+    /// Everything in `range` is free. There are `memory` frames.
     ///
     /// # Errors
     ///
     /// [`Error::OutOfMemory`].
-    pub(crate) fn new(range: PageRange, cpus: usize) -> Result<Self, Error> {
+    pub(crate) fn new(range: PageRange, cpus: usize, memory: usize) -> Result<Self, Error> {
         let cpus = cpus.max(1);
         let per_cpu = (0..cpus).map(|_| PerCpu::default());
         Ok(Vmalloc {
             range,
             addresses: Mutex::new(FreeAddresses::new(range, Extent::new()?)),
             owners: Owners::new(range)?,
-            waiting: Waiting::new(cpus),
+            waiting: Waiting::new(cpus, memory),
             cpus: heap::collect(per_cpu)?.into_boxed_slice(),
         })
     }
