@@ -1,6 +1,6 @@
 //! Frames that are no longer mapped but that TLBs may still lead to: they wait for a flush, linked through their metadata.
 //!
-//! A frame that waits is of a [kind](super::word) of its own, so whoever gives it back a second time meanwhile is refused.
+//! A frame that waits is not out any more, so whoever gives it back a second time meanwhile is refused.
 
 use core::mem::take;
 use core::sync::atomic::Ordering::Relaxed;
@@ -37,7 +37,7 @@ impl Buddy {
             return self.refuse();
         }
         let meta = self.meta(frame);
-        meta.word.become_kind(Kind::Waiting);
+        meta.word.become_kind(Kind::Listed);
         meta.link.store(frames.first, Relaxed);
         if frames.len == 0 {
             frames.last = frame;

@@ -36,10 +36,8 @@ pub(super) enum Kind {
     Tail,
     /// Head of a free block of this order.
     Free(u8),
-    /// Free, on a CPU's list.
+    /// On a list of single frames: a CPU's free ones, or those that [wait](super::waiting) for a flush.
     Listed,
-    /// No longer mapped, on a list of frames that wait for a flush.
-    Waiting,
     /// Head of a folio of this order.
     Folio(u8),
     /// A single frame of data that somebody owns.
@@ -76,7 +74,6 @@ const LISTED: u64 = 4 << TYPE_SHIFT;
 const FOLIO: u64 = 5 << TYPE_SHIFT;
 const OWNED: u64 = 6 << TYPE_SHIFT;
 const KEPT: u64 = 7 << TYPE_SHIFT;
-const WAITING: u64 = 8 << TYPE_SHIFT;
 
 /// References beyond which a frame is not shared further: half of what the count holds, so that increments in flight on other CPUs
 /// cannot overflow it.
@@ -103,7 +100,6 @@ impl Word {
             FOLIO => Kind::Folio(order),
             OWNED => Kind::Owned,
             KEPT => Kind::Kept,
-            WAITING => Kind::Waiting,
             _ => Kind::Foreign,
         }
     }
@@ -120,7 +116,6 @@ impl Word {
             Kind::Folio(order) => FOLIO | u64::from(order) << ORDER_SHIFT,
             Kind::Owned => OWNED,
             Kind::Kept => KEPT,
-            Kind::Waiting => WAITING,
         };
         let kept = self.0.load(Ordering::Relaxed) & TOUCHED;
         self.0.store(kept | described, Ordering::Relaxed);
