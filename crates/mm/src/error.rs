@@ -7,7 +7,12 @@ use kpkeys_pgtable::{PageRange, VirtAddr};
 /// Why a request was refused. Everything is as it was before it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Error {
-    /// No frame is left.
+    /// No frame is left, or no heap.
+    ///
+    /// Frames of kernel mappings that [wait for a flush](crate::vmalloc) are not free. The allocations of kernel mappings, new address spaces, forks,
+    /// faults and files purge and try again before they say this. Whoever takes frames from the [`Buddy`](crate::Buddy) itself, or moves a
+    /// mapping, can do so by [`purge_vmalloc`](crate::Kernel::purge_vmalloc); about an eighth of all
+    /// frames wait at most.
     OutOfMemory,
     /// No range of kernel addresses is left that is large enough.
     OutOfAddresses(usize),

@@ -44,7 +44,7 @@ impl<M: Machine> Kernel<M> {
         let paging = Paging::new(machine, frames, config)?;
         paging.link_kernel_half(layout.vmalloc)?;
         let zeroes = paging.frames().new_zero_page(paging.machine())?;
-        let vmalloc = Vmalloc::new(layout.vmalloc, cpus)?;
+        let vmalloc = Vmalloc::new(layout.vmalloc, cpus, paging.machine().memory().pages)?;
         Ok(Kernel { paging, vmalloc, zeroes })
     }
 

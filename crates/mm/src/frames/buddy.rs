@@ -141,7 +141,7 @@ impl Buddy {
 
     /// Whether this block was handed out and did not come back.
     #[inline(always)]
-    fn is_out(&self, frame: u32, order: u8) -> bool {
+    pub(super) fn is_out(&self, frame: u32, order: u8) -> bool {
         match self.table.get(frame as usize).map(|meta| meta.word.kind()) {
             Some(Kind::Block(known) | Kind::Folio(known)) => known == order,
             Some(Kind::Owned) => order == 0,

@@ -15,6 +15,7 @@ use super::word::Word;
 /// | free, in the buddy | next block | previous block |
 /// | free, in a CPU's list | next frame | - |
 /// | tail of a folio | head | - |
+/// | waits for a flush | next frame | - |
 #[derive(Debug, Default)]
 #[repr(C, align(16))]
 pub struct FrameMeta {

@@ -8,6 +8,7 @@ mod meta;
 mod owned;
 #[cfg(test)]
 mod tests;
+mod waiting;
 mod word;
 mod zone;
 
@@ -21,3 +22,4 @@ pub use folio::{FolioRun, HUGE_ORDER};
 pub use free_lists::MAX_ORDER;
 pub use meta::{FrameMeta, FrameTable};
 pub use owned::OwnedFrame;
+pub(crate) use waiting::WaitingFrames;

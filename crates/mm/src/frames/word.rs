@@ -36,7 +36,7 @@ pub(super) enum Kind {
     Tail,
     /// Head of a free block of this order.
     Free(u8),
-    /// Free, on a CPU's list.
+    /// On a list of single frames: a CPU's free ones, or those that [wait](super::waiting) for a flush.
     Listed,
     /// Head of a folio of this order.
     Folio(u8),

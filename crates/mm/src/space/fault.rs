@@ -27,6 +27,11 @@ impl<M: Machine> AddressSpace<'_, M> {
     ///
     /// [`Error::NotMapped`], [`Error::Forbidden`] and [`Error::OutOfMemory`].
     pub fn fault(&mut self, va: VirtAddr, write: bool) -> Result<(), Error> {
+        self.kernel.purging_if_short(|| self.try_fault(va, write))
+    }
+
+    #[inline(always)]
+    fn try_fault(&mut self, va: VirtAddr, write: bool) -> Result<(), Error> {
         let found = self.vmas.find(va);
         let grows = found.is_none();
         let mut vma = found.or_else(|| self.vmas.grown_stack(va)).ok_or(Error::NotMapped(va))?;
@@ -211,6 +216,11 @@ impl<M: Machine> AddressSpace<'_, M> {
     ///
     /// As [`fault`](Self::fault). Pages before the one that failed are mapped.
     pub fn populate(&mut self, range: PageRange) -> Result<(), Error> {
+        self.kernel.purging_if_short(|| self.try_populate(range))
+    }
+
+    #[inline(always)]
+    fn try_populate(&mut self, range: PageRange) -> Result<(), Error> {
         self.vmas.covered(range)?;
         self.vmas.own_pages_in(range);
         let paging = self.kernel.paging();

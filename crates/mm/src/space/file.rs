@@ -81,7 +81,7 @@ impl<M: Machine> Kernel<M> {
         }
         let mut file = File { frames: heap::with_room_for(pages)?, fault_around };
         for _ in 0..pages {
-            match self.frames().new_zeroed_frame(self.machine()) {
+            match self.purging_if_short(|| self.frames().new_zeroed_frame(self.machine())) {
                 Ok(frame) => file.frames.push(frame),
                 Err(error) => {
                     file.give_back(self.frames());

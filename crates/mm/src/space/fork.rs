@@ -20,6 +20,11 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     ///
     /// [`Error::OutOfMemory`] or [`Error::TooManyReferences`]; nothing is shared then, though pages may be left write-protected.
     pub fn fork(&mut self) -> Result<Self, Error> {
+        self.kernel.purging_if_short(|| self.try_fork())
+    }
+
+    #[inline(always)]
+    fn try_fork(&mut self) -> Result<Self, Error> {
         let mut child = AddressSpace::new(self.kernel)?;
         child.vmas = self.vmas.for_child()?;
         let mut mapped = 0;

@@ -42,6 +42,10 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     ///
     /// [`Error::OutOfMemory`].
     pub fn new(kernel: &'k Kernel<M>) -> Result<Self, Error> {
+        kernel.purging_if_short(|| Self::try_new(kernel))
+    }
+
+    fn try_new(kernel: &'k Kernel<M>) -> Result<Self, Error> {
         let section = kernel.paging().section(kernel.paging().kernel());
         let root = kernel.paging().new_user_root(&section)?;
         drop(section);

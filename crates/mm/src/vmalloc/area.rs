@@ -54,7 +54,11 @@ impl<M: Machine> Kernel<M> {
 
     fn allocate_area(&self, pages: usize, align: u64, backing: Backing) -> Result<VirtAddr, Error> {
         self.check_size(pages)?;
-        let mut frames = self.take_frames(pages, backing)?;
+        self.purging_if_short(|| self.try_allocate(pages, align, backing))
+    }
+
+    fn try_allocate(&self, pages: usize, align: u64, backing: Backing) -> Result<VirtAddr, Error> {
+        let mut frames = AreaFrames::take(self.frames(), pages, backing)?;
         let (area, deferred) = match self.addresses_for_area(pages + 1, align) {
             Ok(taken) => taken,
             Err(error) => {
@@ -78,14 +82,6 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// The frames for an area. Unmaps that wait for a window hold frames, which memory must not run out for.
-    fn take_frames(&self, pages: usize, backing: Backing) -> Result<AreaFrames, Error> {
-        AreaFrames::take(self.frames(), pages, backing).or_else(|_| {
-            self.clear_all_deferred();
-            AreaFrames::take(self.frames(), pages, backing)
-        })
-    }
-
     /// Addresses for an area, and the unmaps that wait on this CPU.
     fn addresses_for_area(
         &self,
@@ -107,12 +103,12 @@ impl<M: Machine> Kernel<M> {
         mut area: Box<Extent>,
         mut frames: AreaFrames,
         backing: Backing,
-        deferred: Deferred,
+        mut deferred: Deferred,
     ) -> Result<VirtAddr, Error> {
         let start = area.start();
         let mapped = self.areas().owners.reserve(start).and_then(|()| {
             let section = self.paging().section(self.paging().kernel());
-            self.clear_deferred(&section, &deferred);
+            self.clear_deferred(&section, &mut deferred);
             self.map_frames(&section, area.mapped(), &frames, backing)
         });
         match mapped {
@@ -125,9 +121,8 @@ impl<M: Machine> Kernel<M> {
             Err(error) => {
                 // In a window of their own if there was none for them; clearing what is cleared does no harm.
                 self.clear_now(deferred);
-                frames.release(self.frames());
                 // Part of it may have been mapped for a moment, so TLBs may know the addresses.
-                self.free_addresses_lazily(area);
+                self.free_lazily(area, frames.wait(self.frames()));
                 Err(error)
             }
         }

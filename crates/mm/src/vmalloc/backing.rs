@@ -6,7 +6,7 @@ use kpkeys_pgtable::{Level, PAGE_SIZE};
 use smallvec::SmallVec;
 
 use crate::error::Error;
-use crate::frames::{Buddy, HUGE_ORDER};
+use crate::frames::{Buddy, HUGE_ORDER, WaitingFrames};
 
 /// Frames taken from the allocator in one go.
 const BULK: usize = 100;
@@ -73,12 +73,25 @@ impl AreaFrames {
         &self.blocks
     }
 
-    /// Frees them one by one, as Linux does: a block behind an area is split into frames when it is allocated.
-    #[inline]
+    /// Frees them, which were never mapped.
     pub(super) fn release(&mut self, buddy: &Buddy) {
-        for block in core::mem::take(&mut self.blocks) {
-            (block.first..block.first + (1 << block.order)).for_each(|frame| buddy.put(frame, 0));
-        }
+        self.each(|frame| buddy.put(frame, 0));
+    }
+
+    /// Makes them wait for a flush: they were mapped.
+    #[inline]
+    pub(super) fn wait(&mut self, buddy: &Buddy) -> WaitingFrames {
+        let mut waiting = WaitingFrames::default();
+        self.each(|frame| buddy.wait(&mut waiting, frame));
+        waiting
+    }
+
+    /// Gives them up one by one, as Linux does: a block behind an area is split into frames when it is allocated.
+    #[inline(always)]
+    fn each(&mut self, give_up: impl FnMut(u32)) {
+        let blocks = core::mem::take(&mut self.blocks);
+        let frames = |block: Block| block.first..block.first + (1 << block.order);
+        blocks.into_iter().flat_map(frames).for_each(give_up);
     }
 
     /// As many of `pages` as whole blocks can serve, the largest first.

@@ -12,6 +12,7 @@ use super::deferred::Deferred;
 use super::extent::Extent;
 use super::owners::{REGION_BYTES, REGION_PAGES};
 use crate::error::Error;
+use crate::frames::WaitingFrames;
 use crate::kernel::Kernel;
 
 /// The largest mapping that comes from a block.
@@ -28,17 +29,24 @@ enum Place {
 impl<M: Machine> Kernel<M> {
     /// Maps frames of the caller at new addresses and returns the first.
     ///
+    /// [Frames that somebody owns](crate::frames::OwnedFrame) are held from here until a flush after they are unmapped, so their owner may
+    /// give them back at any time. Others are flushed when they are unmapped, and must stay what they are until then.
+    ///
     /// # Errors
     ///
     /// [`Error::OutOfMemory`], of tables or of heap, [`Error::OutOfAddresses`], and [`Error::Tables`] for no frame, or one that
     /// cannot be mapped.
     pub fn vm_map_ram(&self, frames: &[PhysAddr]) -> Result<VirtAddr, Error> {
         PageRange::new(VirtAddr(0), frames.len())?;
-        let (range, place, deferred) = self.place_for(frames.len())?;
-        let held = self.hold_frames(frames);
+        self.purging_if_short(|| self.try_map_ram(frames))
+    }
+
+    fn try_map_ram(&self, frames: &[PhysAddr]) -> Result<VirtAddr, Error> {
+        let (range, place, mut deferred) = self.place_for(frames.len())?;
+        let held = self.hold_frames(range, frames);
         let mapped = {
             let section = self.paging().section(self.paging().kernel());
-            self.clear_deferred(&section, &deferred);
+            self.clear_deferred(&section, &mut deferred);
             let frame = |page: usize| frames[page];
             self.paging().map(&section, self.paging().kernel(), range, Attrs::KERNEL_DATA, frame)
         };
@@ -49,16 +57,15 @@ impl<M: Machine> Kernel<M> {
                 Ok(range.start())
             }
             (Ok(()), Place::Own(extent)) => {
-                self.areas().owners.set_ram_extent(extent);
+                self.areas().owners.set_ram_extent(extent, held);
                 Ok(range.start())
             }
             (Err(error), place) => {
-                if held {
-                    self.let_go(frames);
-                }
+                // Part of it may have been mapped for a moment, so TLBs may know the frames.
+                self.let_go_after_flush(range, held.then_some(frames));
                 match place {
                     Place::Slots => self.slots_cleared(range),
-                    Place::Own(extent) => self.free_addresses_lazily(extent),
+                    Place::Own(extent) => self.free_lazily(extent, WaitingFrames::default()),
                 }
                 Err(error.into())
             }
@@ -75,7 +82,7 @@ impl<M: Machine> Kernel<M> {
         let ram = self.areas().owners.take_ram(start, pages).ok_or(Error::NotMapped(start))?;
         match ram.extent {
             None => self.unmap_slots(mapped, ram.held),
-            Some(extent) => self.unmap_range(extent),
+            Some(extent) => self.unmap_range(extent, ram.held),
         }
         Ok(())
     }
@@ -84,7 +91,7 @@ impl<M: Machine> Kernel<M> {
     #[inline]
     pub(super) fn slots_cleared(&self, slots: PageRange) {
         if let Some(block) = self.areas().owners.count_done(slots.start(), slots.pages()) {
-            self.free_addresses_lazily(block);
+            self.free_lazily(block, WaitingFrames::default());
         }
     }
 
@@ -96,9 +103,7 @@ impl<M: Machine> Kernel<M> {
             return Ok((PageRange::new(start, pages)?, Place::Slots, deferred));
         }
         let (extent, deferred) = self.take_addresses_and_deferred(pages, PAGE_SIZE)?;
-        let owners = &self.areas().owners;
-        let second = extent.start().offset_pages(1);
-        if let Err(error) = owners.reserve(extent.start()).and_then(|()| owners.reserve(second)) {
+        if let Err(error) = self.areas().owners.reserve_all(extent.first(pages)) {
             self.clear_now(deferred);
             self.areas().addresses.lock().put(extent);
             return Err(error);

@@ -12,7 +12,7 @@ use spin::{Mutex, MutexGuard};
 use super::addresses::FreeAddresses;
 use super::deferred::Deferred;
 use super::extent::{Extent, Link};
-use super::lazy::LazyRanges;
+use super::lazy::Lazy;
 use crate::error::Error;
 
 /// The largest area, guard page included, whose addresses come from its CPU's chunk.
@@ -35,8 +35,8 @@ pub(super) struct Own {
     pub(super) block: Slots,
     /// Unmaps that wait for a window.
     pub(super) deferred: Deferred,
-    /// Addresses that wait for a flush.
-    pub(super) lazy: LazyRanges,
+    /// What waits for a flush.
+    pub(super) lazy: Lazy,
     /// An extent without addresses, so that the commonest loops need no heap.
     spare: Link,
 }

@@ -11,19 +11,21 @@ use alloc::boxed::Box;
 use core::mem::take;
 
 use kpkeys::Backend;
-use kpkeys_pgtable::{Format, Machine, Mode, PageRange, PhysAddr, Section, VirtAddr};
+use kpkeys_pgtable::{Flush, Format, Machine, Mode, PageRange, PhysAddr, Section, VirtAddr};
 
 use super::cpu::Own;
 use super::extent::{Extent, Extents};
+use super::held::HeldPages;
 use super::owners::REGION_BYTES;
+use crate::frames::WaitingFrames;
 use crate::kernel::Kernel;
 
 /// Pages of unmaps that may wait for a CPU's next window.
 pub const MAX_DEFERRED_PAGES: usize = 1024;
 /// The largest area that waits; a larger one is worth a window of its own.
 const MAX_DEFERRED_AREA: usize = 512;
-/// The largest range of `vm_map_ram` that waits: holding its frames takes longer than a window if there are more.
-const MAX_HELD: usize = 2;
+/// The largest range of `vm_map_ram` that waits.
+const MAX_DEFERRED_RAM: usize = 2;
 /// Slots that wait together.
 const MAX_RUN: usize = 64;
 
@@ -33,6 +35,8 @@ pub(super) struct Deferred {
     areas: Extents,
     area_pages: usize,
     slots: Run,
+    /// Of the slots, those whose entries are cleared.
+    held: HeldPages,
 }
 
 /// Slots of one block, in a row, whose frames are held.
@@ -85,7 +89,7 @@ impl<M: Machine> Kernel<M> {
     pub(super) fn unmap_area(&self, area: Box<Extent>) {
         let pages = area.pages - 1;
         if !self.defers() || pages > MAX_DEFERRED_AREA {
-            self.clear_in_own_section(area.mapped(), false);
+            self.clear_in_own_section(area.mapped());
             return self.free_area(area);
         }
         let full = {
@@ -102,35 +106,56 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Unmaps a range of `vm_map_ram` that has addresses of its own.
-    pub(super) fn unmap_range(&self, extent: Box<Extent>) {
-        self.clear_in_own_section(extent.first(extent.pages), false);
-        self.free_addresses_lazily(extent);
+    pub(super) fn unmap_range(&self, extent: Box<Extent>, held: bool) {
+        self.unmap_ram(extent.first(extent.pages), held);
+        self.free_lazily(extent, WaitingFrames::default());
     }
 
     /// Unmaps slots, now or later.
     pub(super) fn unmap_slots(&self, slots: PageRange, held: bool) {
-        if !held || !self.own().deferred.slots.push(slots) {
-            self.clear_in_own_section(slots, held);
+        let may_wait = held && slots.pages() <= MAX_DEFERRED_RAM && self.defers();
+        if !may_wait || !self.own().deferred.slots.push(slots) {
+            self.unmap_ram(slots, held);
             self.slots_cleared(slots);
         }
     }
 
-    /// Holds the frames of a range of `vm_map_ram`, if its unmap may wait: they are the caller's, who may give them back at any time.
-    /// False, and none held, if it may not or one cannot be held.
+    /// Unmaps frames of a caller, who may do with them what it likes from here on: they are held until a flush, or flushed now.
+    fn unmap_ram(&self, range: PageRange, held: bool) {
+        if !held {
+            self.clear_in_own_section(range);
+            return self.paging().flush(Flush::Kernel(range));
+        }
+        let pages = {
+            let section = self.paging().section(self.paging().kernel());
+            self.clear_held(&section, range)
+        };
+        self.let_go_lazily(pages);
+    }
+
+    /// Holds the frames of a range of `vm_map_ram`. False, and none held, if one cannot be.
     #[inline]
-    pub(super) fn hold_frames(&self, frames: &[PhysAddr]) -> bool {
-        if frames.len() > MAX_HELD || !self.defers() {
+    pub(super) fn hold_frames(&self, range: PageRange, frames: &[PhysAddr]) -> bool {
+        if !self.areas().owners.can_hold(range) {
             return false;
         }
         let held = frames.iter().take_while(|frame| self.frames().hold(**frame)).count();
         if held < frames.len() {
-            self.let_go(&frames[..held]);
+            frames[..held].iter().for_each(|&frame| self.frames().let_go(frame));
         }
         held == frames.len()
     }
 
-    pub(super) fn let_go(&self, frames: &[PhysAddr]) {
-        frames.iter().for_each(|&frame| self.frames().let_go(frame));
+    /// Lets go, after a flush, of the frames of a range that was not to be mapped; flushes now if they are not held.
+    #[cold]
+    pub(super) fn let_go_after_flush(&self, range: PageRange, held: Option<&[PhysAddr]>) {
+        let Some(frames) = held else { return self.paging().flush(Flush::Kernel(range)) };
+        let mut pages = HeldPages::default();
+        for (page, &frame) in frames.iter().enumerate() {
+            let page = range.start().offset_pages(page);
+            self.areas().owners.hold(&mut pages, page, self.frames().number(frame));
+        }
+        self.let_go_lazily(pages);
     }
 
     /// The unmaps that wait on a CPU, for one who has its lock and is about to open a window: it must [`clear`](Self::clear_deferred) them in
@@ -142,11 +167,12 @@ impl<M: Machine> Kernel<M> {
 
     /// Clears unmaps that waited in the window of `section`.
     #[inline]
-    pub(super) fn clear_deferred(&self, section: &Section<'_, M>, deferred: &Deferred) {
+    pub(super) fn clear_deferred(&self, section: &Section<'_, M>, deferred: &mut Deferred) {
         if !deferred.is_empty() {
-            deferred.areas.iter().for_each(|area| self.clear(section, area.mapped(), false));
+            deferred.areas.iter().for_each(|area| self.clear(section, area.mapped()));
             if let Ok(slots) = PageRange::new(deferred.slots.start, deferred.slots.pages) {
-                self.clear(section, slots, true);
+                let held = self.clear_held(section, slots);
+                self.areas().owners.hold_too(&mut deferred.held, held);
             }
         }
     }
@@ -158,16 +184,17 @@ impl<M: Machine> Kernel<M> {
             self.free_area(area);
         }
         if let Ok(slots) = PageRange::new(deferred.slots.start, deferred.slots.pages) {
+            self.let_go_lazily(deferred.held);
             self.slots_cleared(slots);
         }
     }
 
     /// Clears unmaps that waited, in a window of their own.
     #[cold]
-    pub(super) fn clear_now(&self, deferred: Deferred) {
+    pub(super) fn clear_now(&self, mut deferred: Deferred) {
         {
             let section = self.paging().section(self.paging().kernel());
-            self.clear_deferred(&section, &deferred);
+            self.clear_deferred(&section, &mut deferred);
         }
         self.finish(deferred);
     }
@@ -181,25 +208,32 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    fn clear_in_own_section(&self, mapped: PageRange, held: bool) {
+    fn clear_in_own_section(&self, mapped: PageRange) {
         let section = self.paging().section(self.paging().kernel());
-        self.clear(&section, mapped, held);
+        self.clear(&section, mapped);
     }
 
-    /// Clears the entries of a range, and lets go of the frames they held. Each table's are one lazy-MMU section.
+    /// Clears the entries of a range. Each table's are one lazy-MMU section.
     #[inline]
-    fn clear(&self, section: &Section<'_, M>, mapped: PageRange, held: bool) {
-        let let_go = |_, level, entry| {
-            if held {
-                self.frames().let_go(M::Format::frame(level, entry));
-            }
-        };
+    fn clear(&self, section: &Section<'_, M>, mapped: PageRange) {
         // The range is what calls of this module mapped, whole, so it cuts no block.
-        let _ = self.paging().unmap(section, self.paging().kernel(), mapped, let_go);
+        let _ = self.paging().unmap(section, self.paging().kernel(), mapped, |_, _, _| ());
+    }
+
+    /// The same for frames that are held.
+    #[inline]
+    fn clear_held(&self, section: &Section<'_, M>, mapped: PageRange) -> HeldPages {
+        let mut pages = HeldPages::default();
+        let add = |page, level, entry| {
+            let frame = self.frames().number(M::Format::frame(level, entry));
+            self.areas().owners.hold(&mut pages, page, frame);
+        };
+        let _ = self.paging().unmap(section, self.paging().kernel(), mapped, add);
+        pages
     }
 
     fn free_area(&self, mut area: Box<Extent>) {
-        area.frames.release(self.frames());
-        self.free_addresses_lazily(area);
+        let frames = area.frames.wait(self.frames());
+        self.free_lazily(area, frames);
     }
 }

@@ -1,4 +1,5 @@
-//! Unmapped addresses that TLBs may still hold: they wait, on the CPU that unmapped them, for one flush of them all.
+//! What TLBs may still hold: unmapped addresses, and the frames that were mapped there, wait on the CPU that unmapped them for one flush
+//! of them all.
 
 use alloc::boxed::Box;
 use core::mem::take;
@@ -6,39 +7,56 @@ use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::Relaxed;
 
 use kpkeys_pgtable::{Flush, Machine, PAGE_SIZE, PageRange, VirtAddr};
+use spin::{Mutex, MutexGuard};
 
 use super::cpu::Own;
 use super::extent::{Extent, Extents};
+use super::held::HeldPages;
+use crate::error::Error;
+use crate::frames::WaitingFrames;
 use crate::kernel::Kernel;
 
 /// Pages that wait unflushed before a purge, for each doubling of the number of CPUs: 32 MiB.
 const LAZY_PAGES: usize = 8192;
 /// Pages that may wait on a CPU before it tells the others, so that they do not share a cache line for every unmap.
 const UNREPORTED_PAGES: usize = 64;
+/// What part of all frames may wait, on all CPUs together, before a purge.
+const FRAMES_PART: usize = 8;
 
-/// Addresses that wait on a CPU. Neighbours become one, so that a loop of small areas needs one extent.
+/// What waits on a CPU. Neighbours become one, so that a loop of small areas needs one extent.
 #[derive(Default)]
-pub(super) struct LazyRanges {
+pub(super) struct Lazy {
     ranges: Extents,
+    /// The frames of areas in `ranges`, never in another CPU's.
+    frames: WaitingFrames,
+    /// Pages of `vm_map_ram`, here no later than their addresses are in anybody's `ranges`.
+    held: HeldPages,
     reported: usize,
     unreported: usize,
 }
 
-/// How much waits on all CPUs together.
+/// How much waits, and how much may.
 pub(super) struct Waiting {
+    /// Pages of addresses that wait on all CPUs together.
     pages: AtomicUsize,
     /// Above this there is a purge.
     max: usize,
     /// A CPU reports what waits there when it is more than this.
     unreported: usize,
+    /// Above as many frames on one CPU there is a purge.
+    max_frames: usize,
+    /// Taken for a purge: [pages that are held](super::held) are found by their addresses, so no other purge may free these meanwhile.
+    purging: Mutex<()>,
 }
 
 impl Waiting {
-    pub(super) fn new(cpus: usize) -> Self {
+    pub(super) fn new(cpus: usize, memory: usize) -> Self {
         Waiting {
             pages: AtomicUsize::new(0),
             max: (cpus.ilog2() as usize + 1) * LAZY_PAGES,
             unreported: if cpus == 1 { 0 } else { UNREPORTED_PAGES },
+            max_frames: memory / FRAMES_PART / cpus,
+            purging: Mutex::new(()),
         }
     }
 }
@@ -53,50 +71,130 @@ impl Own {
     }
 }
 
+impl Lazy {
+    fn frames(&self) -> usize {
+        self.frames.len() + self.held.len()
+    }
+}
+
 impl<M: Machine> Kernel<M> {
-    /// Addresses whose entries are cleared: they are free after the next purge.
+    /// Addresses whose entries are cleared, and the frames that were mapped there: they are free after the next purge.
     #[inline]
-    pub(super) fn free_addresses_lazily(&self, range: Box<Extent>) {
+    pub(super) fn free_lazily(&self, range: Box<Extent>, frames: WaitingFrames) {
         let waiting = &self.areas().waiting;
         let mut own = self.own();
+        self.frames().wait_too(&mut own.lazy.frames, frames);
         own.push_lazy(range);
+        let mut purges = own.lazy.frames() > waiting.max_frames;
         if own.lazy.unreported > waiting.unreported {
             let more = take(&mut own.lazy.unreported);
             own.lazy.reported += more;
             drop(own);
-            if waiting.pages.fetch_add(more, Relaxed) + more > waiting.max {
-                self.purge_vmalloc();
-            }
+            purges |= waiting.pages.fetch_add(more, Relaxed) + more > waiting.max;
+        } else {
+            drop(own);
+        }
+        self.purge_if(purges);
+    }
+
+    /// Pages whose entries are cleared: their frames are held until the next purge.
+    #[inline]
+    pub(super) fn let_go_lazily(&self, pages: HeldPages) {
+        let purges = {
+            let mut own = self.own();
+            self.areas().owners.hold_too(&mut own.lazy.held, pages);
+            own.lazy.frames() > self.areas().waiting.max_frames
+        };
+        self.purge_if(purges);
+    }
+
+    /// Flushes every unmapped range from all TLBs at once, and only then frees its addresses, and the frames that were mapped there.
+    pub fn purge_vmalloc(&self) {
+        self.purge(self.areas().waiting.purging.lock());
+    }
+
+    /// What `request` returns, asked again after a purge if memory is out: frames that wait for a flush are none to fail for.
+    ///
+    /// # Errors
+    ///
+    /// Those of `request`. If memory is still out, all that waited is free.
+    #[inline(always)]
+    pub(crate) fn purging_if_short<T>(
+        &self,
+        mut request: impl FnMut() -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        match request() {
+            Err(Error::OutOfMemory) => self.purge_and_retry(request),
+            result => result,
         }
     }
 
-    /// Flushes every unmapped range from all TLBs at once and frees its addresses.
-    pub fn purge_vmalloc(&self) {
-        let mut ranges = Extents::default();
-        // Taken first, since what is cleared now joins the ranges, and must not begin a purge within this one.
-        self.take_lazy(&mut ranges);
+    #[cold]
+    fn purge_and_retry<T>(
+        &self,
+        mut request: impl FnMut() -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.purge_vmalloc();
+        let result = request();
+        if result.is_err() {
+            self.purge_vmalloc();
+        }
+        result
+    }
+
+    /// Purges, unless somebody does already, who may be the caller.
+    #[inline(always)]
+    fn purge_if(&self, purges: bool) {
+        if purges && let Some(purging) = self.areas().waiting.purging.try_lock() {
+            self.purge(purging);
+        }
+    }
+
+    #[cold]
+    fn purge(&self, _purging: MutexGuard<'_, ()>) {
         self.clear_all_deferred();
-        self.take_lazy(&mut ranges);
-        let first = ranges.iter().map(|range| range.start).min();
-        let end = ranges.iter().map(Extent::end).max();
-        let (Some(first), Some(end)) = (first, end) else { return };
+        let (mut ranges, mut frames) = self.take_lazy();
+        // Taken after the ranges, so that no page of theirs is still held when they are free.
+        let mut held = self.take_held();
+        let ends = ranges.iter().map(|range| (range.start, range.end())).chain(held.span());
+        let span = ends.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
+        let Some((first, end)) = span else { return };
         if let Ok(span) = PageRange::new(VirtAddr(first), ((end - first) / PAGE_SIZE) as usize) {
             self.paging().flush(Flush::Kernel(span));
         }
+        self.frames().free_waiting(&mut frames);
+        let frames = self.frames();
+        self.areas().owners.let_go(&mut held, |frame| frames.let_go(frames.address(frame)));
         let mut addresses = self.areas().addresses.lock();
         while let Some(range) = ranges.pop() {
             addresses.put(range);
         }
     }
 
-    /// Takes what waits on every CPU.
-    fn take_lazy(&self, into: &mut Extents) {
+    /// Takes the ranges, and the frames of areas, that wait on every CPU.
+    fn take_lazy(&self) -> (Extents, WaitingFrames) {
+        let (mut ranges, mut frames) = (Extents::default(), WaitingFrames::default());
         for cpu in &self.areas().cpus {
-            let mut lazy = take(&mut cpu.lock().lazy);
-            self.areas().waiting.pages.fetch_sub(lazy.reported, Relaxed);
-            while let Some(range) = lazy.ranges.pop() {
-                into.push(range);
+            let (mut taken, reported) = {
+                let lazy = &mut cpu.lock().lazy;
+                lazy.unreported = 0;
+                self.frames().wait_too(&mut frames, take(&mut lazy.frames));
+                (take(&mut lazy.ranges), take(&mut lazy.reported))
+            };
+            self.areas().waiting.pages.fetch_sub(reported, Relaxed);
+            while let Some(range) = taken.pop() {
+                ranges.push(range);
             }
         }
+        (ranges, frames)
+    }
+
+    /// Takes the pages that are held on every CPU.
+    fn take_held(&self) -> HeldPages {
+        let mut held = HeldPages::default();
+        for cpu in &self.areas().cpus {
+            self.areas().owners.hold_too(&mut held, take(&mut cpu.lock().lazy.held));
+        }
+        held
     }
 }

@@ -6,7 +6,8 @@
 //! | `backing` | the frames behind an area |
 //! | [`blocks`] | `vm_map_ram` on per-CPU blocks |
 //! | [`deferred`] | unmaps that wait for a window |
-//! | [`lazy`] | unmapped addresses that wait for a TLB flush |
+//! | [`lazy`] | unmapped addresses and frames that wait for a TLB flush |
+//! | `held` | pages of `vm_map_ram` whose frames are held until that flush |
 //! | [`addresses`] | free ranges of kernel addresses |
 //! | [`extent`] | a range of addresses as a node, from taking it to giving it back |
 //! | `owners` | who owns what starts at an address |
@@ -14,15 +15,22 @@
 //!
 //! # The life of a range
 //!
-//! Mapped; then unmapped, its entries cleared but TLBs still holding it, so its *addresses* wait on the lazy list; then, when
-//! enough wait, one TLB flush for all of them, and the addresses are free. Its *frames* are free as soon as its entries are cleared.
+//! Mapped; then unmapped, its entries cleared but TLBs still holding it, so its addresses *and its frames* wait on its CPU's lazy list;
+//! then, when enough wait, one TLB flush for all of them, and only then is any of it free. That holds in every mode, and for what was
+//! mapped for a moment by a request that failed.
+//!
+//! The frames of `vm_map_ram` are the caller's. Each is held, by a reference, from before it is mapped until the flush, so it is not free
+//! before even if its owner gives it back at once. One that has no owner who counts (a page of an address space, a table, a device's memory)
+//! is flushed when it is unmapped.
+//!
+//! Enough is 32 MiB of addresses, more with more CPUs, or an eighth of all frames; and whatever waits if memory or addresses are short.
 //! Kernel page-table pages are never freed.
 //!
 //! # Locks
 //!
 //! A mapping is made, found and given back with what its CPU has for itself, and atomic words that nobody else touches. Only a CPU that
-//! has used up its addresses, and a purge, take the lock of the free ranges. A CPU's own lock is taken before that one, and neither
-//! while page tables are changed.
+//! has used up its addresses, and a purge, take the lock of the free ranges. There is one purge at a time. Its lock is taken before a CPU's own,
+//! and that before the lock of the free ranges; the last two are never held while page tables are changed.
 //!
 //! # Heap
 //!
@@ -37,6 +45,7 @@ mod contents;
 mod cpu;
 pub mod deferred;
 pub mod extent;
+mod held;
 pub mod lazy;
 mod owners;
 
@@ -65,19 +74,19 @@ pub(crate) struct Vmalloc {
 }
 
 impl Vmalloc {
-    /// Everything in `range` is free.
+    /// Everything in `range` is free. There are `memory` frames.
     ///
     /// # Errors
     ///
     /// [`Error::OutOfMemory`].
-    pub(crate) fn new(range: PageRange, cpus: usize) -> Result<Self, Error> {
+    pub(crate) fn new(range: PageRange, cpus: usize, memory: usize) -> Result<Self, Error> {
         let cpus = cpus.max(1);
         let per_cpu = (0..cpus).map(|_| PerCpu::default());
         Ok(Vmalloc {
             range,
             addresses: Mutex::new(FreeAddresses::new(range, Extent::new()?)),
             owners: Owners::new(range)?,
-            waiting: Waiting::new(cpus),
+            waiting: Waiting::new(cpus, memory),
             cpus: heap::collect(per_cpu)?.into_boxed_slice(),
         })
     }

@@ -1,7 +1,7 @@
 //! Who owns what is mapped: found from its first address by arithmetic, without a search or a lock.
 //!
 //! The range of kernel addresses is cut into regions of 4 MiB. A region that something was ever mapped in has one word for each page,
-//! which says what starts there: an area, a range of `vm_map_ram`, or nothing. Whoever swaps the word for nothing has what it stood for, so
+//! which says what starts there: an area, a range of `vm_map_ram`, or nothing; or which frame is held for the page. Whoever swaps the word for nothing has what it stood for, so
 //! of two who give back the same range one is refused. Regions, like the tables that translate their addresses and as large as these, are never freed.
 
 use alloc::boxed::Box;
@@ -23,10 +23,14 @@ pub(super) const REGION_BYTES: u64 = REGION_PAGES as u64 * PAGE_SIZE;
 const RAM: usize = 1;
 /// A word with this bit, and not the other, is the extent of the range of `vm_map_ram` that starts one page below.
 const RAM_EXTENT: usize = 2;
+/// A word with this bit, and neither of those, is a page whose frame is [held](super::held) until a flush.
+pub(super) const HELD_PAGE: usize = 4;
 /// In a word of a range: its frames are held.
 const HELD: usize = 2;
 const PAGES_SHIFT: u32 = 2;
-const _: () = assert!(align_of::<Extent>() > (RAM | RAM_EXTENT));
+/// No word of an area has any of these.
+const NO_AREA: usize = RAM | RAM_EXTENT | HELD_PAGE;
+const _: () = assert!(align_of::<Extent>() > NO_AREA);
 
 /// All regions.
 pub(super) struct Owners {
@@ -64,6 +68,24 @@ impl Owners {
         Ok(Owners { first, regions: filled(regions, || AtomicPtr::new(null_mut()))? })
     }
 
+    /// The address that the words are counted from.
+    #[inline(always)]
+    pub(super) fn first(&self) -> VirtAddr {
+        self.first
+    }
+
+    /// [`reserve`](Self::reserve) for every page of a range.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`].
+    pub(super) fn reserve_all(&self, range: PageRange) -> Result<(), Error> {
+        let in_regions = (0..range.pages()).step_by(REGION_PAGES);
+        in_regions
+            .chain([range.pages() - 1])
+            .try_for_each(|page| self.reserve(range.start().offset_pages(page)))
+    }
+
     /// Makes sure that what starts at an address can be given an owner.
     ///
     /// # Errors
@@ -91,12 +113,12 @@ impl Owners {
         self.set(start, without_provenance_mut(word));
     }
 
-    /// The same for a range of more than one page with addresses of its own. Its first two pages were reserved.
-    pub(super) fn set_ram_extent(&self, extent: Box<Extent>) {
+    /// The same for a range of more than one page with addresses of its own, all of which were reserved.
+    pub(super) fn set_ram_extent(&self, extent: Box<Extent>, held: bool) {
         let (start, pages) = (extent.start(), extent.pages);
         let word = Box::into_raw(extent).map_addr(|address| address | RAM_EXTENT);
         self.set(start.offset_pages(1), word);
-        self.set_ram(start, pages, false);
+        self.set_ram(start, pages, held);
     }
 
     /// The area that starts at an address, which nobody owns from here on.
@@ -104,7 +126,7 @@ impl Owners {
     pub(super) fn take_area(&self, va: VirtAddr) -> Option<Box<Extent>> {
         let word = self.word(va)?;
         let area = word.load(Relaxed);
-        let is_area = !area.is_null() && area.addr() & (RAM | RAM_EXTENT) == 0;
+        let is_area = !area.is_null() && area.addr() & NO_AREA == 0;
         if !is_area || !was_taken(word, area) {
             return None;
         }
@@ -174,7 +196,7 @@ impl Owners {
 
     /// The word for an address that something may start at.
     #[inline]
-    fn word(&self, va: VirtAddr) -> Option<&AtomicPtr<Extent>> {
+    pub(super) fn word(&self, va: VirtAddr) -> Option<&AtomicPtr<Extent>> {
         if !va.is_aligned(PAGE_SIZE) {
             return None;
         }
@@ -240,7 +262,7 @@ impl Drop for Region {
         let Region { words, block, .. } = self;
         for word in words.iter_mut().chain([block]) {
             let extent = core::mem::replace(word.get_mut(), null_mut());
-            if extent.addr() & RAM == 0 && !extent.is_null() {
+            if extent.addr() & (RAM | HELD_PAGE) == 0 && !extent.is_null() {
                 // SAFETY: from `set_area`, `set_ram_extent` or `set_block`, as in `take_area`.
                 drop(unsafe { Box::from_raw(extent.map_addr(|address| address & !RAM_EXTENT)) });
             }

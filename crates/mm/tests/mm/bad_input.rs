@@ -241,6 +241,8 @@ fn frames_that_cannot_be_mapped_are_refused<F: HostedFormat>() {
             );
         }
         kernel.frames().free_frame(frame);
+        // It was mapped for a moment, so it waits for a flush.
+        kernel.purge_vmalloc();
     });
 }
 

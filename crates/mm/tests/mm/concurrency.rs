@@ -183,6 +183,7 @@ fn frames_on_another_cpus_list_are_not_out_of_memory<F: HostedFormat>() {
         (&kernel, frames)
     });
     frames.into_iter().for_each(|frame| kernel.frames().free_frame(frame));
+    kernel.purge_vmalloc();
     assert_every_frame_accounted_for(kernel, &[], 0);
 }
 

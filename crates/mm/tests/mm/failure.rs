@@ -312,6 +312,33 @@ fn areas_that_wait_for_a_window_are_no_reason_to_fail<F: HostedFormat>() {
     });
 }
 
+/// Frames of freed areas wait for a flush. No other request must fail for them.
+fn frames_that_wait_for_a_flush_are_no_reason_to_fail<F: HostedFormat>() {
+    type Request<F> =
+        fn(&Kernel<Counted<F>>, &mut AddressSpace<'_, Counted<F>>) -> Result<(), Error>;
+    let requests: [Request<F>; 6] = [
+        |_, space| space.fault(VirtAddr(SPOTS[0]).offset_pages(3), true),
+        |_, space| space.populate(range(SPOTS[1], 4)),
+        |_, space| space.fork().map(drop),
+        |kernel, _| AddressSpace::new(kernel).map(drop),
+        |kernel, _| kernel.new_file(1, 1).map(|file| kernel.close_file(file)),
+        |kernel, _| kernel.vmalloc_huge(32).and_then(|area| kernel.vfree(area)),
+    ];
+    for request in requests {
+        on_every_machine::<F>(|kernel, mode| {
+            let mut space = a_process(kernel);
+            let area = kernel.vmalloc(64).unwrap();
+            let scarcity = Scarcity::leaving(kernel, 0);
+            kernel.vfree(area).unwrap();
+            let result = request(kernel, &mut space);
+            drop(scarcity);
+            assert_eq!(result, Ok(()), "{mode:?}");
+            drop(space);
+            kernel.paging().shrink();
+        });
+    }
+}
+
 for_both_formats!(
     a_new_address_space_fails_cleanly,
     fork_fails_cleanly,
@@ -322,4 +349,5 @@ for_both_formats!(
     vmalloc_across_tables_fails_cleanly,
     vm_map_ram_fails_cleanly,
     areas_that_wait_for_a_window_are_no_reason_to_fail,
+    frames_that_wait_for_a_flush_are_no_reason_to_fail,
 );

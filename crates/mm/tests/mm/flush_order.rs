@@ -1,13 +1,15 @@
 //! Nothing is freed before every translation of it is flushed: any history, on a machine that models TLBs.
 
 use kpkeys_hosted::HostedFormat;
+use kpkeys_mm::frames::OwnedFrame;
+use kpkeys_mm::vmalloc::blocks::MAX_SLOTS;
 use kpkeys_mm::{AddressSpace, Error, File, FilePages, Kernel, MapFlags, OnFork};
-use kpkeys_pgtable::{Config, Mode, PAGE_SIZE, PageRange};
+use kpkeys_pgtable::{Config, Mode, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use crate::heap;
-use crate::support::range;
+use crate::support::{assert_every_frame_accounted_for, range};
 use crate::watched::{Alias, Keys, Scheme, Watched, boot};
 
 type World<F, S> = &'static Kernel<Watched<F, S>>;
@@ -95,6 +97,205 @@ fn unmapping_two_mappings_flushes_both_before_it_frees<F: HostedFormat, S: Schem
         space.mremap(small, both, false).expect("memory");
         watch.assert_nothing_freed_early("after mremap");
         end(space);
+    });
+}
+
+/// Sizes of kernel mappings: what waits for a window, slots of a block, addresses of their own.
+const KERNEL_SIZES: [usize; 6] = [1, 2, 16, MAX_SLOTS, MAX_SLOTS + 1, 600];
+
+/// Frames of an area are free when it is flushed, not when it is unmapped.
+fn vfree_flushes_before_it_frees<F: HostedFormat, S: Scheme>() {
+    in_every_mode::<F, S>(PAGES, |kernel| {
+        let watch = kernel.machine().watch();
+        for allocate in [Kernel::vmalloc, Kernel::vmalloc_huge] {
+            for pages in KERNEL_SIZES {
+                let areas = [(); 2].map(|()| allocate(kernel, pages).expect("memory"));
+                watch.assert_nothing_freed_early("after vmalloc");
+                for area in areas {
+                    kernel.vfree(area).expect("an area");
+                    watch.assert_nothing_freed_early("after vfree");
+                }
+                // Opens a window, where unmaps wait for one.
+                let another = kernel.vmalloc(1).expect("memory");
+                watch.assert_nothing_freed_early("after another area");
+                kernel.vfree(another).expect("an area");
+                kernel.purge_vmalloc();
+                watch.assert_nothing_freed_early("after a purge");
+            }
+        }
+    });
+}
+
+fn addresses(frames: &[OwnedFrame]) -> Vec<PhysAddr> {
+    frames.iter().map(OwnedFrame::address).collect()
+}
+
+fn new_frames<F: HostedFormat, S: Scheme>(kernel: World<F, S>, pages: usize) -> Vec<OwnedFrame> {
+    (0..pages).map(|_| kernel.frames().new_frame().expect("memory")).collect()
+}
+
+/// Whoever gave frames to `vm_map_ram` may give them back as soon as they are unmapped.
+fn vm_unmap_ram_flushes_before_its_frames_are_free<F: HostedFormat, S: Scheme>() {
+    in_every_mode::<F, S>(PAGES, |kernel| {
+        let watch = kernel.machine().watch();
+        let free = kernel.frames().free_frames();
+        for pages in KERNEL_SIZES {
+            let frames = new_frames(kernel, pages);
+            let ram = kernel.vm_map_ram(&addresses(&frames)).expect("memory");
+            watch.assert_nothing_freed_early("after vm_map_ram");
+            kernel.vm_unmap_ram(ram, pages).expect("what was mapped");
+            frames.into_iter().for_each(|frame| kernel.frames().free_frame(frame));
+            watch.assert_nothing_freed_early("after vm_unmap_ram");
+            let another = kernel.vmalloc(1).expect("memory");
+            watch.assert_nothing_freed_early("after another area");
+            kernel.vfree(another).expect("an area");
+            kernel.purge_vmalloc();
+            watch.assert_nothing_freed_early("after a purge");
+        }
+        let tables = free - kernel.frames().free_frames();
+        assert!(tables < 32, "{tables} frames are not free again");
+    });
+}
+
+/// A page of an address space is nobody's to hold: it is flushed when it is unmapped.
+fn vm_unmap_ram_flushes_what_it_cannot_hold<F: HostedFormat, S: Scheme>() {
+    in_every_mode::<F, S>(PAGES, |kernel| {
+        let watch = kernel.machine().watch();
+        let mut space = new_space(kernel);
+        space.mmap(range(A, 1), MapFlags::DATA).expect("free addresses");
+        space.populate(range(A, 1)).expect("memory");
+        let (level, _, entry) = kernel.paging().walk(space.root(), VirtAddr(A)).expect("a page");
+        let ram = kernel.vm_map_ram(&[F::frame(level, entry)]).expect("memory");
+        watch.assert_nothing_freed_early("after vm_map_ram");
+        kernel.vm_unmap_ram(ram, 1).expect("what was mapped");
+        end(space);
+    });
+}
+
+/// What a request mapped before it failed was valid for a moment.
+fn what_fails_half_way_flushes_before_it_frees<F: HostedFormat, S: Scheme>() {
+    in_every_mode::<F, S>(PAGES, |kernel| {
+        let watch = kernel.machine().watch();
+        // The next area ends in a table that is not there.
+        let filler = kernel.vmalloc(512 - 8 - 1).expect("memory");
+        let owned = new_frames(kernel, MAX_SLOTS + 512);
+        let mut frames = addresses(&owned);
+        // Nothing can map the last one.
+        frames.push(frames[0].offset(1));
+        watch.closely();
+        for left in 16..18 {
+            let mut taken: Vec<_> =
+                std::iter::from_fn(|| kernel.frames().new_frame().ok()).collect();
+            taken.drain(..left).for_each(|frame| kernel.frames().free_frame(frame));
+            // Of the keyed pool there may be a table.
+            let _ = kernel.vmalloc(16).map(|area| kernel.vfree(area));
+            watch.assert_nothing_freed_early("after a vmalloc that failed");
+            taken.into_iter().for_each(|frame| kernel.frames().free_frame(frame));
+        }
+        for from in [frames.len() - 3, 0] {
+            let result = kernel.vm_map_ram(&frames[from..]);
+            assert!(matches!(result, Err(Error::Tables(_))), "{result:?}");
+        }
+        owned.into_iter().for_each(|frame| kernel.frames().free_frame(frame));
+        watch.assert_nothing_freed_early("after a vm_map_ram that failed");
+        kernel.vfree(filler).expect("an area");
+        kernel.purge_vmalloc();
+        watch.assert_nothing_freed_early("after a purge");
+    });
+}
+
+#[derive(Clone, Copy, Debug)]
+enum KernelOperation {
+    Vmalloc {
+        pages: usize,
+        huge: bool,
+    },
+    MapRam {
+        pages: usize,
+    },
+    /// Gives back one of the live ranges, and, if it is one of `vm_map_ram`, its frames.
+    Free {
+        which: usize,
+    },
+    Purge,
+}
+
+fn kernel_operation() -> impl Strategy<Value = KernelOperation> {
+    let size = || prop_oneof![4 => 1..8_usize, 2 => 1..=80_usize, 1 => 500..=700_usize];
+    prop_oneof![
+        4 => (size(), any::<bool>()).prop_map(|(pages, huge)| KernelOperation::Vmalloc { pages, huge }),
+        4 => size().prop_map(|pages| KernelOperation::MapRam { pages }),
+        8 => any::<usize>().prop_map(|which| KernelOperation::Free { which }),
+        1 => Just(KernelOperation::Purge),
+    ]
+}
+
+/// The kernel's mappings of a history: where, how many pages, and the frames if they are the caller's.
+type Ranges = Vec<(VirtAddr, usize, Option<Vec<OwnedFrame>>)>;
+
+fn apply_to_kernel<F: HostedFormat, S: Scheme>(
+    kernel: World<F, S>,
+    live: &mut Ranges,
+    operation: KernelOperation,
+) {
+    match operation {
+        KernelOperation::Vmalloc { pages, huge } => {
+            let area = if huge { kernel.vmalloc_huge(pages) } else { kernel.vmalloc(pages) };
+            live.extend(area.map(|area| (area, pages, None)));
+        }
+        KernelOperation::MapRam { pages } => {
+            let frames: Vec<_> =
+                (0..pages).map_while(|_| kernel.frames().new_frame().ok()).collect();
+            match kernel.vm_map_ram(&addresses(&frames)) {
+                Ok(ram) => live.push((ram, frames.len(), Some(frames))),
+                Err(_) => frames.into_iter().for_each(|frame| kernel.frames().free_frame(frame)),
+            }
+        }
+        KernelOperation::Free { .. } if live.is_empty() => {}
+        KernelOperation::Free { which } => {
+            let (start, pages, frames) = live.swap_remove(which % live.len());
+            match frames {
+                None => kernel.vfree(start).expect("an area"),
+                Some(frames) => {
+                    kernel.vm_unmap_ram(start, pages).expect("what was mapped");
+                    frames.into_iter().for_each(|frame| kernel.frames().free_frame(frame));
+                }
+            }
+        }
+        KernelOperation::Purge => kernel.purge_vmalloc(),
+    }
+}
+
+/// Any history of kernel mappings, with memory and a heap that are sometimes used up.
+fn no_history_of_the_kernel_frees_before_the_flush<F: HostedFormat, S: Scheme>() {
+    in_every_mode::<F, S>(PAGES, |kernel| {
+        let config = proptest::test_runner::Config {
+            cases: HISTORIES,
+            failure_persistence: None,
+            ..Default::default()
+        };
+        let granted = prop_oneof![3 => Just(u64::MAX - 1), 1 => 0..4_u64];
+        let history = prop::collection::vec((kernel_operation(), granted), OPERATIONS);
+        let result = TestRunner::new(config).run(&history, |steps| {
+            // With room for all, which the heap is not to refuse.
+            let mut live = Ranges::with_capacity(OPERATIONS);
+            for (operation, granted) in steps {
+                let own_heap = matches!(operation, KernelOperation::Vmalloc { .. });
+                let granted = if own_heap { granted } else { u64::MAX - 1 };
+                heap::refusing_from(granted, || apply_to_kernel(kernel, &mut live, operation));
+                let when = format!("after {operation:?}");
+                kernel.machine().watch().assert_nothing_freed_early(&when);
+            }
+            while !live.is_empty() {
+                apply_to_kernel(kernel, &mut live, KernelOperation::Free { which: 0 });
+            }
+            kernel.machine().watch().assert_nothing_freed_early("after the history");
+            Ok(())
+        });
+        result.unwrap_or_else(|failure| panic!("{:?}: {failure}", kernel.paging().mode()));
+        kernel.purge_vmalloc();
+        kernel.paging().shrink();
+        assert_every_frame_accounted_for(kernel, &[], 0);
     });
 }
 
@@ -221,4 +422,9 @@ fn no_history_frees_before_the_flush<F: HostedFormat, S: Scheme>() {
 for_formats_and_schemes!(
     unmapping_two_mappings_flushes_both_before_it_frees,
     no_history_frees_before_the_flush,
+    vfree_flushes_before_it_frees,
+    vm_unmap_ram_flushes_before_its_frames_are_free,
+    vm_unmap_ram_flushes_what_it_cannot_hold,
+    what_fails_half_way_flushes_before_it_frees,
+    no_history_of_the_kernel_frees_before_the_flush,
 );

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use kpkeys::Backend;
@@ -19,7 +20,8 @@ use kpkeys_hosted::register::{MockRegister, PanRegister};
 use kpkeys_hosted::{Hosted, HostedFormat, cpu};
 use kpkeys_mm::{Buddy, FrameTable, Kernel, Layout};
 use kpkeys_pgtable::{
-    Config, Entry, Flush, Level, Machine, Memory, NoProbe, PAGE_SIZE, PhysAddr, VirtAddr,
+    Config, Entry, Event, Flush, Level, Machine, Memory, NoProbe, PAGE_SIZE, PhysAddr, Probe,
+    VirtAddr,
 };
 
 use crate::heap;
@@ -70,6 +72,8 @@ pub struct Watch<F> {
     /// The kernel's root and its frames, once they are there.
     kernel: OnceLock<(PhysAddr, &'static Buddy)>,
     seen: Mutex<Seen>,
+    /// Whether what is valid only within an operation is seen too.
+    closely: AtomicBool,
     format: PhantomData<fn() -> F>,
 }
 
@@ -96,6 +100,7 @@ pub fn boot<F: HostedFormat, S: Scheme>(
         arena,
         kernel: OnceLock::new(),
         seen: Mutex::default(),
+        closely: AtomicBool::new(false),
         format: PhantomData,
     };
     let frames = Buddy::new(memory, FrameTable::on_heap(pages), true, 1, cpu::current);
@@ -124,6 +129,11 @@ impl<F: HostedFormat> Watch<F> {
     pub fn leaves(&self, root: PhysAddr) {
         self.look();
         self.seen().users.remove(&root);
+    }
+
+    /// From now on, TLBs know what was valid at any event, not only between operations and at flushes.
+    pub fn closely(&self) {
+        self.closely.store(true, Relaxed);
     }
 
     /// How many flushes there were.
@@ -230,18 +240,26 @@ fn free_frames(frames: &Buddy, memory: &Memory) -> Vec<bool> {
     free
 }
 
+impl<F: HostedFormat> Probe for Watch<F> {
+    fn count(&self, _: Event, _: u64) {
+        if self.closely.load(Relaxed) {
+            heap::granting(|| self.look());
+        }
+    }
+}
+
 // SAFETY: the hosted machine keeps the promises; this one passes everything on to it.
 unsafe impl<F: HostedFormat, S: Scheme> Machine for Watched<F, S> {
     type Format = F;
     type Backend = S::Backend<F>;
-    type Probe = NoProbe;
+    type Probe = Watch<F>;
 
     fn backend(&self) -> &Self::Backend {
         self.hosted.backend()
     }
 
-    fn probe(&self) -> &NoProbe {
-        self.hosted.probe()
+    fn probe(&self) -> &Watch<F> {
+        &self.watch
     }
 
     fn memory(&self) -> Memory {

@@ -15,8 +15,8 @@ use kpkeys_workloads::{ALL_ROWS, Row, Span, Test};
 
 use crate::support::{Events, counted, for_both_formats, kernel_of, run};
 
-/// Frames for the largest of these rows: 16,384 pages mapped at once.
-const PAGES: usize = 1 << 15;
+/// Frames for the largest of these rows, 16,384 pages mapped at once, of which so many may wait that the addresses decide on purges.
+const PAGES: usize = 1 << 17;
 
 /// Divides the published number of loops. What is left still purges several times.
 const SCALE: u64 = 100;
