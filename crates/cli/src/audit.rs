@@ -17,6 +17,9 @@ use crate::usage::UsageError;
 
 /// The options of `kpkeys audit`.
 #[derive(clap::Args, Clone, Debug)]
+#[command(
+    after_help = "Examples:\n  kpkeys audit vmlinux\n  kpkeys audit kernel.elf --known known.toml --format json"
+)]
 pub struct Options {
     /// A linked image for x86-64 or arm64: an ELF kernel or program, or a PE/COFF image as UEFI loads
     image: PathBuf,

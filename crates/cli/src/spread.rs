@@ -19,9 +19,10 @@ use crate::usage::UsageError;
 
 const EXAMPLES: &str = "\
 Examples:
-  scripts/layouts.sh results                  builds several layouts and fills the folders
   kpkeys spread results/*                     what they gave
-  kpkeys spread --format markdown results/*   for a page";
+  kpkeys spread --format markdown results/*   for a page
+
+scripts/layouts.sh builds several layouts and fills such folders.";
 
 /// The options of `kpkeys spread`.
 #[derive(clap::Args, Clone, Debug)]

@@ -24,6 +24,9 @@ pub enum Call {
 
 /// Arguments of `trace record`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  kpkeys trace record -o make.trace -- make -j2\n  kpkeys trace record --method ptrace --compare -- python3 -c 'print(1)'"
+)]
 pub struct RecordArgs {
     /// The file to write.
     #[arg(short, long, default_value = "kpkeys.trace")]
@@ -55,6 +58,9 @@ enum MethodArg {
 
 /// Arguments of `trace info`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  kpkeys trace info make.trace\n  kpkeys trace info make.trace --format json"
+)]
 pub struct InfoArgs {
     /// The trace.
     file: PathBuf,

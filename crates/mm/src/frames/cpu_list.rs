@@ -12,8 +12,6 @@ use super::zone::Blocks;
 
 /// Frames moved at once between a CPU's list and the free blocks.
 const BATCH: usize = 64;
-/// Frames on a CPU's list beyond which a batch goes back.
-const HIGH: usize = 512;
 
 /// Free frames, linked through their metadata.
 pub(super) struct CpuList {
@@ -52,10 +50,11 @@ impl CpuList {
         Some(frame)
     }
 
+    /// Takes back a frame. Beyond `high` frames a batch goes to the free blocks.
     #[inline(always)]
-    pub(super) fn put(&mut self, blocks: &Blocks, table: &[FrameMeta], frame: u32) {
+    pub(super) fn put(&mut self, blocks: &Blocks, table: &[FrameMeta], frame: u32, high: usize) {
         self.push(table, frame);
-        if self.len > HIGH {
+        if self.len > high {
             self.spill(blocks, table, BATCH);
         }
     }

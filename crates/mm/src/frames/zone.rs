@@ -17,7 +17,13 @@ pub(super) struct Zone {
     blocks: CachePadded<Blocks>,
     /// One for each CPU.
     lists: Box<[OwnList]>,
+    /// Frames on a CPU's list beyond which a batch goes back: see [`HIGH`].
+    high: AtomicUsize,
 }
+
+/// Frames that a CPU's list holds at least before a batch goes back. The lists of all CPUs together hold up to half of a zone: frames that a
+/// flush sets free by the thousand would otherwise be joined to blocks, only to be split again.
+const HIGH: usize = 512;
 
 /// The free blocks, with how many frames they have, so that whoever finds none need not take the lock.
 pub(super) struct Blocks {
@@ -60,7 +66,8 @@ impl Zone {
     pub(super) fn new(cpus: usize) -> Zone {
         let blocks = Blocks { lists: Mutex::new(FreeLists::new()), frames: AtomicUsize::new(0) };
         let list = |_| CachePadded::new(Mutex::new(CpuList::new()));
-        Zone { blocks: CachePadded::new(blocks), lists: (0..cpus.max(1)).map(list).collect() }
+        let lists = (0..cpus.max(1)).map(list).collect();
+        Zone { blocks: CachePadded::new(blocks), lists, high: AtomicUsize::new(HIGH) }
     }
 
     /// Gives frames to the zone. They must be unused, and given once.
@@ -75,6 +82,8 @@ impl Zone {
             blocks.put(table, first as u32, order);
             first += 1 << order;
         }
+        let share = blocks.frames.load(Relaxed) / 2 / self.lists.len();
+        self.high.fetch_max(share, Relaxed);
     }
 
     /// How many frames are free.
@@ -113,7 +122,8 @@ impl Zone {
     #[inline]
     pub(super) fn put(&self, table: &[FrameMeta], cpu: usize, frame: u32, order: u8) {
         if order == 0 {
-            self.list(cpu).lock().put(&self.blocks, table, frame);
+            let high = self.high.load(Relaxed);
+            self.list(cpu).lock().put(&self.blocks, table, frame, high);
         } else {
             self.blocks.lock().put(table, frame, order);
         }
