@@ -81,7 +81,7 @@ fn passes_its_tests_on_four_cpus() {
 fn frees_nothing_before_it_is_flushed_on_three_cpus() {
     for target in Target::ALL {
         for mode in ["off", "unbatched", "batched", "fused"] {
-            let words = with_command_line(&format!("tests=frees mode={mode}"));
+            let words = with_command_line(&format!("tests=frees:: mode={mode}"));
             let machine = Machine { memory_mib: 256, cpus: 3, ..words };
             let what = format!("{} {mode}", target.name());
             let (run, lines) =

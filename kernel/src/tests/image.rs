@@ -57,12 +57,15 @@ kernel_test! {
         }
     }
 
-    /// What is set once during start cannot be written afterwards, neither where it is nor through the linear map.
+    /// What is set once during start cannot be written afterwards: not where it is, and not through the linear map either if that is
+    /// enforced.
     fn what_has_settled_is_read_only() {
-        let is_protected = memories().paging().mode().protects() && protection::selected().enforces();
-        for at in aliases(image::settled().0) {
+        let protects = memories().paging().mode().protects();
+        let enforced = protects && protection::selected().enforces();
+        let [own, linear] = aliases(image::settled().0);
+        for (at, read_only) in [(own, protects), (linear, enforced)] {
             let refused = write_back(at).is_err();
-            ensure!(refused == is_protected, "writing at {at:p}: refused {refused}, protected {is_protected}");
+            ensure!(refused == read_only, "writing at {at:p}: refused {refused}, read-only {read_only}");
         }
     }
 
