@@ -72,8 +72,7 @@ impl<M: Machine> AddressSpace<'_, M> {
             write: write || attrs.write,
             ..attrs
         };
-        self.relax(slot, entry, touched);
-        Ok(())
+        self.relax(slot, entry, touched)
     }
 
     /// A page that is missing; returns how many pages were mapped.
@@ -130,7 +129,7 @@ impl<M: Machine> AddressSpace<'_, M> {
             .table_for(&section, self.root(), va, Level::Pte)
             .map_err(Error::from)
             .and_then(|table| Ok((table, user_leaf::<M>(page, attrs)?)))
-            .map(|(table, entry)| section.set(table.slot(va.index(Level::Pte)), entry));
+            .and_then(|(table, entry)| Ok(section.set(table.slot(va.index(Level::Pte)), entry)?));
         if mapped.is_err() {
             let frames = self.kernel.frames();
             frames.release_run(frames.unmapped(page, 1));
@@ -157,8 +156,12 @@ impl<M: Machine> AddressSpace<'_, M> {
             let mut entries = [(0, Entry::EMPTY); STORED_TOGETHER];
             let shared = self.share_pages(&mut missing, vma, file, &mut entries);
             let count = *shared.as_ref().unwrap_or_else(|(count, _)| count);
-            for &(index, entry) in &entries[..count] {
-                section.set(table.slot(index), entry);
+            for (stored, &(index, entry)) in entries[..count].iter().enumerate() {
+                if let Err(error) = section.set(table.slot(index), entry) {
+                    self.unshare_pages(&entries[stored..count]);
+                    mapped += stored;
+                    return if mapped == 0 { Err(error.into()) } else { Ok(mapped) };
+                }
             }
             mapped += count;
             match shared {
@@ -191,6 +194,15 @@ impl<M: Machine> AddressSpace<'_, M> {
             count += 1;
         }
         Ok(count)
+    }
+
+    /// Gives back references that [`share_pages`](Self::share_pages) took.
+    #[cold]
+    fn unshare_pages(&self, entries: &[(usize, Entry)]) {
+        let frames = self.kernel.frames();
+        for &(_, entry) in entries {
+            frames.release_run(frames.unmapped(M::Format::frame(Level::Pte, entry), 1));
+        }
     }
 
     /// Faults every page of a range in, for stores where the mapping allows them, as the kernel does for itself: `MAP_POPULATE`,
@@ -276,13 +288,25 @@ impl<M: Machine> AddressSpace<'_, M> {
             frames.map_new(folio, ENTRIES);
             let first = user_leaf::<M>(folio, attrs)?;
             section.will_store(ENTRIES);
-            section.set_range(table.all(), |i| Entry(first.0 + i as u64 * PAGE_SIZE));
-            return Ok(ENTRIES);
+            return match section.set_consecutive(table.all(), first) {
+                Ok(()) => Ok(ENTRIES),
+                Err(error) => Err(self.give_up(folio, ENTRIES, error)),
+            };
         }
         let page = frames.new_folio(self.kernel.machine(), 0)?;
         frames.map_new(page, 1);
-        section.set(table.slot(va.index(Level::Pte)), user_leaf::<M>(page, attrs)?);
+        section
+            .set(table.slot(va.index(Level::Pte)), user_leaf::<M>(page, attrs)?)
+            .map_err(|error| self.give_up(page, 1, error))?;
         Ok(1)
+    }
+
+    /// Gives back pages that were counted as mapped, and could not be.
+    #[cold]
+    fn give_up(&self, first: PhysAddr, pages: usize, error: kpkeys_pgtable::Error) -> Error {
+        let frames = self.kernel.frames();
+        frames.release_run(frames.unmapped(first, pages));
+        error.into()
     }
 
     /// Makes a page writable that was write-protected: as it is if nobody else has it, else by a copy.
@@ -297,13 +321,14 @@ impl<M: Machine> AddressSpace<'_, M> {
         let shared = M::Format::frame(Level::Pte, entry);
         let attrs = writable(flags);
         if frames.is_exclusive(shared) {
-            self.relax(slot, entry, attrs);
-            return Ok(());
+            return self.relax(slot, entry, attrs);
         }
         let copy = frames.copy_of(self.kernel.machine(), shared)?;
         frames.map_new(copy, 1);
         let section = self.kernel.paging().section(self.root());
-        section.establish(slot, user_leaf::<M>(copy, attrs)?);
+        section
+            .establish(slot, user_leaf::<M>(copy, attrs)?)
+            .map_err(|error| self.give_up(copy, 1, error))?;
         drop(section);
         let page = PageRange::new(VirtAddr(va.0 & !(PAGE_SIZE - 1)), 1)?;
         self.kernel.paging().flush(Flush::User(self.root().frame(), page));
@@ -312,14 +337,15 @@ impl<M: Machine> AddressSpace<'_, M> {
     }
 
     /// Gives an entry more permission or flags. If hardware changed it meanwhile, the access faults again and comes back.
-    fn relax(&self, slot: Slot<'_>, entry: Entry, attrs: Attrs) {
+    fn relax(&self, slot: Slot<'_>, entry: Entry, attrs: Attrs) -> Result<(), Error> {
         if let Some(relaxed) =
             M::Format::leaf(Level::Pte, M::Format::frame(Level::Pte, entry), attrs)
             && relaxed != entry
         {
             let section = self.kernel.paging().section(self.root());
-            section.set_access_flags(slot, entry, relaxed);
+            section.set_access_flags(slot, entry, relaxed)?;
         }
+        Ok(())
     }
 }
 

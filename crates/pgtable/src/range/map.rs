@@ -6,9 +6,11 @@ use super::slots_of;
 use crate::addr::{CONT_BYTES, Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
 use crate::entry::{Attrs, CONT_PAGES, Entry, Format};
 use crate::error::Error;
+use crate::guarded::{LeafRule, Types};
 use crate::machine::{Frames, Machine};
 use crate::paging::{Paging, Root};
 use crate::section::Section;
+use crate::table::Slots;
 
 /// Bits of an entry that hold a 4 KiB frame's address, in both formats.
 const FRAME_BITS: u64 = 0x0000_ffff_ffff_f000;
@@ -24,6 +26,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     /// if the format cannot express a frame or the key, [`Error::OutOfMemory`]. No page of the range is mapped by this call
     /// then; tables may have been linked.
     #[inline(always)]
+    #[track_caller]
     pub fn map(
         &self,
         section: &Section<'_, M>,
@@ -41,6 +44,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
 
     /// [`map`](Self::map) of a range that several tables translate.
     #[inline(never)]
+    #[track_caller]
     fn map_many(
         &self,
         section: &Section<'_, M>,
@@ -67,6 +71,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     /// # Errors
     ///
     /// As [`map`](Self::map).
+    #[track_caller]
     pub fn map_contiguous(
         &self,
         section: &Section<'_, M>,
@@ -91,6 +96,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     }
 
     #[inline(always)]
+    #[track_caller]
     fn map_piece(
         &self,
         section: &Section<'_, M>,
@@ -106,21 +112,20 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         }
         let _lazy = section.lazy();
         section.will_store(piece.pages());
+        if let Some(types) = section.types() {
+            return store_checked(section, types, slots, template, frame);
+        }
         let mut unmappable = 0;
         section.set_range(slots, |i| {
             let frame = frame(i);
             unmappable |= frame.0;
             Entry(template.0 | (frame.0 & FRAME_BITS))
         });
-        let unmappable = unmappable & !FRAME_BITS;
-        if unmappable != 0 {
-            section.get_and_clear_range(slots, |_, _| ());
-            return Err(Error::NotMappable(PhysAddr(unmappable)));
-        }
-        Ok(())
+        refuse_unmappable(section, slots, unmappable)
     }
 
     /// Maps the largest leaf or run of leaves that starts at `va`; returns how many pages it covers.
+    #[track_caller]
     fn map_largest(
         &self,
         section: &Section<'_, M>,
@@ -153,6 +158,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
 
     /// Maps a 2 MiB block; false if a table is linked there. It may be an empty one, left by mappings that were there before:
     /// tables are not freed on unmap, and it takes pages as well.
+    #[track_caller]
     fn map_block(
         &self,
         section: &Section<'_, M>,
@@ -170,6 +176,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         if !now.is_empty() {
             return Err(Error::AlreadyMapped(va));
         }
+        section.admit_run(slot, Level::Pmd, entry, Level::Pmd.entry_pages())?;
         section.set_upper(slot, entry);
         Ok(true)
     }
@@ -182,6 +189,54 @@ impl<M: Machine, F: Frames> Paging<M, F> {
             let _ = self.unmap(section, root, mapped, |_, _, _| ());
         }
     }
+}
+
+/// Stores the leaves of a piece as far as their frames may be mapped so; if some may not, takes them all back.
+#[inline(always)]
+#[track_caller]
+fn store_checked<M: Machine>(
+    section: &Section<'_, M>,
+    types: &Types,
+    slots: Slots<'_>,
+    template: Entry,
+    mut frame: impl FnMut(usize) -> PhysAddr,
+) -> Result<(), Error> {
+    let Some(first) = slots.iter().next() else { return Ok(()) };
+    section.check_table(types, first, Level::Pte)?;
+    let rule = LeafRule::of::<M::Format>(section.space(), template);
+    let (mut unmappable, mut refused) = (0, None);
+    section.set_range(slots, |i| {
+        let frame = frame(i);
+        unmappable |= frame.0;
+        if !rule.admits(types, frame) {
+            refused = Some((i, frame));
+            return Entry::EMPTY;
+        }
+        Entry(template.0 | (frame.0 & FRAME_BITS))
+    });
+    refuse_unmappable(section, slots, unmappable)?;
+    match refused {
+        None => Ok(()),
+        Some((i, frame)) => {
+            section.get_and_clear_range(slots, |_, _| ());
+            Err(section.violation(rule, types, frame, Some(slots.slot(i))))
+        }
+    }
+}
+
+/// Takes back what was stored to a run if `unmappable`, what its frames' addresses have together, has bits that no frame's address has.
+#[inline(always)]
+fn refuse_unmappable<M: Machine>(
+    section: &Section<'_, M>,
+    slots: Slots<'_>,
+    unmappable: u64,
+) -> Result<(), Error> {
+    let unmappable = unmappable & !FRAME_BITS;
+    if unmappable == 0 {
+        return Ok(());
+    }
+    section.get_and_clear_range(slots, |_, _| ());
+    Err(Error::NotMappable(PhysAddr(unmappable)))
 }
 
 /// A PTE with these attributes that maps frame 0: frames are added to it.

@@ -75,7 +75,7 @@ impl NextStore {
         match mode {
             Mode::Off => NextStore::Plain,
             Mode::Unbatched | Mode::Batched => NextStore::InOwnWindow,
-            Mode::Fused => NextStore::OpensWindow,
+            Mode::FusedLean | Mode::Fused => NextStore::OpensWindow,
         }
     }
 
@@ -123,7 +123,7 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline(always)]
     pub fn lazy(&self) -> LazyMmu<'_, 'm, M> {
         // In mode `fused` nothing depends on them.
-        if self.mode != Mode::Fused {
+        if !self.mode.fuses() {
             let depth = self.lazy_depth.get();
             self.lazy_depth.set(depth + 1);
             if depth == 0 && self.mode == Mode::Batched {
@@ -151,7 +151,7 @@ impl<'m, M: Machine> Section<'m, M> {
     /// need no such call: they bound the window themselves.
     #[inline(always)]
     pub fn will_store(&self, stores: usize) {
-        if self.mode == Mode::Fused {
+        if self.mode.fuses() {
             let mut total = self.window_stores.get() + stores;
             if total > FUSED_WINDOW_STORES {
                 self.close_full();
@@ -159,6 +159,12 @@ impl<'m, M: Machine> Section<'m, M> {
             }
             self.window_stores.set(total);
         }
+    }
+
+    /// Whose tables are changed.
+    #[inline(always)]
+    pub(crate) fn space(&self) -> Space {
+        self.space
     }
 
     /// The machine this section acts on.
@@ -191,7 +197,7 @@ impl<M: Machine> Drop for LazyMmu<'_, '_, M> {
     #[inline(always)]
     fn drop(&mut self) {
         let section = self.section;
-        if section.mode != Mode::Fused {
+        if !section.mode.fuses() {
             let depth = section.lazy_depth.get() - 1;
             section.lazy_depth.set(depth);
             if depth == 0 {

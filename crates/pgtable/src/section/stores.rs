@@ -3,7 +3,9 @@
 use kpkeys::{Backend, Scheme, Window};
 
 use super::{Section, Space};
+use crate::addr::{Level, PAGE_SIZE};
 use crate::entry::{Entry, Format};
+use crate::error::Error;
 use crate::machine::{Event, Machine};
 use crate::store;
 use crate::table::{Slot, Slots, Table};
@@ -11,7 +13,7 @@ use crate::table::{Slot, Slots, Table};
 impl<M: Machine> Section<'_, M> {
     /// Stores an entry that points to a table, or a block: one above the last level.
     #[inline(always)]
-    pub fn set_upper(&self, slot: Slot<'_>, entry: Entry) {
+    pub(crate) fn set_upper(&self, slot: Slot<'_>, entry: Entry) {
         self.will_store(1);
         self.store(Event::UpperStore, slot, |window, slot| store::set(window, slot, entry));
         self.stored_valid(entry);
@@ -19,21 +21,49 @@ impl<M: Machine> Section<'_, M> {
 
     /// Empties an entry above the last level.
     #[inline(always)]
-    pub fn clear_upper(&self, slot: Slot<'_>) {
+    pub(crate) fn clear_upper(&self, slot: Slot<'_>) {
         self.will_store(1);
         self.store(Event::UpperStore, slot, store::clear);
     }
 
     /// Stores a PTE.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Violation`] if the frame that it maps must not be mapped so. Nothing is stored then.
     #[inline(always)]
-    pub fn set(&self, slot: Slot<'_>, entry: Entry) {
+    #[track_caller]
+    pub fn set(&self, slot: Slot<'_>, entry: Entry) -> Result<(), Error> {
+        self.admit(slot, entry)?;
+        self.set_admitted(slot, entry);
+        Ok(())
+    }
+
+    /// [`set`](Self::set) for an entry that was held against the types before, or is the linear map's or the alias's.
+    #[inline(always)]
+    pub(crate) fn set_admitted(&self, slot: Slot<'_>, entry: Entry) {
         self.store(Event::EntryStore, slot, |window, slot| store::set(window, slot, entry));
         self.stored_valid(entry);
     }
 
-    /// Stores `entry(i)` to each PTE of a run.
+    /// Stores PTEs to a run that map one frame after the other, the first by `first`.
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Self::set).
     #[inline(always)]
-    pub fn set_range(&self, slots: Slots<'_>, mut entry: impl FnMut(usize) -> Entry) {
+    #[track_caller]
+    pub fn set_consecutive(&self, slots: Slots<'_>, first: Entry) -> Result<(), Error> {
+        if let Some(slot) = slots.iter().next() {
+            self.admit_run(slot, Level::Pte, first, slots.len())?;
+        }
+        self.set_range(slots, |i| Entry(first.0 + i as u64 * PAGE_SIZE));
+        Ok(())
+    }
+
+    /// Stores `entry(i)` to each PTE of a run: entries that were held against the types before, or are the linear map's or the alias's.
+    #[inline(always)]
+    pub(crate) fn set_range(&self, slots: Slots<'_>, mut entry: impl FnMut(usize) -> Entry) {
         if self.needs_own_window() {
             self.for_each_alone(slots, |window, slot, i| store::set(window, slot, entry(i)));
         } else {
@@ -84,13 +114,19 @@ impl<M: Machine> Section<'_, M> {
     }
 
     /// Replaces a PTE and returns the old one.
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Self::set).
     #[inline(always)]
-    pub fn establish(&self, slot: Slot<'_>, entry: Entry) -> Entry {
+    #[track_caller]
+    pub fn establish(&self, slot: Slot<'_>, entry: Entry) -> Result<Entry, Error> {
+        self.admit(slot, entry)?;
         let old = self.store(Event::EntryStore, slot, |window, slot| {
             store::establish::<M>(window, slot, entry)
         });
         self.stored_valid(entry);
-        old
+        Ok(old)
     }
 
     /// Empties a PTE and returns what it was, with the flags hardware has set.
@@ -100,17 +136,29 @@ impl<M: Machine> Section<'_, M> {
     }
 
     /// Changes a leaf from `old` to `new` if it still is `old`; returns whether it was.
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Self::set).
     #[inline(always)]
-    pub fn set_access_flags(&self, slot: Slot<'_>, old: Entry, new: Entry) -> bool {
-        self.store(Event::EntryStore, slot, |window, slot| {
+    #[track_caller]
+    pub fn set_access_flags(&self, slot: Slot<'_>, old: Entry, new: Entry) -> Result<bool, Error> {
+        self.admit(slot, new)?;
+        Ok(self.store(Event::EntryStore, slot, |window, slot| {
             store::set_access_flags::<M>(window, slot, old, new)
-        })
+        }))
     }
 
     /// Clears the young flag of a leaf and returns whether it was set.
     #[inline(always)]
     pub fn test_and_clear_young(&self, slot: Slot<'_>) -> bool {
         self.store(Event::EntryStore, slot, store::test_and_clear_young::<M>)
+    }
+
+    /// Runs `f` in a window, for a store to guarded memory, with how far behind its address that is made. It is no entry, and is not counted as one.
+    #[inline]
+    pub(crate) fn store_guarded<R>(&self, f: impl FnOnce(&Window<'_>, usize) -> R) -> R {
+        self.in_window(|window| f(window, self.to_alias))
     }
 
     /// Empties a table that nobody else can reach.

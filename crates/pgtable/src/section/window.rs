@@ -6,7 +6,6 @@ use kpkeys::{Backend, Guard, Window};
 use super::{NextStore, Section, Space};
 use crate::entry::{Entry, Format};
 use crate::machine::{Event, Machine, Probe};
-use crate::mode::Mode;
 
 impl<'m, M: Machine> Section<'m, M> {
     /// Runs `f` in a window: its own, or the one that is open.
@@ -54,7 +53,7 @@ impl<'m, M: Machine> Section<'m, M> {
     pub(super) fn valid_kernel_entries_stored(&self) {
         if M::Format::VALID_KERNEL_STORE_NEEDS_BARRIER {
             self.barrier_due.set(true);
-            if self.lazy_depth.get() == 0 && self.mode != Mode::Fused {
+            if self.lazy_depth.get() == 0 && !self.mode.fuses() {
                 self.issue_due_barrier();
             }
         }
