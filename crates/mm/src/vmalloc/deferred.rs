@@ -11,7 +11,7 @@ use alloc::boxed::Box;
 use core::mem::take;
 
 use kpkeys::Backend;
-use kpkeys_pgtable::{Flush, Format, Machine, Mode, PageRange, PhysAddr, Section, VirtAddr};
+use kpkeys_pgtable::{Flush, Format, Machine, PageRange, PhysAddr, Section, VirtAddr};
 
 use super::cpu::Own;
 use super::extent::{Extent, Extents};
