@@ -18,8 +18,8 @@ use kpkeys_hosted::mmu::{Cpu, Mmu};
 use kpkeys_hosted::register::{MockRegister, PanRegister};
 use kpkeys_hosted::{Hosted, HostedFormat};
 use kpkeys_pgtable::{
-    Attrs, Config, Entry, Flush, Format, Frames, Level, Machine, Memory, Mode, NoProbe, PAGE_SIZE,
-    Paging, PhysAddr, Root, VirtAddr,
+    Attrs, Config, Entry, Flush, Frames, Level, Machine, Memory, Mode, NoProbe, PAGE_SIZE, Paging,
+    PhysAddr, Root, VirtAddr,
 };
 use support::{Aliased, Keys, Protection, SMALL, Scarce, System, USER, configs, pages};
 

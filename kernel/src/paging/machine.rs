@@ -24,7 +24,6 @@ pub fn types() -> Option<&'static Types> {
 
 /// Hardware, or what an emulator makes of it.
 pub struct Bare<P> {
-    backend: Selected,
     probe: P,
     cpus: usize,
 }
@@ -33,7 +32,7 @@ impl<P: Probe> Bare<P> {
     /// The running machine, whose linear map covers `memory`.
     pub fn new(memory: Memory, probe: P) -> Self {
         MEMORY.settle(|| memory);
-        Self { backend: protection::selected(), probe, cpus: cpu::online().count() }
+        Self { probe, cpus: cpu::online().count() }
     }
 }
 
@@ -51,7 +50,7 @@ unsafe impl<P: Probe> Machine for Bare<P> {
 
     #[inline(always)]
     fn backend(&self) -> &Selected {
-        &self.backend
+        protection::backend()
     }
 
     #[inline(always)]
@@ -90,6 +89,23 @@ unsafe impl<P: Probe> Machine for Bare<P> {
     #[inline(always)]
     fn anchor(&self) -> &Anchor {
         &ANCHOR
+    }
+
+    #[inline(always)]
+    fn has_gates(&self) -> bool {
+        protection::has_gates()
+    }
+
+    #[inline(always)]
+    fn interrupts_off(&self) -> bool {
+        let were_on = arch::irq::enabled();
+        arch::irq::disable();
+        were_on
+    }
+
+    #[inline(always)]
+    fn interrupts_on(&self) {
+        arch::irq::enable();
     }
 
     #[inline(always)]
