@@ -64,7 +64,7 @@ pub struct Options {
     /// Replay this trace instead of the rows of the evaluation
     #[arg(long, value_name = "FILE")]
     trace: Option<std::path::PathBuf>,
-    /// Modes to compare with `off`, separated by commas: unbatched, batched, fused [default: all]
+    /// Modes to compare with `off`, separated by commas: unbatched, batched, fused-lean, fused [default: all]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     modes: Vec<String>,
     /// Four blocks, short rows: effects and intervals in under 90 seconds, no flags

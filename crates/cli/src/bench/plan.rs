@@ -373,6 +373,9 @@ mod tests {
     #[test]
     fn an_unknown_mode_lists_the_modes() {
         let error = modes(&["fast".to_owned()]).unwrap_err().to_string();
-        assert_eq!(error, "unknown mode `fast`; expected one of: off, unbatched, batched, fused");
+        assert_eq!(
+            error,
+            "unknown mode `fast`; expected one of: off, unbatched, batched, fused-lean, fused"
+        );
     }
 }
