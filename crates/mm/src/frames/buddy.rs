@@ -131,7 +131,7 @@ impl Buddy {
     }
 
     /// Takes back a block, which nothing may refer to any more.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn put(&self, frame: u32, order: u8) {
         if !self.is_out(frame, order) {
             return self.refuse();
