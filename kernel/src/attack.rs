@@ -171,11 +171,19 @@ impl Site<Bare<NoProbe>> for Here {
         let (from, to) = (layout::linear(root), layout::linear(copy));
         // SAFETY: the copy is a frame of data that the caller owns.
         unsafe { probe::copy(to, from, PAGE_SIZE as usize) }.map_err(|fault| fault.to_string())?;
+        self.load_root(copy)
+    }
+
+    fn load_root(&self, root: PhysAddr) -> Result<bool, String> {
         let victim = Victim::spawn(self.cpu, || arch::root::current().0)?;
-        let stored = overwrite(victim.thread().root_address(), copy.0);
+        let stored = overwrite(victim.thread().root_address(), root.0);
         let loaded = victim.run();
         stored?;
-        Ok(loaded == copy.0)
+        Ok(loaded == root.0)
+    }
+
+    fn overwrite(&self, at: VirtAddr, value: u64) -> Result<(), String> {
+        overwrite(at.0 as *mut u64, value)
     }
 }
 

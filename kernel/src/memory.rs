@@ -28,6 +28,11 @@ impl PhysRange {
         self.end.0.saturating_sub(self.start.0)
     }
 
+    /// Whole pages in it.
+    pub const fn pages(&self) -> usize {
+        (self.len() / PAGE_SIZE) as usize
+    }
+
     /// Whether the range holds nothing.
     pub const fn is_empty(&self) -> bool {
         self.len() == 0

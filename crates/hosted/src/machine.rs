@@ -7,6 +7,7 @@ use std::sync::Arc;
 use kpkeys::Backend;
 use kpkeys::encoding::{Encoding, Pkrs, Por};
 use kpkeys_pgtable::entry::{Aarch64, X86_64};
+use kpkeys_pgtable::guarded::Anchor;
 use kpkeys_pgtable::{Entry, Flush, Format, Machine, Memory, PhysAddr, Probe, VirtAddr};
 
 use crate::arena::{Arena, Views};
@@ -54,6 +55,7 @@ pub struct Hosted<F, B, P> {
     backend: B,
     probe: P,
     cpus: usize,
+    anchor: Anchor,
     format: PhantomData<F>,
 }
 
@@ -66,6 +68,7 @@ impl<F: HostedFormat, B: Backend, P: Probe> Hosted<F, B, P> {
             backend,
             probe,
             cpus: cpus.max(1),
+            anchor: Anchor::new(),
             format: PhantomData,
         }
     }
@@ -124,6 +127,11 @@ unsafe impl<F: HostedFormat, B: Backend + Sync, P: Probe> Machine for Hosted<F, 
     #[inline(always)]
     fn to_alias(&self) -> usize {
         self.arena.alias().addr().get().wrapping_sub(self.arena.tables().addr().get())
+    }
+
+    #[inline(always)]
+    fn anchor(&self) -> &Anchor {
+        &self.anchor
     }
 
     #[inline(always)]

@@ -63,6 +63,12 @@ impl VirtAddr {
         ((self.0 as i64) << 16 >> 16) as u64 == self.0
     }
 
+    /// Whether the address is in the kernel's half.
+    #[inline(always)]
+    pub const fn is_kernel(self) -> bool {
+        self.0 >> 63 == 1
+    }
+
     /// Which entry of a table at `level` translates this address.
     #[inline(always)]
     pub const fn index(self, level: Level) -> usize {

@@ -18,9 +18,10 @@
 //!
 //! A table, once there, stays.
 
-use crate::addr::{ENTRIES, Level, PageRange, PhysAddr, VirtAddr};
+use crate::addr::{ENTRIES, Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
 use crate::entry::{Entry, Format};
 use crate::error::Error;
+use crate::guarded::Kind;
 use crate::linear::Reserve;
 use crate::machine::{Machine, Memory};
 use crate::section::Section;
@@ -62,6 +63,12 @@ impl Alias {
         self.start.offset(frame.0 - self.memory.start.0)
     }
 
+    /// Whether any of the addresses from `first` to `last` is one for aliases.
+    pub(crate) fn overlaps(&self, first: u64, last: u64) -> bool {
+        let bytes = self.memory.pages as u64 * PAGE_SIZE;
+        first < self.start.0 + bytes && self.start.0 <= last
+    }
+
     /// The frame whose alias is at an address, if it is one for aliases.
     pub(crate) fn frame_at(&self, va: VirtAddr) -> Option<PhysAddr> {
         let frame = self.memory.start.offset(va.0.checked_sub(self.start.0)?);
@@ -89,12 +96,16 @@ impl Alias {
     }
 
     /// Gives frames their alias, with tables from `reserve` where they are missing. Entries that say so already are not stored again.
+    ///
+    /// # Errors
+    ///
+    /// A reserve with less than [`tables_missing`](Self::tables_missing), or with what is no spare page. Some frames have theirs then.
     pub(crate) fn map<M: Machine>(
         &self,
         section: &Section<'_, M>,
         range: PageRange,
         reserve: &mut Reserve,
-    ) {
+    ) -> Result<(), Error> {
         for piece in range.by_table(Level::Pte) {
             let Some(slot) = self.slot(section.machine(), piece.start()) else { continue };
             let now = slot.load();
@@ -104,16 +115,18 @@ impl Alias {
                 // A block has them all.
             } else if is_whole(&piece) {
                 section.set_upper(slot, self.entry::<M>(Level::Pmd, piece.start()));
-            } else if let Some(page) = reserve.take() {
+            } else {
+                let page = reserve.take(section, Level::Pte, Kind::Alias)?;
                 let table = page.table(section.machine());
                 section.fill(table, |index| {
                     let va = VirtAddr(piece.start().0 & !(Level::Pmd.entry_bytes() - 1));
                     let va = va.offset_pages(index);
                     if piece.contains(va) { self.entry::<M>(Level::Pte, va) } else { Entry::EMPTY }
                 });
-                section.set_upper(slot, M::Format::table(page.link(), true));
+                section.link(slot, Level::Pmd, Kind::Alias, true, page)?;
             }
         }
+        Ok(())
     }
 
     /// Takes their alias from frames. The caller flushes the range.

@@ -17,6 +17,9 @@
 //!
 //! A key binds nothing then, so it makes no other writable mapping harmless.
 //!
+//! Where frames have types, these are held against the tables: a table is one of its level and kind, linked, a page that waits in the pool is spare,
+//! no frame is said to be a linked table of the kernel's that no root leads to, and no leaf maps a frame that it must not map so.
+//!
 //! The checker trusts nothing it reads: entries that point outside memory are findings too, and are not followed. It needs
 //! that no table changes while it runs.
 
@@ -26,8 +29,10 @@ use kpkeys::Pkey;
 
 use crate::addr::{ENTRIES, Level, PAGE_SIZE, PhysAddr, VirtAddr};
 use crate::entry::{Entry, Format};
+use crate::guarded::{FrameType, Kind, LeafRule};
 use crate::machine::{Frames, Machine, Memory};
 use crate::paging::{KERNEL_HALF, Paging, Root, USER_HALF};
+use crate::section::Space;
 use crate::table::Table;
 
 /// One thing that is not as promised.
@@ -110,6 +115,24 @@ pub enum Finding {
         /// The second address it was found for.
         address: VirtAddr,
     },
+    /// A frame is not what its type says.
+    WrongType {
+        /// The frame.
+        frame: PhysAddr,
+        /// What its type says.
+        says: FrameType,
+        /// What it is: `None` if it is no table in use.
+        is: Option<FrameType>,
+    },
+    /// A leaf outside the linear map and the alias maps a frame that it must not map so.
+    ForbiddenLeaf {
+        /// The frame.
+        frame: PhysAddr,
+        /// What it is by its type.
+        is: FrameType,
+        /// Where it is mapped.
+        address: VirtAddr,
+    },
     /// An entry of a root in a half that is not the root's: hardware would follow it, and nobody here stored it.
     ForeignRootEntry {
         /// The root.
@@ -168,6 +191,15 @@ impl fmt::Display for Finding {
             }
             Finding::SharedPtp { frame, address } => {
                 write!(f, "{frame:?} is linked again, for {address:?}")
+            }
+            Finding::WrongType { frame, says, is: Some(is) } => {
+                write!(f, "{frame:?} is said to be {says}, and is {is}")
+            }
+            Finding::WrongType { frame, says, is: None } => {
+                write!(f, "{frame:?} is said to be {says}, and no root leads to it")
+            }
+            Finding::ForbiddenLeaf { frame, is, address } => {
+                write!(f, "{frame:?} is {is}, and must not be mapped as it is at {address:?}")
             }
             Finding::ForeignRootEntry { root, index, entry } => {
                 write!(f, "{entry:?} at index {index} of the root {root:?} is in the wrong half")
@@ -253,6 +285,7 @@ pub fn check<M: Machine, F: Frames>(
             walk.find_aliases(user, USER_HALF, &scratch);
         }
     }
+    walk.find_wrong_types(&scratch);
     walk.report.state = paging.ptps().state_pages(paging.machine());
     Some(walk.report)
 }
@@ -285,7 +318,8 @@ impl<M: Machine, F: Frames> Walk<'_, M, F> {
         marks: &mut Scratch<'_>,
     ) {
         self.mark(root.frame(), Level::Pgd, VirtAddr(0), marks);
-        self.mark_below(self.paging.root_table(root), Level::Pgd, entries, 0, marks);
+        self.check_type(root.frame(), FrameType::linked(Level::Pgd, Kind::of_root(root.space())));
+        self.mark_below(root, self.paging.root_table(root), Level::Pgd, entries, 0, marks);
     }
 
     /// Entries of the half of a root that is not its own, other than `allowed`.
@@ -353,6 +387,7 @@ impl<M: Machine, F: Frames> Walk<'_, M, F> {
 
     fn mark_below(
         &mut self,
+        root: &Root,
         table: Table<'_>,
         level: Level,
         entries: core::ops::Range<usize>,
@@ -372,7 +407,9 @@ impl<M: Machine, F: Frames> Walk<'_, M, F> {
             } else if self.mark(frame, below, VirtAddr(address), marks)
                 && let Some(lower) = self.paging.lower_table(level, entry)
             {
-                self.mark_below(lower, below, 0..ENTRIES, address, marks);
+                let kind = self.paging.kind(root, level, VirtAddr(address));
+                self.check_type(frame, FrameType::linked(below, kind));
+                self.mark_below(root, lower, below, 0..ENTRIES, address, marks);
             }
         }
     }
@@ -400,11 +437,51 @@ impl<M: Machine, F: Frames> Walk<'_, M, F> {
                     Some(Gap::Key(key)) => self.find(Finding::UnprotectedSpare { frame, key }),
                     Some(Gap::Writable) => self.find(Finding::WritableSpare { frame }),
                 }
+                self.check_type(frame, FrameType::Spare);
                 self.check_alias(frame);
             } else {
                 self.find(Finding::SharedPtp { frame, address: VirtAddr(0) });
             }
         });
+    }
+
+    /// Whether a frame is by its type what it was found to be.
+    fn check_type(&mut self, frame: PhysAddr, is: FrameType) {
+        let says = self.paging.types().map(|types| types.of(frame));
+        if let Some(says) = says.filter(|&says| says != is) {
+            self.find(Finding::WrongType { frame, says, is: Some(is) });
+        }
+    }
+
+    /// Frames that are said to be tables of the kernel's in use, and were not met. (Which address spaces there are the caller knows.)
+    fn find_wrong_types(&mut self, marks: &Scratch<'_>) {
+        let Some(types) = self.paging.types() else { return };
+        for number in (0..self.memory.pages).filter(|&number| !marks.is_marked(number)) {
+            let frame = self.memory.frame(number);
+            let says = types.of(frame);
+            if let FrameType::Table { kind, linked: true, .. } = says
+                && kind != Kind::User
+            {
+                self.find(Finding::WrongType { frame, says, is: None });
+            }
+        }
+    }
+
+    /// Whether a leaf outside the linear map and the alias may map what it maps.
+    fn check_mapped(&mut self, level: Level, entry: Entry, address: VirtAddr) {
+        let linear = self.memory.linear.0;
+        let in_linear = address.0.wrapping_sub(linear) / PAGE_SIZE < self.memory.pages as u64;
+        let alias = self.paging.alias();
+        if in_linear || alias.is_some_and(|alias| alias.frame_at(address).is_some()) {
+            return;
+        }
+        let Some(types) = self.paging.types() else { return };
+        let space = if address.is_kernel() { Space::Kernel } else { Space::User };
+        let rule = LeafRule::of::<M::Format>(space, entry);
+        let first = M::Format::frame(level, entry);
+        if let Some(frame) = rule.first_refused(types, first, level.entry_pages()) {
+            self.find(Finding::ForbiddenLeaf { frame, is: types.of(frame), address });
+        }
     }
 
     fn find_keyed_data(&mut self, marks: &Scratch<'_>) {
@@ -460,6 +537,7 @@ impl<M: Machine, F: Frames> Walk<'_, M, F> {
 
     fn check_leaf(&mut self, level: Level, entry: Entry, address: u64, marks: &Scratch<'_>) {
         self.check_linear_leaf(level, entry, VirtAddr(address));
+        self.check_mapped(level, entry, VirtAddr(address));
         let alias = self.paging.alias();
         // The protection register binds kernel pages alone: a key on a user page protects nothing. And without one it binds none.
         let is_bound = alias.is_none()

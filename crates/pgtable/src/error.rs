@@ -5,6 +5,7 @@ use core::fmt;
 use kpkeys::Pkey;
 
 use crate::addr::{PhysAddr, RangeError, VirtAddr};
+use crate::guarded::Violation;
 
 /// Why an operation on page tables was refused. Mappings are as they were before it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,6 +32,24 @@ pub enum Error {
     NoKeys(Pkey),
     /// The backend needs an alias, and the machine says no place for one, or this unusable one.
     AliasMisplaced(Option<VirtAddr>),
+    /// The address is in the half of the address space that the root is not for.
+    WrongHalf(VirtAddr),
+    /// The tables that translate this address are never freed: they are the linear map's or the alias's.
+    TablesStay(VirtAddr),
+    /// A table that holds entries was to be freed: of this address, and perhaps of others.
+    TableInUse(VirtAddr),
+    /// Frames can be given a type only before protection is on.
+    TooLate(PhysAddr),
+    /// The frames carry the page tables' key and are to keep it.
+    Protected(PhysAddr),
+    /// A frame is not what it was to be used as.
+    Violation(Violation),
+}
+
+impl From<Violation> for Error {
+    fn from(violation: Violation) -> Self {
+        Error::Violation(violation)
+    }
 }
 
 impl From<RangeError> for Error {
@@ -59,6 +78,14 @@ impl fmt::Display for Error {
             Error::AliasMisplaced(Some(va)) => {
                 write!(f, "no alias can start at {va:?}: it must be in the kernel's half, at a multiple of 1 GiB, apart from the linear map")
             }
+            Error::WrongHalf(va) => write!(f, "{va:?} is not in the half of the address space that this root is for"),
+            Error::TablesStay(va) => {
+                write!(f, "the tables that translate {va:?} are the linear map's or the alias's, and are never freed")
+            }
+            Error::TableInUse(va) => write!(f, "the table that translates {va:?} holds entries; unmap them before it is freed"),
+            Error::TooLate(pa) => write!(f, "{pa:?} was to be given a type after protection was turned on"),
+            Error::Protected(pa) => write!(f, "{pa:?} holds page tables, and keeps their key"),
+            Error::Violation(violation) => violation.fmt(f),
             Error::NeedsPageMappedLinearMap => {
                 f.write_str("page-table pages allocated one by one need a linear map made of pages; use a pool, or map by pages")
             }

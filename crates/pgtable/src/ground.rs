@@ -65,26 +65,58 @@ impl<M: Machine, F: Frames> Ground<M, F> {
     pub(crate) fn section(&self, space: Space) -> Section<'_, M> {
         let to_alias = match self.machine.backend().scheme() {
             Scheme::Keys => 0,
-            Scheme::Alias => self.to_alias.load(Ordering::Relaxed),
+            Scheme::Alias => self.to_alias(),
         };
         Section::begin(&self.machine, self.mode, space, to_alias)
+    }
+
+    /// Where there are types, what is believed is kept with them.
+    #[inline(always)]
+    fn to_alias(&self) -> usize {
+        match self.machine.anchor().get() {
+            None => self.to_alias.load(Ordering::Relaxed),
+            Some(types) if types.through_alias() => self.machine.to_alias(),
+            Some(_) => 0,
+        }
     }
 
     /// From now on page tables are stored through their alias, which they all must have.
     pub(crate) fn store_through_alias(&self) {
         // What was stored for the alias is in force before it is used.
         self.machine.entry_barrier();
-        self.to_alias.store(self.machine.to_alias(), Ordering::Relaxed);
+        match self.machine.anchor().get() {
+            None => self.to_alias.store(self.machine.to_alias(), Ordering::Relaxed),
+            Some(types) => {
+                self.section(Space::Linear)
+                    .store_guarded(|window, _| types.set_through_alias(window));
+            }
+        }
     }
 
     /// Whether page-table pages carry their key: from [`Paging::enable_protection`](crate::Paging::enable_protection) on.
     #[inline(always)]
     pub fn is_protected(&self) -> bool {
-        self.protected.load(Ordering::Acquire)
+        match self.machine.anchor().get() {
+            None => self.protected.load(Ordering::Acquire),
+            Some(types) => types.is_protected(),
+        }
+    }
+
+    /// Where that is kept. For attacks.
+    pub(crate) fn protected_address(&self) -> *const u8 {
+        match self.machine.anchor().get() {
+            None => self.protected.as_ptr().cast_const().cast(),
+            Some(types) => types.protected_address().cast(),
+        }
     }
 
     pub(crate) fn set_protected(&self) {
-        self.protected.store(true, Ordering::Release);
+        match self.machine.anchor().get() {
+            None => self.protected.store(true, Ordering::Release),
+            Some(types) => self
+                .section(Space::Linear)
+                .store_guarded(|window, to_alias| types.set_protected(window, to_alias)),
+        }
     }
 
     /// Makes `pages` frames from `start` page-table pages for the CPU: sets their key, or makes them read-only in the linear map and

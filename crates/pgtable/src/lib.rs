@@ -19,6 +19,7 @@
 //! | [`section`] | windows as the modes place them: operations and lazy-MMU sections |
 //! | [`ptp`] | PTP allocators, early PTPs, freed PTPs as tokens |
 //! | [`linear`] | protection on the linear map: keys, or read-only pages with an alias |
+//! | [`guarded`] | **what is believed**: the type of every frame, where only a window can change it |
 //! | [`alias`] | the second mapping of page-table pages, where there are no keys |
 //! | [`paging`] | the whole: roots, range map, unmap, protect, copy |
 //! | [`check`] | the checker that walks every table |
@@ -27,7 +28,7 @@
 //!
 //! - *Who may store.* A store needs a `&Window`; a window comes from a guard, and guards are opened by
 //!   [`section::Section`] alone, as the mode says.
-//! - *Publication.* A new table is zeroed, keyed, then linked; entries are stored with release ordering and loaded with
+//! - *Publication.* A new table is keyed, zeroed inside a window, then linked; entries are stored with release ordering and loaded with
 //!   acquire, so a walker that sees a table sees its zeroes.
 //! - *Life of a PTP.* Allocated as [`ptp::Ptp`], linked, unlinked as [`ptp::UnlinkedPtp`], which can be released only
 //!   together with a TLB flush; only then is its key reset and its frame free.
@@ -77,6 +78,7 @@ pub mod check;
 pub mod entry;
 mod error;
 pub mod ground;
+pub mod guarded;
 pub mod linear;
 pub mod machine;
 pub mod mode;

@@ -6,6 +6,7 @@ use kpkeys::Backend;
 
 use crate::addr::{PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
 use crate::entry::Format;
+use crate::guarded::Anchor;
 
 /// The physical memory that the linear map covers: one range, mapped from `linear` up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -190,6 +191,10 @@ pub unsafe trait Machine: Sync + Sized {
     /// Turns interrupts on again, where [`interrupts_off`](Self::interrupts_off) found them on.
     #[inline(always)]
     fn interrupts_on(&self) {}
+
+    /// Where the types of frames begin, in modes that check. It is filled when page tables are built, and a kernel keeps it where it is
+    /// read-only from then on: whoever can change it decides what is a page table.
+    fn anchor(&self) -> &Anchor;
 
     /// Makes stored valid kernel entries visible to table walks and synchronises this CPU (arm64: DSB ISHST, ISB). Also
     /// makes an earlier register write effective. Called only where the format wants it.

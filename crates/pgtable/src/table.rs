@@ -105,8 +105,8 @@ impl<'m> Table<'m> {
 /// An address `by` bytes further on, wrapping. It is made from the number, since it leads to another mapping, of which the first
 /// pointer says nothing: so the compiler must assume that a store through one shows through the other.
 #[inline(always)]
-fn displaced(entry: *const AtomicU64, by: usize) -> *const AtomicU64 {
-    core::ptr::with_exposed_provenance(entry.expose_provenance().wrapping_add(by))
+pub(crate) fn displaced<T>(word: *const T, by: usize) -> *const T {
+    core::ptr::with_exposed_provenance(word.expose_provenance().wrapping_add(by))
 }
 
 impl<'m> Slot<'m> {

@@ -205,7 +205,8 @@ fn a_freed_table_keeps_its_protection_until_it_is_flushed<F: HostedFormat>() {
         let (range, end) = (pages(USER, 512), VirtAddr(1 << 47));
         system
             .paging
-            .free_tables(&section, &user, range, VirtAddr(0), end, |ptp| unlinked.push(ptp));
+            .free_tables(&section, &user, range, VirtAddr(0), end, |ptp| unlinked.push(ptp))
+            .unwrap();
         drop(section);
         let frames: Vec<_> = unlinked.iter().map(|ptp| ptp.frame()).collect();
         assert!(frames.iter().all(|&frame| system.protects(frame)), "{config:?}");
@@ -284,6 +285,9 @@ mod misplaced {
         }
         fn alias(&self) -> Option<VirtAddr> {
             self.1
+        }
+        fn anchor(&self) -> &kpkeys_pgtable::guarded::Anchor {
+            self.0.anchor()
         }
         fn entry_barrier(&self) {
             self.0.entry_barrier();

@@ -20,7 +20,7 @@ struct Victim {
     table: PhysAddr,
 }
 
-const MODES: [Mode; 3] = [Mode::Unbatched, Mode::Batched, Mode::Fused];
+const MODES: [Mode; 4] = [Mode::Unbatched, Mode::Batched, Mode::FusedLean, Mode::Fused];
 
 fn victim(mode: Mode) -> Victim {
     let system = System::<Aarch64, Aliased>::boot(Config::of(mode), SMALL);
@@ -62,7 +62,7 @@ fn open(system: &System<Aarch64, Aliased>) -> Guard<'_, impl Backend, PageTables
 fn a_kernel_store_to_the_alias_works_with_pan_clear_and_faults_with_it_set() {
     for mode in MODES {
         let victim = victim(mode);
-        let level = if mode == Mode::Fused { Level::Pmd } else { Level::Pte };
+        let level = if mode.fuses() { Level::Pmd } else { Level::Pte };
         let stored = victim.mmu().store(victim.alias().offset(WORD), 0xbad);
         assert_eq!(stored, Err(Fault::Permission(level)), "{mode:?}");
         // Loads of the alias fault as well: there is nothing to be learned by probing for open windows.

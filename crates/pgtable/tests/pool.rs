@@ -197,9 +197,9 @@ fn an_unlinked_page_is_not_used_again_before_its_flush<F: HostedFormat, S: Prote
         {
             let section = system.paging.section(&user);
             let ceiling = VirtAddr(1 << 47);
-            system.paging.free_tables(&section, &user, range, VirtAddr(0), ceiling, |ptp| {
-                unlinked.push(ptp);
-            });
+            let free = |ptp| unlinked.push(ptp);
+            let paging = &system.paging;
+            paging.free_tables(&section, &user, range, VirtAddr(0), ceiling, free).unwrap();
         }
         let waiting: BTreeSet<_> = unlinked.iter().map(|ptp| ptp.frame()).collect();
         assert_eq!(waiting.len(), 42, "forty tables and two above them");
@@ -309,7 +309,9 @@ fn live_and_die<F: HostedFormat>(paging: &Paging<Counted<F>, Scarce>, seed: usiz
     assert_eq!(intact, range.pages(), "another CPU wrote to these tables");
     let mut unlinked = Vec::new();
     let ceiling = VirtAddr(1 << 47);
-    paging.free_tables(&section, &user, range, VirtAddr(0), ceiling, |ptp| unlinked.push(ptp));
+    paging
+        .free_tables(&section, &user, range, VirtAddr(0), ceiling, |ptp| unlinked.push(ptp))
+        .expect("the tables are empty");
     drop(section);
     paging.flush_and_release(Flush::User(user.frame(), range), unlinked);
     paging.release_user_root(user);

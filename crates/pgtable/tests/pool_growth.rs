@@ -54,6 +54,9 @@ unsafe impl Machine for Watched {
         self.looks.fetch_add(1, Ordering::Relaxed);
         self.inner.data(frame)
     }
+    fn anchor(&self) -> &kpkeys_pgtable::guarded::Anchor {
+        self.inner.anchor()
+    }
     fn entry_barrier(&self) {
         self.inner.entry_barrier();
     }
@@ -142,7 +145,7 @@ impl System {
         let inner = Hosted::new(arena, backend, NoProbe, CPUS);
         let machine = Watched { inner, looks: AtomicU64::new(0) };
         let frames = Strided::new(machine.memory(), order, stride);
-        let config = Config { mode: Mode::Fused, linear: Level::Pmd, pool: true };
+        let config = Config { mode: Mode::FusedLean, linear: Level::Pmd, pool: true };
         let paging = Paging::new(machine, frames, config).expect("builds");
         paging.enable_protection().expect("protects");
         System { paging }

@@ -98,9 +98,9 @@ fn the_last_page_of_the_kernel_half_can_be_mapped_and_freed<F: HostedFormat, S: 
         {
             let section = system.paging.section(kernel);
             let floor = VirtAddr(u64::MAX << 39);
-            system.paging.free_tables(&section, kernel, last, floor, VirtAddr(0), |ptp| {
-                unlinked.push(ptp);
-            });
+            let free = |ptp| unlinked.push(ptp);
+            let paging = &system.paging;
+            paging.free_tables(&section, kernel, last, floor, VirtAddr(0), free).unwrap();
         }
         assert_eq!(unlinked.len(), 3, "PTE, PMD and PUD table");
         system.paging.flush_and_release(kpkeys_pgtable::Flush::Kernel(last), unlinked);
@@ -413,7 +413,8 @@ fn tables_are_freed_only_between_floor_and_ceiling<F: HostedFormat, S: Protectio
                 let (floor, ceiling) = (VirtAddr(floor), VirtAddr(ceiling));
                 system
                     .paging
-                    .free_tables(&section, user, range, floor, ceiling, |ptp| unlinked.push(ptp));
+                    .free_tables(&section, user, range, floor, ceiling, |ptp| unlinked.push(ptp))
+                    .unwrap();
             }
             let freed = unlinked.len();
             system

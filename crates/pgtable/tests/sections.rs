@@ -12,7 +12,7 @@ use kpkeys_hosted::{Counter, Hosted, HostedFormat};
 use kpkeys_pgtable::entry::{Aarch64, X86_64};
 use kpkeys_pgtable::table::Slots;
 use kpkeys_pgtable::{
-    Attrs, Config, Entry, Event, Format, Level, Machine, Mode, Paging, PhysAddr, Root, Section,
+    Attrs, Config, Entry, Event, Format, Frames, Level, Machine, Mode, Paging, Root, Section,
 };
 use support::{KERNEL, SMALL, Scarce, USER};
 
@@ -101,7 +101,8 @@ impl<F: HostedFormat, const B: bool> Bench<F, B> {
             paging.table_for(&section, &user, USER, Level::Pte).expect("links");
             user
         };
-        let entry = F::leaf(Level::Pte, PhysAddr(0x1_0000_0000), Attrs::KERNEL_DATA);
+        let data = paging.frames().allocate(0).expect("there is memory");
+        let entry = F::leaf(Level::Pte, data, Attrs::KERNEL_DATA);
         Bench { paging, register, user, entry: entry.expect("a good entry") }
     }
 
@@ -171,7 +172,7 @@ fn three_stores<F: HostedFormat, const B: bool>(
     slots: Slots<'_>,
 ) {
     for i in 0..3 {
-        section.set(slots.slot(i), bench.entry);
+        section.set(slots.slot(i), bench.entry).expect("data");
     }
 }
 
@@ -253,7 +254,7 @@ fn range_stores_count_as_single_ones() {
     ];
     assert_costs::<Aarch64, true>(Half::Kernel, expected, |bench, section, slots| {
         let _lazy = section.lazy();
-        section.set_range(slots.sub(0, 5), |_| bench.entry);
+        section.set_consecutive(slots.sub(0, 5), bench.entry).expect("data");
     });
 }
 
@@ -266,7 +267,7 @@ fn of_nested_lazy_sections_only_the_outermost_acts() {
         for i in 0..3 {
             let _inner = section.lazy();
             let _innermost = section.lazy();
-            section.set(slots.slot(i), bench.entry);
+            section.set(slots.slot(i), bench.entry).expect("data");
         }
     });
 }
@@ -277,9 +278,9 @@ fn a_pause_closes_the_window_issues_what_is_due_and_opens_it_again() {
         [cost(0, 0, 2, 0), cost(2, 4, 6, 4), cost(2, 4, 4, 2), cost(2, 4, 4, 2), cost(2, 4, 6, 4)];
     assert_costs::<Aarch64, true>(Half::Kernel, expected, |bench, section, slots| {
         let _lazy = section.lazy();
-        section.set(slots.slot(0), bench.entry);
+        section.set(slots.slot(0), bench.entry).expect("data");
         section.paused(|| assert!(!bench.is_open(), "closed while paused"));
-        section.set(slots.slot(1), bench.entry);
+        section.set(slots.slot(1), bench.entry).expect("data");
     });
 }
 
@@ -288,12 +289,12 @@ fn pauses_nest() {
     let expected = [FREE, cost(2, 4, 4, 4), cost(2, 4, 4, 4), cost(2, 4, 4, 4), cost(2, 4, 4, 4)];
     assert_costs::<X86_64, true>(Half::Kernel, expected, |bench, section, slots| {
         let _lazy = section.lazy();
-        section.set(slots.slot(0), bench.entry);
+        section.set(slots.slot(0), bench.entry).expect("data");
         section.paused(|| {
             section.paused(|| assert!(!bench.is_open()));
             assert!(!bench.is_open(), "the inner pause must not resume the outer one");
         });
-        section.set(slots.slot(1), bench.entry);
+        section.set(slots.slot(1), bench.entry).expect("data");
     });
 }
 
@@ -302,15 +303,15 @@ fn a_store_while_paused_has_a_window_of_its_own() {
     let expected = [FREE, cost(3, 6, 6, 6), cost(3, 6, 6, 6), cost(3, 6, 6, 6), cost(3, 6, 6, 6)];
     assert_costs::<X86_64, true>(Half::Kernel, expected, |bench, section, slots| {
         let _lazy = section.lazy();
-        section.set(slots.slot(1), bench.entry);
+        section.set(slots.slot(1), bench.entry).expect("data");
         section.paused(|| {
             // A lazy-MMU section begun while paused is nested in the paused one: it does not act.
             let _inner = section.lazy();
-            section.set(slots.slot(0), bench.entry);
+            section.set(slots.slot(0), bench.entry).expect("data");
             assert!(!bench.is_open());
             section.paused(|| ());
         });
-        section.set(slots.slot(2), bench.entry);
+        section.set(slots.slot(2), bench.entry).expect("data");
     });
 }
 
@@ -322,7 +323,7 @@ fn a_lazy_section_that_ends_while_paused_is_not_resumed() {
         let lazy = section.lazy();
         section.paused(|| drop(lazy));
         assert!(!bench.is_open(), "{mode:?}: nobody would close it before the operation ends");
-        section.set(slots.slot(0), bench.entry);
+        section.set(slots.slot(0), bench.entry).expect("data");
         assert!(!bench.is_open(), "{mode:?}");
     }
 }
@@ -335,7 +336,7 @@ fn the_window_is_open_exactly_inside_lazy_sections_or_from_the_first_store() {
         assert!(!bench.is_open(), "{mode:?}: before the lazy section");
         let lazy = section.lazy();
         assert_eq!(bench.is_open(), mode == Mode::Batched, "{mode:?}: in it");
-        section.set(slots.slot(0), bench.entry);
+        section.set(slots.slot(0), bench.entry).expect("data");
         assert_eq!(bench.is_open(), section_has_window(mode), "{mode:?}: after a store");
         drop(lazy);
         assert_eq!(bench.is_open(), mode == Mode::FusedLean, "{mode:?}: after it");
@@ -356,14 +357,14 @@ fn an_operation_of_an_interrupt_inside_a_window_really_switches() {
         let bench = Bench::<Aarch64, true>::new(mode);
         let (outer, outer_slots) = bench.begin(Half::Kernel);
         let outer_lazy = outer.lazy();
-        outer.set(outer_slots.slot(0), bench.entry);
+        outer.set(outer_slots.slot(0), bench.entry).expect("data");
         let was_open = bench.is_open();
 
         let saved = bench.backend().exception_entry();
         assert!(!bench.is_open(), "{mode:?}: the handler starts protected");
         let inner = bench.cost(Half::User, |section, slots| {
             let _lazy = section.lazy();
-            section.set(slots.slot(0), bench.entry);
+            section.set(slots.slot(0), bench.entry).expect("data");
         });
         assert_eq!(inner, cost(1, 2, 2, 2), "{mode:?}: a window of its own");
         // SAFETY: it is that of the exception above.
@@ -371,7 +372,7 @@ fn an_operation_of_an_interrupt_inside_a_window_really_switches() {
 
         assert_eq!(bench.is_open(), was_open, "{mode:?}: the interrupted operation goes on");
         let before = bench.register.writes();
-        outer.set(outer_slots.slot(1), bench.entry);
+        outer.set(outer_slots.slot(1), bench.entry).expect("data");
         let writes = bench.register.writes() - before;
         assert_eq!(writes, if was_open { 0 } else { 2 }, "{mode:?}: in its own window");
         drop(outer_lazy);
@@ -387,28 +388,25 @@ fn every_setter_stores_and_is_counted() {
         let (section, slots) = bench.begin(Half::Kernel);
         let (slot, entry) = (slots.slot(0), bench.entry);
         let count = |event| bench.paging.machine().probe().read().of(event);
-        let (entries, uppers) = (count(Event::EntryStore), count(Event::UpperStore));
+        let entries = count(Event::EntryStore);
 
-        section.set(slot, entry);
+        section.set(slot, entry).expect("data");
         assert_eq!(slot.load(), entry);
         assert!(section.test_and_clear_young(slot));
         assert_eq!(slot.load(), X86_64::old(entry));
         assert!(!section.test_and_clear_young(slot), "it is old by now");
-        assert!(!section.set_access_flags(slot, entry, entry), "it is not what it was");
-        assert!(section.set_access_flags(slot, X86_64::old(entry), entry));
+        let changed = section.set_access_flags(slot, entry, entry);
+        assert_eq!(changed, Ok(false), "it is not what it was");
+        assert_eq!(section.set_access_flags(slot, X86_64::old(entry), entry), Ok(true));
         section.wrprotect_range(slots.sub(0, 1));
         assert_eq!(slot.load(), X86_64::write_protected(entry));
-        assert_eq!(section.establish(slot, entry), X86_64::write_protected(entry));
+        assert_eq!(section.establish(slot, entry), Ok(X86_64::write_protected(entry)));
         section.modify_range(slots.sub(0, 1), X86_64::old);
         assert_eq!(slot.load(), X86_64::old(entry));
         let mut was = Vec::new();
         section.get_and_clear_range(slots.sub(0, 1), |i, entry| was.push((i, entry)));
         assert_eq!(was, [(0, X86_64::old(entry))]);
         assert_eq!(slot.load(), Entry::EMPTY);
-        section.set_upper(slot, entry);
-        section.clear_upper(slot);
-        assert_eq!(slot.load(), Entry::EMPTY);
         assert_eq!(count(Event::EntryStore) - entries, 9, "{mode:?}");
-        assert_eq!(count(Event::UpperStore) - uppers, 2, "{mode:?}");
     }
 }

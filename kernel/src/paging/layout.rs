@@ -8,6 +8,7 @@ use crate::memory::{PAGE_SIZE, PhysRange};
 use crate::settled::Settled;
 use kpkeys::{Backend, Pkey, Scheme};
 use kpkeys_mm::Kernel;
+use kpkeys_pgtable::guarded::FrameType;
 use kpkeys_pgtable::{Attrs, Error, Format, Level, Machine, PageRange, Probe, VirtAddr};
 
 /// Completes tables that have a linear map and nothing else.
@@ -16,10 +17,31 @@ use kpkeys_pgtable::{Attrs, Error, Format, Level, Machine, PageRange, Probe, Vir
 ///
 /// Why something could not be mapped.
 pub fn complete<P: Probe>(kernel: &Kernel<Bare<P>>, ram: &[PhysRange]) -> Result<(), Error> {
+    type_frames(kernel, ram)?;
     unmap_holes(kernel, ram)?;
     protect_image_in_linear_map(kernel)?;
     map_image(kernel)?;
     map_devices(kernel)
+}
+
+/// Says which frames are code, constants, or no RAM.
+fn type_frames<P: Probe>(kernel: &Kernel<Bare<P>>, ram: &[PhysRange]) -> Result<(), Error> {
+    let paging = kernel.paging();
+    let mut behind = kernel.machine().memory().start;
+    for range in ram {
+        let hole = PhysRange { start: behind, end: range.start }.rounded_in(PAGE_SIZE);
+        behind = range.end;
+        paging.type_frames(hole.start, hole.pages(), FrameType::NotRam)?;
+    }
+    for region in image::regions() {
+        let is = match region.access {
+            image::Access::ReadExecute => FrameType::Text,
+            image::Access::Read if region.name == "rodata" => FrameType::Constants,
+            _ => continue,
+        };
+        paging.type_frames(region.phys().start, region.phys().pages(), is)?;
+    }
+    Ok(())
 }
 
 /// Takes what is no RAM out of the linear map, in whole 2 MiB blocks: device registers must not be reachable through cached

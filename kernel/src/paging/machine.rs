@@ -3,13 +3,27 @@
 use crate::arch::backend::Selected;
 use crate::arch::tlb;
 use crate::arch::{self, layout};
+use crate::settled::Settled;
 use crate::{cpu, protection};
 use core::ptr::NonNull;
+use kpkeys_pgtable::guarded::{Anchor, Types};
 use kpkeys_pgtable::{Flush, Machine, Memory, PhysAddr, Probe, VirtAddr};
+
+/// Where the types of frames begin.
+#[unsafe(link_section = ".settled")]
+static ANCHOR: Anchor = Anchor::new();
+
+/// The memory that the linear map covers.
+#[unsafe(link_section = ".settled")]
+static MEMORY: Settled<Memory> = Settled::new();
+
+/// What every frame is, in modes that check.
+pub fn types() -> Option<&'static Types> {
+    ANCHOR.get()
+}
 
 /// Hardware, or what an emulator makes of it.
 pub struct Bare<P> {
-    memory: Memory,
     probe: P,
     cpus: usize,
 }
@@ -17,7 +31,8 @@ pub struct Bare<P> {
 impl<P: Probe> Bare<P> {
     /// The running machine, whose linear map covers `memory`.
     pub fn new(memory: Memory, probe: P) -> Self {
-        Self { memory, probe, cpus: cpu::online().count() }
+        MEMORY.settle(|| memory);
+        Self { probe, cpus: cpu::online().count() }
     }
 }
 
@@ -45,7 +60,7 @@ unsafe impl<P: Probe> Machine for Bare<P> {
 
     #[inline(always)]
     fn memory(&self) -> Memory {
-        self.memory
+        *MEMORY
     }
 
     #[inline(always)]
@@ -86,6 +101,11 @@ unsafe impl<P: Probe> Machine for Bare<P> {
     #[inline(always)]
     fn interrupts_on(&self) {
         arch::irq::enable();
+    }
+
+    #[inline(always)]
+    fn anchor(&self) -> &Anchor {
+        &ANCHOR
     }
 
     #[inline(always)]

@@ -28,13 +28,15 @@ use crate::{calls, cpu, early_tables, image, interrupted, protection};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use kpkeys_mm::{Buddy, FrameMeta, FrameTable, Kernel, Layout};
 use kpkeys_pgtable::check::{self, Finding, Report, Scratch};
+use kpkeys_pgtable::guarded::Kind;
 use kpkeys_pgtable::{Config, Level, Machine, Memory, NoProbe, Probe, Root, VirtAddr};
 
 #[cfg(target_arch = "x86_64")]
 pub use layout::write_device;
-pub use machine::Bare;
+pub use machine::{Bare, types};
 
 /// The kernel's memory, timed: the instance everything but counting runs uses.
 pub type Memories = Kernel<Bare<NoProbe>>;
@@ -113,6 +115,24 @@ pub unsafe fn start<P: Probe + Default + 'static>(
     Ok(kernel)
 }
 
+/// Whether a root register may be loaded with this for a thread: with the root of an address space that is in use. In modes that check
+/// nothing, whatever a thread says.
+pub fn may_be_loaded(root: PhysAddr) -> bool {
+    types().is_none_or(|types| types.is_root(root, Kind::User))
+}
+
+/// Roots that threads named and that are none.
+static FORGED_ROOTS: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts a root that [may not be loaded](may_be_loaded), and says so of the first.
+#[cold]
+pub fn refused_root(root: PhysAddr) {
+    if FORGED_ROOTS.fetch_add(1, Ordering::Relaxed) == 0 {
+        let is = types().map(|types| types.of(root));
+        log::error!("refused to load {root:?} as a thread's root: it is {is:?}");
+    }
+}
+
 /// Asks every CPU, in an interrupt, whether its backend is in force and closed.
 ///
 /// # Errors
@@ -153,9 +173,11 @@ unsafe fn build<P: Probe + Default + 'static>(
         on_large_stack(|| Kernel::new(machine, frames, config, Layout::standard()).map(Box::new))?;
     layout::complete(&kernel, boot.ram())?;
     let early = early_tables::page_table_pages().iter().copied();
-    for pages in early.chain([image::boot_table_frames(), image::settled_frames()]) {
-        kernel.paging().record_early_ptps(pages.start, (pages.len() / PAGE_SIZE) as usize)?;
+    for pages in early.chain([image::boot_table_frames()]) {
+        kernel.paging().record_early_ptps(pages.start, pages.pages())?;
     }
+    let settled = image::settled_frames();
+    kernel.paging().record_settled(settled.start, settled.pages())?;
     Ok(Box::leak(kernel))
 }
 

@@ -79,8 +79,7 @@ impl<M: Machine> AddressSpace<'_, M> {
             write: write || attrs.write,
             ..attrs
         };
-        self.relax(slot, entry, touched);
-        Ok(())
+        self.relax(slot, entry, touched)
     }
 
     /// A page that is missing; returns how many pages were mapped.
@@ -137,7 +136,7 @@ impl<M: Machine> AddressSpace<'_, M> {
             .table_for(&section, self.root(), va, Level::Pte)
             .map_err(Error::from)
             .and_then(|table| Ok((table, user_leaf::<M>(page, attrs)?)))
-            .map(|(table, entry)| section.set(table.slot(va.index(Level::Pte)), entry));
+            .and_then(|(table, entry)| Ok(section.set(table.slot(va.index(Level::Pte)), entry)?));
         if mapped.is_err() {
             let frames = self.kernel.frames();
             frames.release_run(frames.unmapped(page, 1));
@@ -164,7 +163,11 @@ impl<M: Machine> AddressSpace<'_, M> {
             let mut entries = [(0, Entry::EMPTY); STORED_TOGETHER];
             let shared = self.share_pages(&mut missing, vma, file, &mut entries);
             let count = *shared.as_ref().unwrap_or_else(|(count, _)| count);
-            section.set_at(table, &entries[..count]);
+            if let Err((stored, error)) = section.set_at(table, &entries[..count]) {
+                self.unshare_pages(&entries[stored..count]);
+                mapped += stored;
+                return if mapped == 0 { Err(error.into()) } else { Ok(mapped) };
+            }
             mapped += count;
             match shared {
                 Err((_, error)) if mapped == 0 => return Err(error),
@@ -196,6 +199,15 @@ impl<M: Machine> AddressSpace<'_, M> {
             count += 1;
         }
         Ok(count)
+    }
+
+    /// Gives back references that [`share_pages`](Self::share_pages) took.
+    #[cold]
+    fn unshare_pages(&self, entries: &[(usize, Entry)]) {
+        let frames = self.kernel.frames();
+        for &(_, entry) in entries {
+            frames.release_run(frames.unmapped(M::Format::frame(Level::Pte, entry), 1));
+        }
     }
 
     /// Faults every page of a range in, for stores where the mapping allows them, as the kernel does for itself: `MAP_POPULATE`,
@@ -271,8 +283,10 @@ impl<M: Machine> AddressSpace<'_, M> {
             match self.vma_to_write(va).and_then(|vma| self.new_pages(table, va, &vma, true)) {
                 // A large folio may begin before `va`; what matters is how far it reaches. Nothing was gathered: its table was empty.
                 Ok(NewPages::Large(first)) => {
-                    self.store_large(section, table, first);
-                    return (Ok(ENTRIES - index), ENTRIES);
+                    return match self.store_large(section, table, first) {
+                        Ok(()) => (Ok(ENTRIES - index), ENTRIES),
+                        Err(error) => (Err(error), 0),
+                    };
                 }
                 Ok(NewPages::Small(entry)) => {
                     small.push((index, entry));
@@ -281,10 +295,13 @@ impl<M: Machine> AddressSpace<'_, M> {
                 Err(error) => break Err(error),
             }
         };
-        if !small.is_empty() {
-            section.set_at(table, &small);
+        match section.set_at(table, &small) {
+            Ok(()) => (gathered, small.len()),
+            Err((stored, error)) => {
+                self.unshare_pages(&small[stored..]);
+                (Err(error.into()), stored)
+            }
         }
-        (gathered, small.len())
     }
 
     fn vma_to_write(&self, va: VirtAddr) -> Result<Vma<'_>, Error> {
@@ -304,19 +321,30 @@ impl<M: Machine> AddressSpace<'_, M> {
     ) -> Result<usize, Error> {
         match self.new_pages(table, va, vma, write)? {
             NewPages::Large(first) => {
-                self.store_large(section, table, first);
+                self.store_large(section, table, first)?;
                 Ok(ENTRIES)
             }
             NewPages::Small(entry) => {
-                section.set(table.slot(va.index(Level::Pte)), entry);
+                let page = M::Format::frame(Level::Pte, entry);
+                section
+                    .set(table.slot(va.index(Level::Pte)), entry)
+                    .map_err(|error| self.give_up(page, 1, error))?;
                 Ok(1)
             }
         }
     }
 
-    fn store_large(&self, section: &Section<'_, M>, table: Table<'_>, first: Entry) {
+    fn store_large(
+        &self,
+        section: &Section<'_, M>,
+        table: Table<'_>,
+        first: Entry,
+    ) -> Result<(), Error> {
         section.will_store(ENTRIES);
-        section.set_range(table.all(), |i| Entry(first.0 + i as u64 * PAGE_SIZE));
+        let folio = M::Format::frame(Level::Pte, first);
+        section
+            .set_consecutive(table.all(), first)
+            .map_err(|error| self.give_up(folio, ENTRIES, error))
     }
 
     /// A folio of zeroes for an empty entry, or for all of its table if that is empty, as the mapping wants and memory allows.
@@ -348,6 +376,14 @@ impl<M: Machine> AddressSpace<'_, M> {
         Ok(NewPages::Small(user_leaf::<M>(page, attrs)?))
     }
 
+    /// Gives back pages that were counted as mapped, and could not be.
+    #[cold]
+    fn give_up(&self, first: PhysAddr, pages: usize, error: kpkeys_pgtable::Error) -> Error {
+        let frames = self.kernel.frames();
+        frames.release_run(frames.unmapped(first, pages));
+        error.into()
+    }
+
     /// Makes a page writable that was write-protected: as it is if nobody else has it, else by a copy.
     fn unshare(
         &self,
@@ -360,13 +396,14 @@ impl<M: Machine> AddressSpace<'_, M> {
         let shared = M::Format::frame(Level::Pte, entry);
         let attrs = writable(flags);
         if frames.is_exclusive(shared) {
-            self.relax(slot, entry, attrs);
-            return Ok(());
+            return self.relax(slot, entry, attrs);
         }
         let copy = frames.copy_of(self.kernel.machine(), shared)?;
         frames.map_new(copy, 1);
         let section = self.kernel.paging().section(self.root());
-        section.establish(slot, user_leaf::<M>(copy, attrs)?);
+        section
+            .establish(slot, user_leaf::<M>(copy, attrs)?)
+            .map_err(|error| self.give_up(copy, 1, error))?;
         drop(section);
         let page = PageRange::new(VirtAddr(va.0 & !(PAGE_SIZE - 1)), 1)?;
         self.kernel.paging().flush(Flush::User(self.root().frame(), page));
@@ -375,14 +412,15 @@ impl<M: Machine> AddressSpace<'_, M> {
     }
 
     /// Gives an entry more permission or flags. If hardware changed it meanwhile, the access faults again and comes back.
-    fn relax(&self, slot: Slot<'_>, entry: Entry, attrs: Attrs) {
+    fn relax(&self, slot: Slot<'_>, entry: Entry, attrs: Attrs) -> Result<(), Error> {
         if let Some(relaxed) =
             M::Format::leaf(Level::Pte, M::Format::frame(Level::Pte, entry), attrs)
             && relaxed != entry
         {
             let section = self.kernel.paging().section(self.root());
-            section.set_access_flags(slot, entry, relaxed);
+            section.set_access_flags(slot, entry, relaxed)?;
         }
+        Ok(())
     }
 }
 

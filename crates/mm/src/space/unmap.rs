@@ -146,7 +146,9 @@ impl<M: Machine> AddressSpace<'_, M> {
         gather: &mut Gather<'_, M>,
     ) {
         let mut unlinked = false;
-        self.kernel.paging().free_tables(section, self.root(), range, floor, ceiling, |table| {
+        let paging = self.kernel.paging();
+        // What is refused is no table of this address space, and stays what it is.
+        let _ = paging.free_tables(section, self.root(), range, floor, ceiling, |table| {
             gather.add_table(table);
             unlinked = true;
         });

@@ -119,6 +119,10 @@ unsafe impl<F: HostedFormat> Machine for Listening<F> {
         note(|cpu| cpu.interrupts_off = false);
     }
 
+    fn anchor(&self) -> &kpkeys_pgtable::guarded::Anchor {
+        self.0.anchor()
+    }
+
     fn entry_barrier(&self) {
         self.0.entry_barrier();
     }

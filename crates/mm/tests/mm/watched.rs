@@ -282,6 +282,10 @@ unsafe impl<F: HostedFormat, S: Scheme> Machine for Watched<F, S> {
         self.hosted.to_alias()
     }
 
+    fn anchor(&self) -> &kpkeys_pgtable::guarded::Anchor {
+        self.hosted.anchor()
+    }
+
     fn entry_barrier(&self) {
         self.hosted.entry_barrier();
     }

@@ -4,6 +4,8 @@ use kpkeys::Pkey;
 
 use crate::addr::{ENTRIES, Level, PAGE_SIZE, PageRange, VirtAddr};
 use crate::entry::{Entry, Format};
+use crate::error::Error;
+use crate::guarded::Kind;
 use crate::linear::Reserve;
 use crate::machine::Machine;
 use crate::ptp::Ptp;
@@ -105,8 +107,11 @@ impl<M: Machine> Change<'_, '_, M> {
         self.splits_in(self.root, Level::Pgd)
     }
 
-    pub(super) fn make(&self, reserve: &mut Reserve) {
-        self.apply(self.root, Level::Pgd, reserve);
+    /// # Errors
+    ///
+    /// A reserve with less than [`splits`](Self::splits), or with what is no spare page. Part of the change is made then.
+    pub(super) fn make(&self, reserve: &mut Reserve) -> Result<(), Error> {
+        self.apply(self.root, Level::Pgd, reserve)
     }
 
     fn splits_in(&self, table: Table<'_>, level: Level) -> usize {
@@ -144,22 +149,22 @@ impl<M: Machine> Change<'_, '_, M> {
             .filter(move |span| !range.covers(span) || !M::Format::maps_blocks(level))
     }
 
-    fn apply(&self, table: Table<'_>, level: Level, reserve: &mut Reserve) {
+    fn apply(&self, table: Table<'_>, level: Level, reserve: &mut Reserve) -> Result<(), Error> {
         for span in self.range.entries(level) {
             let slot = table.slot(VirtAddr(span.first).index(level));
             let entry = slot.load();
             let below = level.below();
             if let (Some(lower), Some(below)) = (self.lower_table(level, entry), below) {
-                self.with_range(self.range.intersection(&span)).apply(lower, below, reserve);
+                self.with_range(self.range.intersection(&span)).apply(lower, below, reserve)?;
             } else if self.range.covers(&span) {
                 self.section.set_upper(slot, self.to.apply::<M::Format>(entry));
-            } else if let Some(below) = below
-                && let Some(page) = reserve.take()
-            {
-                let lower = self.split(slot, entry, level, below, page);
-                self.with_range(self.range.intersection(&span)).apply(lower, below, reserve);
+            } else if let Some(below) = below {
+                let page = reserve.take(self.section, below, Kind::Linear)?;
+                let lower = self.split(slot, entry, level, below, page)?;
+                self.with_range(self.range.intersection(&span)).apply(lower, below, reserve)?;
             }
         }
+        Ok(())
     }
 
     /// Replaces a block by a table of leaves that say the same.
@@ -170,15 +175,15 @@ impl<M: Machine> Change<'_, '_, M> {
         level: Level,
         below: Level,
         page: Ptp,
-    ) -> Table<'t> {
+    ) -> Result<Table<'t>, Error> {
         let lower = page.table(self.section.machine());
         let (start, attrs) = (M::Format::frame(level, block), M::Format::attrs(block));
         self.section.fill(lower, |i| {
             M::Format::leaf(below, start.offset(i as u64 * below.entry_bytes()), attrs)
                 .unwrap_or(Entry::EMPTY)
         });
-        self.section.set_upper(slot, M::Format::table(page.link(), false));
-        lower
+        self.section.link(slot, level, Kind::Linear, false, page)?;
+        Ok(lower)
     }
 
     fn lower_table<'t>(&'t self, level: Level, entry: Entry) -> Option<Table<'t>> {

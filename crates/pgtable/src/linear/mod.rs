@@ -33,6 +33,7 @@ use crate::addr::{Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
 use crate::alias::Alias;
 use crate::entry::{Attrs, Entry, Format};
 use crate::error::Error;
+use crate::guarded::Kind;
 use crate::machine::{Event, Flush, Machine, Memory, Probe};
 use crate::ptp::Ptp;
 use crate::section::Section;
@@ -45,7 +46,7 @@ use change::{Change, Span, To, maps_all};
 /// alias, ranges in one 2 MiB are protected at a time, which needs three: two splits, and one table of the alias.
 #[derive(Debug)]
 pub struct Reserve {
-    pages: [Option<Ptp>; Self::CAPACITY],
+    pages: [Option<PhysAddr>; Self::CAPACITY],
 }
 
 impl Reserve {
@@ -64,19 +65,30 @@ impl Reserve {
         self.pages.iter().flatten().count()
     }
 
-    /// Adds a page to a reserve that is not full.
-    pub(crate) fn put(&mut self, page: Ptp) {
+    /// Adds a spare page to a reserve that is not full.
+    pub(crate) fn put(&mut self, page: PhysAddr) {
         if let Some(place) = self.pages.iter_mut().find(|place| place.is_none()) {
             *place = Some(page);
         }
     }
 
-    pub(crate) fn take(&mut self) -> Option<Ptp> {
-        self.pages.iter_mut().find_map(Option::take)
+    /// A page of the reserve, as a table to be filled and linked.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`] if it is empty, [`Error::Violation`] if what is in it is no spare page.
+    pub(crate) fn take<M: Machine>(
+        &mut self,
+        section: &Section<'_, M>,
+        level: Level,
+        kind: Kind,
+    ) -> Result<Ptp, Error> {
+        let page = self.pages.iter_mut().find_map(Option::take).ok_or(Error::OutOfMemory)?;
+        section.claim(page, level, kind)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = PhysAddr> + '_ {
-        self.pages.iter().flatten().map(Ptp::frame)
+        self.pages.iter().flatten().copied()
     }
 }
 
@@ -191,7 +203,7 @@ impl Linear {
         if change.splits() > reserve.len() {
             return Err(Error::OutOfMemory);
         }
-        change.make(reserve);
+        change.make(reserve)?;
         changed(section, [range]);
         Ok(())
     }
@@ -207,7 +219,7 @@ impl Linear {
     ) -> Result<(), Error> {
         let range = self.range(frame, 1)?;
         let (slot, leaf) = self.page_at(section.machine(), frame, range.start())?;
-        section.set(slot, M::Format::with_key(leaf, key));
+        section.set_admitted(slot, M::Format::with_key(leaf, key));
         changed(section, [range]);
         Ok(())
     }
@@ -259,8 +271,8 @@ impl Linear {
             return Err(Error::OutOfMemory);
         }
         // First the alias: nobody stores to the page meanwhile, but it may hold the very tables that are changed here.
-        alias.map(section, second, reserve);
-        change.make(reserve);
+        alias.map(section, second, reserve)?;
+        change.make(reserve)?;
         drop(lazy);
         // The alias was not valid, so no TLB has it.
         changed(section, [range]);
@@ -287,7 +299,7 @@ impl Linear {
             return Err(Error::OutOfMemory);
         }
         alias.unmap(section, second)?;
-        change.make(reserve);
+        change.make(reserve)?;
         drop(lazy);
         changed(section, [second, range]);
         Ok(())
@@ -308,8 +320,7 @@ impl Linear {
         if alias.tables_missing(section.machine(), second) > reserve.len() {
             return Err(Error::OutOfMemory);
         }
-        alias.map(section, second, reserve);
-        Ok(())
+        alias.map(section, second, reserve)
     }
 
     /// A change of leaves, to be made from the root. The lock must be held.

@@ -11,11 +11,12 @@ mod tables;
 use kpkeys::{Backend, Pkey, Scheme};
 use spin::Mutex;
 
-use crate::addr::{Level, PageRange, PhysAddr, VirtAddr};
+use crate::addr::{Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
 use crate::alias::Alias;
 use crate::entry::Format;
 use crate::error::Error;
 use crate::ground::Ground;
+use crate::guarded::{FrameType, Kind, Types};
 use crate::linear::{Linear, Reserve};
 use crate::machine::{Event, Flush, Frames, Machine, Probe};
 use crate::mode::Mode;
@@ -98,9 +99,14 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         // Until the root exists the linear map has none; no key is set before protection is enabled.
         let no_map = Linear::new(memory, memory.start, None);
         let ground = Ground::new(machine, frames, config.mode, no_map);
+        if config.mode.checks() {
+            lay_types(&ground)?;
+        }
         let kernel = {
             let section = ground.section(Space::Linear);
-            Root::new(allocator(&pool).allocate(&ground, &section)?.link(), Space::Kernel)
+            let kind = Kind::of_root(Space::Kernel);
+            let page = allocator(&pool).allocate(&ground, &section, Level::Pgd, kind)?;
+            Root::new(section.found_root(page, Space::Kernel)?, Space::Kernel)
         };
         let by_alias = ground.machine().backend().scheme() == Scheme::Alias;
         let alias = (by_alias && config.mode.protects())
@@ -190,8 +196,53 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     ///
     /// [`Error::EarlyRecordFull`]: the pages would stay unprotected. [`Error::OutsideLinearMap`].
     pub fn record_early_ptps(&self, start: PhysAddr, pages: usize) -> Result<(), Error> {
+        self.record(start, pages, FrameType::Early)
+    }
+
+    /// Records pages that settled during the kernel's start, and are to be protected as page tables are from
+    /// [`enable_protection`](Self::enable_protection) on.
+    ///
+    /// # Errors
+    ///
+    /// As [`record_early_ptps`](Self::record_early_ptps).
+    pub fn record_settled(&self, start: PhysAddr, pages: usize) -> Result<(), Error> {
+        self.record(start, pages, FrameType::Guarded)
+    }
+
+    fn record(&self, start: PhysAddr, pages: usize, is: FrameType) -> Result<(), Error> {
         self.ground.linear().mapped_range(self.machine(), start, pages)?;
-        self.ground.record_foreign(start, pages)
+        self.ground.record_foreign(start, pages)?;
+        self.type_frames(start, pages, is)
+    }
+
+    /// Says what frames are that this library did not allocate, in modes that check: the kernel's code and constants, and what is no RAM. What
+    /// is not said to be anything is data.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooLate`] once protection is on, [`Error::Violation`] if they are something else than data already.
+    #[track_caller]
+    pub fn type_frames(&self, start: PhysAddr, pages: usize, is: FrameType) -> Result<(), Error> {
+        if self.is_protected() {
+            return Err(Error::TooLate(start));
+        }
+        self.building().retype(start, pages, FrameType::Data, is)
+    }
+
+    /// What every frame is, in modes that check.
+    #[inline(always)]
+    pub fn types(&self) -> Option<&Types> {
+        self.machine().anchor().get()
+    }
+
+    /// How many spare pages the calling CPU has, and where that is kept, if there is a pool. For attacks.
+    pub fn spares_of_this_cpu(&self) -> Option<(usize, VirtAddr)> {
+        self.pool.as_ref().map(|pool| pool.spares_of_this_cpu(self.machine()))
+    }
+
+    /// Where it is kept whether protection is on. For attacks.
+    pub fn protected_address(&self) -> *const u8 {
+        self.ground.protected_address()
     }
 
     /// Sets the key of a range of memory in the linear map, and flushes what TLBs hold of it.
@@ -205,10 +256,22 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     pub fn set_memory_pkey(&self, start: PhysAddr, pages: usize, key: Pkey) -> Result<(), Error> {
         // Before the pool takes a block for it.
         self.ground.linear().mapped_range(self.machine(), start, pages)?;
+        if key != Pkey::PAGE_TABLES {
+            self.refuse_protected(start, pages)?;
+        }
         match &self.pool {
             None => self.ground.set_key(start, pages, key, &mut Reserve::new()),
             Some(pool) => pool.set_key(&self.ground, start, pages, key),
         }
+    }
+
+    /// Refuses frames that are protected, once protection is on.
+    fn refuse_protected(&self, start: PhysAddr, pages: usize) -> Result<(), Error> {
+        let Some(types) = self.types().filter(|_| self.is_protected()) else { return Ok(()) };
+        let mut frames = (0..pages as u64).map(|page| start.offset(page * PAGE_SIZE));
+        frames
+            .find(|&frame| types.of(frame).is_protected())
+            .map_or(Ok(()), |frame| Err(Error::Protected(frame)))
     }
 
     /// The key that a frame carries in the linear map, if it is mapped there.
@@ -291,7 +354,8 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     ///
     /// [`Error::OutOfMemory`].
     pub fn new_user_root(&self, section: &Section<'_, M>) -> Result<Root, Error> {
-        let page = self.allocate(section)?;
+        self.check_kernel_root()?;
+        let page = self.allocate(section, Level::Pgd, Kind::of_root(Space::User))?;
         if M::Format::USER_ROOT_HAS_KERNEL_HALF {
             let kernel = self.table(self.kernel.frame);
             let user = page.table(self.machine());
@@ -302,13 +366,26 @@ impl<M: Machine, F: Frames> Paging<M, F> {
                 }
             }
         }
-        Ok(Root::new(page.link(), Space::User))
+        Ok(Root::new(section.found_root(page, Space::User)?, Space::User))
+    }
+
+    /// Whether the kernel's root, of which every address space has a part on some machines, is one by its type.
+    #[track_caller]
+    fn check_kernel_root(&self) -> Result<(), Error> {
+        let Some(types) = self.types() else { return Ok(()) };
+        let section = self.section(&self.kernel);
+        section.check_table(types, self.root_table(&self.kernel).slot(0), Level::Pgd)
     }
 
     /// Ends a user address space whose tables are all unlinked: flushes it from every TLB and releases its root.
+    ///
+    /// A frame that is no root in use, by its type, is left alone.
     pub fn release_user_root(&self, root: Root) {
+        let retired = self.section(&root).retire_root(root.frame, root.space);
         self.flush(Flush::AddressSpace(root.frame));
-        self.release(UnlinkedPtp::new(root.frame).flushed());
+        if let Ok(page) = retired {
+            self.release(page.flushed());
+        }
     }
 
     /// Links a table below each root entry that translates part of a kernel range, so that root entries never change later.
@@ -339,8 +416,13 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         }
     }
 
-    pub(crate) fn allocate(&self, section: &Section<'_, M>) -> Result<Ptp, Error> {
-        self.ptps().allocate(&self.ground, section)
+    pub(crate) fn allocate(
+        &self,
+        section: &Section<'_, M>,
+        level: Level,
+        kind: Kind,
+    ) -> Result<Ptp, Error> {
+        self.ptps().allocate(&self.ground, section, level, kind)
     }
 
     fn release(&self, ptp: FlushedPtp) {
@@ -366,6 +448,20 @@ impl<M: Machine, F: Frames> Paging<M, F> {
 pub(crate) const KERNEL_HALF: core::ops::Range<usize> = 256..512;
 /// Root entries that translate the user's half.
 pub(crate) const USER_HALF: core::ops::Range<usize> = 0..256;
+
+/// Makes the types of all frames, and has the pages that they are in recorded, to be protected as page tables are.
+fn lay_types<M: Machine, F: Frames>(ground: &Ground<M, F>) -> Result<(), Error> {
+    let mut own = EarlyPtps::new();
+    let types = Types::new(ground.machine(), ground.frames(), |start, pages| {
+        ground.record_foreign(start, pages)?;
+        own.record(start, pages)
+    })?;
+    ground.machine().anchor().lay(types);
+    let section = ground.section(Space::Linear);
+    own.iter().try_for_each(|(start, pages)| {
+        section.retype(start, pages, FrameType::Data, FrameType::Guarded)
+    })
+}
 
 fn allocator<M: Machine, F: Frames>(pool: &Option<Pool>) -> &dyn PtpAllocator<M, F> {
     match pool {

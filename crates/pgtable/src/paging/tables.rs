@@ -4,6 +4,7 @@ use super::{Paging, Root};
 use crate::addr::{Level, PAGE_SIZE, PhysAddr, VirtAddr};
 use crate::entry::{Entry, Format};
 use crate::error::Error;
+use crate::guarded::Kind;
 use crate::machine::{Frames, Machine};
 use crate::section::{Section, Space};
 use crate::table::{Slot, Table};
@@ -78,8 +79,9 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     ///
     /// # Errors
     ///
-    /// [`Error::OutOfMemory`]; [`Error::MappedByBlock`] if a block is in the way.
+    /// [`Error::OutOfMemory`]; [`Error::MappedByBlock`] if a block is in the way; [`Error::WrongHalf`] if the root is not for the address.
     #[inline]
+    #[track_caller]
     pub fn table_for(
         &self,
         section: &Section<'_, M>,
@@ -87,6 +89,9 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         va: VirtAddr,
         level: Level,
     ) -> Result<Table<'_>, Error> {
+        if (root.space == Space::User) == va.is_kernel() {
+            return Err(Error::WrongHalf(va));
+        }
         match self.find_table(root, va, level) {
             Some(table) => Ok(table),
             None => self.link_tables(section, root, va, level),
@@ -94,6 +99,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     }
 
     #[cold]
+    #[track_caller]
     fn link_tables(
         &self,
         section: &Section<'_, M>,
@@ -115,6 +121,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         Ok(table)
     }
 
+    #[track_caller]
     fn link_table(
         &self,
         section: &Section<'_, M>,
@@ -123,7 +130,8 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         level: Level,
         va: VirtAddr,
     ) -> Result<Table<'_>, Error> {
-        let page = self.allocate(section)?;
+        let (below, kind) = (level.below().unwrap_or(level), self.kind(root, level, va));
+        let page = self.allocate(section, below, kind)?;
         let _linking = root.link.lock();
         let entry = slot.load();
         if entry.is_empty() {
@@ -131,12 +139,26 @@ impl<M: Machine, F: Frames> Paging<M, F> {
             // Leaves of the alias are marked as the user's, and so must be the way to them.
             let user = root.space == Space::User
                 || self.alias().is_some_and(|alias| alias.frame_at(va).is_some());
-            section.set_upper(slot, M::Format::table(page.link(), user));
+            section.link(slot, level, kind, user, page)?;
             return Ok(table);
         }
-        self.release(page.never_linked());
+        self.release(section.disclaim(page, below, kind));
         // Another CPU linked one meanwhile; or a block is in the way.
         self.lower_table(level, entry).ok_or(Error::MappedByBlock(va))
+    }
+
+    /// The kind of the table that an entry at `level` points to, the one that translates an address.
+    pub(crate) fn kind(&self, root: &Root, level: Level, va: VirtAddr) -> Kind {
+        let first = va.0 & !(level.entry_bytes() - 1);
+        let last = first + (level.entry_bytes() - 1);
+        let memory = self.machine().memory();
+        let linear_last = memory.linear.0 + (memory.pages as u64 * PAGE_SIZE - 1);
+        match root.space {
+            Space::User => Kind::User,
+            _ if first <= linear_last && memory.linear.0 <= last => Kind::Linear,
+            _ if self.alias().is_some_and(|alias| alias.overlaps(first, last)) => Kind::Alias,
+            _ => Kind::Kernel,
+        }
     }
 
     /// The table in a frame that is known to hold one: a root, or what a table entry points to.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   allocate ──> Ptp ──link──> (in a table) ──unlink──> UnlinkedPtp ──flush──> FlushedPtp ──release──> allocator
-//!             zeroed, keyed                          the TLB may still            key may be reset,
+//!             keyed, zeroed                          the TLB may still            key may be reset,
 //!                                                    hold a path through it       frame may be reused
 //! ```
 //!
@@ -17,9 +17,10 @@ pub use early::EarlyPtps;
 pub use per_page::PerPage;
 pub use pool::{Pool, REFILL_ORDERS};
 
-use crate::addr::PhysAddr;
+use crate::addr::{Level, PhysAddr};
 use crate::error::Error;
 use crate::ground::Ground;
+use crate::guarded::Kind;
 use crate::machine::{Frames, Machine};
 use crate::section::Section;
 use crate::table::Table;
@@ -91,12 +92,19 @@ impl FlushedPtp {
 
 /// Where page-table pages come from and go back to.
 pub trait PtpAllocator<M: Machine, F: Frames> {
-    /// A page-table page, zeroed and keyed. `section` is the operation that needs it, whose window it may use.
+    /// A page-table page for a table of this level and kind, zeroed and keyed. `section` is the operation that needs it, whose window it may use.
     ///
     /// # Errors
     ///
-    /// [`Error::OutOfMemory`], or why the key could not be set; nothing is allocated then.
-    fn allocate(&self, ground: &Ground<M, F>, section: &Section<'_, M>) -> Result<Ptp, Error>;
+    /// [`Error::OutOfMemory`], or why the key could not be set; nothing is allocated then. [`Error::Violation`] if what was to be handed out
+    /// is no spare page; that is left alone from then on.
+    fn allocate(
+        &self,
+        ground: &Ground<M, F>,
+        section: &Section<'_, M>,
+        level: Level,
+        kind: Kind,
+    ) -> Result<Ptp, Error>;
 
     /// Takes a page-table page back and, where the allocator says so, resets its key.
     fn release(&self, ground: &Ground<M, F>, ptp: FlushedPtp);

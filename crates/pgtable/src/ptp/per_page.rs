@@ -2,25 +2,34 @@
 //!
 //! Each change is a store to the linear map's tables, one more to the alias's where there is one, and a TLB flush or two. The linear map must be made of pages: changing
 //! the key of one page inside a block would mean splitting the block, which needs a page-table page first.
+//!
+//! A page is protected first and zeroed then, in a window of its own. The other way round, a store by another CPU between the zeroes and the
+//! key would be an entry of the table once it is linked, with no key broken and no window open.
 
 use super::{FlushedPtp, Ptp, PtpAllocator};
-use crate::addr::PAGE_SIZE;
-use crate::addr::PhysAddr;
+use crate::addr::{Level, PhysAddr};
 use crate::error::Error;
 use crate::ground::Ground;
+use crate::guarded::{FrameType, Kind};
 use crate::machine::{Event, Frames, Machine, Probe};
-use crate::section::Section;
+use crate::section::{Section, Space};
+use crate::table::Table;
 
 /// The allocator that asks the frame allocator for every page-table page.
 #[derive(Debug, Default)]
 pub struct PerPage;
 
 impl<M: Machine, F: Frames> PtpAllocator<M, F> for PerPage {
-    fn allocate(&self, ground: &Ground<M, F>, section: &Section<'_, M>) -> Result<Ptp, Error> {
+    fn allocate(
+        &self,
+        ground: &Ground<M, F>,
+        section: &Section<'_, M>,
+        level: Level,
+        kind: Kind,
+    ) -> Result<Ptp, Error> {
         let frame = ground.frames().allocate(0).ok_or(Error::OutOfMemory)?;
-        let data = ground.machine().data(frame);
-        // SAFETY: the frame is ours alone, is not protected yet, and its 4096 bytes are writable through this address.
-        unsafe { data.write_bytes(0, PAGE_SIZE as usize) };
+        // What is no data was never free: it is not given back.
+        section.retype(frame, 1, FrameType::Data, FrameType::Spare)?;
         let protected = if ground.is_protected() {
             // An operation of its own, so the window of the one that needs the page is closed meanwhile.
             section.paused(|| ground.protect_page(frame))
@@ -28,22 +37,30 @@ impl<M: Machine, F: Frames> PtpAllocator<M, F> for PerPage {
             ground.record_early(frame, 1)
         };
         if let Err(error) = protected {
+            section.retype(frame, 1, FrameType::Spare, FrameType::Data)?;
             // SAFETY: the frame was allocated above and never used.
             unsafe { ground.frames().release(frame, 0) };
             return Err(error);
         }
+        let ptp = section.claim(frame, level, kind)?;
+        // SAFETY: the frame is ours alone and linked nowhere; where protection is on no TLB has it writable any more.
+        unsafe { section.zero(Table::at(ground.machine(), frame)) };
         ground.machine().probe().count(Event::PtpAllocated, 1);
-        Ok(Ptp::new(frame))
+        Ok(ptp)
     }
 
     fn release(&self, ground: &Ground<M, F>, ptp: FlushedPtp) {
         let frame = ptp.into_frame();
         ground.machine().probe().count(Event::PtpFreed, 1);
-        let reset = if ground.is_protected() {
-            ground.unprotect_page(frame)
-        } else {
-            ground.forget_early(frame)
-        };
+        let retyped =
+            ground.section(Space::Linear).retype(frame, 1, FrameType::Spare, FrameType::Data);
+        let reset = retyped.and_then(|()| {
+            if ground.is_protected() {
+                ground.unprotect_page(frame)
+            } else {
+                ground.forget_early(frame)
+            }
+        });
         // A page that could not be made data again is never handed out as data, where every store would fault.
         if reset.is_ok() {
             // SAFETY: nothing refers to the page (the token's meaning), and it is not protected any more.

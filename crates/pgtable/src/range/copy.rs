@@ -44,6 +44,9 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         for piece in range.by_table(Level::Pte) {
             let Some(parent) = self.find_table(from, piece.start(), Level::Pte) else { continue };
             let child = self.table_for(section, to, piece.start(), Level::Pte)?;
+            if let Some(types) = section.types() {
+                section.check_table(types, child.slot(0), Level::Pte)?;
+            }
             let _lazy = section.lazy();
             section.will_store(2 * piece.pages());
             let (parent, child) = (slots_of(parent, piece), slots_of(child, piece));

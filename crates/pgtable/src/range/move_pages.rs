@@ -36,6 +36,9 @@ impl<M: Machine, F: Frames> Paging<M, F> {
             if let Some((source, into)) = tables {
                 let _lazy = section.lazy();
                 section.will_store(2 * piece.pages());
+                if let Some(types) = section.types() {
+                    section.check_table(types, into.slot(0), Level::Pte)?;
+                }
                 let into = into.slots(target.index(Level::Pte), piece.pages());
                 move_valid(section, slots_of(source, piece), into);
             }
@@ -64,7 +67,7 @@ fn move_valid<M: Machine>(section: &Section<'_, M>, from: Slots<'_>, into: Slots
     for (from, into) in from.iter().zip(into.iter()) {
         if M::Format::is_present(from.load()) {
             let entry = section.get_and_clear(from);
-            section.set(into, entry);
+            section.set_admitted(into, entry);
         }
     }
 }

@@ -1,9 +1,12 @@
 //! Changing what mappings allow.
 
+use core::cell::Cell;
+
 use super::{Blocks, Piece, slots_of};
-use crate::addr::PageRange;
-use crate::entry::Entry;
+use crate::addr::{Level, PageRange};
+use crate::entry::{Entry, Format};
 use crate::error::Error;
+use crate::guarded::{LeafRule, Types};
 use crate::machine::{Frames, Machine};
 use crate::paging::{Found, Paging, Root};
 use crate::section::Section;
@@ -14,8 +17,51 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     /// # Errors
     ///
     /// [`Error::MappedByBlock`] if any of the range is mapped by a block, or it cuts a contiguous run; nothing is changed then.
+    /// [`Error::Violation`] if an entry was to map a frame that it must not map so; it and nothing else stays as it was.
     #[inline(always)]
+    #[track_caller]
     pub fn protect(
+        &self,
+        section: &Section<'_, M>,
+        root: &Root,
+        range: PageRange,
+        change: impl Fn(Entry) -> Entry,
+    ) -> Result<(), Error> {
+        if let Some(types) = section.types() {
+            return self.protect_checked(section, types, root, range, change);
+        }
+        self.protect_admitted(section, root, range, change)
+    }
+
+    /// [`protect`](Self::protect) where changes are held against the types of frames. One that only takes permission needs no look.
+    #[inline(always)]
+    #[track_caller]
+    fn protect_checked(
+        &self,
+        section: &Section<'_, M>,
+        types: &Types,
+        root: &Root,
+        range: PageRange,
+        change: impl Fn(Entry) -> Entry,
+    ) -> Result<(), Error> {
+        let refused = Cell::new(None);
+        self.protect_admitted(section, root, range, |now| {
+            let new = change(now);
+            let rule = LeafRule::of::<M::Format>(section.space(), new);
+            let frame = M::Format::frame(Level::Pte, new);
+            if rule.only_takes::<M::Format>(now, new) || rule.admits(types, frame) {
+                return new;
+            }
+            refused.set(Some((rule, frame)));
+            now
+        })?;
+        refused
+            .get()
+            .map_or(Ok(()), |(rule, frame)| Err(section.violation(rule, types, frame, None)))
+    }
+
+    #[inline(always)]
+    fn protect_admitted(
         &self,
         section: &Section<'_, M>,
         root: &Root,

@@ -1,7 +1,8 @@
 //! Unlinking tables that are left empty.
 
 use crate::addr::{Level, PAGE_SIZE, PageRange, VirtAddr};
-use crate::entry::Format;
+use crate::error::Error;
+use crate::guarded::Kind;
 use crate::machine::{Frames, Machine};
 use crate::paging::{Paging, Root};
 use crate::ptp::UnlinkedPtp;
@@ -12,6 +13,13 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     /// Unlinks every table that translates nothing but addresses from `floor` up to, not including, `ceiling`, and some address of
     /// `range`. All of its entries must be empty. The pages are passed on, to be released with
     /// [`flush_and_release`](Self::flush_and_release).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TablesStay`] for the tables of the linear map and of the alias: nothing is unlinked. In modes that check, [`Error::TableInUse`]
+    /// for a table that holds entries, and [`Error::Violation`] for what is no such table by its type: those before it are unlinked, and were
+    /// passed on.
+    #[track_caller]
     pub fn free_tables(
         &self,
         section: &Section<'_, M>,
@@ -20,15 +28,16 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         floor: VirtAddr,
         ceiling: VirtAddr,
         mut unlinked: impl FnMut(UnlinkedPtp),
-    ) {
+    ) -> Result<(), Error> {
         let last = range.start().0 + (range.pages() as u64 * PAGE_SIZE - 1);
         let free = FreeTables {
             paging: self,
             section,
+            root,
             floor: floor.0,
             ceiling_last: ceiling.0.wrapping_sub(1),
         };
-        free.below(self.root_table(root), Level::Pgd, range.start().0, last, &mut unlinked);
+        free.below(self.root_table(root), Level::Pgd, range.start().0, last, &mut unlinked)
     }
 }
 
@@ -36,12 +45,14 @@ impl<M: Machine, F: Frames> Paging<M, F> {
 struct FreeTables<'a, 'm, M: Machine, F: Frames> {
     paging: &'a Paging<M, F>,
     section: &'a Section<'m, M>,
+    root: &'a Root,
     floor: u64,
     ceiling_last: u64,
 }
 
 impl<M: Machine, F: Frames> FreeTables<'_, '_, M, F> {
     /// Unlinks tables below `table`, which is at `level`, that translate addresses from `first` to `last`.
+    #[track_caller]
     fn below(
         &self,
         table: Table<'_>,
@@ -49,8 +60,8 @@ impl<M: Machine, F: Frames> FreeTables<'_, '_, M, F> {
         first: u64,
         last: u64,
         unlinked: &mut impl FnMut(UnlinkedPtp),
-    ) {
-        let Some(below) = level.below() else { return };
+    ) -> Result<(), Error> {
+        let Some(below) = level.below() else { return Ok(()) };
         for index in VirtAddr(first).index(level)..=VirtAddr(last).index(level) {
             let slot = table.slot(index);
             let entry = slot.load();
@@ -58,11 +69,19 @@ impl<M: Machine, F: Frames> FreeTables<'_, '_, M, F> {
             let span_first =
                 (first & !(level.table_bytes() - 1)) + index as u64 * level.entry_bytes();
             let span_last = span_first + (level.entry_bytes() - 1);
-            self.below(lower, below, first.max(span_first), last.min(span_last), unlinked);
+            self.below(lower, below, first.max(span_first), last.min(span_last), unlinked)?;
             if span_first >= self.floor && span_last <= self.ceiling_last {
-                self.section.clear_upper(slot);
-                unlinked(UnlinkedPtp::new(M::Format::frame(level, entry)));
+                let va = VirtAddr(span_first);
+                let kind = self.paging.kind(self.root, level, va);
+                if matches!(kind, Kind::Linear | Kind::Alias) {
+                    return Err(Error::TablesStay(va));
+                }
+                if self.section.types().is_some() && lower.all().first_taken().is_some() {
+                    return Err(Error::TableInUse(va));
+                }
+                unlinked(self.section.unlink(slot, level, kind, entry)?);
             }
         }
+        Ok(())
     }
 }

@@ -193,6 +193,12 @@ impl<'m, M: Machine> Section<'m, M> {
         }
     }
 
+    /// Whose tables are changed.
+    #[inline(always)]
+    pub(crate) fn space(&self) -> Space {
+        self.space
+    }
+
     /// The machine this section acts on.
     #[inline(always)]
     pub(crate) fn machine(&self) -> &'m M {

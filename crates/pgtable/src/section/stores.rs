@@ -3,8 +3,9 @@
 use kpkeys::{Backend, Scheme, Window};
 
 use super::{Section, Space};
-use crate::addr::ENTRIES;
+use crate::addr::{ENTRIES, Level, PAGE_SIZE};
 use crate::entry::{Entry, Format};
+use crate::error::Error;
 use crate::machine::{Event, Machine};
 use crate::store;
 use crate::table::{Slot, Slots, Table};
@@ -12,7 +13,7 @@ use crate::table::{Slot, Slots, Table};
 impl<M: Machine> Section<'_, M> {
     /// Stores an entry that points to a table, or a block: one above the last level.
     #[inline(always)]
-    pub fn set_upper(&self, slot: Slot<'_>, entry: Entry) {
+    pub(crate) fn set_upper(&self, slot: Slot<'_>, entry: Entry) {
         self.will_store(1);
         self.store(Event::UpperStore, slot, |window, slot| store::set(window, slot, entry));
         self.stored_valid(entry);
@@ -20,36 +21,82 @@ impl<M: Machine> Section<'_, M> {
 
     /// Empties an entry above the last level.
     #[inline(always)]
-    pub fn clear_upper(&self, slot: Slot<'_>) {
+    pub(crate) fn clear_upper(&self, slot: Slot<'_>) {
         self.will_store(1);
         self.store(Event::UpperStore, slot, store::clear);
     }
 
     /// Stores a PTE.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Violation`] if the frame that it maps must not be mapped so. Nothing is stored then.
     #[inline(always)]
-    pub fn set(&self, slot: Slot<'_>, entry: Entry) {
+    #[track_caller]
+    pub fn set(&self, slot: Slot<'_>, entry: Entry) -> Result<(), Error> {
+        self.admit(slot, entry)?;
+        self.set_admitted(slot, entry);
+        Ok(())
+    }
+
+    /// [`set`](Self::set) for an entry that was held against the types before, or is the linear map's or the alias's.
+    #[inline(always)]
+    pub(crate) fn set_admitted(&self, slot: Slot<'_>, entry: Entry) {
         self.store(Event::EntryStore, slot, |window, slot| store::set(window, slot, entry));
         self.stored_valid(entry);
     }
 
-    /// Stores PTEs of a table, each at its place.
+    /// Stores PTEs of a table, each at its place, in the order given.
+    ///
+    /// # Errors
+    ///
+    /// How many were stored, and why the next was not: as for [`set`](Self::set).
     #[inline(always)]
-    pub fn set_at(&self, table: Table<'_>, entries: &[(usize, Entry)]) {
+    #[track_caller]
+    pub fn set_at(
+        &self,
+        table: Table<'_>,
+        entries: &[(usize, Entry)],
+    ) -> Result<(), (usize, Error)> {
+        if entries.is_empty() {
+            return Ok(());
+        }
         if !self.has_gates() {
-            return entries.iter().for_each(|&(index, entry)| self.set(table.slot(index), entry));
+            return entries.iter().enumerate().try_for_each(|(stored, &(index, entry))| {
+                self.set(table.slot(index), entry).map_err(|error| (stored, error))
+            });
         }
         self.in_window(|window| {
-            self.count(Event::EntryStore, entries.len() as u64);
-            for &(index, entry) in entries.iter().take(ENTRIES) {
-                store::set(window, self.writable(table.slot(index)), entry);
+            for (stored, &(index, entry)) in entries.iter().take(ENTRIES).enumerate() {
+                let slot = table.slot(index);
+                self.admit(slot, entry).map_err(|error| (stored, error))?;
+                store::set(window, self.writable(slot), entry);
+                self.count(Event::EntryStore, 1);
             }
-        });
+            Ok(())
+        })?;
         entries.iter().for_each(|&(_, entry)| self.stored_valid(entry));
+        Ok(())
     }
 
-    /// Stores `entry(i)` to each PTE of a run.
+    /// Stores PTEs to a run that map one frame after the other, the first by `first`.
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Self::set).
     #[inline(always)]
-    pub fn set_range(&self, slots: Slots<'_>, mut entry: impl FnMut(usize) -> Entry) {
+    #[track_caller]
+    pub fn set_consecutive(&self, slots: Slots<'_>, first: Entry) -> Result<(), Error> {
+        if let Some(slot) = slots.iter().next() {
+            self.admit_run(slot, Level::Pte, first, slots.len())?;
+        }
+        self.set_range(slots, |i| Entry(first.0 + i as u64 * PAGE_SIZE));
+        Ok(())
+    }
+
+    /// Stores `entry(i)` to each PTE of a run: entries that were held against the types before, or are the linear map's or the alias's.
+    #[inline(always)]
+    pub(crate) fn set_range(&self, slots: Slots<'_>, mut entry: impl FnMut(usize) -> Entry) {
         if self.runs_in_gate() {
             self.in_window(|window| {
                 self.count(Event::EntryStore, slots.len() as u64);
@@ -161,13 +208,19 @@ impl<M: Machine> Section<'_, M> {
     }
 
     /// Replaces a PTE and returns the old one.
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Self::set).
     #[inline(always)]
-    pub fn establish(&self, slot: Slot<'_>, entry: Entry) -> Entry {
+    #[track_caller]
+    pub fn establish(&self, slot: Slot<'_>, entry: Entry) -> Result<Entry, Error> {
+        self.admit(slot, entry)?;
         let old = self.store(Event::EntryStore, slot, |window, slot| {
             store::establish::<M>(window, slot, entry)
         });
         self.stored_valid(entry);
-        old
+        Ok(old)
     }
 
     /// Empties a PTE and returns what it was, with the flags hardware has set.
@@ -177,17 +230,29 @@ impl<M: Machine> Section<'_, M> {
     }
 
     /// Changes a leaf from `old` to `new` if it still is `old`; returns whether it was.
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Self::set).
     #[inline(always)]
-    pub fn set_access_flags(&self, slot: Slot<'_>, old: Entry, new: Entry) -> bool {
-        self.store(Event::EntryStore, slot, |window, slot| {
+    #[track_caller]
+    pub fn set_access_flags(&self, slot: Slot<'_>, old: Entry, new: Entry) -> Result<bool, Error> {
+        self.admit(slot, new)?;
+        Ok(self.store(Event::EntryStore, slot, |window, slot| {
             store::set_access_flags::<M>(window, slot, old, new)
-        })
+        }))
     }
 
     /// Clears the young flag of a leaf and returns whether it was set.
     #[inline(always)]
     pub fn test_and_clear_young(&self, slot: Slot<'_>) -> bool {
         self.store(Event::EntryStore, slot, store::test_and_clear_young::<M>)
+    }
+
+    /// Runs `f` in a window, for a store to guarded memory, with how far behind its address that is made. It is no entry, and is not counted as one.
+    #[inline]
+    pub(crate) fn store_guarded<R>(&self, f: impl FnOnce(&Window<'_>, usize) -> R) -> R {
+        self.in_window(|window| f(window, self.to_alias))
     }
 
     /// Empties a table that nobody else can reach.

@@ -14,6 +14,7 @@ pub struct Scarce {
     allocations_left: AtomicUsize,
     refused: AtomicUsize,
     allocated: Mutex<Vec<(PhysAddr, u8)>>,
+    forged: Mutex<Option<PhysAddr>>,
 }
 
 impl Scarce {
@@ -27,12 +28,18 @@ impl Scarce {
             allocations_left: AtomicUsize::new(usize::MAX),
             refused: AtomicUsize::new(0),
             allocated: Mutex::default(),
+            forged: Mutex::default(),
         }
     }
 
     /// Refuses blocks of a larger order from now on, as if memory were fragmented.
     pub fn set_largest_order(&self, order: u8) {
         self.largest_order.store(order, Ordering::Relaxed);
+    }
+
+    /// Gives this out as the next block, as if a link of a free list were changed to it.
+    pub fn forge(&self, block: PhysAddr) {
+        *self.forged.lock().expect("no test panics with the lock held") = Some(block);
     }
 
     /// Refuses everything after this many more allocations.
@@ -72,6 +79,10 @@ impl Scarce {
 
 impl Frames for Scarce {
     fn allocate(&self, order: u8) -> Option<PhysAddr> {
+        if let Some(forged) = self.forged.lock().expect("no test panics with the lock held").take()
+        {
+            return Some(forged);
+        }
         if !self.may_allocate(order) {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return None;

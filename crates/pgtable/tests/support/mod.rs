@@ -200,7 +200,8 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
             let section = self.paging.section(root);
             let end = VirtAddr(1 << 47);
             self.paging
-                .free_tables(&section, root, range, VirtAddr(0), end, |ptp| unlinked.push(ptp));
+                .free_tables(&section, root, range, VirtAddr(0), end, |ptp| unlinked.push(ptp))
+                .expect("the tables are empty");
         }
         let freed = unlinked.len();
         self.paging.flush_and_release(Flush::User(root.frame(), range), unlinked);

@@ -30,6 +30,10 @@ pub(super) fn attack<M: Machine, S: Site<M>>(
         let address = site.platform(platform).ok_or(Failure::NoTarget("this machine has none"))?;
         return Ok(outcome(site.store(store, Aim::at(address))));
     }
+    if target == Target::ProtectionFlag {
+        let address = VirtAddr(kernel.paging().protected_address().addr() as u64);
+        return Ok(outcome(site.store(store, Aim::at(address))));
+    }
     let (page, offset) = prepared.locate(target)?;
     // Sixty-four bytes must not leave the page.
     let offset = if store == Store::Bulk { offset & !63 } else { offset };
@@ -62,6 +66,11 @@ pub(super) fn attack<M: Machine, S: Site<M>>(
         }),
         Primitive::MapWritable => by_mapping(kernel, site, prepared, page, offset),
         Primitive::ForgedRoot => by_forged_root(kernel, site, page),
+        Primitive::ForeignRoot => {
+            let loaded = site.load_root(page).map_err(Failure::Site)?;
+            Ok(if loaded { Outcome::Succeeded } else { Outcome::Refused })
+        }
+        Primitive::ForgedSpare => by_forged_spare(kernel, site, linear),
         Primitive::ForgedFrame => with_forged_register(site, SavedIn::Frame, of_table),
         Primitive::ForgedThread => with_forged_register(site, SavedIn::Thread, of_table),
     }
@@ -226,6 +235,35 @@ fn by_forged_root<M: Machine, S: Site<M>>(
     let loaded = site.load_copy_of_root(root, copy.address());
     kernel.frames().free_frame(copy);
     Ok(if loaded.map_err(Failure::Site)? { Outcome::Succeeded } else { Outcome::Refused })
+}
+
+/// Has a table that is in use handed out once more. Without a pool there is no such list, and the nearest is a store to a table that was data.
+fn by_forged_spare<M: Machine, S: Site<M>>(
+    kernel: &Kernel<M>,
+    site: &S,
+    linear: Aim,
+) -> Result<Outcome, Failure> {
+    let paging = kernel.paging();
+    let new_root = || paging.new_user_root(&paging.section(paging.kernel()));
+    let in_use = new_root()?;
+    let Some(spares) = paging.spares_of_this_cpu() else {
+        paging.release_user_root(in_use);
+        return Ok(outcome(site.store(Store::Word, linear)));
+    };
+    let (count, at) = spares;
+    site.overwrite(at, count as u64 + 1).map_err(Failure::Site)?;
+    let again = new_root();
+    // One of the two owns the page.
+    let handed_out = again.is_ok_and(|again| {
+        let same = again.frame() == in_use.frame();
+        paging.release_user_root(again);
+        same
+    });
+    if handed_out {
+        return Ok(Outcome::Succeeded);
+    }
+    paging.release_user_root(in_use);
+    Ok(Outcome::Refused)
 }
 
 fn with_forged_register<M: Machine, S: Site<M>>(

@@ -88,7 +88,9 @@ impl<'k, M: Machine> Prepared<'k, M> {
             Target::GivenBack => (self.given_back, 0),
             Target::DataBecomeTable => (self.become_table, 0),
             Target::TableBecomeData => (self.become_data.address(), 0),
-            Target::Platform(_) => return Err(Failure::NoTarget("it is no page of memory")),
+            Target::ProtectionFlag | Target::Platform(_) => {
+                return Err(Failure::NoTarget("it is no page of memory"));
+            }
         })
     }
 

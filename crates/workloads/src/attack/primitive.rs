@@ -44,6 +44,10 @@ pub enum Primitive {
     MapWritable,
     /// By loading a root that is no page-table page.
     ForgedRoot,
+    /// By loading a root that is a table of the kernel's, but no thread's.
+    ForeignRoot,
+    /// By changing how many spare pages a CPU is said to have, so that one that is in use is handed out again.
+    ForgedSpare,
     /// By changing the saved register in an exception frame.
     ForgedFrame,
     /// By changing the saved register of a suspended thread.
@@ -52,7 +56,7 @@ pub enum Primitive {
 
 impl Primitive {
     /// All of them, in the order of the table's columns.
-    pub const ALL: [Primitive; 20] = [
+    pub const ALL: [Primitive; 22] = [
         Primitive::Byte,
         Primitive::Word,
         Primitive::Bulk,
@@ -71,6 +75,8 @@ impl Primitive {
         Primitive::UserAlias,
         Primitive::MapWritable,
         Primitive::ForgedRoot,
+        Primitive::ForeignRoot,
+        Primitive::ForgedSpare,
         Primitive::ForgedFrame,
         Primitive::ForgedThread,
     ];
@@ -96,6 +102,8 @@ impl Primitive {
             Primitive::UserAlias => "user-alias",
             Primitive::MapWritable => "map-writable",
             Primitive::ForgedRoot => "forged-root",
+            Primitive::ForeignRoot => "foreign-root",
+            Primitive::ForgedSpare => "forged-spare",
             Primitive::ForgedFrame => "forged-frame",
             Primitive::ForgedThread => "forged-thread",
         }
@@ -142,6 +150,10 @@ impl Primitive {
     pub fn applies_to(self, target: Target) -> bool {
         match (self, target) {
             (Primitive::ForgedRoot, target) => target.is_root(),
+            (Primitive::ForeignRoot, target) => target == Target::Early,
+            (Primitive::ForgedSpare, target) => target == Target::DataBecomeTable,
+            // What lies beside it must not be written back.
+            (primitive, Target::ProtectionFlag) => primitive == Primitive::Byte,
             (primitive, Target::TableBecomeData | Target::Platform(_)) => {
                 primitive.is_plain_store()
             }

@@ -62,15 +62,26 @@ pub fn of(target: Target, primitive: Primitive, protection: Protection) -> Promi
         Target::Table(..) | Target::Early | Target::Static | Target::DataBecomeTable => true,
         Target::GivenBack => pool,
         Target::TableBecomeData => false,
+        Target::ProtectionFlag => mode.checks(),
         Target::Platform(_) => true,
     };
     // Gates restore no open window from ordinary memory.
     let is_saved_register = matches!(primitive, Primitive::ForgedFrame | Primitive::ForgedThread);
+    let is_checked = mode.checks()
+        && matches!(
+            primitive,
+            Primitive::VmallocAlias
+                | Primitive::UserAlias
+                | Primitive::MapWritable
+                | Primitive::ForgedRoot
+                | Primitive::ForeignRoot
+                | Primitive::ForgedSpare
+        );
     let is_covered = primitive.is_plain_store()
         || mode == Mode::Fused && is_saved_register
         || primitive.place().is_some()
         || primitive.needs_alias() && scheme == Scheme::Alias;
-    if mode.protects() && enforced && is_table && is_covered {
+    if mode.protects() && enforced && is_table && (is_covered || is_checked) {
         Promise::Blocked
     } else {
         Promise::None

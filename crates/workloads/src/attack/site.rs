@@ -165,4 +165,18 @@ pub trait Site<M: Machine>: Sync {
     ///
     /// Why it could not be tried.
     fn load_copy_of_root(&self, root: PhysAddr, copy: PhysAddr) -> Result<bool, String>;
+
+    /// Has the scheduler load this page as a thread's root, and returns whether a CPU did. The page must be a root that the kernel can run on.
+    ///
+    /// # Errors
+    ///
+    /// Why it could not be tried.
+    fn load_root(&self, root: PhysAddr) -> Result<bool, String>;
+
+    /// Writes a word of ordinary memory.
+    ///
+    /// # Errors
+    ///
+    /// Why it could not be written.
+    fn overwrite(&self, at: VirtAddr, value: u64) -> Result<(), String>;
 }

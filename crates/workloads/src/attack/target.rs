@@ -17,6 +17,8 @@ pub enum Target {
     DataBecomeTable,
     /// A page that was a page-table page and became data. It must be writable again.
     TableBecomeData,
+    /// What the page-table code remembers: whether protection is on.
+    ProtectionFlag,
     /// No page-table page, but what could be turned against them.
     Platform(Platform),
 }
@@ -63,12 +65,13 @@ pub enum Level {
 impl Target {
     /// All targets, tables first.
     pub fn all() -> impl Iterator<Item = Target> {
-        use Target::{DataBecomeTable, Early, GivenBack, Static, TableBecomeData};
+        use Target::{DataBecomeTable, Early, GivenBack, ProtectionFlag, Static, TableBecomeData};
         let platform = Platform::ALL.into_iter().map(Target::Platform);
         let tables = Region::ALL.into_iter().flat_map(|region| {
             Level::ALL.into_iter().map(move |level| Target::Table(region, level))
         });
-        tables.chain([Early, Static, GivenBack, DataBecomeTable, TableBecomeData]).chain(platform)
+        let others = [Early, Static, GivenBack, DataBecomeTable, TableBecomeData, ProtectionFlag];
+        tables.chain(others).chain(platform)
     }
 
     /// The target whose [`Display`](fmt::Display) this is.
@@ -135,6 +138,7 @@ impl fmt::Display for Target {
             Target::GivenBack => "table-given-back",
             Target::DataBecomeTable => "data-become-table",
             Target::TableBecomeData => "table-become-data",
+            Target::ProtectionFlag => "protection-flag",
             Target::Platform(Platform::ExceptionTable) => "exception-table",
             Target::Platform(Platform::TaskState) => "task-state",
             Target::Platform(Platform::InterruptController) => "interrupt-controller",

@@ -17,6 +17,7 @@ use super::boot::entry;
 use super::register::{mrs, msr, synchronize};
 use crate::lock::IrqsOff;
 use crate::memory::PhysAddr;
+use crate::paging;
 use crate::{early_tables, image};
 use core::arch::asm;
 use core::sync::atomic::Ordering;
@@ -44,8 +45,14 @@ pub fn current() -> PhysAddr {
     PhysAddr(mrs!("ttbr0_el1") & ADDRESS)
 }
 
-/// Loads a root table, if it is not loaded already. Interrupts are off.
+/// Loads a root table, if it is not loaded already: none in place of one that is none by its type. Interrupts are off.
 pub fn load(root: RootTable) {
+    let root = if root == RootTable::KERNEL || paging::may_be_loaded(PhysAddr(root.0)) {
+        root
+    } else {
+        paging::refused_root(PhysAddr(root.0));
+        RootTable::KERNEL
+    };
     let wanted = if root == RootTable::KERNEL { empty() } else { root.0 };
     if wanted == current().0 {
         return;

@@ -6,6 +6,7 @@
 use super::tlb;
 use crate::lock::IrqsOff;
 use crate::memory::PhysAddr;
+use crate::paging;
 use core::sync::atomic::{AtomicU64, Ordering};
 use x86_64::registers::control::{Cr3, Cr3Flags};
 use x86_64::structures::paging::PhysFrame;
@@ -28,11 +29,15 @@ pub fn current() -> PhysAddr {
     PhysAddr(Cr3::read().0.start_address().as_u64())
 }
 
-/// Loads a root table, if it is not loaded already. Interrupts are off.
+/// Loads a root table, if it is not loaded already: the kernel's own in place of one that is none by its type. Interrupts are off.
 pub fn load(root: RootTable) {
     let wanted = match root {
         RootTable::KERNEL => KERNEL_ROOT.load(Ordering::Relaxed),
-        RootTable(address) => address,
+        RootTable(address) if paging::may_be_loaded(PhysAddr(address)) => address,
+        RootTable(address) => {
+            paging::refused_root(PhysAddr(address));
+            KERNEL_ROOT.load(Ordering::Relaxed)
+        }
     };
     if wanted != 0 && wanted != current().0 {
         // SAFETY: whoever named the root promised that it holds the kernel's half (`Thread::set_root`, `adopt`), so

@@ -27,6 +27,11 @@ impl Magazine {
         CachePadded::new(Mutex::new(Magazine { len: 0, pages: [PhysAddr(0); MAGAZINE] }))
     }
 
+    /// How many pages there are, where it is kept. For attacks.
+    pub(super) fn len(&self) -> &usize {
+        &self.len
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.len == 0
     }

@@ -31,12 +31,13 @@ use kpkeys::Pkey;
 use spin::Mutex;
 
 use super::{FlushedPtp, Ptp, PtpAllocator};
-use crate::addr::PhysAddr;
+use crate::addr::{Level, PhysAddr, VirtAddr};
 use crate::error::Error;
 use crate::ground::Ground;
+use crate::guarded::{FrameType, Kind};
 use crate::linear::Reserve;
 use crate::machine::{Event, Flush, Frames, Machine, Probe};
-use crate::section::Section;
+use crate::section::{Section, Space};
 use crate::table::Table;
 use magazine::{Magazine, OwnMagazine};
 use records::{Place, Records, Regions};
@@ -146,8 +147,18 @@ impl Pool {
         region: &Region,
         block: Block,
     ) -> bool {
-        !region.has(block, Done::Protected)
-            || ground.unprotect(start, block.pages(), &mut self.reserve.lock()).is_ok()
+        let retype =
+            |from, to| ground.section(Space::Linear).retype(start, block.pages(), from, to);
+        if retype(FrameType::Spare, FrameType::Data).is_err() {
+            return false;
+        }
+        let reset = !region.has(block, Done::Protected)
+            || ground.unprotect(start, block.pages(), &mut self.reserve.lock()).is_ok();
+        // What cannot be made data is spare as before; nobody had it meanwhile.
+        if !reset {
+            let _ = retype(FrameType::Data, FrameType::Spare);
+        }
+        reset
     }
 
     /// Moves half a magazine of pages in, taking new blocks if none is spare: a block of the least order may go to the
@@ -182,6 +193,8 @@ impl Pool {
                     self.top_up_reserve(ground, spares);
                     return Ok(());
                 }
+                // What is no data was never free: it is not given back.
+                Err(error @ Error::Violation(_)) => return Err(error),
                 Err(error) => {
                     failure = error;
                     // SAFETY: the block was allocated above and never used.
@@ -206,7 +219,15 @@ impl Pool {
         self.records.prepare(ground.machine(), ground.frames(), start)?;
         let regions = self.records.of(ground.machine());
         let place = regions.place(start).ok_or(Error::OutsideLinearMap(start, 1 << order))?;
-        let protected = self.protect_new(ground, start, order)?;
+        let retype = |from, to| ground.section(Space::Linear).retype(start, 1 << order, from, to);
+        retype(FrameType::Data, FrameType::Spare)?;
+        let protected = match self.protect_new(ground, start, order) {
+            Ok(protected) => protected,
+            Err(error) => {
+                retype(FrameType::Spare, FrameType::Data)?;
+                return Err(error);
+            }
+        };
         let block = Block { first: place.page, order };
         spares.add(regions, place.number, place.region, block);
         if protected {
@@ -268,7 +289,7 @@ impl Pool {
             && let Some(page) = spares.take(regions)
         {
             // Zeroed when a split fills every entry of it.
-            reserve.put(Ptp::new(page));
+            reserve.put(page);
             ground.machine().probe().count(Event::PtpAllocated, 1);
         }
     }
@@ -278,6 +299,12 @@ impl Pool {
     fn magazine<'m, M: Machine>(&self, machine: &'m M) -> &'m OwnMagazine {
         let own = self.magazines.get(machine, machine.cpu());
         own.expect("a CPU's number is below the number of CPUs, as the machine promises")
+    }
+
+    /// How many pages the calling CPU's magazine has, and where that is kept. For attacks.
+    pub(crate) fn spares_of_this_cpu<M: Machine>(&self, machine: &M) -> (usize, VirtAddr) {
+        let magazine = self.magazine(machine).lock();
+        (*magazine.len(), VirtAddr(core::ptr::from_ref(magazine.len()).addr() as u64))
     }
 
     fn all_magazines<'m, M: Machine>(
@@ -295,7 +322,13 @@ impl Pool {
 }
 
 impl<M: Machine, F: Frames> PtpAllocator<M, F> for Pool {
-    fn allocate(&self, ground: &Ground<M, F>, section: &Section<'_, M>) -> Result<Ptp, Error> {
+    fn allocate(
+        &self,
+        ground: &Ground<M, F>,
+        section: &Section<'_, M>,
+        level: Level,
+        kind: Kind,
+    ) -> Result<Ptp, Error> {
         let page = {
             let mut magazine = self.magazine(ground.machine()).lock();
             match magazine.pop() {
@@ -306,11 +339,12 @@ impl<M: Machine, F: Frames> PtpAllocator<M, F> for Pool {
                 }
             }
         };
+        let ptp = section.claim(page, level, kind)?;
         // SAFETY: the page belongs to the pool, whose pages are page-table pages and nothing else; it was just taken out, so nobody
         // else knows it.
         unsafe { section.zero(Table::at(ground.machine(), page)) };
         ground.machine().probe().count(Event::PtpAllocated, 1);
-        Ok(Ptp::new(page))
+        Ok(ptp)
     }
 
     fn release(&self, ground: &Ground<M, F>, ptp: FlushedPtp) {
@@ -318,6 +352,11 @@ impl<M: Machine, F: Frames> PtpAllocator<M, F> for Pool {
         let known = regions.place(page);
         if !known.is_some_and(|Place { region, page, .. }| region.owns(page)) {
             // The table of somebody else's root. Left alone it can do no harm.
+            return;
+        }
+        let types = ground.machine().anchor().get();
+        if types.is_some_and(|types| types.of(page) != FrameType::Spare) {
+            // In use, whatever the caller was told.
             return;
         }
         ground.machine().probe().count(Event::PtpFreed, 1);

@@ -1,0 +1,179 @@
+//! What a frame can be.
+
+use core::fmt;
+
+use crate::addr::Level;
+use crate::section::Space;
+
+/// Whose translations a table holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// An address space's.
+    User = 0,
+    /// The kernel's half, but for the two below.
+    Kernel = 1,
+    /// The linear map's. Such tables are never freed.
+    Linear = 2,
+    /// The alias's, that page tables are stored through. Never freed either.
+    Alias = 3,
+}
+
+impl Kind {
+    const ALL: [Kind; 4] = [Kind::User, Kind::Kernel, Kind::Linear, Kind::Alias];
+
+    /// The kind of a root's own table.
+    pub(crate) const fn of_root(space: Space) -> Kind {
+        match space {
+            Space::User => Kind::User,
+            Space::Kernel | Space::Linear => Kind::Kernel,
+        }
+    }
+}
+
+/// What a frame is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FrameType {
+    /// Free, or data of the kernel or of programs.
+    Data,
+    /// A page-table page: the level of its entries, whose they are, and whether it is in use: linked into another table, or, at
+    /// [`Level::Pgd`], a root that may be loaded.
+    Table {
+        /// The level of its entries.
+        level: Level,
+        /// Whose translations it holds.
+        kind: Kind,
+        /// Whether it is linked, or may be loaded.
+        linked: bool,
+    },
+    /// Protected, and waiting to become a page-table page.
+    Spare,
+    /// A table that the kernel was started on: protected, and never to be linked or loaded again.
+    Early,
+    /// The kernel's code.
+    Text,
+    /// The kernel's constants.
+    Constants,
+    /// Protected as page tables are: what this code believes, and what settled during the kernel's start.
+    Guarded,
+    /// Inside the range of memory, and no RAM.
+    NotRam,
+}
+
+/// The word of [`FrameType::Data`]: memory that was never typed is data.
+pub(super) const DATA: u32 = 0;
+const KIND_SHIFT: u32 = 6;
+const KIND: u32 = 3 << KIND_SHIFT;
+const LINKED: u32 = 1 << 8;
+const TABLE: u32 = 1;
+
+impl FrameType {
+    /// A table that is not in use.
+    pub(crate) const fn unlinked(level: Level, kind: Kind) -> FrameType {
+        FrameType::Table { level, kind, linked: false }
+    }
+
+    /// A table that is.
+    pub(crate) const fn linked(level: Level, kind: Kind) -> FrameType {
+        FrameType::Table { level, kind, linked: true }
+    }
+
+    /// Whether such a frame is protected once protection is on.
+    pub(crate) const fn is_protected(self) -> bool {
+        use FrameType::{Early, Guarded, Spare, Table};
+        matches!(self, Table { .. } | Spare | Early | Guarded)
+    }
+
+    /// The type as it is kept.
+    pub(super) const fn word(self) -> u32 {
+        match self {
+            FrameType::Data => DATA,
+            FrameType::Table { level, kind, linked } => {
+                TABLE
+                    | (level as u32) << 4
+                    | (kind as u32) << KIND_SHIFT
+                    | if linked { LINKED } else { 0 }
+            }
+            FrameType::Spare => 2,
+            FrameType::Early => 3,
+            FrameType::Text => 4,
+            FrameType::Constants => 5,
+            FrameType::Guarded => 6,
+            FrameType::NotRam => 7,
+        }
+    }
+
+    /// Whether a word is that of a linked table of a level, a program's or the kernel's.
+    #[inline(always)]
+    pub(super) const fn is_table_word(word: u32, level: Level, user: bool) -> bool {
+        word & !KIND == FrameType::linked(level, Kind::User).word() && (word & KIND == 0) == user
+    }
+
+    /// What a word says. One that no type has is taken for what allows nothing.
+    pub(super) fn of_word(word: u32) -> FrameType {
+        const LEVELS: [Level; 4] = [Level::Pte, Level::Pmd, Level::Pud, Level::Pgd];
+        match word & 0xf {
+            0 => FrameType::Data,
+            TABLE => FrameType::Table {
+                level: LEVELS[(word >> 4) as usize & 3],
+                kind: Kind::ALL[(word >> KIND_SHIFT) as usize & 3],
+                linked: word & LINKED != 0,
+            },
+            2 => FrameType::Spare,
+            3 => FrameType::Early,
+            4 => FrameType::Text,
+            5 => FrameType::Constants,
+            6 => FrameType::Guarded,
+            _ => FrameType::NotRam,
+        }
+    }
+}
+
+impl fmt::Display for FrameType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FrameType::Data => f.write_str("data"),
+            FrameType::Table { level, kind, linked } => {
+                let linked = if *linked { "linked" } else { "unlinked" };
+                write!(f, "{linked} {level:?} table ({kind:?})")
+            }
+            FrameType::Spare => f.write_str("spare table"),
+            FrameType::Early => f.write_str("early table"),
+            FrameType::Text => f.write_str("kernel text"),
+            FrameType::Constants => f.write_str("kernel constants"),
+            FrameType::Guarded => f.write_str("guarded data"),
+            FrameType::NotRam => f.write_str("not RAM"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    #[test]
+    fn every_type_has_a_word_of_its_own() {
+        use FrameType::{Constants, Data, Early, Guarded, NotRam, Spare, Text};
+        let mut all = Vec::from([Data, Spare, Early, Text, Constants, Guarded, NotRam]);
+        for level in [Level::Pte, Level::Pmd, Level::Pud, Level::Pgd] {
+            for kind in Kind::ALL {
+                all.extend([FrameType::unlinked(level, kind), FrameType::linked(level, kind)]);
+            }
+        }
+        for (i, of) in all.iter().enumerate() {
+            assert_eq!(FrameType::of_word(of.word()), *of);
+            assert!(all[..i].iter().all(|other| other.word() != of.word()), "{of}");
+        }
+        for of in &all {
+            let user = matches!(of, FrameType::Table { kind: Kind::User, .. });
+            for level in [Level::Pte, Level::Pmd, Level::Pud, Level::Pgd] {
+                let is =
+                    matches!(of, FrameType::Table { level: of, linked: true, .. } if *of == level);
+                assert_eq!(FrameType::is_table_word(of.word(), level, user), is, "{of} {level:?}");
+                assert!(!FrameType::is_table_word(of.word(), level, !user), "{of} {level:?}");
+            }
+        }
+        assert_eq!(FrameType::of_word(0xf), NotRam, "what is not known allows nothing");
+    }
+}

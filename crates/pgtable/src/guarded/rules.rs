@@ -1,0 +1,175 @@
+//! Which leaf may map which frame, and what is said of one that may not.
+//!
+//! | leaf | frames it may map |
+//! |---|---|
+//! | in an address space | data |
+//! | the kernel's, for programs | none |
+//! | the kernel's, writable and executable | none |
+//! | the kernel's, writable | data; what is no RAM |
+//! | the kernel's, executable | text |
+//! | the kernel's, neither | any |
+//!
+//! The linear map and the alias are exempt: what they map is what protection is made of, and only this crate stores there.
+
+use core::fmt;
+use core::panic::Location;
+
+use super::frame_type::FrameType;
+use super::types::Types;
+use crate::addr::{Level, PAGE_SIZE, PhysAddr, VirtAddr};
+use crate::entry::{Entry, Format};
+use crate::section::Space;
+
+/// What a frame was to be used for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Use {
+    /// To become this, from that.
+    Change {
+        /// What it was said to be.
+        from: FrameType,
+        /// What it was to become.
+        to: FrameType,
+    },
+    /// To be stored to, as a table in use.
+    Table {
+        /// The level of its entries.
+        level: Level,
+        /// Whose: a program's, else the kernel's.
+        user: bool,
+    },
+    /// To be mapped by a leaf.
+    Leaf {
+        /// By a program's, else the kernel's.
+        user: bool,
+        /// For stores.
+        write: bool,
+        /// For instruction fetches.
+        execute: bool,
+    },
+}
+
+/// A store that does not fit the type of a frame. It was not made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// The frame.
+    pub frame: PhysAddr,
+    /// What it is.
+    pub is: FrameType,
+    /// What it was to be used for.
+    pub wanted: Use,
+    /// Where the entry is that was to be stored, if it was about one.
+    pub entry: Option<VirtAddr>,
+    /// Who asked for it.
+    pub by: &'static Location<'static>,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is {}", self.frame, self.is)?;
+        match self.wanted {
+            Use::Change { from, to } => write!(f, ", where {from} was to become {to}")?,
+            Use::Table { level, user } => {
+                let whose = if user { "a program's" } else { "the kernel's" };
+                write!(f, " and was to be stored to as {whose} {level:?} table")?;
+            }
+            Use::Leaf { user, write, execute } => {
+                let whose = if user { "a program" } else { "the kernel" };
+                let rights = match (write, execute) {
+                    (true, true) => " writable and executable",
+                    (true, false) => " writable",
+                    (false, true) => " executable",
+                    (false, false) => " read-only",
+                };
+                write!(f, " and was to be mapped{rights} for {whose}")?;
+            }
+        }
+        if let Some(entry) = self.entry {
+            write!(f, ", by the entry at {entry:?}")?;
+        }
+        write!(f, "; asked for at {}", self.by)
+    }
+}
+
+/// What leaves of one operation need, so that a run of them is judged once but for their frames.
+#[derive(Clone, Copy)]
+pub(crate) struct LeafRule {
+    /// In an address space's tables.
+    user: bool,
+    /// For programs, in the kernel's tables.
+    misplaced: bool,
+    write: bool,
+    execute: bool,
+    /// Whether leaves of this space are held against types.
+    exempt: bool,
+}
+
+impl LeafRule {
+    /// The rule for a leaf like this one, in tables of a space.
+    #[inline(always)]
+    pub(crate) fn of<F: Format>(space: Space, leaf: Entry) -> LeafRule {
+        let attrs = F::attrs(leaf);
+        LeafRule {
+            user: space == Space::User,
+            misplaced: attrs.user && space != Space::User,
+            write: attrs.write,
+            execute: attrs.execute,
+            exempt: space == Space::Linear,
+        }
+    }
+
+    /// Whether a leaf may map this frame.
+    #[inline(always)]
+    pub(crate) fn admits(self, types: &Types, frame: PhysAddr) -> bool {
+        let plain = types.is_data(frame) && (self.user || !(self.execute || self.misplaced));
+        plain || self.admits_other(types.of(frame))
+    }
+
+    /// The first of `pages` frames that a leaf may not map.
+    #[inline]
+    pub(crate) fn first_refused(
+        self,
+        types: &Types,
+        first: PhysAddr,
+        pages: usize,
+    ) -> Option<PhysAddr> {
+        (0..pages as u64)
+            .map(|page| first.offset(page * PAGE_SIZE))
+            .find(|&frame| !self.admits(types, frame))
+    }
+
+    /// Whether a leaf of this rule maps what the one before it maps, with no more permission.
+    #[inline(always)]
+    pub(crate) fn only_takes<F: Format>(self, before: Entry, after: Entry) -> bool {
+        let (was, is) = (F::attrs(before), F::attrs(after));
+        F::frame(Level::Pte, before) == F::frame(Level::Pte, after)
+            && (was.write || !is.write)
+            && (was.execute || !is.execute)
+            && was.user == is.user
+    }
+
+    #[cold]
+    fn admits_other(self, is: FrameType) -> bool {
+        match (is, self.write, self.execute) {
+            _ if self.exempt => true,
+            _ if self.user => is == FrameType::Data,
+            _ if self.misplaced => false,
+            (_, true, true) => false,
+            (is, true, false) => matches!(is, FrameType::Data | FrameType::NotRam),
+            (is, false, true) => is == FrameType::Text,
+            (_, false, false) => true,
+        }
+    }
+
+    /// What is said of a frame that it does not admit.
+    pub(super) fn violation(
+        self,
+        types: &Types,
+        frame: PhysAddr,
+        entry: Option<VirtAddr>,
+        by: &'static Location<'static>,
+    ) -> Violation {
+        let user = self.user || self.misplaced;
+        let wanted = Use::Leaf { user, write: self.write, execute: self.execute };
+        Violation { frame, is: types.of(frame), wanted, entry, by }
+    }
+}
