@@ -23,7 +23,7 @@ pub fn run() -> Result<()> {
     if command::find("valgrind").is_none() {
         bail!("there is no valgrind to count with; `cargo xtask setup` installs it");
     }
-    let counts = instructions::count(&[Mode::Off, Mode::Fused], &["--largest"])?;
+    let counts = instructions::count(&[Mode::Off, Mode::FusedLean], &["--largest"])?;
     let table = table(&growth(&counts)?);
     let file = workspace::root().join("docs/results/peers-growth-instructions.md");
     fs::write(&file, &table).with_context(|| format!("cannot write {}", file.display()))?;

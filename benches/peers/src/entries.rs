@@ -113,7 +113,7 @@ impl Kernels {
     fn boot() -> Kernels {
         Kernels {
             off: (timed(Mode::Off), timed(Mode::Off)),
-            fused: (timed(Mode::Fused), timed(Mode::Fused)),
+            fused: (timed(Mode::FusedLean), timed(Mode::FusedLean)),
             software: (software(), software()),
         }
     }
@@ -125,7 +125,7 @@ fn timed<F: HostedFormat>(mode: Mode) -> Kernel<kpkeys_hosted::boot::Timed<F>> {
 }
 
 fn software<F: HostedFormat>() -> Kernel<kpkeys::WithoutSwitches<F>> {
-    kpkeys::boot_without_switches::<F>(KERNEL_PAGES, Config::of(Mode::Fused))
+    kpkeys::boot_without_switches::<F>(KERNEL_PAGES, Config::of(Mode::FusedLean))
 }
 
 fn entrants(kernels: &Kernels) -> Vec<Entrant<'_>> {
@@ -134,11 +134,11 @@ fn entrants(kernels: &Kernels) -> Vec<Entrant<'_>> {
         entrant("by hand, atomic", Kind::Hand, hand::Hand::<true>::new(TABLES), 1 << 1, 0),
         ours::<_, true>("off, x86_64", &kernels.off.0),
         ours::<_, true>("off, aarch64", &kernels.off.1),
-        ours::<_, true>("fused, x86_64", &kernels.fused.0),
-        ours::<_, true>("fused, aarch64", &kernels.fused.1),
-        ours::<_, true>("fused, software, x86_64", &kernels.software.0),
-        ours::<_, true>("fused, software, aarch64", &kernels.software.1),
-        ours::<_, false>("fused, software, atomic, x86_64", &kernels.software.0),
+        ours::<_, true>("fused-lean, x86_64", &kernels.fused.0),
+        ours::<_, true>("fused-lean, aarch64", &kernels.fused.1),
+        ours::<_, true>("fused-lean, software, x86_64", &kernels.software.0),
+        ours::<_, true>("fused-lean, software, aarch64", &kernels.software.1),
+        ours::<_, false>("fused-lean, software, atomic, x86_64", &kernels.software.0),
         entrant("x86_64", Kind::Other, x86_64::X86_64::new(TABLES), 1 << 1, 0),
         entrant(
             "aarch64-paging",

@@ -85,7 +85,7 @@ impl Many {
         let mut table = Table::new(self.title, header);
         let by_hand: Vec<f64> =
             counts.iter().map(|&count| (self.by_hand)(count, repeats)).collect();
-        for mode in [Mode::Off, Mode::Fused] {
+        for mode in [Mode::Off, Mode::FusedLean] {
             let one_more = |&count| (self.one_more)(&kernel(mode, 4 << 18), count, repeats);
             let times: Vec<f64> = counts.iter().map(one_more).collect();
             table.row(mode.name().to_owned(), with_growth(&times, &by_hand));
@@ -96,7 +96,10 @@ impl Many {
 }
 
 fn header(first: &str, counts: impl Iterator<Item = String>) -> Vec<String> {
-    std::iter::once(first.to_owned()).chain(counts).chain(["growth", "of by hand"].map(str::to_owned)).collect()
+    std::iter::once(first.to_owned())
+        .chain(counts)
+        .chain(["growth", "of by hand"].map(str::to_owned))
+        .collect()
 }
 
 /// Times, the last as a multiple of the first, and that as a multiple of what it is by hand.
@@ -124,7 +127,7 @@ fn sizes(limits: &Limits) -> Table {
         Table::new("Nanoseconds a page, by the size of the mapping", header("what", mib));
     let hand = limits.pages.iter().map(|&pages| by_hand(pages, limits.repeats));
     let (map, unmap): (Vec<f64>, Vec<f64>) = hand.map(|[map, unmap]| (map, unmap)).unzip();
-    for mode in [Mode::Off, Mode::Fused] {
+    for mode in [Mode::Off, Mode::FusedLean] {
         let rows = limits.pages.iter().map(|&pages| process_of(mode, pages, limits.repeats));
         let rows: Vec<[f64; 3]> = rows.collect();
         for (i, (what, hand)) in

@@ -25,13 +25,13 @@ pub fn run(operations: usize) -> Table {
     let header = ["blocks of the linear map", "in all", "split after boot", "after the soak"];
     let title = format!("Split blocks of the linear map, {operations} operations");
     let mut table = Table::new(&title, header.map(str::to_owned).to_vec());
-    let setup = Setup { pages: KERNEL_PAGES, cpus: 1, config: Config::of(Mode::Fused) };
+    let setup = Setup { pages: KERNEL_PAGES, cpus: 1, config: Config::of(Mode::FusedLean) };
     let kernel = boot::<Aarch64>(setup).expect("the host has addresses for a sparse arena");
     let before = kernel.paging().split_blocks();
     soak(&kernel, operations, &mut generator(2));
     let after = kernel.paging().split_blocks();
     let counts = [KERNEL_PAGES / 512, before, after];
-    table.row("2 MiB, fused".to_owned(), counts.map(Cell::count));
+    table.row("2 MiB, fused-lean".to_owned(), counts.map(Cell::count));
     table
 }
 

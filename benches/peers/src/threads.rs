@@ -54,7 +54,7 @@ pub fn run(rounds: usize, repeats: usize) -> Table {
     ];
     let header = header.map(str::to_owned).to_vec();
     let mut table = Table::new("A second thread", header);
-    for mode in [Mode::Off, Mode::Fused] {
+    for mode in [Mode::Off, Mode::FusedLean] {
         let setup = Setup { pages: KERNEL_PAGES, cpus: 2, config: Config::of(mode) };
         let kernel = boot::<Aarch64>(setup).expect("the host has memory for a small kernel");
         for each in &LOOPS {
@@ -63,7 +63,8 @@ pub fn run(rounds: usize, repeats: usize) -> Table {
             let [one, two, hand_one, hand_two] = in_turns(repeats, run, hand);
             let ratios = [two / one, hand_two / hand_one, two / one / (hand_two / hand_one)];
             let cells = [one, two].map(|ns| Cell::ns(Some(ns))).into_iter();
-            let cells = cells.chain(ratios.into_iter().chain([each.most]).map(Some).map(Cell::ratio));
+            let cells =
+                cells.chain(ratios.into_iter().chain([each.most]).map(Some).map(Cell::ratio));
             table.row(format!("{}, {}", each.name, mode.name()), cells);
         }
     }
@@ -71,14 +72,9 @@ pub fn run(rounds: usize, repeats: usize) -> Table {
 }
 
 /// A loop on one thread and on two, and another on one and on two, in turns.
-fn in_turns(
-    repeats: usize,
-    run: impl Fn(usize) -> f64,
-    other: impl Fn(usize) -> f64,
-) -> [f64; 4] {
+fn in_turns(repeats: usize, run: impl Fn(usize) -> f64, other: impl Fn(usize) -> f64) -> [f64; 4] {
     run(2);
-    let times: Vec<[f64; 4]> =
-        (0..repeats).map(|_| [run(1), run(2), other(1), other(2)]).collect();
+    let times: Vec<[f64; 4]> = (0..repeats).map(|_| [run(1), run(2), other(1), other(2)]).collect();
     std::array::from_fn(|i| median(times.iter().map(|times| times[i]).collect()))
 }
 

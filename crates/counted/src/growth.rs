@@ -126,7 +126,10 @@ fn mappings(kernel: &Kernel<Timed<Aarch64>>, size: usize, name: &str) -> Result<
 fn spaces(kernel: &Kernel<Timed<Aarch64>>, size: usize, name: &str) -> Result<(), Error> {
     let alive = (0..size).map(|_| AddressSpace::new(kernel)).collect::<Result<Vec<_>, _>>()?;
     span::count(name, TIMES as u64, || {
-        (0..TIMES).try_for_each(|_| Ok(drop(AddressSpace::new(kernel)?)))
+        for _ in 0..TIMES {
+            drop(AddressSpace::new(kernel)?);
+        }
+        Ok(())
     })?;
     drop(alive);
     Ok(())
@@ -150,7 +153,10 @@ fn fork(kernel: &Kernel<Timed<Aarch64>>, pages: usize, name: &str) -> Result<(),
     let (mut space, range) = mapping(kernel, pages)?;
     space.populate(range)?;
     let mut child = Vec::with_capacity(1);
-    span::count(name, pages as u64, || Ok(child.push(space.fork()?)))
+    span::count(name, pages as u64, || {
+        child.push(space.fork()?);
+        Ok(())
+    })
 }
 
 fn munmap(kernel: &Kernel<Timed<Aarch64>>, pages: usize, name: &str) -> Result<(), Error> {

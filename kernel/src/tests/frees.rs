@@ -136,7 +136,9 @@ kernel_test! {
         let failed = |error: kpkeys_mm::Error| error.to_string();
         let others: Vec<_> = cpu::online().filter(|cpu| cpu.id != cpu::this().id).collect();
         let [reader, thief, ..] = others[..] else { return Ok(()) };
-        [&READING, &STOP, &GOING, &IS_DEAF].map(|flag| flag.store(false, Ordering::Relaxed));
+        for flag in [&READING, &STOP, &GOING, &IS_DEAF] {
+            flag.store(false, Ordering::Relaxed);
+        }
         let kernel = memories();
         let area = kernel.vmalloc(AREA_PAGES).map_err(failed)?;
         for page in 0..AREA_PAGES {
