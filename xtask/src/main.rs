@@ -9,6 +9,7 @@ mod bare;
 mod checks;
 mod command;
 mod docs;
+mod growth;
 mod instructions;
 mod kernel;
 mod links;
@@ -42,6 +43,8 @@ enum Task {
     Audit,
     /// Write the counts that the step `instructions` compares with
     Instructions,
+    /// Count instructions up to the largest sizes and write the table of the book (takes minutes)
+    Growth,
     /// Build the API documentation, and the book if mdbook is installed
     Docs,
     /// Read every device tree of the distribution's arm64 kernel and compare with dtc (fetches 60 MB)
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::run_alone(),
         Task::Audit => audit::update(),
         Task::Instructions => instructions::update(),
+        Task::Growth => growth::run(),
         Task::Docs => docs::build(),
         Task::Trees(arguments) => trees::run(&arguments),
     };
