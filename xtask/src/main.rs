@@ -2,7 +2,8 @@
 //!
 //! `test` is the one gate that a contributor and CI both pass; it is a list of named steps
 //! ([`checks`]) handed to a runner that times and summarises them ([`step`]). `setup` installs what
-//! the steps need, `docs` builds the documentation for reading. `trees` reads the device trees of a distribution's kernel, on request.
+//! the steps need, `docs` builds the documentation for reading. `trees` reads the device trees of a distribution's kernel and
+//! `slurm` runs a campaign on a cluster of its own, both on request.
 
 mod audit;
 mod bare;
@@ -15,6 +16,7 @@ mod links;
 mod oldest;
 mod packages;
 mod setup;
+mod slurm;
 mod step;
 mod test;
 mod toolchain;
@@ -44,6 +46,8 @@ enum Task {
     Instructions,
     /// Build the API documentation, and the book if mdbook is installed
     Docs,
+    /// Run a campaign of 1,000 tasks in a Slurm of its own on this machine (root, Debian's packages, minutes)
+    Slurm,
     /// Read every device tree of the distribution's arm64 kernel and compare with dtc (fetches 60 MB)
     Trees(trees::Arguments),
 }
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
         Task::Audit => audit::update(),
         Task::Instructions => instructions::update(),
         Task::Docs => docs::build(),
+        Task::Slurm => slurm::run(),
         Task::Trees(arguments) => trees::run(&arguments),
     };
     match outcome {
