@@ -17,7 +17,7 @@ const NODES: usize = 8;
 const TASKS: usize = 1000;
 const KILLED: usize = TASKS / 20;
 /// Blocks for each of the two machines; the rest are calls.
-const BLOCKS: usize = 450;
+const BLOCKS: usize = 150;
 
 const PLAN: &str = r#"
 name = "thousand"
@@ -38,12 +38,12 @@ name = "ram"
 rows = ["vm_map_ram*"]
 modes = ["batched"]
 effort = "quick"
-blocks = 450
+blocks = 150
 
 [[call]]
 name = "printed"
 arguments = ["reference", "v5-amended", "--format=json"]
-seeds = { from = 1, to = 50 }
+seeds = { from = 1, to = 350 }
 "#;
 
 /// A cluster that ends with the test.
@@ -410,6 +410,6 @@ fn a_thousand_tasks_are_all_there_once() {
     }
     let printed = String::from_utf8_lossy(&collected.stdout).into_owned();
     assert!(printed.contains("ram, machine by machine:"), "{printed}");
-    assert!(printed.contains("printed on beta: 50 of 50 calls held"), "{printed}");
+    assert!(printed.contains("printed on beta: 350 of 350 calls held"), "{printed}");
     println!("{printed}");
 }
