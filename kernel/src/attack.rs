@@ -15,6 +15,7 @@ use crate::report::{Record, emit};
 use crate::sched::{self, Thread};
 use crate::{calls, early_tables, image, probe, protection};
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kpkeys::{Backend, Scheme};
 use kpkeys_mm::AddressSpace;
@@ -140,22 +141,23 @@ impl Site<Bare<NoProbe>> for Here {
         }
     }
 
-    fn run_in(&self, place: Place, f: &(dyn Fn() + Sync)) {
+    fn run_in(&self, place: Place, f: &(dyn Fn() + Sync)) -> bool {
         match place {
-            Place::Interrupt => calls::run_in_interrupt(self.cpu, f),
+            Place::Interrupt => return calls::offer_to_interrupt(f),
             Place::Nmi => calls::run_in_nmi(self.cpu, f),
             Place::OtherCpu => {
                 if let Some(other) = self.other_cpu() {
-                    calls::run_in_interrupt(other, f);
+                    calls::run_on_other_cpu(other, f);
                 }
             }
-            Place::OtherThread => self.run_in_other_thread(f),
+            Place::OtherThread => return self.run_in_other_thread(f),
             Place::PageFault => probe::run_in_page_fault(&|| f()),
             Place::AsyncError => calls::run_in_error(f),
             Place::NestedFault => {
-                calls::run_in_interrupt(self.cpu, &|| probe::run_in_page_fault(&|| f()));
+                return calls::offer_to_interrupt(&|| probe::run_in_page_fault(&|| f()));
             }
         }
+        true
     }
 
     fn with_forged_register(&self, saved_in: SavedIn, f: &(dyn Fn() + Sync)) -> Result<(), String> {
@@ -182,22 +184,39 @@ impl Here {
         cpu::online().map(|cpu| cpu.id).find(|&id| id != self.cpu)
     }
 
-    /// Runs `f` in another thread of this CPU, and spins until the timer has let it.
-    fn run_in_other_thread(&self, f: &(dyn Fn() + Sync)) {
-        let done = AtomicBool::new(false);
-        let shared = Shared { f, done: &done };
-        // SAFETY: the thread is joined below, before what it borrows goes.
-        let shared: Shared<'static> = unsafe { core::mem::transmute(shared) };
-        let thread = sched::spawn("other thread", Some(self.cpu), move || shared.run());
-        match thread {
-            Ok(thread) => {
-                while !done.load(Ordering::Acquire) {
-                    core::hint::spin_loop();
-                }
-                thread.join();
+    /// Runs `f` in another thread of this CPU, and spins until the timer has let it. With interrupts off it does not: then `f` is taken back.
+    fn run_in_other_thread(&self, f: &(dyn Fn() + Sync)) -> bool {
+        // SAFETY: the thread is joined below, or `f` was taken back before it ran.
+        let f: &'static (dyn Fn() + Sync) = unsafe { core::mem::transmute(f) };
+        let job = Arc::new(IrqLock::new(Some(f)));
+        let done = Arc::new(AtomicBool::new(false));
+        let (its_job, its_done) = (job.clone(), done.clone());
+        let thread = sched::spawn("other thread", Some(self.cpu), move || {
+            let job = its_job.lock().take();
+            if let Some(f) = job {
+                f();
             }
-            Err(error) => log::error!("no thread to attack from: {error}"),
+            its_done.store(true, Ordering::Release);
+        });
+        let thread = match thread {
+            Ok(thread) => thread,
+            Err(error) => {
+                log::error!("no thread to attack from: {error}");
+                return true;
+            }
+        };
+        let may_come = arch::irq::enabled();
+        let end = arch::time::since_boot() + calls::PATIENCE;
+        while !done.load(Ordering::Acquire) {
+            if !may_come && arch::time::since_boot() > end && job.lock().take().is_some() {
+                return false;
+            }
+            core::hint::spin_loop();
         }
+        if may_come {
+            thread.join();
+        }
+        true
     }
 
     /// An interrupt handler's attack on the frame of what it interrupted, undone by a second one.
@@ -263,19 +282,6 @@ impl<T: Send + 'static> Victim<T> {
     fn run(self) -> T {
         self.go.store(true, Ordering::Relaxed);
         self.handle.join()
-    }
-}
-
-/// What another thread is to run, and how it says that it did.
-struct Shared<'a> {
-    f: &'a (dyn Fn() + Sync),
-    done: &'a AtomicBool,
-}
-
-impl Shared<'_> {
-    fn run(self) {
-        (self.f)();
-        self.done.store(true, Ordering::Release);
     }
 }
 

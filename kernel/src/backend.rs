@@ -2,11 +2,9 @@
 //!
 //! A kernel built for one backend would name it as a type and pay for no choice. This one must run all that its
 //! architecture has, so the choice is a value: every operation is one predictable branch and then the backend's own inlined
-//! code. What leaving does is decided by what entering returned, as the contract of [`Backend`](kpkeys::Backend) wants, and never by
-//! looking at the choice again.
+//! code. The choice lies in memory that is read-only once start is over (`protection`).
 
-/// Defines `Choice`, a backend by its name on the command line; `Selected`, one that is ready; and `Entered`, what entering a context by
-/// one of them did.
+/// Defines `Choice`, a backend by its name on the command line, and `Selected`, one that is ready.
 macro_rules! backends {
     ($($(#[$doc:meta])* $variant:ident($backend:ty) = $name:literal,)+) => {
         /// A backend by its name on the command line.
@@ -38,12 +36,6 @@ macro_rules! backends {
             $($(#[$doc])* $variant($backend),)+
         }
 
-        /// What entering a context did, and by which backend.
-        #[derive(Clone, Copy, Debug)]
-        pub enum Entered {
-            $($(#[$doc])* $variant($backend, <$backend as kpkeys::Backend>::Entered),)+
-        }
-
         impl Selected {
             /// Which one it is.
             pub fn choice(&self) -> Choice {
@@ -53,15 +45,20 @@ macro_rules! backends {
             }
         }
 
-        // SAFETY: every method forwards to a backend that keeps the contract, always inlined; what leaves looks at the
-        // `Entered` value alone. Backends that enforce nothing claim nothing.
+        // SAFETY: every method forwards to a backend that keeps the contract, always inlined. Backends that enforce nothing claim
+        // nothing.
         unsafe impl kpkeys::Backend for Selected {
-            type Entered = Entered;
-
             #[inline(always)]
             fn write_needs_barrier(&self) -> bool {
                 match self {
                     $(Self::$variant(backend) => backend.write_needs_barrier(),)+
+                }
+            }
+
+            #[inline(always)]
+            fn has_register(&self) -> bool {
+                match self {
+                    $(Self::$variant(backend) => backend.has_register(),)+
                 }
             }
 
@@ -80,30 +77,25 @@ macro_rules! backends {
             }
 
             #[inline(always)]
-            fn enter<C: kpkeys::Context>(&self) -> Entered {
+            unsafe fn enter<C: kpkeys::Context>(&self) {
                 match self {
-                    $(Self::$variant(backend) => Entered::$variant(*backend, backend.enter::<C>()),)+
+                    // SAFETY: the caller's promise.
+                    $(Self::$variant(backend) => unsafe { backend.enter::<C>() },)+
                 }
             }
 
             #[inline(always)]
-            fn leave(&self, entered: Entered) {
-                match entered {
-                    $(Entered::$variant(backend, entered) => backend.leave(entered),)+
+            unsafe fn enter_before_barrier<C: kpkeys::Context>(&self) {
+                match self {
+                    // SAFETY: the caller's promise.
+                    $(Self::$variant(backend) => unsafe { backend.enter_before_barrier::<C>() },)+
                 }
             }
 
             #[inline(always)]
-            fn leave_before_barrier(&self, entered: Entered) {
-                match entered {
-                    $(Entered::$variant(backend, entered) => backend.leave_before_barrier(entered),)+
-                }
-            }
-
-            #[inline(always)]
-            fn switched(entered: Entered) -> bool {
-                match entered {
-                    $(Entered::$variant(_, entered) => <$backend as kpkeys::Backend>::switched(entered),)+
+            fn is_in<C: kpkeys::Context>(&self) -> bool {
+                match self {
+                    $(Self::$variant(backend) => backend.is_in::<C>(),)+
                 }
             }
 
@@ -115,16 +107,18 @@ macro_rules! backends {
             }
 
             #[inline(always)]
-            fn exception_return(&self, saved: kpkeys::Saved) {
+            unsafe fn exception_return(&self, saved: kpkeys::Saved) {
                 match self {
-                    $(Self::$variant(backend) => backend.exception_return(saved),)+
+                    // SAFETY: the caller's promise.
+                    $(Self::$variant(backend) => unsafe { backend.exception_return(saved) },)+
                 }
             }
 
             #[inline(always)]
-            fn thread_switch(&self, previous: &mut kpkeys::Saved, next: &kpkeys::Saved) {
+            unsafe fn thread_switch(&self, previous: &mut kpkeys::Saved, next: &mut kpkeys::Saved) {
                 match self {
-                    $(Self::$variant(backend) => backend.thread_switch(previous, next),)+
+                    // SAFETY: the caller's promise.
+                    $(Self::$variant(backend) => unsafe { backend.thread_switch(previous, next) },)+
                 }
             }
 

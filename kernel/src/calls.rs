@@ -8,6 +8,10 @@ use crate::arch;
 use crate::cpu::{self, Cpu, CpuId};
 use crate::lock::IrqsOff;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use core::time::Duration;
+
+/// How long one waits for an interrupt that cannot come, to see that it does not.
+pub const PATIENCE: Duration = Duration::from_millis(2);
 
 /// Where a CPU finds the function to run.
 pub struct Mailbox(AtomicPtr<Request<'static>>);
@@ -38,6 +42,30 @@ impl Mailbox {
         while !request.done.load(Ordering::Acquire) {
             arch::irq::relax();
         }
+    }
+
+    /// Puts `function` in, calls `notify`, and waits for a while until it has run; else takes it back. Returns whether it ran. For the CPU
+    /// that takes from this mailbox.
+    fn offer(&self, function: &(dyn Fn() + Sync), notify: impl FnOnce()) -> bool {
+        let request = Request { function, done: AtomicBool::new(false) };
+        // As in `deliver`.
+        let pointer = (&raw const request).cast::<Request<'static>>().cast_mut();
+        let empty = core::ptr::null_mut();
+        while self.0.compare_exchange(empty, pointer, Ordering::AcqRel, Ordering::Relaxed).is_err()
+        {
+            arch::irq::relax();
+        }
+        notify();
+        let end = arch::time::since_boot() + PATIENCE;
+        while !request.done.load(Ordering::Acquire) {
+            arch::irq::relax();
+            // Only this CPU could be running the function, and it is here.
+            if !arch::irq::enabled() && arch::time::since_boot() > end {
+                self.0.store(empty, Ordering::Release);
+                return false;
+            }
+        }
+        true
     }
 
     /// Runs the function inside and empties the mailbox. False when there is none.
@@ -72,6 +100,24 @@ impl Default for Mailbox {
 pub fn run_in_interrupt(target: CpuId, function: &(dyn Fn() + Sync)) {
     assert!(arch::irq::enabled(), "run_in_interrupt needs interrupts on");
     let cpu = online(target);
+    cpu.interrupt_call.deliver(function, || arch::ipi::send_call(cpu));
+}
+
+/// Runs `function` in an interrupt handler on this CPU, and waits for it. With interrupts off that cannot be: after a while, in which the
+/// interrupt is pending, the function is taken back. Returns whether it ran.
+pub fn offer_to_interrupt(function: &(dyn Fn() + Sync)) -> bool {
+    let cpu = cpu::this();
+    cpu.interrupt_call.offer(function, || arch::ipi::send_call(cpu))
+}
+
+/// Runs `function` on another CPU in an interrupt handler, and waits for it, interrupts on or off: no two CPUs may do that to each other.
+///
+/// # Panics
+///
+/// When the CPU is not online, or is this one.
+pub fn run_on_other_cpu(target: CpuId, function: &(dyn Fn() + Sync)) {
+    let cpu = online(target);
+    assert!(cpu.id != cpu::this().id, "CPU {target} is this one");
     cpu.interrupt_call.deliver(function, || arch::ipi::send_call(cpu));
 }
 

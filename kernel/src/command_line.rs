@@ -12,7 +12,7 @@
 //! | `scale=N` | divides the published number of loops by N; 1000 if not given |
 //! | `iterations=N` | times each benchmark N times; 3 if not given |
 //! | `backend=NAME` | one of `arch::backend::Choice`: selects the backend; the best the CPU has if not given |
-//! | `mode=off\|unbatched\|batched\|fused` | selects the protection mode; `fused` if not given, `off` without backend |
+//! | `mode=off\|unbatched\|batched\|fused-lean\|fused` | selects the protection mode; `fused` if not given, `off` without backend |
 //! | `crash=panic` | panics, to show how that is reported |
 //! | `crash=stack-overflow` | overflows a thread's stack, likewise |
 //! | `crash=hang` | never ends, to show that the emulator's time limit holds |
@@ -114,7 +114,9 @@ impl fmt::Display for UnknownWords {
         for (place, choice) in Choice::ALL.iter().enumerate() {
             write!(f, "{}{}", if place == 0 { "" } else { "|" }, choice.name())?;
         }
-        f.write_str(", mode=off|unbatched|batched|fused, crash=panic|stack-overflow|hang")
+        f.write_str(
+            ", mode=off|unbatched|batched|fused-lean|fused, crash=panic|stack-overflow|hang",
+        )
     }
 }
 

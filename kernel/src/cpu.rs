@@ -86,6 +86,12 @@ pub fn this() -> &'static Cpu {
     &CPUS[arch::cpu_state::current_index()]
 }
 
+/// The number of the CPU whose entry, or a part of it, is at this address. For what no memory but the address itself may decide.
+pub fn number_of(address: u64) -> usize {
+    let first = (&raw const CPUS) as u64;
+    (address.wrapping_sub(first) as usize / size_of::<Cpu>()).min(MAX_CPUS - 1)
+}
+
 /// The CPU with this number; `None` when the kernel has no such CPU.
 pub fn get(id: CpuId) -> Option<&'static Cpu> {
     CPUS.get(id.0)

@@ -27,6 +27,7 @@ mod exit;
 mod fault;
 mod heap;
 mod image;
+mod interrupted;
 mod lock;
 mod memory;
 mod paging;
@@ -63,6 +64,7 @@ fn kernel_main(mut info: BootInfo, start_machine: impl FnOnce(Choice, heap::Read
     let heap = heap.unwrap_or_else(|error| exit::refuse(format_args!("{error}")));
     let options = command_line::parse(&info.command_line)
         .unwrap_or_else(|error| exit::refuse(format_args!("{error}")));
+    protection::settle(options.mode());
     start_machine(options.backend(), heap);
     log_machine(&info);
     let first = sched::spawn("main", None, move || run(options, info.memory));
@@ -211,9 +213,13 @@ fn overflow_stack(depth: u64) -> u64 {
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     arch::irq::disable();
+    let was_open = protection::close();
     console::take_over_for_panic();
     let thread = sched::try_current();
     let thread = thread.as_ref().map_or("none", |thread| thread.name());
     log::error!("CPU {}, thread {thread}: {info}", cpu::this().id);
+    if was_open {
+        log::error!("a window was open: closed");
+    }
     exit::exit(Exit::Panicked)
 }

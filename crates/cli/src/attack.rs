@@ -42,7 +42,7 @@ Examples:
 pub struct Options {
     #[command(flatten)]
     machine: MachineOptions,
-    /// Modes to attack, separated by commas [default: off, unbatched, batched, fused]
+    /// Modes to attack, separated by commas [default: off, unbatched, batched, fused-lean, fused]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     modes: Vec<String>,
     /// How to print it

@@ -68,7 +68,7 @@ pub struct Options {
     /// Replay this trace instead of the rows of the evaluation
     #[arg(long, value_name = "FILE")]
     trace: Option<std::path::PathBuf>,
-    /// Modes to compare with `off`, separated by commas: unbatched, batched, fused, or parts of them [default: all, no parts]
+    /// Modes to compare with `off`, separated by commas: unbatched, batched, fused-lean, fused, or parts of them [default: all, no parts]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     modes: Vec<String>,
     /// Take the modes apart too, and print where each point goes: batched:switches, batched:keys, ...

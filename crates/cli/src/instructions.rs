@@ -38,7 +38,7 @@ pub struct Options {
     /// Rows to run, by name with * and ?; may be given again [default: all]
     #[arg(long, value_name = "GLOB")]
     rows: Vec<String>,
-    /// Modes to set beside `off`, separated by commas: unbatched, batched, fused [default: all]
+    /// Modes to set beside `off`, separated by commas: unbatched, batched, fused-lean, fused [default: all]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     modes: Vec<String>,
     /// How to print it

@@ -19,7 +19,7 @@ Examples:
 pub struct Options {
     #[command(flatten)]
     machine: MachineOptions,
-    /// Protection mode: off, unbatched, batched or fused [default: fused]
+    /// Protection mode: off, unbatched, batched, fused-lean or fused [default: fused]
     #[arg(long, value_name = "MODE")]
     mode: Option<String>,
     /// Print the kernel's records too, one JSON object a line, to standard output

@@ -39,7 +39,7 @@ fn the_json_object_has_the_promised_fields() {
     let row = &table["rows"][0];
     assert_eq!(row["result_class"], "vm_map_ram_test: p:1, h:0");
     assert!(row["baseline"].as_f64().unwrap() > 0.0);
-    for mode in ["unbatched", "batched", "fused"] {
+    for mode in ["unbatched", "batched", "fused-lean", "fused"] {
         let cell = &row["modes"][mode];
         for field in
             ["effect_pct", "ci_low_pct", "ci_high_pct", "extra_ns", "p_holm", "counts", "exposure"]
@@ -65,7 +65,7 @@ fn progress_stays_out_of_pipes() {
 fn unknown_names_are_refused_with_the_valid_ones() {
     for (arguments, expected) in [
         (["--rows", "frok"], "fork: h:1"),
-        (["--modes", "fast"], "off, unbatched, batched, fused"),
+        (["--modes", "fast"], "off, unbatched, batched, fused-lean, fused"),
         (["--backend", "pku"], "mock"),
         (["--on", "mars"], "host, qemu-x86_64, qemu-aarch64"),
         (["--paging", "riscv"], "aarch64, x86_64"),
@@ -185,7 +185,7 @@ fn a_trace_of_ones_own_is_replayed_in_each_mode() {
     assert!(count("off", "entry_stores") > 1000.0);
     assert_eq!(count("off", "windows"), 0.0);
     // The same history: only windows and key changes differ.
-    for mode in ["unbatched", "batched", "fused"] {
+    for mode in ["unbatched", "batched", "fused-lean", "fused"] {
         assert_eq!(count(mode, "entry_stores"), count("off", "entry_stores"));
         assert_eq!(count(mode, "ptps"), count("off", "ptps"));
     }
@@ -219,7 +219,7 @@ fn a_run_says_what_made_it() {
     assert_eq!(origin["build_hash"].as_str().unwrap().len(), 64);
     assert!(origin["started"].as_str().unwrap().ends_with('Z'), "{origin}");
     assert_eq!(origin["rows"], serde_json::json!(["vm_map_ram_test: p:1, h:0"]));
-    let modes = serde_json::json!(["off", "aa", "unbatched", "batched", "fused"]);
+    let modes = serde_json::json!(["off", "aa", "unbatched", "batched", "fused-lean", "fused"]);
     assert_eq!(origin["modes"], modes);
     if cfg!(target_arch = "x86_64") {
         for detail in ["cpu_family", "cpu_model", "cpu_stepping"] {
@@ -249,7 +249,7 @@ fn a_folder_of_other_rows_modes_or_another_build_is_refused_by_name() {
     );
     refused(
         &["--modes", "fused"],
-        "modes was off, aa, unbatched, batched, fused, is off, aa, fused",
+        "modes was off, aa, unbatched, batched, fused-lean, fused, is off, aa, fused",
     );
     let hash = recorded.split("\"build_hash\":\"").nth(1).unwrap().split('"').next().unwrap();
     fs::write(&samples, recorded.replace(hash, "0000")).unwrap();

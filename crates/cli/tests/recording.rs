@@ -136,7 +136,7 @@ fn what_outlives_the_command_is_left_alone_and_named() {
         );
         let output = record(method, folder.path(), &[], &["sh", "-c", &script]);
         assert_eq!(output.status.code(), Some(8), "{}", text(&output.stderr));
-        std::fs::write(&go_on, "").expect("the daemon's sign to go on");
+        fs::write(&go_on, "").expect("the daemon's sign to go on");
         let said = text(&output.stderr);
         assert!(said.contains("outlived the command") && said.contains("sh ("), "{method}: {said}");
         let unseen = &info(folder.path())["end"]["unseen"][0];

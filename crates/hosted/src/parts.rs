@@ -58,11 +58,14 @@ impl<B: Measured, const KEYS: bool, const DEFERRAL: bool> Measured for Less<B, K
 unsafe impl<B: Backend, const KEYS: bool, const DEFERRAL: bool> Backend
     for Less<B, KEYS, DEFERRAL>
 {
-    type Entered = B::Entered;
-
     #[inline(always)]
     fn write_needs_barrier(&self) -> bool {
         self.0.write_needs_barrier()
+    }
+
+    #[inline(always)]
+    fn has_register(&self) -> bool {
+        self.0.has_register()
     }
 
     #[inline(always)]
@@ -81,23 +84,20 @@ unsafe impl<B: Backend, const KEYS: bool, const DEFERRAL: bool> Backend
     }
 
     #[inline(always)]
-    fn enter<C: Context>(&self) -> B::Entered {
-        self.0.enter::<C>()
+    unsafe fn enter<C: Context>(&self) {
+        // SAFETY: the caller keeps what this wants.
+        unsafe { self.0.enter::<C>() };
     }
 
     #[inline(always)]
-    fn leave(&self, entered: B::Entered) {
-        self.0.leave(entered);
+    unsafe fn enter_before_barrier<C: Context>(&self) {
+        // SAFETY: the caller keeps what this wants.
+        unsafe { self.0.enter_before_barrier::<C>() };
     }
 
     #[inline(always)]
-    fn leave_before_barrier(&self, entered: B::Entered) {
-        self.0.leave_before_barrier(entered);
-    }
-
-    #[inline(always)]
-    fn switched(entered: B::Entered) -> bool {
-        B::switched(entered)
+    fn is_in<C: Context>(&self) -> bool {
+        self.0.is_in::<C>()
     }
 
     #[inline(always)]
@@ -106,13 +106,15 @@ unsafe impl<B: Backend, const KEYS: bool, const DEFERRAL: bool> Backend
     }
 
     #[inline(always)]
-    fn exception_return(&self, saved: Saved) {
-        self.0.exception_return(saved);
+    unsafe fn exception_return(&self, saved: Saved) {
+        // SAFETY: the caller keeps what this wants, and what was saved is the inner backend's.
+        unsafe { self.0.exception_return(saved) };
     }
 
     #[inline(always)]
-    fn thread_switch(&self, previous: &mut Saved, next: &Saved) {
-        self.0.thread_switch(previous, next);
+    unsafe fn thread_switch(&self, previous: &mut Saved, next: &mut Saved) {
+        // SAFETY: as above.
+        unsafe { self.0.thread_switch(previous, next) };
     }
 
     #[inline(always)]

@@ -4,10 +4,19 @@ use crate::context::Context;
 
 /// A protection state kept outside the CPU: in an exception frame or in a suspended thread.
 ///
-/// It is opaque: it can be stored and handed back, not made from a number.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// It is opaque: it can be stored and handed back once, not copied or made from a number. Where it is kept is ordinary memory, which an
+/// attacker can write: a kernel whose windows are [gates](Backend#gates) restores none.
+#[derive(PartialEq, Eq, Debug)]
 #[repr(transparent)]
 pub struct Saved(pub(crate) u64);
+
+impl Saved {
+    /// The value, leaving a closed one of this backend in its place.
+    #[inline(always)]
+    pub fn take<B: Backend>(&mut self, backend: &B) -> Saved {
+        core::mem::replace(self, backend.initial())
+    }
+}
 
 /// What makes a page-table page one that a backend protects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,6 +33,19 @@ pub enum Scheme {
 /// A backend is per CPU in what it does and shared in what it is: `&self` may be used from every CPU that has
 /// initialised it, and acts on the CPU that calls.
 ///
+/// # Constants
+///
+/// What entering a context writes is decided by its type, when the code is compiled, and so is what leaving one writes: it enters the
+/// context outside. No value is kept meanwhile that somebody could change. (Keys that contexts do not manage keep what the register
+/// itself says of them.)
+///
+/// # Gates
+///
+/// A window during which interrupts are off, and which no thread switch falls into, is a *gate*. Where all windows are gates, an
+/// exception need not put an open state back from ordinary memory: it closes by [`enter`](Self::enter)`::<Default>()`, and what
+/// cannot be masked is resumed from memory that is itself protected. [`exception_entry`](Self::exception_entry),
+/// [`exception_return`](Self::exception_return) and [`thread_switch`](Self::thread_switch) are for windows that may be interrupted.
+///
 /// # Safety
 ///
 /// The implementor promises:
@@ -32,15 +54,18 @@ pub enum Scheme {
 ///   managed key (or, by [`Scheme::Alias`], to aliases of page-table pages) follow `C::ACCESS`, as far as the backend claims to
 ///   enforce (a mock claims nothing);
 /// - *scope*: only the calling CPU's state changes, and keys the context does not manage keep theirs;
-/// - *decision by state*: what [`leave`](Self::leave) does depends only on the value `enter` returned;
+/// - *constants*: what entering makes of managed keys depends on the context alone;
 /// - *no gadget*: methods that write the register are always inlined.
 pub unsafe trait Backend {
-    /// What entering changed, to be handed to [`leave`](Self::leave).
-    type Entered: Copy;
-
-    /// Whether a register write takes effect only after a barrier (arm64: ISB, for a system register). For counting; entering and leaving issue
-    /// it themselves.
+    /// Whether a register write takes effect only after a barrier (arm64: ISB, for a system register). For counting; entering issues
+    /// it itself.
     fn write_needs_barrier(&self) -> bool;
+
+    /// Whether there is a register that entering writes. For counting.
+    #[inline(always)]
+    fn has_register(&self) -> bool {
+        true
+    }
 
     /// Whether a window costs no more than a handful of ordinary instructions: then it is not worth a lock to save one.
     #[inline(always)]
@@ -61,18 +86,23 @@ pub unsafe trait Backend {
         Scheme::Keys
     }
 
-    /// Enters context `C`. Writes nothing, and issues no barrier, if the CPU is already in it.
-    fn enter<C: Context>(&self) -> Self::Entered;
+    /// Enters context `C`, in force when this returns.
+    ///
+    /// # Safety
+    ///
+    /// Until another context is entered, this CPU executes only what is meant to have the access of `C`; as for [`Guard`](crate::Guard).
+    unsafe fn enter<C: Context>(&self);
 
-    /// Goes back to the state that `entered` recorded, in force when this returns.
-    fn leave(&self, entered: Self::Entered);
+    /// Enters context `C`, in force only after the next context synchronisation, which the caller issues: the barrier of a page-table
+    /// update that follows anyway.
+    ///
+    /// # Safety
+    ///
+    /// As for [`enter`](Self::enter).
+    unsafe fn enter_before_barrier<C: Context>(&self);
 
-    /// Goes back to the state that `entered` recorded, in force only after the next context synchronisation,
-    /// which the caller issues: the barrier of a page-table update that follows anyway.
-    fn leave_before_barrier(&self, entered: Self::Entered);
-
-    /// Whether entering wrote the register (so that leaving will).
-    fn switched(entered: Self::Entered) -> bool;
+    /// Whether this CPU is in context `C` now. The register is asked, not memory. True where there is no register.
+    fn is_in<C: Context>(&self) -> bool;
 
     /// First thing on an exception taken from kernel mode: returns the interrupted state and resets to
     /// [`context::Default`](crate::context::Default), so that the handler starts protected.
@@ -80,11 +110,20 @@ pub unsafe trait Backend {
 
     /// Last thing before returning to kernel mode: puts the interrupted state back. The exception return
     /// itself synchronises.
-    fn exception_return(&self, saved: Saved);
+    ///
+    /// # Safety
+    ///
+    /// `saved` must be what [`exception_entry`](Self::exception_entry) of this backend returned for the exception that is returned from.
+    unsafe fn exception_return(&self, saved: Saved);
 
-    /// Carries the state across a thread switch: `previous` receives the current one, `next` becomes current.
-    /// The register is written only if the two differ.
-    fn thread_switch(&self, previous: &mut Saved, next: &Saved);
+    /// Carries the state across a thread switch: `previous` receives the current one, and that of `next`, which is left closed, becomes
+    /// current. The register is written only if the two differ.
+    ///
+    /// # Safety
+    ///
+    /// What runs next must be the thread whose state `next` is: from [`initial`](Self::initial), or stored here when it was switched
+    /// away from.
+    unsafe fn thread_switch(&self, previous: &mut Saved, next: &mut Saved);
 
     /// The state a new thread starts with: [`context::Default`](crate::context::Default).
     fn initial(&self) -> Saved;

@@ -3,34 +3,50 @@
 use core::marker::PhantomData;
 
 use crate::backend::Backend;
-use crate::context::{Context, PageTables};
+use crate::context::{Context, Default, PageTables};
 
-/// The time this CPU spends in context `C`. Dropping it goes back to the context before.
+/// The time this CPU spends in context `C`. Dropping it enters context `Outside`: [`struct@Default`], unless the guard was made
+/// [within](Self::within) another.
+///
+/// Both contexts are types, so what is written at the end is a constant of the code. A guard keeps no value that could be changed meanwhile.
 ///
 /// A guard belongs to the CPU that made it: it is neither `Send` nor `Sync`, so it cannot be kept in a `static`
-/// either. Guards nest and are dropped in reverse order, as scopes make them.
-///
-/// Two misuses types cannot stop. A guard leaked with `mem::forget` leaves the CPU in `C` until the next exception
-/// resets the register for its handler. Guards of *different* contexts dropped out of order leave the CPU in the
-/// context that the last one dropped was entered from; of the same context, they close early.
+/// either. A guard leaked with `mem::forget` leaves the CPU in `C` until the next exception resets the register for its handler.
 #[must_use = "the context is left as soon as the guard is dropped"]
-pub struct Guard<'b, B: Backend, C: Context> {
+pub struct Guard<'b, B: Backend, C: Context, Outside: Context = Default> {
     backend: &'b B,
-    entered: B::Entered,
-    context: PhantomData<(C, *mut ())>,
+    contexts: PhantomData<(C, Outside, *mut ())>,
 }
 
 impl<'b, B: Backend, C: Context> Guard<'b, B, C> {
-    /// Enters context `C` on this CPU.
+    /// Enters context `C` on this CPU, which is in [`struct@Default`].
+    ///
+    /// # Safety
+    ///
+    /// - No other guard lives on this CPU, but for one that an exception has interrupted, whose handler this is: it would end with this one.
+    /// - While the guard lives, the CPU executes only what is meant to have the access of `C`. For [`PageTables`] that is stores to
+    ///   tables, by the protocol of whoever keeps them.
+    /// - If the kernel's windows are [gates](Backend#gates), interrupts stay off while the guard lives.
     #[inline(always)]
-    pub fn enter(backend: &'b B) -> Self {
-        Guard { backend, entered: backend.enter::<C>(), context: PhantomData }
+    pub unsafe fn enter(backend: &'b B) -> Self {
+        debug_assert!(backend.is_in::<Default>(), "a guard within a guard is made with `within`");
+        // SAFETY: the caller's promise.
+        unsafe { backend.enter::<C>() };
+        Guard { backend, contexts: PhantomData }
     }
+}
 
-    /// Whether entering wrote the register: false for a guard nested in one of the same context.
+impl<'b, B: Backend, C: Context, Outside: Context> Guard<'b, B, C, Outside> {
+    /// Enters another context for a while, and goes back to `C` when the returned guard is dropped. This one cannot be used meanwhile.
+    ///
+    /// # Safety
+    ///
+    /// As for [`enter`](Guard::enter), of context `Inner`.
     #[inline(always)]
-    pub fn switched(&self) -> bool {
-        B::switched(self.entered)
+    pub unsafe fn within<Inner: Context>(&mut self) -> Guard<'_, B, Inner, C> {
+        // SAFETY: the caller's promise.
+        unsafe { self.backend.enter::<Inner>() };
+        Guard { backend: self.backend, contexts: PhantomData }
     }
 
     /// Leaves with the help of a barrier that is due anyway: the register is written, then `barrier` runs and
@@ -40,14 +56,15 @@ impl<'b, B: Backend, C: Context> Guard<'b, B, C> {
     /// `barrier` must synchronise the context of this CPU (arm64: contain an ISB).
     #[inline(always)]
     pub fn leave_with(self, barrier: impl FnOnce()) {
-        let (backend, entered) = (self.backend, self.entered);
+        let backend = self.backend;
         core::mem::forget(self);
-        backend.leave_before_barrier(entered);
+        // SAFETY: whoever made this guard was in `Outside` and goes on there.
+        unsafe { backend.enter_before_barrier::<Outside>() };
         barrier();
     }
 }
 
-impl<B: Backend> Guard<'_, B, PageTables> {
+impl<B: Backend, Outside: Context> Guard<'_, B, PageTables, Outside> {
     /// The proof that page tables may be written while this guard lives.
     #[inline(always)]
     pub fn window(&self) -> Window<'_> {
@@ -55,10 +72,11 @@ impl<B: Backend> Guard<'_, B, PageTables> {
     }
 }
 
-impl<B: Backend, C: Context> Drop for Guard<'_, B, C> {
+impl<B: Backend, C: Context, Outside: Context> Drop for Guard<'_, B, C, Outside> {
     #[inline(always)]
     fn drop(&mut self) {
-        self.backend.leave(self.entered);
+        // SAFETY: whoever made this guard was in `Outside` and goes on there.
+        unsafe { self.backend.enter::<Outside>() };
     }
 }
 

@@ -48,13 +48,6 @@ pub struct Keyed<R, E> {
     encoding: PhantomData<E>,
 }
 
-/// What entering a context did: the value to go back to, if the register was written.
-#[derive(Clone, Copy, Debug)]
-pub struct Entered {
-    previous: Value,
-    switched: bool,
-}
-
 impl<R: Register, E: Encoding> Keyed<R, E> {
     /// The backend of a register that is ready: the CPU feature is on and verified on every CPU that will use it.
     pub const fn new(register: R) -> Self {
@@ -82,46 +75,34 @@ impl<R: Register, E: Encoding> Keyed<R, E> {
     }
 }
 
-// SAFETY: `enter` writes the value of the context's own update, which leaves unmanaged keys alone, and orders it
-// before later accesses by the register's barrier; `leave` looks at nothing but the `Entered` value; every method
-// that writes is always inlined. Enforcement is the register's.
+// SAFETY: entering writes the context's own update, a constant, which leaves unmanaged keys alone, and orders it before later
+// accesses by the register's barrier; every method that writes is always inlined. Enforcement is the register's.
 unsafe impl<R: Register, E: Encoding> Backend for Keyed<R, E> {
-    type Entered = Entered;
-
     #[inline(always)]
     fn write_needs_barrier(&self) -> bool {
         R::NEEDS_BARRIER
     }
 
     #[inline(always)]
-    fn enter<C: Context>(&self) -> Entered {
+    unsafe fn enter<C: Context>(&self) {
+        // SAFETY: the caller's promise; the barrier follows.
+        unsafe { self.enter_before_barrier::<C>() };
+        if R::NEEDS_BARRIER {
+            self.register.synchronize();
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn enter_before_barrier<C: Context>(&self) {
         let update = const { Update::of::<E, C>() };
-        let previous = self.register.read();
-        let next = update.apply(previous);
-        let switched = next != previous;
-        if switched {
-            self.write_synchronized(Value(next));
-        }
-        Entered { previous: Value(previous), switched }
+        self.register.write(Value(update.apply(self.register.read())));
     }
 
     #[inline(always)]
-    fn leave(&self, entered: Entered) {
-        if entered.switched {
-            self.write_synchronized(entered.previous);
-        }
-    }
-
-    #[inline(always)]
-    fn leave_before_barrier(&self, entered: Entered) {
-        if entered.switched {
-            self.register.write(entered.previous);
-        }
-    }
-
-    #[inline(always)]
-    fn switched(entered: Entered) -> bool {
-        entered.switched
+    fn is_in<C: Context>(&self) -> bool {
+        let update = const { Update::of::<E, C>() };
+        let now = self.register.read();
+        update.apply(now) == now
     }
 
     #[inline(always)]
@@ -136,18 +117,19 @@ unsafe impl<R: Register, E: Encoding> Backend for Keyed<R, E> {
     }
 
     #[inline(always)]
-    fn exception_return(&self, saved: Saved) {
+    unsafe fn exception_return(&self, saved: Saved) {
         if self.register.read() != saved.0 {
             self.register.write(Value(saved.0));
         }
     }
 
     #[inline(always)]
-    fn thread_switch(&self, previous: &mut Saved, next: &Saved) {
+    unsafe fn thread_switch(&self, previous: &mut Saved, next: &mut Saved) {
         let current = self.register.read();
+        let Saved(wanted) = next.take(self);
         *previous = Saved(current);
-        if current != next.0 {
-            self.write_synchronized(Value(next.0));
+        if current != wanted {
+            self.write_synchronized(Value(wanted));
         }
     }
 

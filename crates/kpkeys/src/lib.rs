@@ -17,15 +17,16 @@
 //!
 //! 1. Each CPU initialises its backend ([`pks::Pks::init`], [`poe::Poe::init`], [`pan::Pan`]`::init`), which verifies the control bits
 //!    and starts in [`context::Default`]: every managed key is read-only, key 0 is read-write.
-//! 2. Code that must write opens a [`Guard`] and writes while it lives. Guards nest; entering the context the
-//!    CPU is already in writes nothing and issues no barrier. What leaving does is decided by what entering
-//!    returned, never by asking again whether the feature is on.
+//! 2. Code that must write opens a [`Guard`] and writes while it lives. What entering and leaving write are constants of the code, known
+//!    from the types of the guard: no value is kept meanwhile. Guards do not nest by themselves: whoever needs a window takes `&Window`, and
+//!    [`Guard::within`] makes one that goes back to the one it is within.
 //! 3. On an exception the register is saved and reset ([`Backend::exception_entry`]), so that a handler starts
-//!    protected, and written back on return ([`Backend::exception_return`]).
-//! 4. A thread switch carries the register with the thread ([`Backend::thread_switch`]).
+//!    protected, and written back on return ([`Backend::exception_return`]); a thread switch carries it along
+//!    ([`Backend::thread_switch`]). This is what the Linux series does, and a saved register is ordinary memory.
+//! 4. Or windows are [gates](Backend#gates), with interrupts off: then neither an exception nor a thread switch restores an open window.
 //!
 //! No function of this crate writes a caller-chosen value to the register: values are made only from contexts
-//! and from saved states, and every writer is inlined, so that no callable gadget exists.
+//! and from saved states, each used once, and every writer is inlined, so that no callable gadget exists.
 //!
 //! The crate has no dependencies, needs no allocator, and all its arithmetic is `const` and runs on any host.
 //!
@@ -35,7 +36,8 @@
 //! use kpkeys::{Backend, Guard, context, null::Null};
 //!
 //! let backend = Null::new();
-//! let guard: Guard<'_, _, context::PageTables> = Guard::enter(&backend);
+//! // SAFETY: the only guard of this CPU, and nothing but stores to tables below.
+//! let guard: Guard<'_, _, context::PageTables> = unsafe { Guard::enter(&backend) };
 //! let window = guard.window();      // pass `&window` to whatever stores
 //! # let _ = window;
 //! drop(guard);                      // protected again

@@ -16,28 +16,31 @@ impl Null {
 
 // SAFETY: claims no enforcement and touches no state.
 unsafe impl Backend for Null {
-    type Entered = ();
-
     #[inline(always)]
     fn write_needs_barrier(&self) -> bool {
         false
     }
 
     #[inline(always)]
-    fn enter<C: Context>(&self) {
+    fn has_register(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    unsafe fn enter<C: Context>(&self) {
         // The map is checked even where nothing enforces it, so that a bad context fails on every machine.
         let _checked = const { crate::encoding::Update::of::<crate::encoding::Pkrs, C>() };
     }
 
     #[inline(always)]
-    fn leave(&self, (): ()) {}
+    unsafe fn enter_before_barrier<C: Context>(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { self.enter::<C>() };
+    }
 
     #[inline(always)]
-    fn leave_before_barrier(&self, (): ()) {}
-
-    #[inline(always)]
-    fn switched((): ()) -> bool {
-        false
+    fn is_in<C: Context>(&self) -> bool {
+        true
     }
 
     #[inline(always)]
@@ -46,10 +49,10 @@ unsafe impl Backend for Null {
     }
 
     #[inline(always)]
-    fn exception_return(&self, _saved: Saved) {}
+    unsafe fn exception_return(&self, _saved: Saved) {}
 
     #[inline(always)]
-    fn thread_switch(&self, previous: &mut Saved, _next: &Saved) {
+    unsafe fn thread_switch(&self, previous: &mut Saved, _next: &mut Saved) {
         *previous = Saved(0);
     }
 

@@ -42,17 +42,6 @@ pub struct Pan<R = PstatePan> {
 #[derive(Clone, Copy, Debug)]
 pub struct PstatePan(());
 
-/// What entering a context did, and so what leaving it undoes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Entered {
-    /// Nothing: the CPU was in it.
-    Stayed,
-    /// PAN was cleared.
-    Opened,
-    /// PAN was set.
-    Closed,
-}
-
 /// Why PAN cannot protect this CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum InitError {
@@ -164,6 +153,11 @@ const fn opens<C: Context>() -> bool {
     }
 }
 
+/// What the flag is in a context.
+const fn flag_of<C: Context>() -> u64 {
+    if opens::<C>() { 0 } else { PAN }
+}
+
 impl<R: Register> Pan<R> {
     /// The backend of a flag that is ready: verified on every CPU that will use it.
     pub const fn new(flag: R) -> Self {
@@ -201,12 +195,10 @@ impl<R: Register> Pan<R> {
     }
 }
 
-// SAFETY: `enter` sets or clears the flag as the context says, and `opens` accepts no context that one flag cannot enforce; `leave`
-// looks at nothing but the `Entered` value; every method that writes is always inlined, and writes a constant. Enforcement is the
-// register's, and that of whoever maps page tables by `Scheme::Alias`.
+// SAFETY: entering sets or clears the flag as the context says, a constant, and `opens` accepts no context that one flag cannot
+// enforce; every method that writes is always inlined. Enforcement is the register's, and that of whoever maps page tables by
+// `Scheme::Alias`.
 unsafe impl<R: Register> Backend for Pan<R> {
-    type Entered = Entered;
-
     #[inline(always)]
     fn write_needs_barrier(&self) -> bool {
         R::NEEDS_BARRIER
@@ -224,42 +216,18 @@ unsafe impl<R: Register> Backend for Pan<R> {
     }
 
     #[inline(always)]
-    fn enter<C: Context>(&self) -> Entered {
-        let open = const { opens::<C>() };
-        let is_open = self.flag.read() & PAN == 0;
-        if open == is_open {
-            return Entered::Stayed;
-        }
-        if open {
-            self.write(0);
-            Entered::Opened
-        } else {
-            self.write(PAN);
-            Entered::Closed
-        }
+    unsafe fn enter<C: Context>(&self) {
+        self.write(const { flag_of::<C>() });
     }
 
     #[inline(always)]
-    fn leave(&self, entered: Entered) {
-        match entered {
-            Entered::Stayed => {}
-            Entered::Opened => self.write(PAN),
-            Entered::Closed => self.write(0),
-        }
+    unsafe fn enter_before_barrier<C: Context>(&self) {
+        self.flag.write(Value(const { flag_of::<C>() }));
     }
 
     #[inline(always)]
-    fn leave_before_barrier(&self, entered: Entered) {
-        match entered {
-            Entered::Stayed => {}
-            Entered::Opened => self.flag.write(Value(PAN)),
-            Entered::Closed => self.flag.write(Value(0)),
-        }
-    }
-
-    #[inline(always)]
-    fn switched(entered: Entered) -> bool {
-        entered != Entered::Stayed
+    fn is_in<C: Context>(&self) -> bool {
+        self.flag.read() & PAN == const { flag_of::<C>() }
     }
 
     /// Nothing: taking the exception saved PAN in `SPSR_EL1` and set it, since SPAN is clear.
@@ -270,18 +238,19 @@ unsafe impl<R: Register> Backend for Pan<R> {
 
     /// Nothing: ERET restores PAN from `SPSR_EL1`.
     #[inline(always)]
-    fn exception_return(&self, _saved: Saved) {}
+    unsafe fn exception_return(&self, _saved: Saved) {}
 
     /// A thread that is preempted left its window when the interrupt was taken, and gets it back by its own ERET: here PAN is set on
     /// both sides, and nothing is written. One that gives the CPU away inside a window takes the open state along, and gets it
     /// back here when it is resumed.
     #[inline(always)]
-    fn thread_switch(&self, previous: &mut Saved, next: &Saved) {
+    unsafe fn thread_switch(&self, previous: &mut Saved, next: &mut Saved) {
         let current = self.state();
-        *previous = current;
-        if current.0 != next.0 & PAN {
-            if next.0 & PAN == 0 { self.write(PAN) } else { self.write(0) }
+        let Saved(wanted) = next.take(self);
+        if current.0 != wanted & PAN {
+            if wanted & PAN == 0 { self.write(PAN) } else { self.write(0) }
         }
+        *previous = current;
     }
 
     #[inline(always)]

@@ -173,6 +173,24 @@ pub unsafe trait Machine: Sync + Sized {
         None
     }
 
+    /// Whether windows are gates whatever a section says: asked before anything that would keep one open longer. A kernel answers from memory that
+    /// is read-only since it started.
+    #[inline(always)]
+    fn has_gates(&self) -> bool {
+        false
+    }
+
+    /// Turns interrupts off on this CPU and returns whether they were on. A gate, which is what a window of mode `fused` is, is
+    /// open only while they are off. A model has none.
+    #[inline(always)]
+    fn interrupts_off(&self) -> bool {
+        false
+    }
+
+    /// Turns interrupts on again, where [`interrupts_off`](Self::interrupts_off) found them on.
+    #[inline(always)]
+    fn interrupts_on(&self) {}
+
     /// Makes stored valid kernel entries visible to table walks and synchronises this CPU (arm64: DSB ISHST, ISB). Also
     /// makes an earlier register write effective. Called only where the format wants it.
     fn entry_barrier(&self);

@@ -11,13 +11,17 @@ pub enum Mode {
     Unbatched,
     /// The Linux series' design: a window per lazy-MMU section, the key set and reset on each page-table page.
     Batched,
-    /// One bounded window per operation, page-table pages from a keyed pool.
+    /// One bounded window per operation, page-table pages from a keyed pool, and nothing checked: what [`Fused`](Self::Fused) costs without
+    /// integrity.
+    FusedLean,
+    /// The same with integrity: every frame has a type in [guarded memory](crate::guarded), and what is stored is held against it.
     Fused,
 }
 
 impl Mode {
     /// All modes, the baseline first.
-    pub const ALL: [Mode; 4] = [Mode::Off, Mode::Unbatched, Mode::Batched, Mode::Fused];
+    pub const ALL: [Mode; 5] =
+        [Mode::Off, Mode::Unbatched, Mode::Batched, Mode::FusedLean, Mode::Fused];
 
     /// The name used on command lines and in results.
     pub const fn name(self) -> &'static str {
@@ -25,6 +29,7 @@ impl Mode {
             Mode::Off => "off",
             Mode::Unbatched => "unbatched",
             Mode::Batched => "batched",
+            Mode::FusedLean => "fused-lean",
             Mode::Fused => "fused",
         }
     }
@@ -38,5 +43,17 @@ impl Mode {
     #[inline(always)]
     pub const fn protects(self) -> bool {
         !matches!(self, Mode::Off)
+    }
+
+    /// Whether an operation has its window for itself, as long as it needs one, and page-table pages come from the pool.
+    #[inline(always)]
+    pub const fn fuses(self) -> bool {
+        matches!(self, Mode::FusedLean | Mode::Fused)
+    }
+
+    /// Whether frames have types, which what is stored is held against.
+    #[inline(always)]
+    pub const fn checks(self) -> bool {
+        matches!(self, Mode::Fused)
     }
 }

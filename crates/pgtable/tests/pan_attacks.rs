@@ -54,7 +54,8 @@ impl Victim {
 const WORD: u64 = 7 * 8;
 
 fn open(system: &System<Aarch64, Aliased>) -> Guard<'_, impl Backend, PageTables> {
-    Guard::enter(system.machine().backend())
+    // SAFETY: the only window of this CPU, or of an exception's handler; what runs in it is an attack that writes back.
+    unsafe { Guard::enter(system.machine().backend()) }
 }
 
 #[test]
@@ -192,9 +193,11 @@ fn another_thread_has_no_part_in_a_window() {
     let attack = || victim.mmu().store(victim.alias().offset(WORD), 0);
     let (mut first, mut second) = (backend.initial(), backend.initial());
     let window = open(&victim.system);
-    backend.thread_switch(&mut first, &second);
+    // SAFETY: the states are those of the two threads of this test.
+    unsafe { backend.thread_switch(&mut first, &mut second) };
     assert!(attack().is_err(), "the other thread");
-    backend.thread_switch(&mut second, &first);
+    // SAFETY: as before.
+    unsafe { backend.thread_switch(&mut second, &mut first) };
     assert_eq!(attack(), Ok(()), "resumed");
     drop(window);
     assert!(attack().is_err());

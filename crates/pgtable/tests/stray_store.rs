@@ -49,7 +49,8 @@ fn store_by_pan<F: HostedFormat>(mode: Mode, level: Level, place: &str) {
         table.wrapping_byte_add(by).write_volatile(same);
     };
     let guard: Option<Guard<'_, _, PageTables>> =
-        (when == "inside").then(|| Guard::enter(machine.backend()));
+        // SAFETY: the only window of this CPU; what runs in it writes back.
+        (when == "inside").then(|| unsafe { Guard::enter(machine.backend()) });
     println!("{ABOUT_TO_STORE}");
     store();
     drop(guard);
@@ -62,14 +63,16 @@ fn store_over<F: HostedFormat>(mode: Mode, level: Level, place: &str) {
     let machine = kernel.machine();
     let table = find_table(&kernel, level);
     let guard: Option<Guard<'_, _, PageTables>> =
-        (place != "outside").then(|| Guard::enter(machine.backend()));
+        // SAFETY: the only window of this CPU; what runs in it writes back.
+        (place != "outside").then(|| unsafe { Guard::enter(machine.backend()) });
     let interrupted = (place == "interrupted").then(|| machine.backend().exception_entry());
     println!("{ABOUT_TO_STORE}");
     // SAFETY: the address is a word of the arena's view of tables, which this thread alone uses. Where the view is read-only the
     // process ends here, which is what is tested.
     unsafe { table.write_volatile(table.read_volatile()) };
     if let Some(saved) = interrupted {
-        machine.backend().exception_return(saved);
+        // SAFETY: it is that of the exception above.
+        unsafe { machine.backend().exception_return(saved) };
     }
     drop(guard);
 }

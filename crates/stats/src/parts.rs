@@ -77,16 +77,16 @@ impl Step {
         Step::new(
             "lean-pool",
             Some(Mode::LeanNoPool),
-            Mode::LEAN,
+            Mode::FusedLean,
             "fused-lean over fused-lean:no-pool: what the pool changes there",
         ),
         Step::new(
             "lean-deferral",
             Some(Mode::LeanNoDeferral),
-            Mode::LEAN,
+            Mode::FusedLean,
             "fused-lean over fused-lean:no-deferral: what unmaps that wait for a window change",
         ),
-        Step::new("lean", None, Mode::LEAN, "fused-lean over off: the whole"),
+        Step::new("lean", None, Mode::FusedLean, "fused-lean over off: the whole"),
     ];
 }
 

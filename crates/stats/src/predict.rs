@@ -136,7 +136,7 @@ mod tests {
         // Two far apart, one of whose barriers was due anyway.
         assert_eq!(added(Mode::Batched, &counts(2.0, 2.0, 0.0, 2.0)), 2.0 * 20.0 - 5.0);
         // The pool makes up for it.
-        assert_eq!(added(Mode::LEAN, &counts(2.0, 3.0, 0.0, 2.0)), 2.0 * 20.0 - 2.0 * 30.0);
+        assert_eq!(added(Mode::FusedLean, &counts(2.0, 3.0, 0.0, 2.0)), 2.0 * 20.0 - 2.0 * 30.0);
         assert_eq!(added(Mode::LeanNoPool, &counts(2.0, 3.0, 0.0, 2.0)), 40.0);
     }
 

@@ -24,8 +24,10 @@ pub use origin::Origin;
 pub use read::{Problem, ReadError, Reader, Recording};
 pub use write::{WriteError, Writer};
 
-/// The format version this crate writes, and the only one it reads.
-pub const FORMAT: u32 = 1;
+/// The format version this crate writes.
+pub const FORMAT: u32 = 2;
+/// The one before, which is read as well. What it calls `fused` checked nothing, and is [`Mode::FusedLean`] by now.
+pub const BEFORE_INTEGRITY: u32 = 1;
 
 /// One line of the sample file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,7 +46,7 @@ pub enum Record {
 /// What was run, where, and from which build.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Run {
-    /// Version of this file format, [`FORMAT`].
+    /// Version of this file format: [`FORMAT`], or [`BEFORE_INTEGRITY`].
     pub format: u32,
     /// The machine that ran it.
     pub machine: Machine,
@@ -194,6 +196,24 @@ const NOT_NEGATIVE: &str = "a finite number of at least 0";
 const SHARE: &str = "a share between 0 and 1";
 
 impl Record {
+    /// What a record of the version [`BEFORE_INTEGRITY`] says in the words of this one.
+    fn from_before_integrity(mut self) -> Self {
+        let rename = |mode: &mut Mode| {
+            if *mode == Mode::Fused {
+                *mode = Mode::FusedLean;
+            }
+        };
+        match &mut self {
+            Record::Run(run) => {
+                run.origin.iter_mut().flat_map(|origin| &mut origin.modes).for_each(rename);
+            }
+            Record::Sample(sample) => rename(&mut sample.mode),
+            Record::Counts(record) => rename(&mut record.mode),
+            Record::Done(done) => rename(&mut done.mode),
+        }
+        self
+    }
+
     /// Checks every number of the record.
     ///
     /// # Errors

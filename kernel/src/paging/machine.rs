@@ -10,7 +10,6 @@ use kpkeys_pgtable::{Flush, Machine, Memory, PhysAddr, Probe, VirtAddr};
 /// Hardware, or what an emulator makes of it.
 pub struct Bare<P> {
     memory: Memory,
-    backend: Selected,
     probe: P,
     cpus: usize,
 }
@@ -18,7 +17,7 @@ pub struct Bare<P> {
 impl<P: Probe> Bare<P> {
     /// The running machine, whose linear map covers `memory`.
     pub fn new(memory: Memory, probe: P) -> Self {
-        Self { memory, backend: protection::selected(), probe, cpus: cpu::online().count() }
+        Self { memory, probe, cpus: cpu::online().count() }
     }
 }
 
@@ -36,7 +35,7 @@ unsafe impl<P: Probe> Machine for Bare<P> {
 
     #[inline(always)]
     fn backend(&self) -> &Selected {
-        &self.backend
+        protection::backend()
     }
 
     #[inline(always)]
@@ -70,6 +69,23 @@ unsafe impl<P: Probe> Machine for Bare<P> {
     #[inline(always)]
     fn direct(&self, va: VirtAddr) -> Option<NonNull<u8>> {
         NonNull::new(va.0 as *mut u8)
+    }
+
+    #[inline(always)]
+    fn has_gates(&self) -> bool {
+        protection::has_gates()
+    }
+
+    #[inline(always)]
+    fn interrupts_off(&self) -> bool {
+        let were_on = arch::irq::enabled();
+        arch::irq::disable();
+        were_on
+    }
+
+    #[inline(always)]
+    fn interrupts_on(&self) {
+        arch::irq::enable();
     }
 
     #[inline(always)]

@@ -24,7 +24,7 @@ pub mod user;
 use crate::arch::{self, backend::Unusable};
 use crate::lock::IrqLock;
 use crate::memory::{BootMemory, OutOfMemory, PAGE_SIZE, PhysAddr, PhysRange};
-use crate::{calls, cpu, early_tables, image, protection};
+use crate::{calls, cpu, early_tables, image, interrupted, protection};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
@@ -148,6 +148,7 @@ unsafe fn build<P: Probe + Default + 'static>(
         frames.add(memory.frame_number(free.start)..memory.frame_number(free.end));
     }
     let machine = Bare::new(memory, P::default());
+    interrupted::settle(machine.to_alias());
     let kernel =
         on_large_stack(|| Kernel::new(machine, frames, config, Layout::standard()).map(Box::new))?;
     layout::complete(&kernel, boot.ram())?;

@@ -126,7 +126,7 @@ fn switch_away(fate: Fate) {
     let this = current();
     *cpu.sched.current.lock() = Some(next.clone());
     let (from, to) = (this.stack_pointer.as_ptr(), next.stack_pointer.load(Ordering::Relaxed));
-    protection::switch_thread(&mut this.protection.lock(), &next.protection.lock());
+    protection::switch_thread(&mut this.protection.lock(), &mut next.protection.lock());
     arch::root::load(next.root());
     arch::user::set_kernel_stack(next.kernel_stack());
     drop(next); // `sched.current` keeps it

@@ -2,10 +2,11 @@
 //!
 //! These hold for every backend with a register. Whether hardware refuses stores is shown by the attacks.
 
+use crate::arch::backend::Selected;
 use crate::attack::Here;
-use crate::lock::IrqLock;
+use crate::lock::{IrqLock, IrqsOff};
 use crate::paging::{self, memories};
-use crate::protection::selected;
+use crate::protection::{backend, has_gates, selected};
 use crate::{arch, calls, cpu, ensure, kernel_test, probe, sched, skip};
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -40,36 +41,60 @@ fn can_store() -> bool {
     site.store(Store::Word, Aim::of_table(memories(), site.early_table(), 4088)).is_ok()
 }
 
+/// A window of this CPU, with interrupts off if it is a gate.
+struct Opened {
+    guard: Guard<'static, Selected, context::PageTables>,
+    _irqs_off: Option<IrqsOff>,
+}
+
+fn open_window() -> Opened {
+    let irqs_off = has_gates().then(IrqsOff::new);
+    // SAFETY: the only window of this CPU; what runs in it is meant to show that it is open.
+    Opened { guard: unsafe { Guard::enter(backend()) }, _irqs_off: irqs_off }
+}
+
+/// A window that is not kept from being interrupted, which a gate must be.
+fn open_carelessly() -> Guard<'static, Selected, context::PageTables> {
+    // SAFETY: as before. In a gate it will be lost, which is what is looked at.
+    unsafe { Guard::enter(backend()) }
+}
+
+/// What a window that was interrupted and switched away from is afterwards.
+fn after_switch() -> Option<Access> {
+    if has_gates() { closed() } else { open() }
+}
+
 kernel_test! {
-    /// A window in a window opens nothing and closes nothing.
-    fn windows_nest() {
-        let backend = selected();
-        let outer: Guard<'_, _, context::PageTables> = Guard::enter(&backend);
-        let inner: Guard<'_, _, context::PageTables> = Guard::enter(&backend);
-        let switched = (outer.switched(), inner.switched());
+    /// A context inside a window closes it for a while, and then it is open again.
+    fn contexts_nest() {
+        let mut outer = open_window();
+        let before = (access(), can_store());
+        // SAFETY: nothing is meant to have more access than is left.
+        let inner = unsafe { outer.guard.within::<context::Default>() };
         let in_inner = (access(), can_store());
         drop(inner);
         let in_outer = (access(), can_store());
         drop(outer);
         let after = (access(), can_store());
-        ensure!(switched == (access().is_some(), false), "(outer, inner) switched: {switched:?}");
-        ensure!(in_inner == (open(), true), "in the inner window: {in_inner:?}");
-        ensure!(in_outer == (open(), true), "after it, in the outer: {in_outer:?}");
+        ensure!(before == (open(), true), "in the window: {before:?}");
+        ensure!(in_inner == (closed(), !is_enforced()), "in the default context inside: {in_inner:?}");
+        ensure!(in_outer == (open(), true), "after it: {in_outer:?}");
         ensure!(after == (closed(), !is_enforced()), "after both: {after:?}");
     }
 
     /// Handlers of interrupts, NMIs, page faults and asynchronous errors start closed, and what they interrupted is open again afterwards.
     fn exceptions_reset_and_restore() {
-        let backend = selected();
+        // No interrupt arrives in a gate.
+        let first = usize::from(has_gates());
         let handlers = if arch::error::can_be_raised() { 4 } else { 3 };
         if handlers == 3 {
             skip!("asynchronous errors cannot be raised here");
         }
         let seen = IrqLock::new(Vec::with_capacity(handlers));
         let look = || seen.lock().push((access(), can_store()));
-        let mut restored = Vec::new();
-        for handler in 0..handlers {
-            let window: Guard<'_, _, context::PageTables> = Guard::enter(&backend);
+        let mut restored = Vec::with_capacity(handlers);
+        for handler in first..handlers {
+            let window = open_window();
             match handler {
                 0 => calls::run_in_interrupt(cpu::this().id, &look),
                 1 => calls::run_in_nmi(cpu::this().id, &look),
@@ -80,37 +105,85 @@ kernel_test! {
             drop(window);
         }
         let seen = seen.lock().clone();
-        let expected = alloc::vec![(closed(), !is_enforced()); handlers];
+        let expected = alloc::vec![(closed(), !is_enforced()); handlers - first];
         ensure!(seen == expected, "inside the handlers: {seen:?}");
-        let expected = alloc::vec![(open(), true); handlers];
+        let expected = alloc::vec![(open(), true); handlers - first];
         ensure!(restored == expected, "after them, in the window: {restored:?}");
     }
 
     /// The same one inside the other: a fault in an NMI in an interrupt in a window.
     fn nested_exceptions_reset_and_restore() {
-        let backend = selected();
-        let seen = IrqLock::new(Vec::with_capacity(3));
+        let seen = IrqLock::new(Vec::with_capacity(4));
         let look = || seen.lock().push(access());
-        let window: Guard<'_, _, context::PageTables> = Guard::enter(&backend);
-        calls::run_in_interrupt(cpu::this().id, &|| {
-            let inner: Guard<'_, _, context::PageTables> = Guard::enter(&backend);
-            calls::run_in_nmi(cpu::this().id, &|| {
-                probe::run_in_page_fault(&look);
+        let in_nmi = || {
+            probe::run_in_page_fault(&look);
+            look();
+        };
+        let window = open_window();
+        if has_gates() {
+            calls::run_in_nmi(cpu::this().id, &in_nmi);
+        } else {
+            calls::run_in_interrupt(cpu::this().id, &|| {
+                let inner = open_window();
+                calls::run_in_nmi(cpu::this().id, &in_nmi);
+                look();
+                drop(inner);
                 look();
             });
-            seen.lock().push(access());
-            drop(inner);
-            seen.lock().push(access());
-        });
+        }
         let after = access();
         drop(window);
         let seen = seen.lock().clone();
         let expected = [closed(), closed(), open(), closed()];
+        let expected = if has_gates() { &expected[..2] } else { &expected[..] };
         ensure!(seen == expected, "fault, NMI, window in the interrupt, interrupt: {seen:?}");
         ensure!(after == open(), "back in the window: {after:?}");
     }
 
-    /// A thread that is switched to does not get the window of the one before, which finds it again.
+    /// Whatever registers a gate had when an NMI came, it has them afterwards, many times; and it gets on.
+    fn a_gate_gets_on_in_a_storm_of_nmis() {
+        static STOP: AtomicBool = AtomicBool::new(false);
+        STOP.store(false, Ordering::Relaxed);
+        let here = cpu::this().id;
+        let Some(other) = cpu::online().map(|cpu| cpu.id).find(|&id| id != here) else {
+            skip!("there is no other CPU to send NMIs");
+            return Ok(());
+        };
+        let in_storm = move || {
+            let storm = sched::spawn("storm", Some(other), move || {
+                let mut sent = 0u64;
+                while !STOP.load(Ordering::Relaxed) {
+                    calls::run_in_nmi(here, &|| ());
+                    sent += 1;
+                }
+                sent
+            });
+            let storm = storm.map_err(|error| error.to_string())?;
+            let area = memories().vmalloc(1).map_err(|error| error.to_string())?;
+            let end = arch::time::since_boot() + Duration::from_millis(300);
+            let (mut gates, mut in_gates) = (0u64, 0u64);
+            while arch::time::since_boot() < end {
+                inside_window(memories(), area, || {
+                    for _ in 0..50 {
+                        core::hint::spin_loop();
+                    }
+                })
+                .map_err(|failure| failure.to_string())?;
+                gates += 1;
+                in_gates += u64::from(!can_store() || !is_enforced());
+            }
+            STOP.store(true, Ordering::Relaxed);
+            memories().vfree(area).map_err(|error| error.to_string())?;
+            Ok::<_, alloc::string::String>((storm.join(), gates, in_gates))
+        };
+        let storm = sched::spawn("in the storm", Some(here), in_storm);
+        let (sent, gates, closed) = storm.map_err(|error| error.to_string())?.join()?;
+        log::info!("{gates} gates in a storm of {sent} NMIs");
+        ensure!(sent > 0 && gates > 0, "{sent} NMIs, {gates} gates");
+        ensure!(closed == gates, "{closed} of {gates} gates were closed afterwards");
+    }
+
+    /// A thread that is switched to does not get the window of the one before, which finds it again, unless it is a gate: that is lost.
     fn thread_switch_carries_the_window() {
         static DONE: AtomicBool = AtomicBool::new(false);
         let in_thread = |cpu| {
@@ -120,8 +193,7 @@ kernel_test! {
                 seen
             });
             let other = other.map_err(|error| error.to_string())?;
-            let backend = selected();
-            let window: Guard<'_, _, context::PageTables> = Guard::enter(&backend);
+            let window = open_carelessly();
             while !DONE.load(Ordering::Relaxed) {
                 sched::yield_now();
             }
@@ -134,15 +206,15 @@ kernel_test! {
         let seen = sched::spawn("window", Some(here), move || in_thread(here));
         let (other, after) = seen.map_err(|error| error.to_string())?.join()?;
         ensure!(other == (closed(), !is_enforced()), "the other thread: {other:?}");
-        ensure!(after == (open(), true), "back in the window: {after:?}");
+        let expected = (after_switch(), !has_gates() || !is_enforced());
+        ensure!(after == expected, "back in the window: {after:?}");
     }
 
-    /// A window moves to another CPU with its thread, and closes there.
+    /// A window moves to another CPU with its thread, and closes there; a gate does not outlive the switch.
     fn windows_move_with_their_thread() {
-        let backend = selected();
         let end = arch::time::since_boot() + Duration::from_millis(300);
         let start = cpu::this().id;
-        let window: Guard<'_, _, context::PageTables> = Guard::enter(&backend);
+        let window = open_carelessly();
         // Some other thread must want this CPU, or this one stays.
         let busy = sched::spawn("busy", Some(start), move || {
             while arch::time::since_boot() < end {
@@ -162,7 +234,8 @@ kernel_test! {
         } else {
             ensure!(moved, "the thread stayed on CPU {start}");
         }
-        ensure!((inside, after) == (open(), closed()), "in the window, after it: {inside:?}, {after:?}");
+        let expected = if moved { after_switch() } else { inside };
+        ensure!((inside, after) == (expected, closed()), "in the window, after it: {inside:?}, {after:?}");
     }
 
     /// While all other CPUs open windows as fast as they can, stores of this one are refused, every one.

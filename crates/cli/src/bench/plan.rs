@@ -392,7 +392,8 @@ mod tests {
     #[test]
     fn an_unknown_mode_lists_the_modes() {
         let error = modes(&["fast".to_owned()], false).unwrap_err().to_string();
-        let expected = "unknown mode `fast`; expected one of: off, unbatched, batched, fused";
+        let expected =
+            "unknown mode `fast`; expected one of: off, unbatched, batched, fused-lean, fused";
         assert!(error.starts_with(expected) && error.contains("batched:pool"), "{error}");
     }
 

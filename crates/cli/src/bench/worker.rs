@@ -122,7 +122,7 @@ fn config(mode: Mode) -> Result<Config> {
         bail!("mode `{mode}` is not run in a process")
     };
     let config = Config::of(protection);
-    let (pool, no_pool) = (Config::of(Protection::Fused), Config::of(Protection::Batched));
+    let (pool, no_pool) = (Config::of(Protection::FusedLean), Config::of(Protection::Batched));
     Ok(match mode {
         Mode::BatchedPool => Config { mode: protection, ..pool },
         Mode::LeanNoPool => Config { mode: protection, ..no_pool },

@@ -117,7 +117,7 @@ struct Times {
 impl Times {
     fn of<F: HostedFormat>(row: &Row) -> Result<Times> {
         let [off, unbatched, batched] = [Mode::Off, Mode::Unbatched, Mode::Batched].map(Config::of);
-        let pool = Config { mode: Mode::Batched, ..Config::of(Mode::Fused) };
+        let pool = Config { mode: Mode::Batched, ..Config::of(Mode::FusedLean) };
         let off = boot_measured::<F, MockBackend<F>>(setup(off))?;
         let unbatched = boot_measured::<F, WithoutKeys<MockBackend<F>>>(setup(unbatched))?;
         let switches = boot_measured::<F, WithoutKeys<MockBackend<F>>>(setup(batched))?;

@@ -1,5 +1,6 @@
 //! Page faults: the first touch of a page, and the first write to a page that others have too.
 
+use arrayvec::ArrayVec;
 use kpkeys_pgtable::addr::ENTRIES;
 use kpkeys_pgtable::table::{Slot, Table};
 use kpkeys_pgtable::{
@@ -12,8 +13,14 @@ use super::vma::{Backing, MapFlags, Vma};
 use crate::error::Error;
 use crate::frames::HUGE_ORDER;
 
-/// Entries of a fault-around that are stored one right after the other: Linux's default number of pages.
+/// Entries that are stored one right after the other, by a fault-around or a populate: Linux's default number of pages.
 const STORED_TOGETHER: usize = 16;
+
+/// Pages that wait to be stored: the entry of one, or the first of a whole table's.
+enum NewPages {
+    Small(Entry),
+    Large(Entry),
+}
 
 impl<M: Machine> AddressSpace<'_, M> {
     /// Handles a fault: makes the page at `va` accessible, for stores too if `write`. Does nothing where the access is allowed
@@ -139,7 +146,7 @@ impl<M: Machine> AddressSpace<'_, M> {
     }
 
     /// Reading a file's page: maps it, and those around it that are in the mapping and in the same table. Each store stands alone,
-    /// as in Linux's `filemap_map_pages`, which is no lazy-MMU section. Returns how many pages were mapped; if references run out
+    /// as in Linux's `filemap_map_pages`, which is no lazy-MMU section; or all together in a gate. Returns how many pages were mapped; if references run out
     /// on the way, those before are mapped, and whoever still misses the page faults again.
     fn map_around(&self, va: VirtAddr, vma: &Vma<'_>, file: FilePages<'_>) -> Result<usize, Error> {
         let paging = self.kernel.paging();
@@ -157,9 +164,7 @@ impl<M: Machine> AddressSpace<'_, M> {
             let mut entries = [(0, Entry::EMPTY); STORED_TOGETHER];
             let shared = self.share_pages(&mut missing, vma, file, &mut entries);
             let count = *shared.as_ref().unwrap_or_else(|(count, _)| count);
-            for &(index, entry) in &entries[..count] {
-                section.set(table.slot(index), entry);
-            }
+            section.set_at(table, &entries[..count]);
             mapped += count;
             match shared {
                 Err((_, error)) if mapped == 0 => return Err(error),
@@ -231,24 +236,60 @@ impl<M: Machine> AddressSpace<'_, M> {
             let _lazy = section.lazy();
             let mut done = 0;
             while done < piece.pages() {
-                let va = piece.start().offset_pages(done);
-                let vma = self.vmas.find(va).ok_or(Error::NotMapped(va))?;
-                if !vma.flags.write {
-                    return Err(Error::Forbidden(va));
-                }
-                done += if M::Format::is_present(table.slot(va.index(Level::Pte)).load()) {
-                    1
-                } else {
-                    let pages = self.first_touch(&section, table, va, &vma, true)?;
-                    mapped += pages;
-                    // A large folio may begin before `va`; what matters is how far it reaches.
-                    if pages == 1 { 1 } else { ENTRIES - va.index(Level::Pte) }
-                };
+                let rest = PageRange::new(piece.start().offset_pages(done), piece.pages() - done)?;
+                let (passed, now) = self.touch_some(&section, table, rest);
+                mapped += now;
+                done += passed?;
             }
             Ok(())
         });
         self.mapped_pages += mapped;
         result
+    }
+
+    /// Touches pages of a piece from its start on: as many as are stored together, or one large folio. Returns how many pages it got past,
+    /// and how many of them it mapped.
+    #[inline]
+    fn touch_some(
+        &self,
+        section: &Section<'_, M>,
+        table: Table<'_>,
+        piece: PageRange,
+    ) -> (Result<usize, Error>, usize) {
+        let mut small = ArrayVec::<(usize, Entry), STORED_TOGETHER>::new();
+        let mut passed = 0;
+        let gathered = loop {
+            if passed == piece.pages() || small.is_full() {
+                break Ok(passed);
+            }
+            let va = piece.start().offset_pages(passed);
+            let index = va.index(Level::Pte);
+            if M::Format::is_present(table.slot(index).load()) {
+                passed += 1;
+                continue;
+            }
+            match self.vma_to_write(va).and_then(|vma| self.new_pages(table, va, &vma, true)) {
+                // A large folio may begin before `va`; what matters is how far it reaches. Nothing was gathered: its table was empty.
+                Ok(NewPages::Large(first)) => {
+                    self.store_large(section, table, first);
+                    return (Ok(ENTRIES - index), ENTRIES);
+                }
+                Ok(NewPages::Small(entry)) => {
+                    small.push((index, entry));
+                    passed += 1;
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        if !small.is_empty() {
+            section.set_at(table, &small);
+        }
+        (gathered, small.len())
+    }
+
+    fn vma_to_write(&self, va: VirtAddr) -> Result<Vma<'_>, Error> {
+        let vma = self.vmas.find(va).ok_or(Error::NotMapped(va))?;
+        if vma.flags.write { Ok(vma) } else { Err(Error::Forbidden(va)) }
     }
 
     /// Maps a folio of zeroes at an empty entry, or around it; returns how many pages were mapped.
@@ -261,6 +302,32 @@ impl<M: Machine> AddressSpace<'_, M> {
         vma: &Vma<'_>,
         write: bool,
     ) -> Result<usize, Error> {
+        match self.new_pages(table, va, vma, write)? {
+            NewPages::Large(first) => {
+                self.store_large(section, table, first);
+                Ok(ENTRIES)
+            }
+            NewPages::Small(entry) => {
+                section.set(table.slot(va.index(Level::Pte)), entry);
+                Ok(1)
+            }
+        }
+    }
+
+    fn store_large(&self, section: &Section<'_, M>, table: Table<'_>, first: Entry) {
+        section.will_store(ENTRIES);
+        section.set_range(table.all(), |i| Entry(first.0 + i as u64 * PAGE_SIZE));
+    }
+
+    /// A folio of zeroes for an empty entry, or for all of its table if that is empty, as the mapping wants and memory allows.
+    #[inline]
+    fn new_pages(
+        &self,
+        table: Table<'_>,
+        va: VirtAddr,
+        vma: &Vma<'_>,
+        write: bool,
+    ) -> Result<NewPages, Error> {
         let frames = self.kernel.frames();
         let attrs = Attrs {
             write: vma.flags.write,
@@ -274,15 +341,11 @@ impl<M: Machine> AddressSpace<'_, M> {
             && let Ok(folio) = frames.new_folio(self.kernel.machine(), HUGE_ORDER)
         {
             frames.map_new(folio, ENTRIES);
-            let first = user_leaf::<M>(folio, attrs)?;
-            section.will_store(ENTRIES);
-            section.set_range(table.all(), |i| Entry(first.0 + i as u64 * PAGE_SIZE));
-            return Ok(ENTRIES);
+            return Ok(NewPages::Large(user_leaf::<M>(folio, attrs)?));
         }
         let page = frames.new_folio(self.kernel.machine(), 0)?;
         frames.map_new(page, 1);
-        section.set(table.slot(va.index(Level::Pte)), user_leaf::<M>(page, attrs)?);
-        Ok(1)
+        Ok(NewPages::Small(user_leaf::<M>(page, attrs)?))
     }
 
     /// Makes a page writable that was write-protected: as it is if nobody else has it, else by a copy.

@@ -11,7 +11,7 @@ use alloc::boxed::Box;
 use core::mem::take;
 
 use kpkeys::Backend;
-use kpkeys_pgtable::{Flush, Format, Machine, Mode, PageRange, PhysAddr, Section, VirtAddr};
+use kpkeys_pgtable::{Flush, Format, Machine, PageRange, PhysAddr, Section, VirtAddr};
 
 use super::cpu::Own;
 use super::extent::{Extent, Extents};
@@ -82,7 +82,7 @@ impl<M: Machine> Kernel<M> {
     /// Whether unmaps wait for a window.
     #[inline(always)]
     pub(super) fn defers(&self) -> bool {
-        self.paging().mode() == Mode::Fused && !self.machine().backend().windows_are_cheap()
+        self.paging().mode().fuses() && !self.machine().backend().windows_are_cheap()
     }
 
     /// Unmaps an area and frees what it had: now, or when this CPU next opens a window for kernel mappings.

@@ -81,7 +81,7 @@ fn on_every_machine<F: HostedFormat>(test: impl Fn(&Kernel<Counted<F>>, Mode)) {
 /// An operation that takes `frames` frames must have failed with every smaller number of them. The pool takes page-table pages in
 /// blocks, and keeps a few of them, so there it takes some more.
 fn assert_needed(mode: Mode, needed: usize, frames: usize) {
-    let most = if mode == Mode::Fused { 2 * frames + 8 } else { frames };
+    let most = if mode.fuses() { 2 * frames + 8 } else { frames };
     assert!(
         (frames..=most).contains(&needed),
         "{needed} frames were needed in place of {frames}, {mode:?}"
@@ -239,11 +239,11 @@ fn vmalloc_fails_cleanly<F: HostedFormat>() {
             // Tables linked by an earlier failure stay; those of the kernel are never freed.
             let linked = assert_clean(kernel, &[]).ptps - before;
             // A PMD and a PTE table; and what blocks of the linear map were split into, to key small blocks of the pool.
-            assert!(linked == 2 || mode == Mode::Fused && linked > 2, "{linked} {mode:?}");
+            assert!(linked == 2 || mode.fuses() && linked > 2, "{linked} {mode:?}");
             // With the PMD table alone to be had it was linked, and served the next attempt; so the tables cost one frame or two.
             let tables = needed - pages;
             assert!(
-                if mode == Mode::Fused { tables <= 12 } else { (1..=2).contains(&tables) },
+                if mode.fuses() { tables <= 12 } else { (1..=2).contains(&tables) },
                 "{tables} {mode:?}"
             );
             assert_every_frame_accounted_for(kernel, &[], pages);

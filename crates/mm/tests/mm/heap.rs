@@ -47,6 +47,7 @@ fn granted() -> bool {
 // SAFETY: every method hands its arguments on to the system's allocator or returns null, which callers must expect.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        crate::gates::heap_called();
         if granted() {
             // SAFETY: the caller's promise is the one asked for.
             unsafe { System.alloc(layout) }
@@ -56,11 +57,13 @@ unsafe impl GlobalAlloc for Heap {
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        crate::gates::heap_called();
         // SAFETY: every block came from the system's allocator.
         unsafe { System.dealloc(block, layout) }
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        crate::gates::heap_called();
         if granted() {
             // SAFETY: as for `alloc` and `dealloc`.
             unsafe { System.realloc(block, layout, size) }

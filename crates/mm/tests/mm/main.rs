@@ -8,6 +8,7 @@ mod concurrency;
 mod contents;
 mod failure;
 mod flush_order;
+mod gates;
 mod heap;
 mod heap_failure;
 mod mappings;

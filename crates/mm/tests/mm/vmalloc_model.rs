@@ -221,7 +221,7 @@ impl<'k, M: Modelled> Pair<'k, M> {
         assert_eq!(result, Ok(()));
         self.freed.push(freed);
         // In mode `fused` the unmap may wait, and the next flush may not be for it.
-        if self.kernel.paging().mode() != Mode::Fused || live.pages > MAX_DEFERRED_PAGES {
+        if !self.kernel.paging().mode().fuses() || live.pages > MAX_DEFERRED_PAGES {
             assert!(self.is_gone(&freed), "{freed:?} still translates");
         }
     }

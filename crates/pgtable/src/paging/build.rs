@@ -12,7 +12,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     /// An operation with a window for the whole of it: a window around each store, whatever the mode, would take longer than all the
     /// rest of boot.
     pub(super) fn building(&self) -> Section<'_, M> {
-        let mode = if self.mode().protects() { Mode::Fused } else { Mode::Off };
+        let mode = if self.mode().protects() { Mode::FusedLean } else { Mode::Off };
         Section::begin(self.machine(), mode, Space::Linear, 0)
     }
 

@@ -41,7 +41,7 @@ impl Config {
             Mode::Off | Mode::Unbatched | Mode::Batched => {
                 Config { mode, linear: Level::Pte, pool: false }
             }
-            Mode::Fused => Config { mode, linear: Level::Pmd, pool: true },
+            Mode::FusedLean | Mode::Fused => Config { mode, linear: Level::Pmd, pool: true },
         }
     }
 }

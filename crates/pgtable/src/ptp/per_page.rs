@@ -16,13 +16,14 @@ use crate::section::Section;
 pub struct PerPage;
 
 impl<M: Machine, F: Frames> PtpAllocator<M, F> for PerPage {
-    fn allocate(&self, ground: &Ground<M, F>, _section: &Section<'_, M>) -> Result<Ptp, Error> {
+    fn allocate(&self, ground: &Ground<M, F>, section: &Section<'_, M>) -> Result<Ptp, Error> {
         let frame = ground.frames().allocate(0).ok_or(Error::OutOfMemory)?;
         let data = ground.machine().data(frame);
         // SAFETY: the frame is ours alone, is not protected yet, and its 4096 bytes are writable through this address.
         unsafe { data.write_bytes(0, PAGE_SIZE as usize) };
         let protected = if ground.is_protected() {
-            ground.protect_page(frame)
+            // An operation of its own, so the window of the one that needs the page is closed meanwhile.
+            section.paused(|| ground.protect_page(frame))
         } else {
             ground.record_early(frame, 1)
         };

@@ -46,10 +46,47 @@ impl<M: Machine, F: Frames> Paging<M, F> {
             let child = self.table_for(section, to, piece.start(), Level::Pte)?;
             let _lazy = section.lazy();
             section.will_store(2 * piece.pages());
-            copy_table(section, slots_of(parent, piece), slots_of(child, piece), share)?;
+            let (parent, child) = (slots_of(parent, piece), slots_of(child, piece));
+            if section.has_gates() {
+                copy_in_gate(section, parent, child, share)?;
+            } else {
+                copy_table(section, parent, child, share)?;
+            }
         }
         Ok(())
     }
+}
+
+/// Takes references for what is there first, and copies then: as many entries as there are references for.
+#[inline]
+fn copy_in_gate<M: Machine, S: Share>(
+    section: &Section<'_, M>,
+    parent: Slots<'_>,
+    child: Slots<'_>,
+    share: &mut S,
+) -> Result<(), S::Error> {
+    let (mut i, mut failed, mut shares_any) = (0, None, false);
+    while i < parent.len() {
+        let first = parent.slot(i).load();
+        i += if !M::Format::is_present(first) {
+            1
+        } else {
+            match share.share(first, parent.sub(i, parent.len() - i)) {
+                Ok(shared) => {
+                    shares_any = true;
+                    shared.get()
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        };
+    }
+    if shares_any {
+        section.copy_valid(parent.sub(0, i), child.sub(0, i));
+    }
+    failed.map_or(Ok(()), Err)
 }
 
 #[inline]

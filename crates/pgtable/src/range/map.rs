@@ -1,14 +1,16 @@
 //! Mapping: page by page, or with the largest leaves that fit.
 
+use arrayvec::ArrayVec;
 use kpkeys::Pkey;
 
 use super::slots_of;
-use crate::addr::{CONT_BYTES, Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use crate::addr::{CONT_BYTES, ENTRIES, Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
 use crate::entry::{Attrs, CONT_PAGES, Entry, Format};
 use crate::error::Error;
 use crate::machine::{Frames, Machine};
 use crate::paging::{Paging, Root};
 use crate::section::Section;
+use crate::table::Slots;
 
 /// Bits of an entry that hold a 4 KiB frame's address, in both formats.
 const FRAME_BITS: u64 = 0x0000_ffff_ffff_f000;
@@ -104,6 +106,9 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         if let Some(taken) = slots.first_taken() {
             return Err(Error::AlreadyMapped(piece.start().offset_pages(taken)));
         }
+        if section.has_gates() {
+            return commit(section, slots, template, frame);
+        }
         let _lazy = section.lazy();
         section.will_store(piece.pages());
         let mut unmappable = 0;
@@ -182,6 +187,25 @@ impl<M: Machine, F: Frames> Paging<M, F> {
             let _ = self.unmap(section, root, mapped, |_, _, _| ());
         }
     }
+}
+
+/// Asks for every frame, and stores then.
+#[inline(never)]
+fn commit<M: Machine>(
+    section: &Section<'_, M>,
+    slots: Slots<'_>,
+    template: Entry,
+    frame: impl FnMut(usize) -> PhysAddr,
+) -> Result<(), Error> {
+    let frames: ArrayVec<PhysAddr, ENTRIES> = (0..slots.len()).map(frame).collect();
+    let unmappable = frames.iter().fold(0, |bits, frame| bits | frame.0) & !FRAME_BITS;
+    if unmappable != 0 {
+        return Err(Error::NotMappable(PhysAddr(unmappable)));
+    }
+    // There are as many as entries; the default is never reached.
+    let frame_of = |i: usize| frames.get(i).map_or(0, |frame| frame.0 & FRAME_BITS);
+    section.set_range(slots, |i| Entry(template.0 | frame_of(i)));
+    Ok(())
 }
 
 /// A PTE with these attributes that maps frame 0: frames are added to it.

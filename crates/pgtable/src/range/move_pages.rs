@@ -56,8 +56,11 @@ fn pieces_to(from: PageRange, to: VirtAddr) -> impl Iterator<Item = (PageRange, 
     })
 }
 
-/// Moves valid entries one by one, each cleared before it is stored anew, so that no walker finds a page twice.
+/// Moves valid entries one by one, each emptied before it is stored anew, so that no walker finds a page twice.
 fn move_valid<M: Machine>(section: &Section<'_, M>, from: Slots<'_>, into: Slots<'_>) {
+    if section.has_gates() {
+        return section.move_valid(from, into);
+    }
     for (from, into) in from.iter().zip(into.iter()) {
         if M::Format::is_present(from.load()) {
             let entry = section.get_and_clear(from);

@@ -9,8 +9,8 @@ use crate::paging::{Found, Paging, Root};
 use crate::section::Section;
 
 impl<M: Machine, F: Frames> Paging<M, F> {
-    /// Empties every valid entry of a range and passes the first address it translated, its level and what it was. Tables stay
-    /// linked, and no TLB is flushed.
+    /// Empties every valid entry of a range and passes the first address it translated, its level and what it was: in mode `fused` before the
+    /// PTEs of its table are emptied, else as it is. Tables stay linked, and no TLB is flushed.
     ///
     /// # Errors
     ///

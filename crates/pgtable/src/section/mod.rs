@@ -7,17 +7,28 @@
 //!
 //! A [`Section`] stands for one operation on page tables (a fork, a map, an unmap). Inside it, [`Section::lazy`] marks
 //! lazy-MMU sections: stretches, one table long at most, whose entries need not be visible to the hardware before the end.
-//! The four modes differ only in where the window is:
+//! The modes differ only in where the window is:
 //!
 //! | mode | window |
 //! |---|---|
 //! | `off` | none |
 //! | `unbatched` | around each store |
 //! | `batched` | around each lazy-MMU section, and around each store outside one |
-//! | `fused` | from the first store of the operation to its end, reopened after every [`FUSED_WINDOW_STORES`] stores |
+//! | `fused-lean` | from the first store of the operation to its end, reopened after every [`FUSED_WINDOW_STORES`] stores |
+//! | `fused` | a *gate* around each call that stores: one table's work, at most [`GATE_STORES`] stores |
 //!
-//! That a `fused` window opens no earlier than at the first store keeps the walk to it outside: the window is shorter, and the
+//! That the window of an operation opens no earlier than at the first store keeps the walk to it outside: the window is shorter, and the
 //! loads of the walk overlap with what went before, which the barrier of the switch would forbid.
+//!
+//! # Gates
+//!
+//! A gate is opened and closed in the same function, by constants: no value in memory says that one is open, and none decides whether it
+//! closes. Interrupts are off meanwhile ([`Machine::interrupts_off`]), so that no exception or thread switch saves an open window.
+//!
+//! *Gather outside, commit inside*: what allocates, waits for a lock, counts references or calls back runs before the gate opens. What
+//! is committed is computed anew from the tables, which are protected, or from the caller's values. The one function of the caller that
+//! runs inside is that of [`modify_valid`](Section::modify_valid), from an entry to an entry, since walkers may change the entry
+//! meanwhile; it must use no section.
 //!
 //! # The interrupt rule
 //!
@@ -41,11 +52,16 @@ use core::marker::PhantomData;
 use kpkeys::Guard;
 use kpkeys::context::PageTables;
 
+use crate::addr::ENTRIES;
 use crate::machine::Machine;
 use crate::mode::Mode;
 
-/// After how many stores an operation in mode `fused` closes and reopens its window.
+/// After how many stores an operation in mode `fused-lean` closes and reopens its window.
 pub const FUSED_WINDOW_STORES: usize = 4096;
+
+/// How many stores a gate holds at most: one table's work. A copy makes two for each of 512 entries, since it changes both sides;
+/// that of a new table empties it (512).
+pub const GATE_STORES: usize = 2 * ENTRIES;
 
 /// Whose tables a section changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,6 +83,8 @@ enum NextStore {
     OpensWindow,
     /// Opens one for itself alone.
     InOwnWindow,
+    /// Opens one for itself, or for the run of stores that it belongs to.
+    InGate,
 }
 
 impl NextStore {
@@ -75,13 +93,17 @@ impl NextStore {
         match mode {
             Mode::Off => NextStore::Plain,
             Mode::Unbatched | Mode::Batched => NextStore::InOwnWindow,
-            Mode::Fused => NextStore::OpensWindow,
+            Mode::FusedLean => NextStore::OpensWindow,
+            Mode::Fused => NextStore::InGate,
         }
     }
 
     /// While the operation is paused.
     fn paused(mode: Mode) -> Self {
-        if mode.protects() { NextStore::InOwnWindow } else { NextStore::Plain }
+        match mode {
+            Mode::FusedLean => NextStore::InOwnWindow,
+            _ => NextStore::closed(mode),
+        }
     }
 }
 
@@ -96,8 +118,10 @@ pub struct Section<'m, M: Machine> {
     next_store: Cell<NextStore>,
     lazy_depth: Cell<u32>,
     barrier_due: Cell<bool>,
-    /// Stores since the window was opened, in mode `fused`.
+    /// Stores since the window was opened, in mode `fused-lean`.
     window_stores: Cell<usize>,
+    /// Whether the caller's function is called for each entry of a run in the section's window, which must be open when it returns.
+    in_run: Cell<bool>,
     this_cpu_only: PhantomData<*mut ()>,
 }
 
@@ -115,6 +139,7 @@ impl<'m, M: Machine> Section<'m, M> {
             lazy_depth: Cell::new(0),
             barrier_due: Cell::new(false),
             window_stores: Cell::new(0),
+            in_run: Cell::new(false),
             this_cpu_only: PhantomData,
         }
     }
@@ -122,8 +147,8 @@ impl<'m, M: Machine> Section<'m, M> {
     /// Begins a lazy-MMU section, which ends when the returned value is dropped. Only the outermost of nested ones acts.
     #[inline(always)]
     pub fn lazy(&self) -> LazyMmu<'_, 'm, M> {
-        // In mode `fused` nothing depends on them.
-        if self.mode != Mode::Fused {
+        // In modes that fuse nothing depends on them.
+        if !self.mode.fuses() {
             let depth = self.lazy_depth.get();
             self.lazy_depth.set(depth + 1);
             if depth == 0 && self.mode == Mode::Batched {
@@ -139,19 +164,26 @@ impl<'m, M: Machine> Section<'m, M> {
         let closed = self.next_store.replace(NextStore::paused(self.mode));
         let result = f();
         self.next_store.set(closed);
-        // A lazy-MMU section may have ended meanwhile: nobody would close a window opened for it again. In mode `fused` the next
-        // store opens one.
-        if was_open && self.mode == Mode::Batched && self.lazy_depth.get() > 0 {
+        // A lazy-MMU section may have ended meanwhile: nobody would close a window opened for it again. In mode `fused-lean` the next
+        // store opens one, unless this is in the middle of a run.
+        let is_lazy = self.mode == Mode::Batched && self.lazy_depth.get() > 0;
+        if was_open && (is_lazy || self.in_run.get()) {
             self.open();
         }
         result
     }
 
-    /// Bounds the window of a `fused` operation: call it before storing `stores` PTEs in a row. Stores above the last level
+    /// Whether windows are gates: then whoever has more to do than to store does it first.
+    #[inline(always)]
+    pub fn has_gates(&self) -> bool {
+        self.mode == Mode::Fused || self.machine.has_gates()
+    }
+
+    /// Bounds the window of a `fused-lean` operation: call it before storing `stores` PTEs in a row. Stores above the last level
     /// need no such call: they bound the window themselves.
     #[inline(always)]
     pub fn will_store(&self, stores: usize) {
-        if self.mode == Mode::Fused {
+        if self.mode == Mode::FusedLean {
             let mut total = self.window_stores.get() + stores;
             if total > FUSED_WINDOW_STORES {
                 self.close_full();
@@ -173,10 +205,8 @@ impl<M: Machine> Drop for Section<'_, M> {
     fn drop(&mut self) {
         if self.barrier_due.get() {
             self.close();
-        } else if let Some(guard) = self.guard.get_mut() {
-            // It leaves when it is dropped with the section.
-            let switched = guard.switched();
-            self.count_closing(switched, false);
+        } else if let Some(guard) = self.guard.take() {
+            self.close_guard(guard, false);
         }
     }
 }
@@ -191,7 +221,7 @@ impl<M: Machine> Drop for LazyMmu<'_, '_, M> {
     #[inline(always)]
     fn drop(&mut self) {
         let section = self.section;
-        if section.mode != Mode::Fused {
+        if !section.mode.fuses() {
             let depth = section.lazy_depth.get() - 1;
             section.lazy_depth.set(depth);
             if depth == 0 {

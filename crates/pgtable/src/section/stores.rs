@@ -3,6 +3,7 @@
 use kpkeys::{Backend, Scheme, Window};
 
 use super::{Section, Space};
+use crate::addr::ENTRIES;
 use crate::entry::{Entry, Format};
 use crate::machine::{Event, Machine};
 use crate::store;
@@ -31,10 +32,30 @@ impl<M: Machine> Section<'_, M> {
         self.stored_valid(entry);
     }
 
+    /// Stores PTEs of a table, each at its place.
+    #[inline(always)]
+    pub fn set_at(&self, table: Table<'_>, entries: &[(usize, Entry)]) {
+        if !self.has_gates() {
+            return entries.iter().for_each(|&(index, entry)| self.set(table.slot(index), entry));
+        }
+        self.in_window(|window| {
+            self.count(Event::EntryStore, entries.len() as u64);
+            for &(index, entry) in entries.iter().take(ENTRIES) {
+                store::set(window, self.writable(table.slot(index)), entry);
+            }
+        });
+        entries.iter().for_each(|&(_, entry)| self.stored_valid(entry));
+    }
+
     /// Stores `entry(i)` to each PTE of a run.
     #[inline(always)]
     pub fn set_range(&self, slots: Slots<'_>, mut entry: impl FnMut(usize) -> Entry) {
-        if self.needs_own_window() {
+        if self.runs_in_gate() {
+            self.in_window(|window| {
+                self.count(Event::EntryStore, slots.len() as u64);
+                store::set_range(window, self.writable_slots(slots), entry);
+            });
+        } else if self.needs_own_window() {
             self.for_each_alone(slots, |window, slot, i| store::set(window, slot, entry(i)));
         } else {
             self.count(Event::EntryStore, slots.len() as u64);
@@ -47,15 +68,35 @@ impl<M: Machine> Section<'_, M> {
         }
     }
 
-    /// Empties each PTE of a run and passes what it was, with the flags hardware has set.
+    /// Empties each PTE of a run and passes what it was, with the flags hardware has set. (Where windows are gates, before any is emptied.)
     #[inline(always)]
     pub fn get_and_clear_range(&self, slots: Slots<'_>, mut was: impl FnMut(usize, Entry)) {
+        if self.has_gates() {
+            slots.iter().enumerate().for_each(|(i, slot)| was(i, slot.load_relaxed()));
+            return self.for_each(slots, |window, slot, _| {
+                store::get_and_clear::<M>(window, slot);
+            });
+        }
         self.for_each(slots, |window, slot, i| was(i, store::get_and_clear::<M>(window, slot)));
     }
 
-    /// Empties each valid PTE of a run and passes what it was, with the flags hardware has set. No window is opened if there is none.
+    /// Empties each valid PTE of a run and passes what it was. No window is opened if there is none.
+    ///
+    /// Where windows are gates, entries are passed before any is emptied, with the flags that hardware has set until then; elsewhere
+    /// each as it is emptied.
     #[inline(always)]
     pub fn get_and_clear_valid(&self, slots: Slots<'_>, mut was: impl FnMut(usize, Entry)) {
+        if self.has_gates() {
+            for (i, slot) in slots.iter().enumerate() {
+                let entry = slot.load_relaxed();
+                if M::Format::is_present(entry) {
+                    was(i, entry);
+                }
+            }
+            return self.for_each_valid(slots, |window, slot, _, entry| {
+                store::clear_from::<M>(window, slot, entry);
+            });
+        }
         self.for_each_valid(slots, |window, slot, i, entry| {
             was(i, store::clear_from::<M>(window, slot, entry));
         });
@@ -80,6 +121,42 @@ impl<M: Machine> Section<'_, M> {
     pub fn modify_range(&self, slots: Slots<'_>, change: impl Fn(Entry) -> Entry) {
         self.for_each(slots, |window, slot, _| {
             store::modify::<M>(window, slot, &change);
+        });
+    }
+
+    /// Copies each valid PTE of a run to the same place of another, where nothing is: write-protected in both, and old in the copy. All
+    /// of it is computed from the entries as they are now.
+    pub(crate) fn copy_valid(&self, from: Slots<'_>, to: Slots<'_>) {
+        self.in_window(|window| {
+            let (mut stores, to) = (0, self.writable_slots(to));
+            for (from, to) in self.writable_slots(from).iter().zip(to.iter()) {
+                let entry = from.load_relaxed();
+                if M::Format::is_present(entry) {
+                    if M::Format::is_writable(entry) {
+                        store::modify_from::<M>(window, from, entry, M::Format::write_protected);
+                        stores += 1;
+                    }
+                    store::set(window, to, M::Format::old(M::Format::write_protected(entry)));
+                    stores += 1;
+                }
+            }
+            self.count(Event::EntryStore, stores);
+        });
+    }
+
+    /// Empties valid PTEs of a run and puts each into the same place of another.
+    pub(crate) fn move_valid(&self, from: Slots<'_>, into: Slots<'_>) {
+        self.in_window(|window| {
+            let (mut stores, into) = (0, self.writable_slots(into));
+            for (from, into) in self.writable_slots(from).iter().zip(into.iter()) {
+                let entry = from.load_relaxed();
+                if M::Format::is_present(entry) {
+                    // First emptied, so that no walker finds a page twice.
+                    store::set(window, into, store::clear_from::<M>(window, from, entry));
+                    stores += 2;
+                }
+            }
+            self.count(Event::EntryStore, stores);
         });
     }
 
@@ -137,15 +214,17 @@ impl<M: Machine> Section<'_, M> {
     /// One store to each entry of a run, in one window or in a window each.
     #[inline(always)]
     fn for_each(&self, slots: Slots<'_>, mut f: impl FnMut(&Window<'_>, Slot<'_>, usize)) {
-        if self.needs_own_window() {
+        if !self.runs_in_gate() && self.needs_own_window() {
             return self.for_each_alone(slots, f);
         }
-        self.count(Event::EntryStore, slots.len() as u64);
-        // SAFETY: no window of its own is needed only if nothing is protected or this section's guard is open.
-        let window = unsafe { Window::assume_open() };
-        for (i, slot) in self.writable_slots(slots).iter().enumerate() {
-            f(&window, slot, i);
-        }
+        self.in_window(|window| {
+            self.count(Event::EntryStore, slots.len() as u64);
+            self.in_run.set(true);
+            for (i, slot) in self.writable_slots(slots).iter().enumerate() {
+                f(window, slot, i);
+            }
+            self.in_run.set(false);
+        });
     }
 
     /// One store to each entry of a run, in a window each. (Out of line, what `f` captures would be in memory for all modes.)
@@ -168,20 +247,22 @@ impl<M: Machine> Section<'_, M> {
     ) {
         let Some(first) = slots.iter().position(is_valid::<M>) else { return };
         let run = slots.sub(first, slots.len() - first);
-        if self.needs_own_window() {
+        if !self.runs_in_gate() && self.needs_own_window() {
             return self.for_each_valid_alone(run, first, f);
         }
-        // SAFETY: no window of its own is needed only if nothing is protected or this section's guard is open.
-        let window = unsafe { Window::assume_open() };
-        let mut stores = 0;
-        for (i, slot) in self.writable_slots(run).iter().enumerate() {
-            let entry = slot.load_relaxed();
-            if M::Format::is_present(entry) {
-                f(&window, slot, first + i, entry);
-                stores += 1;
+        self.in_window(|window| {
+            let mut stores = 0;
+            self.in_run.set(true);
+            for (i, slot) in self.writable_slots(run).iter().enumerate() {
+                let entry = slot.load_relaxed();
+                if M::Format::is_present(entry) {
+                    f(window, slot, first + i, entry);
+                    stores += 1;
+                }
             }
-        }
-        self.count(Event::EntryStore, stores);
+            self.in_run.set(false);
+            self.count(Event::EntryStore, stores);
+        });
     }
 
     /// The same with a window for each. The run starts with entry `first`.

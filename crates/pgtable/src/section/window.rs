@@ -6,7 +6,6 @@ use kpkeys::{Backend, Guard, Window};
 use super::{NextStore, Section, Space};
 use crate::entry::{Entry, Format};
 use crate::machine::{Event, Machine, Probe};
-use crate::mode::Mode;
 
 impl<'m, M: Machine> Section<'m, M> {
     /// Runs `f` in a window: its own, or the one that is open.
@@ -20,7 +19,7 @@ impl<'m, M: Machine> Section<'m, M> {
         }
     }
 
-    /// Whether a store at this point must open a window for itself alone; opens that of the operation if it is time to.
+    /// Whether a store at this point must open a window for itself; opens that of the operation if it is time to.
     #[inline(always)]
     pub(super) fn needs_own_window(&self) -> bool {
         // One predictable branch where nothing is protected or the window is open.
@@ -36,10 +35,32 @@ impl<'m, M: Machine> Section<'m, M> {
 
     #[inline(always)]
     pub(super) fn in_own_window<R>(&self, f: impl FnOnce(&Window<'_>) -> R) -> R {
+        if self.has_gates() {
+            return self.in_gate(f);
+        }
         let guard = self.open_guard();
         let result = f(&guard.window());
         self.close_guard(guard, false);
         result
+    }
+
+    /// Runs `f`, which stores and does nothing else, in a gate.
+    #[inline(always)]
+    fn in_gate<R>(&self, f: impl FnOnce(&Window<'_>) -> R) -> R {
+        let interrupts_were_on = self.machine.interrupts_off();
+        let guard = self.open_guard();
+        let result = f(&guard.window());
+        self.close_guard(guard, false);
+        if interrupts_were_on {
+            self.machine.interrupts_on();
+        }
+        result
+    }
+
+    /// Whether a run of stores has a window of its own, as a whole.
+    #[inline(always)]
+    pub(super) fn runs_in_gate(&self) -> bool {
+        self.next_store.get() == NextStore::InGate
     }
 
     /// A valid entry was stored: the kernel's own may need a barrier, now or at the end of the section.
@@ -54,7 +75,7 @@ impl<'m, M: Machine> Section<'m, M> {
     pub(super) fn valid_kernel_entries_stored(&self) {
         if M::Format::VALID_KERNEL_STORE_NEEDS_BARRIER {
             self.barrier_due.set(true);
-            if self.lazy_depth.get() == 0 && self.mode != Mode::Fused {
+            if self.lazy_depth.get() == 0 && !self.mode.fuses() {
                 self.issue_due_barrier();
             }
         }
@@ -70,6 +91,10 @@ impl<'m, M: Machine> Section<'m, M> {
 
     #[inline(always)]
     pub(super) fn open(&self) {
+        if self.machine.has_gates() {
+            // Whatever this section says: a store is refused rather than a window kept open.
+            return;
+        }
         // There is none yet: opened only while no window is. Forgotten, so that no code asks.
         core::mem::forget(self.guard.replace(Some(self.open_guard())));
         self.next_store.set(NextStore::Plain);
@@ -97,8 +122,11 @@ impl<'m, M: Machine> Section<'m, M> {
 
     #[inline(always)]
     fn open_guard(&self) -> Guard<'m, M::Backend, PageTables> {
-        let guard = Guard::enter(self.machine.backend());
-        if guard.switched() {
+        // SAFETY: a section opens no guard while it has one, and code that runs in its window uses no other (`Section`'s
+        // documentation). What runs in it is this crate's stores, and functions of the caller as far as the mode lets them. In gates
+        // interrupts are off.
+        let guard = unsafe { Guard::enter(self.machine.backend()) };
+        if self.machine.backend().has_register() {
             self.count_switch();
             self.count(Event::WindowOpened, 1);
         }
@@ -106,8 +134,12 @@ impl<'m, M: Machine> Section<'m, M> {
     }
 
     #[inline(always)]
-    fn close_guard(&self, guard: Guard<'m, M::Backend, PageTables>, merge_barrier: bool) {
-        self.count_closing(guard.switched(), merge_barrier);
+    pub(super) fn close_guard(
+        &self,
+        guard: Guard<'m, M::Backend, PageTables>,
+        merge_barrier: bool,
+    ) {
+        self.count_closing(merge_barrier);
         if merge_barrier {
             self.count(Event::Barrier, 1);
             guard.leave_with(|| self.machine.entry_barrier());
@@ -116,8 +148,8 @@ impl<'m, M: Machine> Section<'m, M> {
 
     /// Counts the end of a window while it is still open.
     #[inline(always)]
-    pub(super) fn count_closing(&self, switched: bool, merge_barrier: bool) {
-        if switched {
+    fn count_closing(&self, merge_barrier: bool) {
+        if self.machine.backend().has_register() {
             self.count(Event::WindowClosed, 1);
             if merge_barrier {
                 self.count(Event::Switch, 1);

@@ -10,8 +10,6 @@ use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use kpkeys::Guard;
-use kpkeys::context::PageTables;
 use kpkeys_hosted::arena::Arena;
 use kpkeys_hosted::mmu::Mmu;
 use kpkeys_hosted::register::ArenaRegister;
@@ -151,11 +149,7 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
         let machine = Hosted::new(arena.clone(), backend, Counter::default(), 1);
         let frames = Scarce::new(machine.memory());
         prepare(&frames);
-        // Nothing is protected until `enable_protection`: one window for the whole of it saves two system calls a store.
-        let building = S::backend::<F>(register.clone());
-        let window: Guard<'_, _, PageTables> = Guard::enter(&building);
         let paging = Paging::new(machine, frames, config)?;
-        drop(window);
         Ok(System { paging, arena, register })
     }
 

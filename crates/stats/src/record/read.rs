@@ -3,7 +3,7 @@
 //! A line that was torn by a kill is the last one and has no line end; it is dropped and reported
 //! as a notice. Every other departure from the format is an error that names file and line.
 
-use super::{Done, FORMAT, Mode, Record, Run, Sample, ValueError};
+use super::{BEFORE_INTEGRITY, Done, FORMAT, Mode, Record, Run, Sample, ValueError};
 use crate::notice::Notice;
 use std::{
     collections::BTreeSet,
@@ -40,7 +40,9 @@ pub enum Problem {
     #[error("a second `run` record; expected one header, then samples of that run only")]
     SecondHeader,
     /// A header of another version.
-    #[error("format version {found}; expected {FORMAT}: use the program that wrote the file")]
+    #[error(
+        "format version {found}; expected {BEFORE_INTEGRITY} or {FORMAT}: use the program that wrote the file"
+    )]
     Format {
         /// The version found.
         found: u32,
@@ -69,6 +71,8 @@ pub struct Reader<R> {
     line: u64,
     buffer: Vec<u8>,
     torn: bool,
+    /// Whether the file is of the version before there was integrity.
+    is_old: bool,
     /// Bytes up to the end of the last good line.
     good_bytes: u64,
 }
@@ -76,8 +80,8 @@ pub struct Reader<R> {
 impl<R: BufRead> Reader<R> {
     /// Reads records from `input`; `file` is the name used in errors.
     pub fn new(input: R, file: &str) -> Self {
-        let buffer = Vec::new();
-        Reader { input, file: file.to_owned(), line: 0, buffer, torn: false, good_bytes: 0 }
+        let (buffer, file) = (Vec::new(), file.to_owned());
+        Reader { input, file, line: 0, buffer, torn: false, is_old: false, good_bytes: 0 }
     }
 
     /// Whether the last line was torn and therefore dropped. Meaningful once the records ended.
@@ -96,7 +100,7 @@ impl<R: BufRead> Reader<R> {
         match parse(&self.buffer).and_then(|record| self.in_its_place(record)) {
             Ok(record) => {
                 self.good_bytes += bytes as u64;
-                Ok(Some(record))
+                Ok(Some(if self.is_old { record.from_before_integrity() } else { record }))
             }
             // Every record ends with a brace, so a torn one never parses: what is malformed and
             // lacks its line end was torn.
@@ -108,12 +112,15 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
-    fn in_its_place(&self, record: Record) -> Result<Record, Problem> {
+    fn in_its_place(&mut self, record: Record) -> Result<Record, Problem> {
         match (&record, self.line) {
-            (Record::Run(run), 1) if run.format != FORMAT => {
-                Err(Problem::Format { found: run.format })
-            }
-            (Record::Run(_), 1) => Ok(record),
+            (Record::Run(run), 1) => match run.format {
+                FORMAT | BEFORE_INTEGRITY => {
+                    self.is_old = run.format == BEFORE_INTEGRITY;
+                    Ok(record)
+                }
+                found => Err(Problem::Format { found }),
+            },
             (Record::Run(_), _) => Err(Problem::SecondHeader),
             (_, 1) => Err(Problem::NoHeader),
             _ => Ok(record),

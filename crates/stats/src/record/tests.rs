@@ -127,10 +127,10 @@ fn bad_lines_are_named_with_what_was_expected() {
 fn a_second_header_and_another_version_are_refused() {
     let header = lines(&[]);
     assert!(error_of(&header.repeat(2)).starts_with("s.jsonl:2: a second `run` record"));
-    let newer = header.replace("\"format\":1", "\"format\":2");
+    let newer = header.replace("\"format\":2", "\"format\":3");
     assert_eq!(
         error_of(&newer),
-        "s.jsonl:1: format version 2; expected 1: use the program that wrote the file"
+        "s.jsonl:1: format version 3; expected 1 or 2: use the program that wrote the file"
     );
 }
 
@@ -190,6 +190,32 @@ fn file_with_origin() -> String {
     let records = good_file();
     let (_, records) = records.split_once('\n').unwrap();
     format!("{}\n{records}", header.unwrap())
+}
+
+#[test]
+fn what_was_recorded_before_there_was_integrity_is_read_as_lean() {
+    let new = lines(&[
+        Record::Sample(sample(Mode::Fused, 0, 100.0)),
+        counts(Mode::Fused, 0.0),
+        done(Mode::Fused, 0),
+    ]);
+    let old = new.replace("\"format\":2", "\"format\":1");
+    assert_ne!(new, old);
+    let modes = |file: &str| {
+        let recording = Recording::read_from(file.as_bytes(), "s.jsonl").unwrap();
+        recording.records().iter().map(|record| record_mode(record).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(modes(&new), [Mode::Fused; 3]);
+    assert_eq!(modes(&old), [Mode::FusedLean; 3]);
+}
+
+fn record_mode(record: &Record) -> Option<Mode> {
+    match record {
+        Record::Run(_) => None,
+        Record::Sample(sample) => Some(sample.mode),
+        Record::Counts(record) => Some(record.mode),
+        Record::Done(done) => Some(done.mode),
+    }
 }
 
 #[test]

@@ -92,14 +92,15 @@ pub fn missing(kinds: Kinds) -> Vec<String> {
     let mut missing = Vec::new();
     if kinds.contains(Kinds::FAULTS) && !kinds.contains(Kinds::KERNEL_FAULTS) {
         missing.push(
-            "faults that the kernel takes on user memory are not recorded (needs CAP_PERFMON or \
-             kernel.perf_event_paranoid 1 or less)"
+            "faults that the kernel takes on user memory are not recorded (method perf does, with \
+             CAP_PERFMON or kernel.perf_event_paranoid 1 or less)"
                 .to_owned(),
         );
     }
     if kinds.contains(Kinds::FAULTS) && !kinds.contains(Kinds::FAULT_WRITES) {
         missing.push(
-            "whether a fault was a write is not recorded (needs the exceptions:page_fault tracepoints)"
+            "whether a fault was a write is not recorded (method perf does, by the \
+             exceptions:page_fault tracepoints)"
                 .to_owned(),
         );
     }

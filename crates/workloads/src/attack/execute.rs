@@ -83,17 +83,19 @@ fn in_window<M: Machine, S: Site<M>>(
     aim: Aim,
 ) -> Result<Outcome, Failure> {
     let (own, attack) = (Mutex::new(None), Mutex::new(None));
-    let done = AtomicBool::new(false);
+    let (done, held_off) = (AtomicBool::new(false), AtomicBool::new(false));
     inside_window(kernel, prepared.vmalloc, || {
         // The operation may look at an entry twice.
         if !done.swap(true, Ordering::Relaxed) {
             *own.lock() = Some(site.store(Store::Word, aim));
-            site.run_in(place, &|| *attack.lock() = Some(site.store(Store::Word, aim)));
+            let ran = site.run_in(place, &|| *attack.lock() = Some(site.store(Store::Word, aim)));
+            held_off.store(!ran, Ordering::Relaxed);
         }
     })?;
     match (own.into_inner(), attack.into_inner()) {
         (Some(Err(fault)), _) => Err(Failure::WindowClosed(fault)),
         (Some(Ok(())), Some(result)) => Ok(outcome(result)),
+        (Some(Ok(())), None) if held_off.into_inner() => Ok(Outcome::Refused),
         _ => Err(Failure::NoTarget("the attack did not run")),
     }
 }

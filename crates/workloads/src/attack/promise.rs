@@ -64,7 +64,10 @@ pub fn of(target: Target, primitive: Primitive, protection: Protection) -> Promi
         Target::TableBecomeData => false,
         Target::Platform(_) => true,
     };
+    // Gates restore no open window from ordinary memory.
+    let is_saved_register = matches!(primitive, Primitive::ForgedFrame | Primitive::ForgedThread);
     let is_covered = primitive.is_plain_store()
+        || mode == Mode::Fused && is_saved_register
         || primitive.place().is_some()
         || primitive.needs_alias() && scheme == Scheme::Alias;
     if mode.protects() && enforced && is_table && is_covered {

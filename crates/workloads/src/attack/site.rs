@@ -147,8 +147,9 @@ pub trait Site<M: Machine>: Sync {
     /// Whether [`run_in`](Self::run_in) knows this place.
     fn has(&self, place: Place) -> bool;
 
-    /// Runs `f` once in another place while the caller waits in the middle of what it does.
-    fn run_in(&self, place: Place, f: &(dyn Fn() + Sync));
+    /// Runs `f` once in another place while the caller waits in the middle of what it does. Returns false if that place cannot be got to
+    /// from here, tried for a while: interrupts are off.
+    fn run_in(&self, place: Place, f: &(dyn Fn() + Sync)) -> bool;
 
     /// Runs `f` with a protection register that was restored from memory, after that memory was overwritten with the value that
     /// allows everything.

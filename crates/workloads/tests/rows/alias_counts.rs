@@ -36,13 +36,13 @@ fn expected<F: Format>(mode: Mode, name: &str, by_key: Events, barriers_of_entri
     // Without a pool every table that is freed is given back; with it no row gives back a block.
     let given_back = match mode {
         Mode::Unbatched | Mode::Batched => by_key.ptps_freed,
-        Mode::Off | Mode::Fused => 0,
+        Mode::Off | Mode::FusedLean | Mode::Fused => 0,
     };
     let second_stores = by_key.key_changes;
     let of_new_root =
         u64::from(F::USER_ROOT_HAS_KERNEL_HALF && mode.protects() && name.starts_with("fork"));
     let windows = match mode {
-        Mode::Off | Mode::Fused => 0,
+        Mode::Off | Mode::FusedLean | Mode::Fused => 0,
         Mode::Unbatched => second_stores + of_new_root,
         // A key change has one window, and so has an upper store.
         Mode::Batched => of_new_root,
@@ -71,7 +71,7 @@ fn rows_differ_from_those_by_key_by_what_the_alias_costs<F: HostedFormat>() {
     for mode in Mode::ALL {
         let (by_key, by_alias) = (kernel::<F>(mode), kernel_behind_alias::<F>(mode));
         let with_keys = &by_key;
-        if mode == Mode::Fused {
+        if mode.fuses() {
             // An unmap that waits may put the next area one place further on, behind the last table there is.
             link_tables(&by_key);
             link_tables(&by_alias);
@@ -84,7 +84,7 @@ fn rows_differ_from_those_by_key_by_what_the_alias_costs<F: HostedFormat>() {
             let found = Events::of(&counts);
             // How many barriers entries want is another test's business (`vmalloc_counts`). That they are all there are is seen below.
             let mut expected = expected::<F>(mode, row.result_class, by_key, found.barriers);
-            if mode == Mode::Fused && row.benchmark == "vmalloc" {
+            if mode.fuses() && row.benchmark == "vmalloc" {
                 expected.windows = 2 * ranges(row, timing.operations) + by_key.key_changes;
                 // Nor beyond the end of the row.
                 let ((), late) = counted(with_keys, || with_keys.purge_vmalloc());

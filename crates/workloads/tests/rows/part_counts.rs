@@ -63,7 +63,7 @@ fn keys_alone_are_the_whole_without_windows<F: HostedFormat>() {
 }
 
 fn the_pool_changes_no_key<F: HostedFormat>() {
-    let config = Config { mode: Mode::Batched, ..Config::of(Mode::Fused) };
+    let config = Config { mode: Mode::Batched, ..Config::of(Mode::FusedLean) };
     for (name, _) in KEYED {
         let part = events::<F, MockBackend<F>>(config, name);
         assert_eq!(part, without_keys(whole::<F>(Mode::Batched, name)), "{name}");
@@ -71,10 +71,10 @@ fn the_pool_changes_no_key<F: HostedFormat>() {
 }
 
 fn without_pool_each_page_is_keyed<F: HostedFormat>() {
-    let config = Config { mode: Mode::Fused, ..Config::of(Mode::Batched) };
+    let config = Config { mode: Mode::FusedLean, ..Config::of(Mode::Batched) };
     for (name, keys) in KEYED {
         let (whole, part) =
-            (whole::<F>(Mode::Fused, name), events::<F, MockBackend<F>>(config, name));
+            (whole::<F>(Mode::FusedLean, name), events::<F, MockBackend<F>>(config, name));
         assert_eq!((whole.key_changes, part.key_changes), (0, keys), "{name}");
         assert_eq!(part.linear_stores, keys, "{name}");
         assert_eq!(part.tlb_flushes, whole.tlb_flushes + keys, "{name}");
@@ -85,8 +85,8 @@ fn without_pool_each_page_is_keyed<F: HostedFormat>() {
 fn without_deferral_each_unmap_has_its_window<F: HostedFormat>() {
     let name = "fix_size_alloc_test: p:1, h:0";
     let loops = 500;
-    let config = Config::of(Mode::Fused);
-    let whole = whole::<F>(Mode::Fused, name);
+    let config = Config::of(Mode::FusedLean);
+    let whole = whole::<F>(Mode::FusedLean, name);
     let part = events::<F, WithoutDeferral<MockBackend<F>>>(config, name);
     assert_eq!(part.windows, 2 * loops, "one for each map, one for each unmap: {part:?}");
     assert_eq!(whole.windows, loops, "unmaps wait for the next map: {whole:?}");

@@ -95,7 +95,7 @@ impl<F: Format> Model<F> {
                 self.clear_deferred_in_own_window();
                 self.purge();
             }
-            free if self.mode == Mode::Fused => self.defer(free),
+            free if self.mode.fuses() => self.defer(free),
             free => {
                 self.clear(free);
                 self.set_free(free);
@@ -105,7 +105,7 @@ impl<F: Format> Model<F> {
 
     fn map(&mut self, range: PageRange, run_bytes: u64) {
         // The window of a fused map also takes the unmaps that wait; what they free is free once it is closed.
-        self.events.windows += u64::from(self.mode == Mode::Fused);
+        self.events.windows += u64::from(self.mode.fuses());
         let cleared = std::mem::take(&mut self.deferred);
         cleared.iter().for_each(|&free| self.clear(free));
         for level in [Level::Pte, Level::Pmd] {
@@ -168,14 +168,17 @@ impl<F: Format> Model<F> {
         let Events { entry_stores, upper_stores, .. } = self.events;
         // The pool's first block, keyed at boot, is more than these rows need.
         let key_changes = match self.mode {
-            Mode::Off | Mode::Fused => 0,
+            Mode::Off | Mode::FusedLean | Mode::Fused => 0,
             Mode::Unbatched | Mode::Batched => self.events.ptps_allocated,
         };
         let windows = match self.mode {
             Mode::Off => 0,
-            Mode::Unbatched => entry_stores + upper_stores + key_changes,
-            Mode::Batched => self.map_sections + self.unmap_sections + upper_stores + key_changes,
-            Mode::Fused => self.events.windows,
+            // Each new table has a window for its key, and then one for its zeroes.
+            Mode::Unbatched => entry_stores + upper_stores + 2 * key_changes,
+            Mode::Batched => {
+                self.map_sections + self.unmap_sections + upper_stores + 2 * key_changes
+            }
+            Mode::FusedLean | Mode::Fused => self.events.windows,
         };
         // What arm64 wants for valid kernel entries: a barrier when a lazy-MMU section ends, and one for each linked table.
         let (map_barriers, link_barriers) = if F::VALID_KERNEL_STORE_NEEDS_BARRIER {
@@ -188,7 +191,7 @@ impl<F: Format> Model<F> {
                 Mode::Off | Mode::Unbatched => map_barriers + link_barriers,
                 // The section's window closes with the barrier that is due anyway.
                 Mode::Batched => link_barriers,
-                Mode::Fused => 0,
+                Mode::FusedLean | Mode::Fused => 0,
             };
         Events {
             windows,
@@ -366,6 +369,7 @@ fn one_page_costs_the_published_windows_and_barriers<F: HostedFormat>() {
         // The map's closing register write needs no barrier beside the one that is due: on arm64 only 3 are added.
         (Mode::Batched, 2, 4),
         // The unmap waits for the next map's window, so there is one window in place of two.
+        (Mode::FusedLean, 1, 2),
         (Mode::Fused, 1, 2),
     ] {
         let (_, events) = one_loop(&warm::<F>(mode), 1, false);
@@ -426,9 +430,13 @@ fn a_huge_area_takes_a_section_per_64_kib_to_map_and_one_to_unmap<F: HostedForma
 
 /// Blocks of 2 MiB are entries above the last level: nothing is stored to PTEs.
 fn an_area_of_2_mib_blocks_stores_no_pte<F: HostedFormat>() {
-    for (mode, windows) in
-        [(Mode::Off, 0), (Mode::Unbatched, 4), (Mode::Batched, 4), (Mode::Fused, 2)]
-    {
+    for (mode, windows) in [
+        (Mode::Off, 0),
+        (Mode::Unbatched, 4),
+        (Mode::Batched, 4),
+        (Mode::FusedLean, 2),
+        (Mode::Fused, 2),
+    ] {
         let kernel = kernel_of::<F>(mode, PAGES);
         // The PMD table.
         one_loop(&kernel, 1024, true);

@@ -62,6 +62,11 @@ impl CpuState {
     }
 }
 
+/// Where this CPU's state is: a register says so.
+pub fn own_address() -> u64 {
+    mrs!("tpidr_el1")
+}
+
 /// The number of the running CPU. [`CpuState::install`] must have run on it.
 pub fn current_index() -> usize {
     let state = mrs!("tpidr_el1") as *const CpuState;

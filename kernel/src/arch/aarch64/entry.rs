@@ -36,7 +36,7 @@ pub struct Frame {
     pub far: u64,
     /// The number of the vector; see [`Kind`] and [`Origin`].
     pub vector: u64,
-    /// The protection register of the interrupted code; see `protection`.
+    /// The protection register of the interrupted code, where windows may be interrupted; see `interrupted`.
     pub protection: kpkeys::Saved,
 }
 
@@ -68,6 +68,10 @@ pub enum Origin {
 }
 
 impl Frame {
+    /// Of nothing.
+    // SAFETY: every field is a number, or a transparent wrapper of one.
+    pub const ZERO: Self = unsafe { core::mem::zeroed() };
+
     /// What kind of exception it is.
     pub fn kind(&self) -> Kind {
         [Kind::Synchronous, Kind::Irq, Kind::Fiq, Kind::SError][self.vector as usize % 4]
@@ -169,33 +173,52 @@ exception_vectors:
     .set number, number + 1
     .endr
 
+    // Loads what a frame holds but for X0, X1 and the way back. X1 stays.
+    .macro load_frame base
+    ldp   x30, x2, [\base, #240]
+    msr   sp_el0, x2
+    ldp   x28, x29, [\base, #224]
+    ldp   x26, x27, [\base, #208]
+    ldp   x24, x25, [\base, #192]
+    ldp   x22, x23, [\base, #176]
+    ldp   x20, x21, [\base, #160]
+    ldp   x18, x19, [\base, #144]
+    ldp   x16, x17, [\base, #128]
+    ldp   x14, x15, [\base, #112]
+    ldp   x12, x13, [\base, #96]
+    ldp   x10, x11, [\base, #80]
+    ldp   x8, x9, [\base, #64]
+    ldp   x6, x7, [\base, #48]
+    ldp   x4, x5, [\base, #32]
+    ldp   x2, x3, [\base, #16]
+    .endm
+
     .balign 128
 exception_common:
     str   x1, [sp, #{vector}]
     save_frame
     bl    {dispatch}
 
+    // How to return stays in a register: ordinary memory does not decide it.
     msr   daifset, #0xf
+    cmp   x0, #{closed}
+    b.hi  2f
     ldp   x2, x3, [sp, #{elr}]
+    b.ne  1f
+    orr   x3, x3, #{pan}
+1:  msr   elr_el1, x2
+    msr   spsr_el1, x3
+    load_frame sp
+    ldp   x0, x1, [sp]
+    add   sp, sp, #{frame_size}
+    eret
+    // By a CPU's record (`interrupted`).
+2:  mov   x1, x0
+    ldp   x2, x3, [x1, #{elr}]
     msr   elr_el1, x2
     msr   spsr_el1, x3
-    ldp   x30, x2, [sp, #240]
-    msr   sp_el0, x2
-    ldp   x28, x29, [sp, #224]
-    ldp   x26, x27, [sp, #208]
-    ldp   x24, x25, [sp, #192]
-    ldp   x22, x23, [sp, #176]
-    ldp   x20, x21, [sp, #160]
-    ldp   x18, x19, [sp, #144]
-    ldp   x16, x17, [sp, #128]
-    ldp   x14, x15, [sp, #112]
-    ldp   x12, x13, [sp, #96]
-    ldp   x10, x11, [sp, #80]
-    ldp   x8, x9, [sp, #64]
-    ldp   x6, x7, [sp, #48]
-    ldp   x4, x5, [sp, #32]
-    ldp   x2, x3, [sp, #16]
-    ldp   x0, x1, [sp]
+    load_frame x1
+    ldp   x0, x1, [x1]
     add   sp, sp, #{frame_size}
     eret
 
@@ -220,6 +243,8 @@ stack_overflow:
     esr = const offset_of!(Frame, esr),
     vector = const offset_of!(Frame, vector),
     overflow_stack = const CpuState::OVERFLOW_STACK,
+    closed = const crate::interrupted::way::CLOSED,
+    pan = const kpkeys::pan::PAN,
     dispatch = sym super::exceptions::dispatch,
     overflow = sym super::exceptions::die_of_stack_overflow,
 );

@@ -3,14 +3,16 @@
 use super::cpu_state::CpuState;
 use super::entry::{self, Frame, Kind, Origin};
 use super::gic::{self, Interrupt};
-use super::register::{msr, synchronize};
+use super::register::{mrs, msr, synchronize};
 use super::{ipi, irq, probe, time, user};
 use crate::fault::Fault;
+use crate::interrupted::{self, way};
 use crate::program::{self, End, Mistake};
 use crate::stack::Stack;
 use crate::{calls, cpu, protection, sched, stack};
 use core::fmt;
 use core::sync::atomic::Ordering;
+use kpkeys::pan::PAN;
 use kpkeys::{Backend, Scheme};
 
 /// Exception classes of the syndrome (Arm ARM, ESR_EL1.EC).
@@ -50,14 +52,55 @@ pub fn install(state: &'static CpuState) {
     synchronize();
 }
 
-/// Every exception comes here from the entry code, everything masked.
+/// Kinds of exceptions that each have a frame in a CPU's record (`interrupted`): those of [`Kind`].
+pub const KINDS: usize = 4;
+
+/// Every exception comes here from the entry code, everything masked. Returns how it is returned from: see
+/// [`way`](crate::interrupted::way).
 ///
-/// The protection register is reset before anything else runs and restored last, so that a
-/// handler never starts inside the window it interrupted.
-pub extern "C" fn dispatch(frame: &mut Frame) {
-    frame.protection = protection::enter_exception();
+/// The window that was interrupted is closed before anything else runs, and resumed last, so that a handler never starts inside it.
+pub extern "C" fn dispatch(frame: &mut Frame) -> u64 {
+    interrupted::enter(frame);
     handle(frame);
-    protection::leave_exception(frame.protection);
+    irq::disable_all();
+    match interrupted::leave(frame) {
+        // Closed by the register, which no return changes; there may be no PAN.
+        way::CLOSED if protection::backend().scheme() == Scheme::Keys => way::AS_SAVED,
+        way => way,
+    }
+}
+
+/// Which of the kinds a frame is of.
+pub fn kind_of(frame: &Frame) -> usize {
+    frame.vector as usize % KINDS
+}
+
+/// Whether the exception interrupted a program.
+pub fn is_from_program(frame: &Frame) -> bool {
+    frame.origin() == Origin::Program
+}
+
+/// Whether the exception interrupted an open window. With an alias the hardware has saved PAN in SPSR, and set it; else the register is as it
+/// was. Nothing has changed either since.
+pub fn interrupted_open(frame: &Frame) -> bool {
+    match protection::backend().scheme() {
+        Scheme::Keys => !protection::backend().is_in::<kpkeys::context::Default>(),
+        Scheme::Alias => frame.origin() == Origin::Kernel && mrs!("spsr_el1") & PAN == 0,
+    }
+}
+
+/// The address to return to and the state, from the registers that the exception has put them in.
+pub fn correct(gate: &mut Frame) {
+    (gate.elr, gate.spsr) = (mrs!("elr_el1"), mrs!("spsr_el1"));
+}
+
+/// If a gate was interrupted by the fault of a probe, it goes on behind it, with what the handler says of the fault.
+pub fn go_on_after_probe(gate: &mut Frame, handled: &Frame) {
+    if gate.kind() == Kind::Synchronous
+        && let Some(behind) = crate::probe::fixup_for(gate.elr)
+    {
+        (gate.elr, gate.x[0], gate.x[1]) = (behind, handled.x[0], handled.x[1]);
+    }
 }
 
 fn handle(frame: &mut Frame) {
@@ -156,6 +199,7 @@ fn end_program(frame: &mut Frame, end: End) {
 
 /// The entry code found no room for a frame, which lies on the CPU's overflow stack instead.
 pub extern "C" fn die_of_stack_overflow(frame: &Frame, stack_pointer: u64) -> ! {
+    protection::close();
     debug_assert!(stack::is_guard(stack_pointer));
     panic!("stack overflow: the stack pointer is {stack_pointer:#x}, in a guard page\n{frame}");
 }

@@ -31,6 +31,12 @@ pub fn enable_nmi() {
     unsafe { asm!("msr daifclr, #5", options(nostack, preserves_flags)) };
 }
 
+/// Masks all that can be: for the end of an exception, whose state must not be interrupted.
+pub fn disable_all() {
+    // SAFETY: masking is always sound.
+    unsafe { asm!("msr daifset, #0xf", options(nostack, preserves_flags)) };
+}
+
 /// Turns interrupts on and sleeps until one comes; none can slip in between, since WFI ends for a masked one too
 /// (Arm ARM, D1.6.2).
 pub fn enable_and_wait() {

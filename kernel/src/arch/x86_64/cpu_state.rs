@@ -71,6 +71,11 @@ pub fn restore() {
     GsBase::write(KernelGsBase::read());
 }
 
+/// Where this CPU's state is: a register says so, which programs cannot write.
+pub fn own_address() -> u64 {
+    KernelGsBase::read().as_u64()
+}
+
 /// The number of the running CPU. [`CpuState::install`] must have run on it.
 pub fn current_index() -> usize {
     let index;

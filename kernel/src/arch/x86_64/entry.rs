@@ -13,7 +13,8 @@
 //! One return does without IRETQ: that of a fault taken inside an NMI handler. IRETQ would
 //! let the next NMI in (Intel SDM vol. 3A, 6.7.1 "Handling Multiple NMIs") while the first
 //! still uses the NMI stack, and the second would overwrite the first's frame. `dispatch`
-//! tells which return is due.
+//! tells which return is due. So it does where a gate was interrupted: its frame is then read from the CPU's record (`interrupted`), to which the stack
+//! pointer is set, and not from the stack.
 //!
 //! The fault address (CR2) is saved on *every* entry and, for NMIs, restored: an NMI may hit
 //! between the delivery of a page fault and the handler's first look at CR2, and may itself
@@ -42,7 +43,7 @@ const KERNEL_GS_BASE: u32 = 0xc000_0102;
 #[derive(Debug)]
 #[repr(C)]
 pub struct Frame {
-    /// The protection register of the interrupted code; see `protection`.
+    /// The protection register of the interrupted code, where windows may be interrupted; see `interrupted`.
     pub protection: kpkeys::Saved,
     /// CR2 as it was at entry. Means something for page faults only.
     pub fault_address: u64,
@@ -92,7 +93,14 @@ pub struct Frame {
     pub ss: u64,
 }
 
+/// The way back that is not by IRETQ.
+pub const WITHOUT_IRET: u64 = 2;
+
 impl Frame {
+    /// Of nothing.
+    // SAFETY: every field is a number, or a transparent wrapper of one.
+    pub const ZERO: Self = unsafe { core::mem::zeroed() };
+
     /// Whether a program was interrupted: the privilege level in the saved code segment.
     pub fn is_from_user(&self) -> bool {
         self.cs & 3 == 3
@@ -197,9 +205,13 @@ exception_common:
 2:  mov rdi, rsp
     xor ebp, ebp
     call {dispatch}
-    test al, al
-    jnz return_without_iret
-    restore_registers
+    # How to return stays in a register: ordinary memory does not decide it.
+    test rax, rax
+    jz 3f
+    cmp rax, {without_iret}
+    je return_without_iret
+    mov rsp, rax
+3:  restore_registers
     add rsp, 16
     iretq
 
@@ -231,4 +243,5 @@ return_without_iret:
     rip_at = const offset_of!(Frame, rip),
     rflags_at = const offset_of!(Frame, rflags),
     vector_at = const offset_of!(Frame, vector),
+    without_iret = const WITHOUT_IRET,
 );

@@ -1,13 +1,15 @@
 //! What the kernel does about each exception and interrupt.
 
-use super::entry::{DOUBLE_FAULT, Frame, MACHINE_CHECK, NMI, PAGE_FAULT};
+use super::entry::{DOUBLE_FAULT, Frame, MACHINE_CHECK, NMI, PAGE_FAULT, WITHOUT_IRET};
 use super::user::{self, SYSTEM_CALL};
 use super::{apic, probe, tlb};
 use crate::fault::Fault;
+use crate::interrupted::{self, way};
 use crate::program::{self, End, Mistake};
 use crate::{calls, cpu, protection, sched, stack};
 use core::fmt;
 use core::sync::atomic::Ordering;
+use kpkeys::Backend;
 
 /// Vectors of interrupts. The high nibble is the priority (Intel SDM vol. 3A, 11.8.3.1):
 /// a shootdown must get through whatever else is pending.
@@ -22,21 +24,58 @@ pub mod vector {
     pub const SPURIOUS: u8 = 0xff;
 }
 
-/// Every exception and interrupt comes here from the entry code, interrupts off. Returns
-/// whether the entry code must return without IRETQ.
+/// Kinds of exceptions that each have a frame in a CPU's record (`interrupted`).
+pub const KINDS: usize = 3;
+
+/// Every exception and interrupt comes here from the entry code, interrupts off. Returns how it is returned from: one of the
+/// [`way`]s, or [`WITHOUT_IRET`].
 ///
-/// The protection register is reset before anything else runs and restored last, so that a
-/// handler never starts inside the window it interrupted.
-pub extern "C" fn dispatch(frame: &mut Frame) -> bool {
+/// The window that was interrupted is closed before anything else runs, and resumed last, so that a handler never starts inside it.
+pub extern "C" fn dispatch(frame: &mut Frame) -> u64 {
     if has_own_stack(frame.vector as u8) {
         // It may have interrupted the entry of another exception, before that put the GS base back.
         super::cpu_state::restore();
     }
-    frame.protection = protection::enter_exception();
+    interrupted::enter(frame);
     handle(frame);
     let is_inside_nmi = cpu::this().arch.in_nmi.load(Ordering::Relaxed);
-    protection::leave_exception(frame.protection);
-    is_inside_nmi
+    match interrupted::leave(frame) {
+        way::AS_SAVED | way::CLOSED if is_inside_nmi => WITHOUT_IRET,
+        // Closed by the register, which no return changes.
+        way::CLOSED => way::AS_SAVED,
+        way => way,
+    }
+}
+
+/// Which of the kinds a frame is of.
+pub fn kind_of(frame: &Frame) -> usize {
+    match frame.vector as u8 {
+        NMI => 0,
+        MACHINE_CHECK => 1,
+        _ => 2,
+    }
+}
+
+/// Whether the exception interrupted a program.
+pub fn is_from_program(frame: &Frame) -> bool {
+    frame.is_from_user()
+}
+
+/// Whether the exception interrupted an open window: the register is as it was.
+pub fn interrupted_open(_: &Frame) -> bool {
+    !protection::backend().is_in::<kpkeys::context::Default>()
+}
+
+/// Nothing: all that a frame holds was pushed.
+pub fn correct(_: &mut Frame) {}
+
+/// If a gate was interrupted by the fault of a probe, it goes on behind it, with what the handler says of the fault.
+pub fn go_on_after_probe(gate: &mut Frame, handled: &Frame) {
+    if gate.vector == u64::from(PAGE_FAULT)
+        && let Some(behind) = crate::probe::fixup_for(gate.rip)
+    {
+        (gate.rip, gate.rax, gate.rdx) = (behind, handled.rax, handled.rdx);
+    }
 }
 
 /// Whether the exception can arrive at any instruction of the kernel, the first of an entry included.

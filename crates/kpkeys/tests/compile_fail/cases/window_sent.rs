@@ -7,7 +7,8 @@ fn set_entry(_window: &Window<'_>) {}
 
 fn main() {
     let backend = Null::new();
-    let guard: Guard<'_, _, PageTables> = Guard::enter(&backend);
+    // SAFETY: the backend opens nothing, and there are no page tables.
+    let guard: Guard<'_, _, PageTables> = unsafe { Guard::enter(&backend) };
     let window = guard.window();
     let store = move || set_entry(&window);
     #[cfg(feature = "misuse")]
