@@ -16,14 +16,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use kpkeys_pgtable::entry::{Aarch64, X86_64};
 use kpkeys_stats::cost::UnitCost;
 use kpkeys_stats::predict::{Costs, Prediction};
 use kpkeys_stats::record::{Counts, Mode, Unit};
 use kpkeys_stats::table::{Row as MeasuredRow, Table};
 use serde::Serialize;
 
-use crate::bench::{self, plan::Paging};
+use crate::bench;
 use crate::render::{self, Format, Screen};
 use crate::usage::UsageError;
 
@@ -172,10 +171,7 @@ fn read(folder: &Path) -> Result<Table> {
 fn costs_of(options: &Options, table: &Table) -> Result<Costs> {
     let mut costs = match &options.machine {
         Some(name) => costs::known(name, &options.backend)?,
-        None => match Paging::from_name(&table.paging)? {
-            Paging::Aarch64 => measure::here::<Aarch64>(table.machine.cpu.clone())?,
-            Paging::X86_64 => measure::here::<X86_64>(table.machine.cpu.clone())?,
-        },
+        None => measure::here(table.machine.cpu.clone())?,
     };
     let mut given = Vec::new();
     if let Some(cost) = options.switch_ns {

@@ -276,6 +276,9 @@ impl Plan {
         if !on_host {
             refuse_parts(&protecting)?;
         }
+        if paging != Paging::Aarch64 && refuse_parts(&protecting).is_err() {
+            return Err(UsageError(PARTS_ON_ARM.into()).into());
+        }
         let modes = [Mode::Off, Mode::Aa].into_iter().chain(protecting).chain(linux).collect();
         Ok(Plan {
             place,
@@ -357,6 +360,9 @@ pub fn modes(names: &[String], parts: bool) -> Result<Vec<Mode>, UsageError> {
     };
     Ok(known.filter(asked).collect())
 }
+
+/// Each part is one more instance of everything. One format is enough to say where points go.
+pub const PARTS_ON_ARM: &str = "parts of modes are measured on tables of arm64's format, as the series was: leave --paging out";
 
 /// Refuses parts of modes where a kernel is to run: they are there to be measured, and protect nothing.
 pub fn refuse_parts(modes: &[Mode]) -> Result<(), UsageError> {

@@ -93,8 +93,9 @@ pub fn run(options: &Options) -> Result<()> {
     };
     match (worker.mode, Paging::from_name(&options.paging)?) {
         (Mode::Linux, _) => worker.time_linux(),
-        (_, Paging::Aarch64) => worker.run_by_backend::<Aarch64>(options.count),
-        (_, Paging::X86_64) => worker.run_by_backend::<X86_64>(options.count),
+        (_, Paging::Aarch64) => worker.run_by_backend(options.count),
+        (mode, Paging::X86_64) if mode.whole().is_some() => bail!("{}", plan::PARTS_ON_ARM),
+        (_, Paging::X86_64) => worker.run::<X86_64, MockBackend<X86_64>>(options.count),
     }
 }
 
@@ -140,14 +141,15 @@ struct Worker {
 
 impl Worker {
     /// Runs on the machine that has what the mode, or the part of one, consists of.
-    fn run_by_backend<F: HostedFormat>(&self, count: bool) -> Result<()> {
+    fn run_by_backend(&self, count: bool) -> Result<()> {
+        type Whole = MockBackend<Aarch64>;
         match self.mode {
             Mode::UnbatchedSwitches | Mode::BatchedSwitches => {
-                self.run::<F, WithoutKeys<MockBackend<F>>>(count)
+                self.run::<Aarch64, WithoutKeys<Whole>>(count)
             }
-            Mode::BatchedKeys => self.run::<F, Null>(count),
-            Mode::LeanNoDeferral => self.run::<F, WithoutDeferral<MockBackend<F>>>(count),
-            _ => self.run::<F, MockBackend<F>>(count),
+            Mode::BatchedKeys => self.run::<Aarch64, Null>(count),
+            Mode::LeanNoDeferral => self.run::<Aarch64, WithoutDeferral<Whole>>(count),
+            _ => self.run::<Aarch64, Whole>(count),
         }
     }
 

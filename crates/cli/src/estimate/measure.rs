@@ -1,13 +1,14 @@
 //! Costs, measured here: small operations in modes that differ in one part, in turns.
 //!
 //! The operations are those of the evaluation in other sizes, since a switch costs more among loads and stores than in a loop of its own:
-//! what is estimated for a row is not taken from that row. The range of a cost is that over the operations.
+//! what is estimated for a row is not taken from that row. Tables have arm64's format: a switch costs the same among others. The range of a cost is that over the operations.
 
 use anyhow::{Context, Result};
 use kpkeys_hosted::boot::MockBackend;
 use kpkeys_hosted::parts::{Null, WithoutKeys};
-use kpkeys_hosted::{HostedFormat, Setup, barrier_ns, boot_measured, boot_measured_counted};
+use kpkeys_hosted::{Setup, barrier_ns, boot_measured, boot_measured_counted};
 use kpkeys_mm::Kernel;
+use kpkeys_pgtable::entry::Aarch64;
 use kpkeys_pgtable::{Config, Event, Machine, Mode};
 use kpkeys_stats::cost::UnitCost;
 use kpkeys_stats::predict::Costs;
@@ -59,12 +60,12 @@ const OPERATIONS: [Row; 6] = [
 /// # Errors
 ///
 /// No memory.
-pub fn here<F: HostedFormat>(machine: String) -> Result<Costs> {
+pub fn here(machine: String) -> Result<Costs> {
     stay_on_one_cpu();
     let (mut among, mut lone, mut keys, mut pooled) = (vec![], vec![], vec![], vec![]);
     for row in &OPERATIONS {
-        let times = Times::of::<F>(row)?;
-        let counts = |config| Counts::of::<F>(row, config);
+        let times = Times::of(row)?;
+        let counts = |config| Counts::of(row, config);
         let (unbatched, batched) =
             (counts(Config::of(Mode::Unbatched))?, counts(Config::of(Mode::Batched))?);
         among.push(times.unbatched_switches / unbatched.switches_without_keys());
@@ -115,14 +116,15 @@ struct Times {
 }
 
 impl Times {
-    fn of<F: HostedFormat>(row: &Row) -> Result<Times> {
+    fn of(row: &Row) -> Result<Times> {
         let [off, unbatched, batched] = [Mode::Off, Mode::Unbatched, Mode::Batched].map(Config::of);
         let pool = Config { mode: Mode::Batched, ..Config::of(Mode::FusedLean) };
-        let off = boot_measured::<F, MockBackend<F>>(setup(off))?;
-        let unbatched = boot_measured::<F, WithoutKeys<MockBackend<F>>>(setup(unbatched))?;
-        let switches = boot_measured::<F, WithoutKeys<MockBackend<F>>>(setup(batched))?;
-        let keys = boot_measured::<F, Null>(setup(batched))?;
-        let pooled = boot_measured::<F, WithoutKeys<MockBackend<F>>>(setup(pool))?;
+        let off = boot_measured::<Aarch64, MockBackend<Aarch64>>(setup(off))?;
+        let unbatched =
+            boot_measured::<Aarch64, WithoutKeys<MockBackend<Aarch64>>>(setup(unbatched))?;
+        let switches = boot_measured::<Aarch64, WithoutKeys<MockBackend<Aarch64>>>(setup(batched))?;
+        let keys = boot_measured::<Aarch64, Null>(setup(batched))?;
+        let pooled = boot_measured::<Aarch64, WithoutKeys<MockBackend<Aarch64>>>(setup(pool))?;
         let mut rounds = Vec::new();
         for _ in 0..=ROUNDS {
             let off = time(&off, row)?;
@@ -165,8 +167,8 @@ struct Counts {
 }
 
 impl Counts {
-    fn of<F: HostedFormat>(row: &Row, config: Config) -> Result<Counts> {
-        let kernel = boot_measured_counted::<F, MockBackend<F>>(setup(config))?;
+    fn of(row: &Row, config: Config) -> Result<Counts> {
+        let kernel = boot_measured_counted::<Aarch64, MockBackend<Aarch64>>(setup(config))?;
         let clock = CountingClock::new(kernel.machine().probe());
         kpkeys_workloads::run(&kernel, &clock, row, 1).context("an operation failed")?;
         let timing =
