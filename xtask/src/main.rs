@@ -2,7 +2,8 @@
 //!
 //! `test` is the one gate that a contributor and CI both pass; it is a list of named steps
 //! ([`checks`]) handed to a runner that times and summarises them ([`step`]). `setup` installs what
-//! the steps need, `docs` builds the documentation for reading. `trees` reads the device trees of a distribution's kernel, on request.
+//! the steps need, `docs` builds the documentation for reading. `trees` reads the device trees of a distribution's kernel and
+//! `slurm` runs a campaign on a cluster of its own, both on request.
 
 mod audit;
 mod bare;
@@ -16,6 +17,7 @@ mod links;
 mod oldest;
 mod packages;
 mod setup;
+mod slurm;
 mod step;
 mod test;
 mod toolchain;
@@ -47,6 +49,8 @@ enum Task {
     Growth,
     /// Build the API documentation, and the book if mdbook is installed
     Docs,
+    /// Run a campaign of 1,000 tasks in a Slurm of its own on this machine (root, Debian's packages, minutes)
+    Slurm,
     /// Read every device tree of the distribution's arm64 kernel and compare with dtc (fetches 60 MB)
     Trees(trees::Arguments),
 }
@@ -59,6 +63,7 @@ fn main() -> ExitCode {
         Task::Instructions => instructions::update(),
         Task::Growth => growth::run(),
         Task::Docs => docs::build(),
+        Task::Slurm => slurm::run(),
         Task::Trees(arguments) => trees::run(&arguments),
     };
     match outcome {

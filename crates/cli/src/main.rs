@@ -6,9 +6,12 @@
 mod attack;
 mod audit;
 mod bench;
+mod campaign;
 mod doctor;
 mod emulated;
+mod estimate;
 mod instructions;
+mod parts;
 mod reference;
 mod render;
 mod run;
@@ -51,6 +54,10 @@ enum Call {
     Instructions(instructions::Options),
     /// Set runs of several layouts of the code side by side
     Spread(spread::Options),
+    /// Say where each point of overhead goes, of a run with --parts
+    Parts(parts::Options),
+    /// Say what protection is expected to cost, from counts and a machine's costs
+    Estimate(estimate::Options),
     /// Boot the reference kernel in an emulator
     Run(run::Options),
     /// Print the tables the Linux series published
@@ -74,8 +81,21 @@ enum Call {
     /// Record what a real command does to its memory, or look at a recording
     #[command(subcommand)]
     Trace(trace::Call),
+    /// Carry out a plan of many runs, in Slurm or here, and put its results together
+    #[command(subcommand)]
+    Campaign(campaign::Call),
     #[command(hide = true)]
     BenchWorker(bench::worker::Options),
+}
+
+impl Arguments {
+    /// Refuses what the call would refuse before it does anything, as far as that can be told.
+    fn check(&self) -> Result<(), UsageError> {
+        match &self.call {
+            Call::Bench(options) => bench::check(options),
+            _ => Ok(()),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -98,10 +118,13 @@ fn run(call: Call) -> Result<ExitCode> {
         Call::Audit(options) => audit::run(&options).map(gates),
         Call::Instructions(options) => instructions::run(&options).map(done),
         Call::Spread(options) => spread::run(&options).map(gates),
+        Call::Parts(options) => parts::run(&options).map(done),
+        Call::Estimate(options) => estimate::run(&options).map(done),
         Call::Run(options) => run::run(&options).map(gates),
         Call::Reference { table, format } => print_reference(table.as_deref(), format).map(done),
         Call::Doctor { format } => doctor::run(format).map(done),
         Call::Trace(call) => trace::run(call),
+        Call::Campaign(call) => campaign::run(&call).map(gates),
         Call::BenchWorker(options) => bench::worker::run(&options).map(done),
     }
 }
