@@ -2,13 +2,15 @@
 //!
 //! `test` is the one gate that a contributor and CI both pass; it is a list of named steps
 //! ([`checks`]) handed to a runner that times and summarises them ([`step`]). `setup` installs what
-//! the steps need, `docs` builds the documentation for reading. `trees` reads the device trees of a distribution's kernel, on request.
+//! the steps need, `docs` builds the documentation for reading. On request, `trees` reads the device
+//! trees of a distribution's kernel, and `history` collects what the gate on instructions counted at each commit.
 
 mod audit;
 mod bare;
 mod checks;
 mod command;
 mod docs;
+mod history;
 mod instructions;
 mod kernel;
 mod links;
@@ -42,6 +44,8 @@ enum Task {
     Audit,
     /// Write the counts that the step `instructions` compares with
     Instructions,
+    /// Add what the gate on instructions counted at each commit to a history
+    History(history::Arguments),
     /// Build the API documentation, and the book if mdbook is installed
     Docs,
     /// Read every device tree of the distribution's arm64 kernel and compare with dtc (fetches 60 MB)
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::run_alone(),
         Task::Audit => audit::update(),
         Task::Instructions => instructions::update(),
+        Task::History(arguments) => history::run(&arguments),
         Task::Docs => docs::build(),
         Task::Trees(arguments) => trees::run(&arguments),
     };
