@@ -81,7 +81,11 @@ pub fn enter(frame: &mut Frame) {
 #[cold]
 #[inline(never)]
 fn keep(frame: &Frame) {
-    let kind = exceptions::kind_of(frame);
+    let Some(kind) = exceptions::kind_of(frame) else {
+        // An interrupt, which a gate keeps off: whoever opened this window is not given it back.
+        protection::close();
+        return;
+    };
     let kept = writable(record());
     // SAFETY: the record is this CPU's, and writable while page tables are, which they are between the two writes of the register. What
     // runs then is the copy.
@@ -110,7 +114,8 @@ pub fn leave(frame: &mut Frame) -> u64 {
 
 #[inline(never)]
 fn resume(frame: &Frame) -> u64 {
-    let (kind, record) = (exceptions::kind_of(frame), record());
+    let Some(kind) = exceptions::kind_of(frame) else { return way::CLOSED };
+    let record = record();
     // SAFETY: the record is this CPU's, and nobody writes it now.
     let kept = unsafe { &*record.0.get() };
     if kept.of[kind] != core::ptr::from_ref(frame) as u64 {

@@ -55,7 +55,7 @@ pub fn check() -> Result<Outcome> {
         let skip = "instructions: there is no valgrind to count with".to_owned();
         return Ok(Outcome::Skipped(vec![skip]));
     }
-    let differences = differences(&baseline.counts, &count()?);
+    let differences = differences(&baseline.counts, &count(&Mode::ALL, &[])?);
     if differences.is_empty() {
         println!("{} counts within {TOLERANCE_PCT} %", baseline.counts.len());
         return Ok(Outcome::Done);
@@ -67,7 +67,7 @@ pub fn check() -> Result<Outcome> {
 /// Writes the file anew.
 pub fn update() -> Result<()> {
     let (compiler, target) = compiler()?;
-    let baseline = Baseline { compiler, target, counts: count()? };
+    let baseline = Baseline { compiler, target, counts: count(&Mode::ALL, &[])? };
     let file = file();
     fs::write(&file, to_toml(&baseline))
         .with_context(|| format!("cannot write {}", file.display()))?;
@@ -87,19 +87,19 @@ fn compiler() -> Result<(String, String)> {
     Ok((version.to_owned(), host.context("`rustc -vV` names no host")?.to_owned()))
 }
 
-/// Builds the program, and counts every mode; as many at a time as there are CPUs.
-fn count() -> Result<Counts> {
+/// Builds the program, and counts modes, as many at a time as there are CPUs. `options` are the program's, after the mode.
+pub(crate) fn count(modes: &[Mode], options: &[&str]) -> Result<Counts> {
     let build = ["build", "--quiet", "--release", "--package=kpkeys-counted"];
     command::run(&mut command::cargo(&build))?;
     let built = workspace::target_dir()?;
     let (program, folder) = (&built.join("release/kpkeys-counted"), built.join("instructions"));
     let at_a_time = thread::available_parallelism().map_or(1, usize::from);
     let mut counts = Counts::new();
-    for modes in Mode::ALL.chunks(at_a_time) {
+    for modes in modes.chunks(at_a_time) {
         let results: Vec<Result<Counts>> = thread::scope(|scope| {
             let count = |mode: Mode| {
                 let folder = folder.join(mode.name());
-                scope.spawn(move || count_mode(program, mode, &folder))
+                scope.spawn(move || count_mode(program, mode, options, &folder))
             };
             let running: Vec<_> = modes.iter().copied().map(count).collect();
             let join = |thread: thread::ScopedJoinHandle<'_, Result<Counts>>| {
@@ -115,13 +115,13 @@ fn count() -> Result<Counts> {
 }
 
 /// Counts one mode. Callgrind writes a file for each span, numbered from 1.
-fn count_mode(program: &Path, mode: Mode, folder: &Path) -> Result<Counts> {
+fn count_mode(program: &Path, mode: Mode, options: &[&str], folder: &Path) -> Result<Counts> {
     if folder.exists() {
         fs::remove_dir_all(folder).with_context(|| format!("cannot empty {}", folder.display()))?;
     }
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let out = folder.join("out");
-    let options = [
+    let of_valgrind = [
         "--quiet".to_owned(),
         "--tool=callgrind".to_owned(),
         format!("--toggle-collect={SPAN}"),
@@ -130,7 +130,8 @@ fn count_mode(program: &Path, mode: Mode, folder: &Path) -> Result<Counts> {
         program.display().to_string(),
         mode.name().to_owned(),
     ];
-    let mut valgrind = command::program("valgrind", &options.each_ref().map(String::as_str));
+    let mut valgrind = command::program("valgrind", &of_valgrind.each_ref().map(String::as_str));
+    valgrind.args(options);
     let said = command::output(&mut valgrind)?;
     let spans = said.lines().enumerate().map(|(index, line)| {
         let (name, operations) =

@@ -2,14 +2,15 @@
 //!
 //! `test` is the one gate that a contributor and CI both pass; it is a list of named steps
 //! ([`checks`]) handed to a runner that times and summarises them ([`step`]). `setup` installs what
-//! the steps need, `docs` builds the documentation for reading. On request, `trees` reads the device
-//! trees of a distribution's kernel, and `history` collects what the gate on instructions counted at each commit.
+//! the steps need, `docs` builds the documentation for reading. On request: `trees` reads the device trees of a distribution's kernel,
+//! `slurm` runs a campaign on a cluster of its own, and `history` collects what the gate on instructions counted at each commit.
 
 mod audit;
 mod bare;
 mod checks;
 mod command;
 mod docs;
+mod growth;
 mod history;
 mod instructions;
 mod kernel;
@@ -17,6 +18,7 @@ mod links;
 mod oldest;
 mod packages;
 mod setup;
+mod slurm;
 mod step;
 mod test;
 mod toolchain;
@@ -44,10 +46,14 @@ enum Task {
     Audit,
     /// Write the counts that the step `instructions` compares with
     Instructions,
+    /// Count instructions up to the largest sizes and write the table of the book (takes minutes)
+    Growth,
     /// Add what the gate on instructions counted at each commit to a history
     History(history::Arguments),
     /// Build the API documentation, and the book if mdbook is installed
     Docs,
+    /// Run a campaign of 1,000 tasks in a Slurm of its own on this machine (root, Debian's packages, minutes)
+    Slurm,
     /// Read every device tree of the distribution's arm64 kernel and compare with dtc (fetches 60 MB)
     Trees(trees::Arguments),
 }
@@ -58,8 +64,10 @@ fn main() -> ExitCode {
         Task::Setup => setup::run_alone(),
         Task::Audit => audit::update(),
         Task::Instructions => instructions::update(),
+        Task::Growth => growth::run(),
         Task::History(arguments) => history::run(&arguments),
         Task::Docs => docs::build(),
+        Task::Slurm => slurm::run(),
         Task::Trees(arguments) => trees::run(&arguments),
     };
     match outcome {

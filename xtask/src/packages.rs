@@ -30,11 +30,11 @@ pub fn install_missing() -> Outcome {
         return Outcome::Done;
     }
     let advice = advice(&missing);
-    if !(is_root() && is_debian_like()) {
+    if !can_install() {
         println!("{advice}");
         return Outcome::Incomplete(advice);
     }
-    match apt_install(&missing) {
+    match install(&missing.packages()) {
         Ok(()) => Outcome::Done,
         Err(error) => {
             println!("{error:#}\n{advice}");
@@ -57,11 +57,16 @@ impl Missing {
     }
 }
 
-/// As [`Target::install_advice`] says.
-fn apt_install(missing: &Missing) -> Result<()> {
+/// Whether packages can be installed without a question.
+pub fn can_install() -> bool {
+    is_root() && is_debian_like()
+}
+
+/// Installs packages of Debian, as [`Target::install_advice`] says.
+pub fn install(packages: &[&str]) -> Result<()> {
     command::run(&mut apt_get(&["update", "--quiet"]))?;
     let install = ["install", "--quiet", "--yes", "--no-install-recommends"];
-    command::run(&mut apt_get(&install.into_iter().chain(missing.packages()).collect::<Vec<_>>()))
+    command::run(&mut apt_get(&[&install, packages].concat()))
 }
 
 fn apt_get(arguments: &[&str]) -> std::process::Command {

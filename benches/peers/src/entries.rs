@@ -14,7 +14,7 @@ use kpkeys_hosted::clock::thread_ns;
 use kpkeys_hosted::{HostedFormat, Setup, boot};
 use kpkeys_mm::Kernel;
 use kpkeys_pgtable::entry::{Aarch64, X86_64};
-use kpkeys_pgtable::{Attrs, Config, Machine, Mode};
+use kpkeys_pgtable::{Config, Machine, Mode};
 
 use crate::peer::{ADDRESS, FIRST_FRAME, PAGE, Peer, START};
 use crate::peers::{aarch64_paging, generic, hand, hyperlight, kpkeys, multiarch, patina, x86_64};
@@ -113,7 +113,7 @@ impl Kernels {
     fn boot() -> Kernels {
         Kernels {
             off: (timed(Mode::Off), timed(Mode::Off)),
-            fused: (timed(Mode::Fused), timed(Mode::Fused)),
+            fused: (timed(Mode::FusedLean), timed(Mode::FusedLean)),
             software: (software(), software()),
         }
     }
@@ -125,24 +125,20 @@ fn timed<F: HostedFormat>(mode: Mode) -> Kernel<kpkeys_hosted::boot::Timed<F>> {
 }
 
 fn software<F: HostedFormat>() -> Kernel<kpkeys::WithoutSwitches<F>> {
-    kpkeys::boot_without_switches::<F>(KERNEL_PAGES, Config::of(Mode::Fused))
+    kpkeys::boot_without_switches::<F>(KERNEL_PAGES, Config::of(Mode::FusedLean))
 }
-
-/// Entries that a walker may still mark: every change of one is an atomic read-modify-write.
-const UNSETTLED: Attrs = Attrs { young: false, dirty: false, ..Attrs::USER_DATA };
-const SETTLED: Attrs = Attrs::USER_DATA;
 
 fn entrants(kernels: &Kernels) -> Vec<Entrant<'_>> {
     vec![
         entrant("by hand", Kind::Hand, hand::Hand::<false>::new(TABLES), 1 << 1, 0),
         entrant("by hand, atomic", Kind::Hand, hand::Hand::<true>::new(TABLES), 1 << 1, 0),
-        ours("off, x86_64", &kernels.off.0, SETTLED),
-        ours("off, aarch64", &kernels.off.1, SETTLED),
-        ours("fused, x86_64", &kernels.fused.0, SETTLED),
-        ours("fused, aarch64", &kernels.fused.1, SETTLED),
-        ours("fused, software, x86_64", &kernels.software.0, SETTLED),
-        ours("fused, software, aarch64", &kernels.software.1, SETTLED),
-        ours("fused, software, atomic, x86_64", &kernels.software.0, UNSETTLED),
+        ours::<_, true>("off, x86_64", &kernels.off.0),
+        ours::<_, true>("off, aarch64", &kernels.off.1),
+        ours::<_, true>("fused-lean, x86_64", &kernels.fused.0),
+        ours::<_, true>("fused-lean, aarch64", &kernels.fused.1),
+        ours::<_, true>("fused-lean, software, x86_64", &kernels.software.0),
+        ours::<_, true>("fused-lean, software, aarch64", &kernels.software.1),
+        ours::<_, false>("fused-lean, software, atomic, x86_64", &kernels.software.0),
         entrant("x86_64", Kind::Other, x86_64::X86_64::new(TABLES), 1 << 1, 0),
         entrant(
             "aarch64-paging",
@@ -158,11 +154,14 @@ fn entrants(kernels: &Kernels) -> Vec<Entrant<'_>> {
     ]
 }
 
-fn ours<'k, M: Machine>(name: &'static str, kernel: &'k Kernel<M>, attrs: Attrs) -> Entrant<'k> {
+fn ours<'k, M: Machine, const SETTLED: bool>(
+    name: &'static str,
+    kernel: &'k Kernel<M>,
+) -> Entrant<'k> {
     use kpkeys_pgtable::Format;
     let (set, clear) = if M::Format::NAME == X86_64::NAME { (1 << 1, 0) } else { (0, 1 << 7) };
     // On arm64 a clean page is not writable to begin with.
-    entrant(name, Kind::Ours, kpkeys::Kpkeys::new(kernel, attrs), set, clear)
+    entrant(name, Kind::Ours, kpkeys::Kpkeys::<M, SETTLED>::new(kernel), set, clear)
 }
 
 /// A library whose entries are writable if all bits of `set` are set and all of `clear` are clear.

@@ -1,6 +1,8 @@
 //! Growth: what one more costs when there are many. Mappings from 1 MiB to 8 GiB, address spaces up to 40,000, mappings and areas up to
 //! 100,000. Memory is sparse: frames that nobody writes cost nothing.
 
+use std::collections::BTreeMap;
+
 use kpkeys_hosted::boot::Timed;
 use kpkeys_hosted::clock::thread_ns;
 use kpkeys_hosted::{Setup, boot};
@@ -8,7 +10,7 @@ use kpkeys_mm::{AddressSpace, Kernel, MapFlags};
 use kpkeys_pgtable::entry::Aarch64;
 use kpkeys_pgtable::{Config, Mode, PAGE_SIZE, PageRange, VirtAddr};
 
-use crate::peer::{FIRST_FRAME, Peer, START};
+use crate::peer::{FIRST_FRAME, Peer, START, Tables};
 use crate::peers::hand::Hand;
 use crate::report::{Cell, Table, median};
 
@@ -44,34 +46,68 @@ fn kernel(mode: Mode, pages: usize) -> Booted {
 
 /// Runs everything.
 pub fn run(limits: &Limits) -> Vec<Table> {
-    let many =
-        |counts: &'static [usize], title: &str, one_more: fn(&Booted, usize, usize) -> f64| {
-            let mut table = Table::new(title, header("mode", counts.iter().map(usize::to_string)));
-            for mode in [Mode::Off, Mode::Fused] {
-                let times: Vec<f64> = counts
-                    .iter()
-                    .map(|&count| one_more(&kernel(mode, 4 << 18), count, limits.repeats))
-                    .collect();
-                table.row(mode.name().to_owned(), with_growth(&times));
-            }
-            table
-        };
     vec![
         sizes(limits),
-        many(limits.spaces, "An address space more, ns, by how many there are", one_more_space),
-        many(limits.objects, "A mapping more, ns, by how many there are", one_more_mapping),
-        many(limits.objects, "An area more, ns, by how many there are", one_more_area),
+        SPACES.table(limits.spaces, limits.repeats),
+        MAPPINGS.table(limits.objects, limits.repeats),
+        AREAS.table(limits.objects, limits.repeats),
     ]
 }
 
-fn header(first: &str, counts: impl Iterator<Item = String>) -> Vec<String> {
-    std::iter::once(first.to_owned()).chain(counts).chain(["growth".to_owned()]).collect()
+/// What there can be many of.
+struct Many {
+    title: &'static str,
+    /// Nanoseconds of one more, by how many there are, and how often that is timed.
+    one_more: fn(&Booted, usize, usize) -> f64,
+    /// What the caches do to a loop by hand that touches as much.
+    by_hand: fn(usize, usize) -> f64,
 }
 
-/// Times, and the last as a multiple of the first.
-fn with_growth(times: &[f64]) -> Vec<Cell> {
-    let growth = times.last().zip(times.first()).map(|(last, first)| last / first);
-    times.iter().map(|&ns| Cell::ns(Some(ns))).chain([Cell::ratio(growth)]).collect()
+const SPACES: Many = Many {
+    title: "An address space more, ns, by how many there are",
+    one_more: one_more_space,
+    by_hand: one_more_root_by_hand,
+};
+const MAPPINGS: Many = Many {
+    title: "A mapping more, ns, by how many there are",
+    one_more: one_more_mapping,
+    by_hand: one_more_in_a_tree,
+};
+const AREAS: Many = Many {
+    title: "An area more, ns, by how many there are",
+    one_more: one_more_area,
+    by_hand: one_more_page_by_hand,
+};
+
+impl Many {
+    fn table(&self, counts: &[usize], repeats: usize) -> Table {
+        let header = header("mode", counts.iter().map(usize::to_string));
+        let mut table = Table::new(self.title, header);
+        let by_hand: Vec<f64> =
+            counts.iter().map(|&count| (self.by_hand)(count, repeats)).collect();
+        for mode in [Mode::Off, Mode::FusedLean] {
+            let one_more = |&count| (self.one_more)(&kernel(mode, 4 << 18), count, repeats);
+            let times: Vec<f64> = counts.iter().map(one_more).collect();
+            table.row(mode.name().to_owned(), with_growth(&times, &by_hand));
+        }
+        table.row("by hand".to_owned(), with_growth(&by_hand, &by_hand));
+        table
+    }
+}
+
+fn header(first: &str, counts: impl Iterator<Item = String>) -> Vec<String> {
+    std::iter::once(first.to_owned())
+        .chain(counts)
+        .chain(["growth", "of by hand"].map(str::to_owned))
+        .collect()
+}
+
+/// Times, the last as a multiple of the first, and that as a multiple of what it is by hand.
+fn with_growth(times: &[f64], by_hand: &[f64]) -> Vec<Cell> {
+    let growth = |times: &[f64]| times.last().zip(times.first()).map(|(last, first)| last / first);
+    let of_by_hand = growth(times).zip(growth(by_hand)).map(|(ours, hand)| ours / hand);
+    let ratios = [Cell::ratio(growth(times)), Cell::ratio(of_by_hand)];
+    times.iter().map(|&ns| Cell::ns(Some(ns))).chain(ratios).collect()
 }
 
 fn timed(f: impl FnOnce()) -> f64 {
@@ -89,19 +125,20 @@ fn sizes(limits: &Limits) -> Table {
     let mib = limits.pages.iter().map(|pages| format!("{} MiB", pages >> 8));
     let mut table =
         Table::new("Nanoseconds a page, by the size of the mapping", header("what", mib));
-    for mode in [Mode::Off, Mode::Fused] {
+    let hand = limits.pages.iter().map(|&pages| by_hand(pages, limits.repeats));
+    let (map, unmap): (Vec<f64>, Vec<f64>) = hand.map(|[map, unmap]| (map, unmap)).unzip();
+    for mode in [Mode::Off, Mode::FusedLean] {
         let rows = limits.pages.iter().map(|&pages| process_of(mode, pages, limits.repeats));
         let rows: Vec<[f64; 3]> = rows.collect();
-        for (i, what) in ["populate", "fork", "munmap"].into_iter().enumerate() {
+        for (i, (what, hand)) in
+            [("populate", &map), ("fork", &map), ("munmap", &unmap)].into_iter().enumerate()
+        {
             let times: Vec<f64> = rows.iter().map(|row| row[i]).collect();
-            table.row(format!("{what}, {}", mode.name()), with_growth(&times));
+            table.row(format!("{what}, {}", mode.name()), with_growth(&times, hand));
         }
     }
-    let rows: Vec<[f64; 2]> =
-        limits.pages.iter().map(|&pages| by_hand(pages, limits.repeats)).collect();
-    for (i, what) in ["map, by hand", "unmap, by hand"].into_iter().enumerate() {
-        let times: Vec<f64> = rows.iter().map(|row| row[i]).collect();
-        table.row(what.to_owned(), with_growth(&times));
+    for (what, hand) in [("map, by hand", &map), ("unmap, by hand", &unmap)] {
+        table.row(what.to_owned(), with_growth(hand, hand));
     }
     table
 }
@@ -144,6 +181,50 @@ fn one_more_space(kernel: &Booted, count: usize, repeats: usize) -> f64 {
     let new = || AddressSpace::new(kernel).expect("there is memory");
     let _alive: Vec<_> = (0..count).map(|_| new()).collect();
     repeat(repeats, || timed(|| (0..BATCH).for_each(|_| drop(new()))) / BATCH as f64)
+}
+
+/// A root more: a page of zeroes, taken and given back.
+fn one_more_root_by_hand(count: usize, repeats: usize) -> f64 {
+    let mut tables = Tables::new(count + 1);
+    let mut roots: Vec<u64> = (0..count).map(|_| tables.take_zeroed()).collect();
+    // The page of another one each time, as address spaces come and go.
+    let mut next = 0;
+    repeat(repeats, || {
+        let come_and_go = |_| {
+            next = (next + 7919) % roots.len();
+            let new = tables.take_zeroed();
+            tables.give(std::mem::replace(&mut roots[next], new));
+        };
+        timed(|| (0..BATCH).for_each(come_and_go)) / BATCH as f64
+    })
+}
+
+/// A range more in a search tree of the standard library.
+fn one_more_in_a_tree(count: usize, repeats: usize) -> f64 {
+    let mut tree: BTreeMap<u64, u64> =
+        (0..count as u64).map(|i| (i, i)).filter(|(i, _)| i % 17 != 16).collect();
+    let spare = |i: usize| (i * 7919 % count.div_ceil(17) * 17 + 16) as u64;
+    repeat(repeats, || {
+        let come_and_go = |i: usize| {
+            tree.insert(spare(i), 0);
+            tree.remove(&spare(i));
+        };
+        timed(|| (0..BATCH).for_each(come_and_go)) / BATCH as f64
+    })
+}
+
+/// A page more in tables that have as many.
+fn one_more_page_by_hand(count: usize, repeats: usize) -> f64 {
+    let mut tables = Hand::<false>::new(count / 512 + 16);
+    tables.map_range(START, FIRST_FRAME, count);
+    repeat(repeats, || {
+        let come_and_go = |i: usize| {
+            let va = START + (count + i) as u64 * PAGE_SIZE;
+            tables.map_one(va, FIRST_FRAME);
+            tables.unmap_one(va);
+        };
+        timed(|| (0..BATCH).for_each(come_and_go)) / BATCH as f64
+    })
 }
 
 fn one_more_mapping(kernel: &Booted, count: usize, repeats: usize) -> f64 {

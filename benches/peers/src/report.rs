@@ -18,6 +18,11 @@ impl Cell {
         Cell(time.map_or("-".to_owned(), number))
     }
 
+    /// A number of things.
+    pub fn count(count: usize) -> Cell {
+        Cell(count.to_string())
+    }
+
     /// How many times another time something takes.
     pub fn ratio(ratio: Option<f64>) -> Cell {
         Cell(ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}x")))

@@ -40,10 +40,11 @@ use anyhow::{Context, Result};
 use kpkeys_stats::compare::Reference;
 use kpkeys_stats::table::Table;
 
-pub use results::{SAMPLES_FILE, TABLE_FILE, write_whole};
+pub use results::{SAMPLES_FILE, TABLE_FILE, keep_table, write_whole};
 
 use crate::noise::{Disturbance, Settings};
-use crate::{reference, render, usage::UsageError};
+use crate::usage::{UsageError, told_once};
+use crate::{parts, reference, render};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -51,6 +52,7 @@ Examples:
   kpkeys bench --list                         the rows, one line each
   kpkeys bench --rows 'fork*' --modes fused   some rows, one mode
   kpkeys bench --counts --out results         with event counts; samples and tables are kept
+  kpkeys bench --parts --out results          where each point goes: windows, keys, pool, deferral
   kpkeys bench --compare v5-amended           beside what the Linux series published
   kpkeys bench --compare results              beside an earlier run
   kpkeys bench --trace make.trace             a recorded command's memory management
@@ -79,9 +81,12 @@ pub struct Options {
     /// Replay this trace instead of the rows of the evaluation
     #[arg(long, value_name = "FILE")]
     trace: Option<std::path::PathBuf>,
-    /// Modes to compare with `off`, separated by commas: unbatched, batched, fused-lean, fused [default: all]
+    /// Modes to compare with `off`, separated by commas: unbatched, batched, fused-lean, fused, or parts of them [default: all, no parts]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     modes: Vec<String>,
+    /// Take the modes apart too, and print where each point goes: batched:switches, batched:keys, ...
+    #[arg(long)]
+    parts: bool,
     /// Four blocks, short rows: effects and intervals in under 90 seconds, no flags
     #[arg(long, conflicts_with = "full")]
     quick: bool,
@@ -112,6 +117,10 @@ pub struct Options {
     /// Run only so many more blocks, without a table; the same call goes on later
     #[arg(long, value_name = "N", requires = "out", value_parser = clap::value_parser!(u32).range(1..))]
     pause_after: Option<u32>,
+    /// Run this block alone of those planned, counted from 0, without a table; events are counted with block 0. Folders of several
+    /// machines or moments can be put together
+    #[arg(long, value_name = "K", requires = "out", conflicts_with = "pause_after")]
+    only_block: Option<u32>,
     /// How to print the table
     #[arg(long, value_enum, default_value = "table")]
     format: render::Format,
@@ -141,7 +150,11 @@ pub fn run(options: &Options) -> Result<bool> {
     if let Some(reused) = results.reused(&plan.modes) {
         eprintln!("kpkeys: {reused}");
     }
-    let left = run::run(&plan, &runner, &mut results, options.pause_after)?;
+    let share = run::Share::of(&plan, options.only_block, options.pause_after)?;
+    let left = run::run(&plan, &runner, &mut results, share)?;
+    if options.only_block.is_some() {
+        return Ok(true);
+    }
     if left > 0 {
         eprintln!("kpkeys: {left} of {} blocks are left; the same call goes on", plan.blocks);
         return Ok(true);
@@ -152,15 +165,77 @@ pub fn run(options: &Options) -> Result<bool> {
         table = table.compared_with(beside);
     }
     results.keep_table(&table)?;
+    if options.parts {
+        parts::write(&results.recording()?, options.format)?;
+        return Ok(told(&table));
+    }
     let counts = options.counts || plan.place != plan::Place::Host;
     let screen = render::Screen::of_stdout();
     render::write_results(&mut io::stdout().lock(), &table, options.format, counts, screen)?;
+    Ok(told(&table))
+}
+
+/// Whether the gates of a table hold; says so if not.
+fn told(table: &Table) -> bool {
     if !table.gates_hold() {
         eprintln!(
             "kpkeys: the A/A twin of the baseline shows an effect; this machine was not steady enough and the table is void"
         );
     }
-    Ok(table.gates_hold())
+    table.gates_hold()
+}
+
+impl Options {
+    /// The options that these words on a command line give.
+    fn of(words: &[String]) -> Result<Options, UsageError> {
+        #[derive(clap::Parser)]
+        struct Alone {
+            #[command(flatten)]
+            options: Options,
+        }
+        let parsed = <Alone as clap::Parser>::try_parse_from(words);
+        parsed.map(|alone| alone.options).map_err(|error| UsageError(error.to_string()))
+    }
+}
+
+/// Counts the events of rows in modes, and times the baseline alone: what an estimate is made from.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn count_and_time_baseline(
+    trace: Option<&Path>,
+    rows: &[String],
+    modes: &[String],
+) -> Result<Table> {
+    let mut words = ["bench", "--quick", "--blocks=1"].map(str::to_owned).to_vec();
+    words.extend(trace.map(|trace| format!("--trace={}", trace.display())));
+    words.extend(rows.iter().map(|row| format!("--rows={row}")));
+    if !modes.is_empty() {
+        words.push(format!("--modes={}", modes.join(",")));
+    }
+    let options = Options::of(&words)?;
+    let plan = plan::Plan::new(&options)?;
+    let runner = run::Machine::new(&plan)?;
+    let mut results = results::Results::open(
+        None,
+        &header::run_header(&plan, &runner, &program::Program::this()?)?,
+    )?;
+    run::count_and_time_baseline(&plan, &runner, &mut results)?;
+    Ok(Table::build(&results.recording()?, &reference::graviton3())?)
+}
+
+/// Refuses what [`run`] would refuse before it does anything.
+///
+/// # Errors
+///
+/// [`UsageError`], with what would be right.
+pub fn check(options: &Options) -> Result<(), UsageError> {
+    let checked = plan::Plan::new(options).and_then(|plan| {
+        run::Share::of(&plan, options.only_block, options.pause_after)?;
+        Ok(())
+    });
+    checked.map_err(|error| UsageError(told_once(&error)))
 }
 
 /// Says on a terminal, before anything is measured, what would disturb it.

@@ -83,7 +83,9 @@ const SCALE: u64 = 50;
 pub fn run(options: &Options) -> Result<()> {
     let target: Target = options.on.parse().map_err(|error| UsageError(format!("{error}")))?;
     let rows = workloads(&options.rows)?;
-    let modes: Vec<Mode> = [Mode::Off].into_iter().chain(plan::modes(&options.modes)?).collect();
+    let modes = plan::modes(&options.modes, false)?;
+    plan::refuse_parts(&modes)?;
+    let modes: Vec<Mode> = [Mode::Off].into_iter().chain(modes).collect();
     let backends = backends(target, &options.backends)?;
     let mut counted: Vec<_> = rows.iter().map(Counted::new).collect();
     for (name, machine) in &backends {

@@ -6,12 +6,15 @@
 mod attack;
 mod audit;
 mod bench;
+mod campaign;
 mod compare;
 mod doctor;
 mod emulated;
+mod estimate;
 mod history;
 mod instructions;
 mod noise;
+mod parts;
 mod reference;
 mod render;
 mod report;
@@ -58,6 +61,10 @@ enum Call {
     Compare(compare::Options),
     /// Set runs of several layouts of the code side by side
     Spread(spread::Options),
+    /// Say where each point of overhead goes, of a run with --parts
+    Parts(parts::Options),
+    /// Say what protection is expected to cost, from counts and a machine's costs
+    Estimate(estimate::Options),
     /// Make one page of runs, with pictures, that needs no network
     Report(report::Options),
     /// Follow runs over commits, and say where something changed
@@ -91,8 +98,21 @@ enum Call {
     /// Record what a real command does to its memory, or look at a recording
     #[command(subcommand)]
     Trace(trace::Call),
+    /// Carry out a plan of many runs, in Slurm or here, and put its results together
+    #[command(subcommand)]
+    Campaign(campaign::Call),
     #[command(hide = true)]
     BenchWorker(bench::worker::Options),
+}
+
+impl Arguments {
+    /// Refuses what the call would refuse before it does anything, as far as that can be told.
+    fn check(&self) -> Result<(), UsageError> {
+        match &self.call {
+            Call::Bench(options) => bench::check(options),
+            _ => Ok(()),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -116,6 +136,8 @@ fn run(call: Call) -> Result<ExitCode> {
         Call::Instructions(options) => instructions::run(&options).map(done),
         Call::Compare(options) => compare::run(&options).map(gates),
         Call::Spread(options) => spread::run(&options).map(gates),
+        Call::Parts(options) => parts::run(&options).map(done),
+        Call::Estimate(options) => estimate::run(&options).map(done),
         Call::Report(options) => report::run(&options).map(done),
         Call::History(options) => history::run(&options).map(done),
         Call::Run(options) => run::run(&options).map(gates),
@@ -123,6 +145,7 @@ fn run(call: Call) -> Result<ExitCode> {
         Call::Doctor { format } => doctor::run(format).map(done),
         Call::Schema { name } => schema::run(&name).map(done),
         Call::Trace(call) => trace::run(call),
+        Call::Campaign(call) => campaign::run(&call).map(gates),
         Call::BenchWorker(options) => bench::worker::run(&options).map(done),
     }
 }

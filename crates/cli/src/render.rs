@@ -8,24 +8,29 @@ pub mod cells;
 mod contrast;
 mod counts;
 mod csv;
+mod estimate;
 mod grid;
 mod history;
 mod instructions;
 mod layouts;
 mod legend;
+mod machines;
+mod parts;
 mod published;
 mod results;
 mod screen;
 
 pub use legend::{SIZES, machine, run};
+pub use parts::points;
 pub use screen::Screen;
 
 use self::grid::Grid;
 use crate::compare;
+use crate::estimate::{Report as Estimate, costs::Known};
 use crate::history::History;
 use crate::instructions::Report;
 use crate::reference::Published;
-use crate::spread;
+use crate::{parts as apart, spread};
 use kpkeys_stats::table::Table;
 use serde::Serialize;
 use std::io::{self, Write};
@@ -195,6 +200,83 @@ pub fn write_history(
     page.grid(out, &page.narrowed(&mut said, history::grid(report)))?;
     said.extend(history::legend(report));
     page.lines(out, &said)
+}
+
+/// Prints modes taken apart.
+///
+/// # Errors
+///
+/// What `out` fails with.
+pub fn write_parts(
+    out: &mut impl Write,
+    report: &apart::Report,
+    format: Format,
+    screen: Screen,
+) -> io::Result<()> {
+    let page = Page { format, screen };
+    let mut said = Vec::new();
+    let layout = match format {
+        Format::Csv => return csv::parts(out, report),
+        Format::Json => return json(out, report),
+        Format::Table | Format::Markdown => page.fitted(&mut said, |_| parts::grid(report)),
+    };
+    page.grid(out, &layout)?;
+    said.extend(parts::legend(report));
+    page.lines(out, &said)
+}
+
+/// Prints one evaluation on several kinds of machines, by their names.
+///
+/// # Errors
+///
+/// What `out` fails with.
+pub fn write_machines(
+    out: &mut impl Write,
+    kinds: &[(&str, &Table)],
+    format: Format,
+    screen: Screen,
+) -> io::Result<()> {
+    let page = Page { format, screen };
+    page.grid(out, &machines::grid(kinds))?;
+    page.lines(out, &machines::legend(kinds))
+}
+
+/// Prints what protection is expected to cost.
+///
+/// # Errors
+///
+/// What `out` fails with.
+pub fn write_estimate(
+    out: &mut impl Write,
+    report: &Estimate,
+    format: Format,
+    screen: Screen,
+) -> io::Result<()> {
+    let page = Page { format, screen };
+    match format {
+        Format::Csv => return csv::estimate(out, report),
+        Format::Json => return json(out, report),
+        Format::Table | Format::Markdown => {}
+    }
+    page.grid(out, &estimate::grid(report))?;
+    page.lines(out, &estimate::legend(report))
+}
+
+/// Prints the CPUs whose costs are known.
+///
+/// # Errors
+///
+/// What `out` fails with.
+pub fn write_known_costs(
+    out: &mut impl Write,
+    list: &[Known],
+    format: Format,
+    screen: Screen,
+) -> io::Result<()> {
+    if format == Format::Json {
+        return json(out, &list);
+    }
+    Page { format, screen }.grid(out, &estimate::known(list))
 }
 
 /// Prints published tables.

@@ -5,7 +5,19 @@ use kpkeys_mm::{AddressSpace, Kernel, MapFlags};
 use kpkeys_pgtable::entry::Aarch64;
 use kpkeys_pgtable::{Mode, PageRange, PhysAddr, VirtAddr};
 
-use crate::{Error, kernel, span};
+use crate::{Error, MEMORY_PAGES, kernel_of, span};
+
+/// Which sizes are counted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Sizes {
+    /// Two for each, so small that the gate takes no longer than it may.
+    Gate,
+    /// Up to the largest, and what has no small one: 8 GiB, 40,000 address spaces, 100,000 mappings and areas.
+    Largest,
+}
+
+/// Memory for the largest: 20 GiB, of which what nobody writes costs nothing.
+const LARGEST_MEMORY_PAGES: usize = 20 << 18;
 
 /// How often the operation is done.
 const TIMES: usize = 64;
@@ -13,18 +25,28 @@ const TIMES: usize = 64;
 const TABLE_PAGES: usize = 512;
 const START: VirtAddr = VirtAddr(0x40_0000_0000);
 
-pub fn count(mode: Mode) -> Result<(), Error> {
-    let each = |what: &str, sizes: [usize; 2], case: Case| {
-        sizes.into_iter().try_for_each(|size| {
+pub fn count(mode: Mode, sizes: Sizes) -> Result<(), Error> {
+    let each = |what: &str, gate: &[usize], largest: &[usize], case: Case| {
+        let (sizes, memory) = match sizes {
+            Sizes::Gate => (gate, MEMORY_PAGES),
+            Sizes::Largest => (largest, LARGEST_MEMORY_PAGES),
+        };
+        sizes.iter().try_for_each(|&size| {
             let name = format!("{what} with {size}, {}", mode.name());
-            case(&kernel::<Aarch64>(mode)?, size, &name)
+            case(&kernel_of::<Aarch64>(mode, memory)?, size, &name)
         })
     };
-    each("table page", [16, 4_096], table_page)?;
-    each("frame", [16, 16_384], frame)?;
-    each("vmalloc", [16, 8_192], vmalloc)?;
-    each("vm_map_ram", [16, 8_192], vm_map_ram)?;
-    each("mmap and munmap", [16, 8_192], mappings)
+    const MANY: [usize; 3] = [16, 8_192, 100_000];
+    const PAGES: [usize; 4] = [1 << 8, 1 << 14, 1 << 18, 1 << 21];
+    each("table page", &[16, 4_096], &[16, 4_096, 100_000], table_page)?;
+    each("frame", &[16, 16_384], &[16, 16_384, 1 << 20], frame)?;
+    each("vmalloc", &MANY[..2], &MANY, vmalloc)?;
+    each("vm_map_ram", &MANY[..2], &MANY, vm_map_ram)?;
+    each("mmap and munmap", &MANY[..2], &MANY, mappings)?;
+    each("address space", &[], &[1, 1_000, 40_000], spaces)?;
+    each("page of populate", &[], &PAGES, populate)?;
+    each("page of fork", &[], &PAGES, fork)?;
+    each("page of munmap", &[], &PAGES, munmap)
 }
 
 /// A kernel, how much there is already, and the span's name.
@@ -98,4 +120,47 @@ fn mappings(kernel: &Kernel<Timed<Aarch64>>, size: usize, name: &str) -> Result<
             Ok(space.munmap(between)?)
         })
     })
+}
+
+/// An address space made and given back, with so many alive.
+fn spaces(kernel: &Kernel<Timed<Aarch64>>, size: usize, name: &str) -> Result<(), Error> {
+    let alive = (0..size).map(|_| AddressSpace::new(kernel)).collect::<Result<Vec<_>, _>>()?;
+    span::count(name, TIMES as u64, || {
+        for _ in 0..TIMES {
+            drop(AddressSpace::new(kernel)?);
+        }
+        Ok(())
+    })?;
+    drop(alive);
+    Ok(())
+}
+
+type Space<'k> = AddressSpace<'k, Timed<Aarch64>>;
+
+/// A mapping of so many pages, none of them there yet.
+fn mapping(kernel: &Kernel<Timed<Aarch64>>, pages: usize) -> Result<(Space<'_>, PageRange), Error> {
+    let (mut space, range) = (AddressSpace::new(kernel)?, PageRange::new(START, pages)?);
+    space.mmap(range, MapFlags::DATA)?;
+    Ok((space, range))
+}
+
+fn populate(kernel: &Kernel<Timed<Aarch64>>, pages: usize, name: &str) -> Result<(), Error> {
+    let (mut space, range) = mapping(kernel, pages)?;
+    span::count(name, pages as u64, || Ok(space.populate(range)?))
+}
+
+fn fork(kernel: &Kernel<Timed<Aarch64>>, pages: usize, name: &str) -> Result<(), Error> {
+    let (mut space, range) = mapping(kernel, pages)?;
+    space.populate(range)?;
+    let mut child = Vec::with_capacity(1);
+    span::count(name, pages as u64, || {
+        child.push(space.fork()?);
+        Ok(())
+    })
+}
+
+fn munmap(kernel: &Kernel<Timed<Aarch64>>, pages: usize, name: &str) -> Result<(), Error> {
+    let (mut space, range) = mapping(kernel, pages)?;
+    space.populate(range)?;
+    span::count(name, pages as u64, || Ok(space.munmap(range)?))
 }

@@ -11,7 +11,7 @@
 use std::io;
 use std::ptr::NonNull;
 
-use kpkeys_pgtable::PAGE_SIZE;
+use kpkeys_pgtable::{PAGE_SIZE, PhysAddr};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 
 /// Memory that plays physical memory.
@@ -30,13 +30,14 @@ unsafe impl Send for Arena {}
 // SAFETY: as for `Send`: shared references give out addresses and nothing else.
 unsafe impl Sync for Arena {}
 
-/// Where an arena's views start, for a machine that owns the arena: one step from the machine to a table.
+/// Where an arena's views have physical address zero, which need not be theirs, for a machine that owns the arena: one addition from a frame to its
+/// table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Views {
     /// See [`Arena::tables`].
-    pub(crate) tables: NonNull<u8>,
+    pub(crate) tables: *mut u8,
     /// See [`Arena::data`].
-    pub(crate) data: NonNull<u8>,
+    pub(crate) data: *mut u8,
 }
 
 // SAFETY: addresses alone; as for the arena.
@@ -112,8 +113,10 @@ impl Arena {
         })
     }
 
-    pub(crate) fn views(&self) -> Views {
-        Views { tables: self.tables, data: self.data }
+    /// The views, if memory starts at `start`.
+    pub(crate) fn views(&self, start: PhysAddr) -> Views {
+        let zero = |view: NonNull<u8>| view.as_ptr().wrapping_sub(start.0 as usize);
+        Views { tables: zero(self.tables), data: zero(self.data) }
     }
 
     /// Address of the view that page tables are reached through; for loads alone, if the arena has an alias.

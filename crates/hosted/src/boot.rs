@@ -12,6 +12,7 @@ use crate::arena::Arena;
 use crate::counter::Counter;
 use crate::cpu;
 use crate::machine::{Hosted, HostedFormat};
+use crate::parts::Measured;
 use crate::register::{ArenaRegister, MockRegister, PanFlag, PanRegister};
 
 /// A backend by the mock register, in the encoding of a format.
@@ -49,7 +50,18 @@ pub struct Setup {
 ///
 /// The host has no memory for the arena, or the arena is too small for its own tables.
 pub fn boot<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<Timed<F>>> {
-    boot_mock(setup, NoProbe)
+    boot_measured(setup)
+}
+
+/// [`boot`], with the backend that is to be measured.
+///
+/// # Errors
+///
+/// As [`boot`].
+pub fn boot_measured<F: HostedFormat, B: Measured>(
+    setup: Setup,
+) -> io::Result<Kernel<Hosted<F, B, NoProbe>>> {
+    boot_with(setup, NoProbe)
 }
 
 /// Boots a machine that counts events.
@@ -58,7 +70,18 @@ pub fn boot<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<Timed<F>>> {
 ///
 /// As [`boot`].
 pub fn boot_counted<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<Counted<F>>> {
-    boot_mock(setup, Counter::default())
+    boot_measured_counted(setup)
+}
+
+/// [`boot_counted`], with the backend that is to be measured.
+///
+/// # Errors
+///
+/// As [`boot`].
+pub fn boot_measured_counted<F: HostedFormat, B: Measured>(
+    setup: Setup,
+) -> io::Result<Kernel<Hosted<F, B, Counter>>> {
+    boot_with(setup, Counter::default())
 }
 
 /// Boots a machine on which a store to a page table outside a window is SIGSEGV. It is for one thread.
@@ -107,14 +130,12 @@ pub fn boot_guarded_pan<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<Guar
     Ok(kernel)
 }
 
-fn boot_mock<F: HostedFormat, P: Probe>(
+fn boot_with<F: HostedFormat, B: Measured, P: Probe>(
     setup: Setup,
     probe: P,
-) -> io::Result<Kernel<Hosted<F, MockBackend<F>, P>>> {
+) -> io::Result<Kernel<Hosted<F, B, P>>> {
     let arena = Arc::new(Arena::new(setup.pages)?);
-    let backend: MockBackend<F> = Keyed::new(MockRegister::detect());
-    backend.reset();
-    start(Hosted::new(arena, backend, probe, setup.cpus), setup)
+    start(Hosted::new(arena, B::ready(), probe, setup.cpus), setup)
 }
 
 fn start<M: Machine>(machine: M, setup: Setup) -> io::Result<Kernel<M>> {

@@ -10,6 +10,7 @@
 //! | a CPU | a thread | [`cpu`] |
 //! | barriers for kernel entries | the nearest fences of the host (x86-64: MFENCE, LFENCE; arm64: DSB ISHST, ISB) | [`machine`] |
 //! | TLB maintenance | counted, not executed | [`machine`] |
+//! | protection, whole or in parts | backends that leave out a part of it, for measuring | [`parts`] |
 //! | the MMU | a model that translates an address or says which fault it raises | [`mmu`] |
 //! | the host kernel itself, for scale | its own fork and munmap | [`linux`] |
 //! | a CPU's time | the thread's CPU time | [`clock`] |
@@ -23,10 +24,14 @@ pub mod cpu;
 pub mod linux;
 pub mod machine;
 pub mod mmu;
+pub mod parts;
 pub mod register;
 mod switch_cost;
 
-pub use boot::{Setup, boot, boot_counted, boot_counted_pan, boot_guarded, boot_guarded_pan};
+pub use boot::{
+    Setup, boot, boot_counted, boot_counted_pan, boot_guarded, boot_guarded_pan, boot_measured,
+    boot_measured_counted,
+};
 pub use counter::{Counter, Counts};
 pub use machine::{Hosted, HostedFormat};
-pub use switch_cost::switch_ns;
+pub use switch_cost::{barrier_ns, switch_ns};

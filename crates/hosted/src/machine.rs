@@ -63,7 +63,7 @@ impl<F: HostedFormat, B: Backend, P: Probe> Hosted<F, B, P> {
     /// A machine whose physical memory is `arena`, with CPUs for up to `cpus` threads.
     pub fn new(arena: Arc<Arena>, backend: B, probe: P, cpus: usize) -> Self {
         Hosted {
-            views: arena.views(),
+            views: arena.views(MEMORY_START),
             arena,
             backend,
             probe,
@@ -74,11 +74,13 @@ impl<F: HostedFormat, B: Backend, P: Probe> Hosted<F, B, P> {
     }
 
     #[inline(always)]
-    fn offset(&self, view: NonNull<u8>, frame: PhysAddr) -> NonNull<u8> {
-        let bytes = (frame.0 - MEMORY_START.0) as usize;
-        debug_assert!(bytes < self.arena.pages() << 12, "{frame:?} is outside the arena");
-        // SAFETY: `frame` is in memory (the callers' contract), so the address is inside the view.
-        unsafe { view.add(bytes) }
+    fn offset(&self, view: *mut u8, frame: PhysAddr) -> NonNull<u8> {
+        debug_assert!(
+            frame.0.wrapping_sub(MEMORY_START.0) < (self.arena.pages() as u64) << 12,
+            "{frame:?} is outside the arena"
+        );
+        // SAFETY: `frame` is in memory (the callers' contract), so the address is inside the view, and not null.
+        unsafe { NonNull::new_unchecked(view.wrapping_add(frame.0 as usize)) }
     }
 }
 

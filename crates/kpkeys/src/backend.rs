@@ -73,6 +73,13 @@ pub unsafe trait Backend {
         false
     }
 
+    /// Whether page-table pages get their key at all. What windows cost alone is measured by a backend that says no, which protects nothing;
+    /// every other keeps the default.
+    #[inline(always)]
+    fn sets_keys(&self) -> bool {
+        true
+    }
+
     /// What a page-table page must be like for this backend to protect it. The same for as long as the backend is used.
     #[inline(always)]
     fn scheme(&self) -> Scheme {

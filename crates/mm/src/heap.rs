@@ -33,17 +33,6 @@ pub(crate) fn with_room_for<T>(len: usize) -> Result<Vec<T>, Error> {
     Ok(vec)
 }
 
-/// Adds an element at the end.
-///
-/// # Errors
-///
-/// [`Error::OutOfMemory`]; the vector is as it was then, and the value is dropped.
-pub(crate) fn push<T>(vec: &mut Vec<T>, value: T) -> Result<(), Error> {
-    vec.try_reserve(1).map_err(|_| Error::OutOfMemory)?;
-    vec.push(value);
-    Ok(())
-}
-
 /// The elements of an iterator.
 ///
 /// # Errors
@@ -51,7 +40,10 @@ pub(crate) fn push<T>(vec: &mut Vec<T>, value: T) -> Result<(), Error> {
 /// [`Error::OutOfMemory`].
 pub(crate) fn collect<T>(values: impl IntoIterator<Item = T>) -> Result<Vec<T>, Error> {
     let mut vec = Vec::new();
-    values.into_iter().try_for_each(|value| push(&mut vec, value))?;
+    for value in values {
+        vec.try_reserve(1).map_err(|_| Error::OutOfMemory)?;
+        vec.push(value);
+    }
     Ok(vec)
 }
 

@@ -1,4 +1,5 @@
-//! The word of a frame, model-checked: every interleaving of a few CPUs, and every value that a relaxed load may return.
+//! The word of a frame, model-checked: every interleaving of two CPUs, those of three with at most three preemptions, and every value that a
+//! relaxed load may return.
 //!
 //! The file under test is the library's own, with `loom`'s atomics in the place of the machine's. What a page holds is a cell that
 //! `loom` watches: an access that does not happen before the page is freed, or written in place, is found.

@@ -174,6 +174,10 @@ pub unsafe trait Machine: Sync + Sized {
         None
     }
 
+    /// Where the types of frames begin, in modes that check. It is filled when page tables are built, and a kernel keeps it where it is
+    /// read-only from then on: whoever can change it decides what is a page table.
+    fn anchor(&self) -> &Anchor;
+
     /// Whether windows are gates whatever a section says: asked before anything that would keep one open longer. A kernel answers from memory that
     /// is read-only since it started.
     #[inline(always)]
@@ -191,10 +195,6 @@ pub unsafe trait Machine: Sync + Sized {
     /// Turns interrupts on again, where [`interrupts_off`](Self::interrupts_off) found them on.
     #[inline(always)]
     fn interrupts_on(&self) {}
-
-    /// Where the types of frames begin, in modes that check. It is filled when page tables are built, and a kernel keeps it where it is
-    /// read-only from then on: whoever can change it decides what is a page table.
-    fn anchor(&self) -> &Anchor;
 
     /// Makes stored valid kernel entries visible to table walks and synchronises this CPU (arm64: DSB ISHST, ISB). Also
     /// makes an earlier register write effective. Called only where the format wants it.

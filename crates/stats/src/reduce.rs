@@ -289,6 +289,22 @@ impl RowMeasurements {
         self.modes.get(&mode).into_iter().flat_map(ModeMeasurements::medians)
     }
 
+    /// For each block that has the baseline and both modes, how many percent of the baseline `to` takes more than `from`; `None` stands for the
+    /// baseline itself.
+    #[must_use]
+    pub fn points(&self, from: Option<Mode>, to: Mode) -> Vec<f64> {
+        let percent = |mode: Mode, block: &u32| {
+            let of = |mode| self.modes.get(&mode)?.blocks.get(block);
+            Some(log_ratio(of(Mode::Off)?, of(mode)?)?.exp_m1() * 100.0)
+        };
+        let blocks = self.modes.get(&Mode::Off).into_iter().flat_map(|off| off.blocks.keys());
+        let points = blocks.filter_map(|block| {
+            let from = from.map_or(Some(0.0), |from| percent(from, block))?;
+            Some(percent(to, block)? - from)
+        });
+        points.collect()
+    }
+
     /// Geometric mean of the medians of `mode` over its blocks; none without any.
     #[must_use]
     pub fn geometric_mean(&self, mode: Mode) -> Option<f64> {

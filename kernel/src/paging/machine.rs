@@ -87,6 +87,11 @@ unsafe impl<P: Probe> Machine for Bare<P> {
     }
 
     #[inline(always)]
+    fn anchor(&self) -> &Anchor {
+        &ANCHOR
+    }
+
+    #[inline(always)]
     fn has_gates(&self) -> bool {
         protection::has_gates()
     }
@@ -101,11 +106,6 @@ unsafe impl<P: Probe> Machine for Bare<P> {
     #[inline(always)]
     fn interrupts_on(&self) {
         arch::irq::enable();
-    }
-
-    #[inline(always)]
-    fn anchor(&self) -> &Anchor {
-        &ANCHOR
     }
 
     #[inline(always)]

@@ -45,6 +45,42 @@ fn read_to_the_end() -> Result<(), u64> {
     Ok(())
 }
 
+/// Pages of the area that is freed.
+const AREA_PAGES: usize = 64;
+static GOING: AtomicBool = AtomicBool::new(false);
+static IS_DEAF: AtomicBool = AtomicBool::new(false);
+
+/// Reads an area until told that it goes, and from then on deaf to interrupts. The error is what it reads there that is not the area's.
+fn read_area_to_the_end(area: VirtAddr) -> Result<(), u64> {
+    let read = || {
+        let mut pages = (0..AREA_PAGES).map(|page| area.offset_pages(page).0 as *const u64);
+        pages.try_for_each(|page| match probe::load_u64(page) {
+            Ok(value) if value != OWN => Err(value),
+            _ => Ok(()),
+        })
+    };
+    let end = time::since_boot() + PATIENCE;
+    while !GOING.load(Ordering::Relaxed) && time::since_boot() < end {
+        read()?;
+        READING.store(true, Ordering::Relaxed);
+    }
+    let _deaf = IrqsOff::new();
+    IS_DEAF.store(true, Ordering::Relaxed);
+    let end = time::since_boot() + DEAF;
+    while time::since_boot() < end {
+        read()?;
+    }
+    Ok(())
+}
+
+/// Waits until another CPU has said something, but not for ever.
+fn wait_for(flag: &AtomicBool) {
+    let end = time::since_boot() + PATIENCE;
+    while !flag.load(Ordering::Relaxed) && time::since_boot() < end {
+        arch::irq::relax();
+    }
+}
+
 /// Takes every frame that is free, and marks it, until told to stop.
 fn take_what_is_free() {
     let frames = memories().frames();
@@ -85,16 +121,44 @@ kernel_test! {
         let read = move || unsafe { user::in_space(root, read_to_the_end) };
         let reading = sched::spawn("reader", Some(reader.id), read).map_err(|error| error.to_string())?;
         let taking = sched::spawn("thief", Some(thief.id), take_what_is_free);
-        let end = time::since_boot() + PATIENCE;
-        while !READING.load(Ordering::Relaxed) && time::since_boot() < end {
-            arch::irq::relax();
-        }
+        wait_for(&READING);
         let unmapped = space.munmap(both).map_err(failed);
         let read = reading.join();
         STOP.store(true, Ordering::Relaxed);
         taking.map_err(|error| error.to_string())?.join();
         unmapped?;
         ensure!(READING.load(Ordering::Relaxed), "the reader never read");
+        ensure!(read.is_ok(), "a page that it still reached held {read:x?}: it was freed before the flush");
+    }
+
+    /// The same for an area: its frames are free once every CPU has flushed it, however long one is deaf.
+    fn freed_areas_are_nobody_elses_while_a_cpu_reaches_them() {
+        let failed = |error: kpkeys_mm::Error| error.to_string();
+        let others: Vec<_> = cpu::online().filter(|cpu| cpu.id != cpu::this().id).collect();
+        let [reader, thief, ..] = others[..] else { return Ok(()) };
+        for flag in [&READING, &STOP, &GOING, &IS_DEAF] {
+            flag.store(false, Ordering::Relaxed);
+        }
+        let kernel = memories();
+        let area = kernel.vmalloc(AREA_PAGES).map_err(failed)?;
+        for page in 0..AREA_PAGES {
+            let page = area.offset_pages(page).0 as *mut u64;
+            // SAFETY: a page of the area, which nobody else knows yet.
+            unsafe { page.write_volatile(OWN) };
+        }
+        let read = move || read_area_to_the_end(area);
+        let reading = sched::spawn("reader", Some(reader.id), read).map_err(|error| error.to_string())?;
+        wait_for(&READING);
+        let taking = sched::spawn("thief", Some(thief.id), take_what_is_free);
+        GOING.store(true, Ordering::Relaxed);
+        wait_for(&IS_DEAF);
+        let freed = kernel.vfree(area).map_err(failed);
+        kernel.purge_vmalloc();
+        let read = reading.join();
+        STOP.store(true, Ordering::Relaxed);
+        taking.map_err(|error| error.to_string())?.join();
+        freed?;
+        ensure!(IS_DEAF.load(Ordering::Relaxed), "the reader never read");
         ensure!(read.is_ok(), "a page that it still reached held {read:x?}: it was freed before the flush");
     }
 }

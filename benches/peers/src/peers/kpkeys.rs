@@ -52,27 +52,29 @@ pub fn boot_without_switches<F: HostedFormat>(
     backend.reset();
     let machine = Hosted::new(arena, backend, NoProbe, 1);
     let memory = machine.memory();
-    let frames = Buddy::new(memory, FrameTable::on_heap(memory.pages), true, cpu::current);
+    let frames = Buddy::new(memory, FrameTable::on_heap(memory.pages), true, 1, cpu::current);
     frames.add(0..memory.pages);
     let kernel = Kernel::new(machine, frames, config, Layout::standard()).expect("it boots");
     kernel.enable_protection().expect("protection can be turned on");
     kernel
 }
 
-/// An address space of a kernel.
-pub struct Kpkeys<'k, M: Machine> {
+/// An address space of a kernel. Pages have constant attributes, as with every other library here; if they are not settled, a walker may still
+/// mark their entries, so that every change of one is an atomic read-modify-write.
+pub struct Kpkeys<'k, M: Machine, const SETTLED: bool> {
     kernel: &'k Kernel<M>,
     root: Root,
-    attrs: Attrs,
 }
 
-impl<'k, M: Machine> Kpkeys<'k, M> {
-    /// An empty one, whose pages will have these attributes.
-    pub fn new(kernel: &'k Kernel<M>, attrs: Attrs) -> Self {
+impl<'k, M: Machine, const SETTLED: bool> Kpkeys<'k, M, SETTLED> {
+    const ATTRS: Attrs = Attrs { young: SETTLED, dirty: SETTLED, ..Attrs::USER_DATA };
+
+    /// An empty one.
+    pub fn new(kernel: &'k Kernel<M>) -> Self {
         let paging = kernel.paging();
         let section = paging.section(paging.kernel());
         let root = paging.new_user_root(&section).expect("there is memory for a root");
-        Kpkeys { kernel, root, attrs }
+        Kpkeys { kernel, root }
     }
 }
 
@@ -81,7 +83,7 @@ fn range(va: u64, pages: usize) -> PageRange {
     PageRange::new(VirtAddr(va), pages).expect("a range in the user's half")
 }
 
-impl<M: Machine> Peer for Kpkeys<'_, M> {
+impl<M: Machine, const SETTLED: bool> Peer for Kpkeys<'_, M, SETTLED> {
     #[inline]
     fn walk(&self, va: u64) -> u64 {
         self.kernel.paging().translate(&self.root, VirtAddr(va)).map_or(0, |pa| pa.0)
@@ -92,7 +94,7 @@ impl<M: Machine> Peer for Kpkeys<'_, M> {
         let paging = self.kernel.paging();
         let section = paging.section(&self.root);
         let frame = |i| PhysAddr(pa + i as u64 * PAGE);
-        paging.map(&section, &self.root, range(va, pages), self.attrs, frame).expect("mapped");
+        paging.map(&section, &self.root, range(va, pages), Self::ATTRS, frame).expect("mapped");
     }
 
     #[inline(always)]

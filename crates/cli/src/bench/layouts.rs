@@ -156,7 +156,7 @@ pub fn run(options: &Options, count: u32) -> Result<bool> {
                 plan.blocks,
                 folder.display()
             ));
-            run::run(&plan, machine, &mut results, Some(1))?;
+            run::run(&plan, machine, &mut results, run::Share::AtMost(1))?;
         }
     }
     for (folder, _, header) in &runs {

@@ -281,8 +281,14 @@ impl Plan {
         let rows = choose(&valid, &options.rows)?;
         let beside = on_host && rows.iter().any(PlannedRow::linux_did_it);
         let linux = beside.then_some(Mode::Linux);
-        let modes =
-            [Mode::Off, Mode::Aa].into_iter().chain(modes(&options.modes)?).chain(linux).collect();
+        let protecting = modes(&options.modes, options.parts)?;
+        if !on_host {
+            refuse_parts(&protecting)?;
+        }
+        if paging != Paging::Aarch64 && refuse_parts(&protecting).is_err() {
+            return Err(UsageError(PARTS_ON_ARM.into()).into());
+        }
+        let modes = [Mode::Off, Mode::Aa].into_iter().chain(protecting).chain(linux).collect();
         Ok(Plan {
             place,
             paging,
@@ -347,16 +353,35 @@ fn matches(pattern: &str, row: &PlannedRow) -> bool {
     pattern.matches(row.result_class()) || pattern.matches(row.benchmark())
 }
 
-/// The protecting modes that are named, or all; `off` may be named and is left out.
-pub fn modes(names: &[String]) -> Result<Vec<Mode>, UsageError> {
-    let valid = Mode::PROTECTING.map(Mode::name);
+/// The protecting modes that are named, or all; `off` may be named and is left out. With `parts`, also those they are taken apart into.
+pub fn modes(names: &[String], parts: bool) -> Result<Vec<Mode>, UsageError> {
+    let known = Mode::PROTECTING.into_iter().chain(Mode::PARTS);
+    let valid: Vec<&str> = known.clone().map(Mode::name).collect();
     if let Some(unknown) =
         names.iter().find(|name| *name != "off" && !valid.contains(&name.as_str()))
     {
         return Err(UsageError::unknown("mode", unknown, ["off"].into_iter().chain(valid)));
     }
-    let wanted = |mode: &Mode| names.is_empty() || names.iter().any(|name| name == mode.name());
-    Ok(Mode::PROTECTING.into_iter().filter(wanted).collect())
+    let named = |mode: &Mode| names.iter().any(|name| name == mode.name());
+    // Of the modes that are named, or all of them.
+    let asked = |mode: &Mode| match mode.whole() {
+        None => names.is_empty() || named(mode),
+        Some(whole) => named(mode) || parts && (names.is_empty() || named(&whole)),
+    };
+    Ok(known.filter(asked).collect())
+}
+
+/// Each part is one more instance of everything. One format is enough to say where points go.
+pub const PARTS_ON_ARM: &str = "parts of modes are measured on tables of arm64's format, as the series was: leave --paging out";
+
+/// Refuses parts of modes where a kernel is to run: they are there to be measured, and protect nothing.
+pub fn refuse_parts(modes: &[Mode]) -> Result<(), UsageError> {
+    match modes.iter().find(|mode| mode.whole().is_some()) {
+        Some(part) => Err(UsageError(format!(
+            "`{part}` is a part of a mode, which protects nothing: parts are measured by `kpkeys bench` on the host alone"
+        ))),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -382,10 +407,19 @@ mod tests {
 
     #[test]
     fn an_unknown_mode_lists_the_modes() {
-        let error = modes(&["fast".to_owned()]).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "unknown mode `fast`; expected one of: off, unbatched, batched, fused-lean, fused"
-        );
+        let error = modes(&["fast".to_owned()], false).unwrap_err().to_string();
+        let expected =
+            "unknown mode `fast`; expected one of: off, unbatched, batched, fused-lean, fused";
+        assert!(error.starts_with(expected) && error.contains("batched:pool"), "{error}");
+    }
+
+    #[test]
+    fn parts_are_run_where_they_are_asked_for() {
+        assert_eq!(modes(&[], false).unwrap(), Mode::PROTECTING);
+        assert_eq!(modes(&[], true).unwrap().len(), Mode::PROTECTING.len() + Mode::PARTS.len());
+        let named = ["batched:keys", "off"].map(str::to_owned);
+        assert_eq!(modes(&named, false).unwrap(), [Mode::BatchedKeys]);
+        let apart = [Mode::Unbatched, Mode::UnbatchedSwitches];
+        assert_eq!(modes(&["unbatched".to_owned()], true).unwrap(), apart);
     }
 }

@@ -135,23 +135,31 @@ impl Results {
         Ok(Recording::read(&self.folder.join(SAMPLES_FILE))?)
     }
 
-    /// Writes the table beside the samples, each file whole or not at all.
+    /// See [`keep_table`].
     ///
     /// # Errors
     ///
     /// What the file system says.
     pub fn keep_table(&self, table: &Table) -> Result<()> {
-        for (name, format) in
-            [(TABLE_FILE, render::Format::Json), (MARKDOWN_FILE, render::Format::Markdown)]
-        {
-            let path = self.folder.join(name);
-            let mut text = Vec::new();
-            render::write_results(&mut text, table, format, true, Screen::FULL)?;
-            write_whole(&path, &text)
-                .with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        Ok(())
+        keep_table(&self.folder, table)
     }
+}
+
+/// Writes the table beside the samples in a folder, each file whole or not at all.
+///
+/// # Errors
+///
+/// What the file system says.
+pub fn keep_table(folder: &Path, table: &Table) -> Result<()> {
+    for (name, format) in
+        [(TABLE_FILE, render::Format::Json), (MARKDOWN_FILE, render::Format::Markdown)]
+    {
+        let path = folder.join(name);
+        let mut text = Vec::new();
+        render::write_results(&mut text, table, format, true, Screen::FULL)?;
+        write_whole(&path, &text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// Opens the samples of an earlier run, if they are of one with this header.

@@ -17,32 +17,74 @@ use super::{cpu, turns};
 use crate::emulated::Emulated;
 use crate::emulated::bench::Request;
 use crate::noise::Activity;
+use crate::usage::UsageError;
 
 /// The block number of workers that count: they belong to no block.
 pub const COUNTING: u32 = u32::MAX;
 
-/// Runs what the results do not hold yet, or `at_most` so many blocks of it. A block's records are kept when the block is whole.
+/// How much of a run one call does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Share {
+    /// All that is left.
+    Rest,
+    /// So many blocks of what is left.
+    AtMost(u32),
+    /// This block. The first one brings the counts, which belong to no block.
+    Block(u32),
+}
+
+impl Share {
+    /// What was asked for.
+    ///
+    /// # Errors
+    ///
+    /// [`UsageError`] for a block that is not planned.
+    pub fn of(plan: &Plan, block: Option<u32>, at_most: Option<u32>) -> Result<Share, UsageError> {
+        match (block, at_most) {
+            (Some(block), _) if block >= plan.blocks => Err(UsageError(format!(
+                "there is no block {block}: {} are planned, counted from 0",
+                plan.blocks
+            ))),
+            (Some(block), _) => Ok(Share::Block(block)),
+            (None, Some(blocks)) => Ok(Share::AtMost(blocks)),
+            (None, None) => Ok(Share::Rest),
+        }
+    }
+
+    /// Leaves the blocks that are not to be run now. Returns whether events are to be counted.
+    fn limit(self, blocks: &mut Vec<Block<'_>>) -> bool {
+        match self {
+            Share::Rest => true,
+            Share::AtMost(most) => {
+                let whole = blocks.len() <= most as usize;
+                blocks.truncate(most as usize);
+                whole
+            }
+            Share::Block(number) => {
+                blocks.retain(|block| block.number == number);
+                number == 0
+            }
+        }
+    }
+}
+
+/// Runs what the results do not hold yet, or a share of it. A block's records are kept when the block is whole.
 /// Returns how many blocks are left for another call.
 ///
 /// # Errors
 ///
 /// A worker that failed, with what it printed.
-pub fn run(
-    plan: &Plan,
-    machine: &Machine,
-    results: &mut Results,
-    at_most: Option<u32>,
-) -> Result<usize> {
+pub fn run(plan: &Plan, machine: &Machine, results: &mut Results, share: Share) -> Result<usize> {
     let counting = plan.modes.iter().filter(|mode| !matches!(mode, Mode::Aa | Mode::Linux));
     let mut counting: Vec<Mode> =
         counting.copied().filter(|&mode| !results.has_counts(mode, &plan.rows)).collect();
     let mut blocks: Vec<Block<'_>> =
         blocks(plan).filter(|block| !results.has(&block.done(plan))).collect();
-    let now = at_most.map_or(blocks.len(), |most| blocks.len().min(most as usize));
-    let left = blocks.split_off(now).len();
-    if left > 0 {
+    let missing = blocks.len();
+    if !share.limit(&mut blocks) {
         counting.clear();
     }
+    let left = missing - blocks.len();
     let timed: usize = blocks.iter().map(|block| block.steps.len()).sum();
     let progress = progress_bar(timed + counting.len());
     let cpu = cpu::measured(plan.cpu).unwrap_or(0);
@@ -67,6 +109,37 @@ pub fn run(
     }
     progress.finish_and_clear();
     Ok(left)
+}
+
+/// Times the baseline in one block, nothing beside it, and counts the events of every mode.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn count_and_time_baseline(
+    plan: &Plan,
+    machine: &Machine,
+    results: &mut Results,
+) -> Result<()> {
+    let counted: Vec<Mode> =
+        plan.modes.iter().copied().filter(|mode| !matches!(mode, Mode::Aa | Mode::Linux)).collect();
+    let blocks: Vec<Block<'_>> = blocks(plan).take(1).collect();
+    let steps: usize = blocks.iter().map(|block| block.steps.len()).sum();
+    let progress = progress_bar(steps + counted.len());
+    for step in blocks.into_iter().flat_map(|block| block.steps) {
+        progress.set_message(step.rows.first().map_or("", PlannedRow::result_class));
+        let baseline = Step { modes: vec![Mode::Off], ..step };
+        results.add(machine.time(plan, &baseline, 0)?, &[])?;
+        progress.inc(1);
+    }
+    results.add(Vec::new(), &[Done { mode: Mode::Off, block: 0 }])?;
+    for mode in counted {
+        progress.set_message(format!("counting events: {mode}"));
+        results.add(machine.count(plan, mode)?, &[])?;
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    Ok(())
 }
 
 /// What runs a row in a mode: a process here, or a boot there.

@@ -7,8 +7,9 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 
 use anyhow::{Context, Result, bail};
-use kpkeys_hosted::boot::{boot, boot_counted};
+use kpkeys_hosted::boot::{MockBackend, boot_measured, boot_measured_counted};
 use kpkeys_hosted::linux::Mapping;
+use kpkeys_hosted::parts::{Measured, Null, WithoutDeferral, WithoutKeys};
 use kpkeys_hosted::{Counter, Counts, HostedFormat, Setup, clock};
 use kpkeys_mm::Kernel;
 use kpkeys_pgtable::entry::{Aarch64, X86_64};
@@ -99,8 +100,9 @@ pub fn run(options: &Options) -> Result<()> {
     };
     match (worker.mode, Paging::from_name(&options.paging)?) {
         (Mode::Linux, _) => worker.time_linux(),
-        (_, Paging::Aarch64) => worker.run::<Aarch64>(options.count),
-        (_, Paging::X86_64) => worker.run::<X86_64>(options.count),
+        (_, Paging::Aarch64) => worker.run_by_backend(options.count),
+        (mode, Paging::X86_64) if mode.whole().is_some() => bail!("{}", plan::PARTS_ON_ARM),
+        (_, Paging::X86_64) => worker.run::<X86_64, MockBackend<X86_64>>(options.count),
     }
 }
 
@@ -117,6 +119,25 @@ fn valid_rows(options: &Options) -> Result<(Vec<PlannedRow>, Option<History>)> {
     Ok((valid, history))
 }
 
+/// How page tables are set up in a mode, or in the one it is a part of.
+fn config(mode: Mode) -> Result<Config> {
+    use kpkeys_pgtable::Mode as Protection;
+    let whole = match mode.whole().unwrap_or(mode) {
+        Mode::Aa => Mode::Off,
+        whole => whole,
+    };
+    let Some(protection) = Protection::from_name(whole.name()) else {
+        bail!("mode `{mode}` is not run in a process")
+    };
+    let config = Config::of(protection);
+    let (pool, no_pool) = (Config::of(Protection::FusedLean), Config::of(Protection::Batched));
+    Ok(match mode {
+        Mode::BatchedPool => Config { mode: protection, ..pool },
+        Mode::LeanNoPool => Config { mode: protection, ..no_pool },
+        _ => config,
+    })
+}
+
 struct Worker {
     mode: Mode,
     block: u32,
@@ -126,27 +147,36 @@ struct Worker {
 }
 
 impl Worker {
-    fn run<F: HostedFormat>(&self, count: bool) -> Result<()> {
-        let name = if self.mode == Mode::Aa { "off" } else { self.mode.name() };
-        let Some(mode) = kpkeys_pgtable::Mode::from_name(name) else {
-            bail!("mode `{name}` is not run in a process")
-        };
-        let config = Config::of(mode);
+    /// Runs on the machine that has what the mode, or the part of one, consists of.
+    fn run_by_backend(&self, count: bool) -> Result<()> {
+        type Whole = MockBackend<Aarch64>;
+        match self.mode {
+            Mode::UnbatchedSwitches | Mode::BatchedSwitches => {
+                self.run::<Aarch64, WithoutKeys<Whole>>(count)
+            }
+            Mode::BatchedKeys => self.run::<Aarch64, Null>(count),
+            Mode::LeanNoDeferral => self.run::<Aarch64, WithoutDeferral<Whole>>(count),
+            _ => self.run::<Aarch64, Whole>(count),
+        }
+    }
+
+    fn run<F: HostedFormat, B: Measured>(&self, count: bool) -> Result<()> {
+        let config = config(self.mode)?;
         if let Some(history) = &self.history {
             let setup = traced::setup(history, CPUS, config);
             if count {
-                self.count_trace(&boot_counted::<F>(setup)?, history)?;
+                self.count_trace(&boot_measured_counted::<F, B>(setup)?, history)?;
             } else {
-                self.time_trace(&boot::<F>(setup)?, history)?;
+                self.time_trace(&boot_measured::<F, B>(setup)?, history)?;
             }
         }
         let setup = Setup { pages: MEMORY_PAGES, cpus: CPUS, config };
         for row in self.workloads() {
             // A machine for each row: what one leaves behind must not be another's set-up.
             if count {
-                self.count(&boot_counted::<F>(setup)?, row)?;
+                self.count(&boot_measured_counted::<F, B>(setup)?, row)?;
             } else {
-                self.time(&boot::<F>(setup)?, row)?;
+                self.time(&boot_measured::<F, B>(setup)?, row)?;
             }
         }
         if count { say_waiting() } else { Ok(()) }
@@ -344,8 +374,15 @@ fn print(record: &Record) -> Result<()> {
     Ok(io::stdout().lock().write_all(&line)?)
 }
 
+/// Keeps this process on the CPU that is measured on.
+pub fn stay_on_one_cpu() {
+    if let Some(cpu) = cpu::measured(None) {
+        cpu::stay_on(cpu);
+    }
+}
+
 /// A clock that only tells the time.
-struct Stopwatch;
+pub struct Stopwatch;
 
 impl Clock for Stopwatch {
     fn now_ns(&self) -> u64 {
@@ -354,20 +391,21 @@ impl Clock for Stopwatch {
 }
 
 /// A clock that also reads the counter at both ends of the timed span.
-struct CountingClock<'c> {
+pub struct CountingClock<'c> {
     counter: &'c Counter,
     begun: std::cell::Cell<Counts>,
     counted: std::cell::Cell<Counts>,
 }
 
 impl<'c> CountingClock<'c> {
-    fn new(counter: &'c Counter) -> Self {
+    /// A clock that reads this counter.
+    pub fn new(counter: &'c Counter) -> Self {
         let now = counter.read();
         CountingClock { counter, begun: now.into(), counted: now.into() }
     }
 
     /// What the last timed span counted.
-    fn counted(&self) -> Counts {
+    pub fn counted(&self) -> Counts {
         self.counted.get()
     }
 }

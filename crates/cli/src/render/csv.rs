@@ -67,6 +67,39 @@ pub fn spread(out: &mut impl Write, report: &spread::Report) -> io::Result<()> {
     writer.flush()
 }
 
+/// Prints modes taken apart, one line for each row and step.
+pub fn parts(out: &mut impl Write, report: &crate::parts::Report) -> io::Result<()> {
+    let mut writer = Writer::from_writer(out);
+    let heads = ["benchmark", "result_class", "step", "points", "low", "high", "series_points"];
+    writer.write_record(heads)?;
+    for row in &report.rows {
+        for (step, points) in &row.here.steps {
+            let series = row.series.get(step.as_str()).copied();
+            let numbers = [Some(points.points), points.low, points.high, series].map(number);
+            let names = [&row.here.benchmark, &row.here.result_class, step];
+            writer.write_record(names.into_iter().chain(&numbers))?;
+        }
+    }
+    writer.flush()
+}
+
+/// Prints what is expected, one line for each row and mode.
+pub fn estimate(out: &mut impl Write, report: &crate::estimate::Report) -> io::Result<()> {
+    let mut writer = Writer::from_writer(out);
+    let heads = ["benchmark", "result_class", "mode", "baseline_ns", "expected_pct"];
+    writer.write_record(heads.into_iter().chain(["low_pct", "high_pct", "measured_pct"]))?;
+    for row in &report.rows {
+        for (mode, expected) in &row.modes {
+            let of = expected.prediction;
+            let numbers = [row.baseline_ns, of.effect_pct, of.low_pct, of.high_pct];
+            let numbers = numbers.map(Some).into_iter().chain([expected.measured_pct]).map(number);
+            let names = [&*row.benchmark, &*row.result_class, mode.name()].map(str::to_owned);
+            writer.write_record(names.into_iter().chain(numbers))?;
+        }
+    }
+    writer.flush()
+}
+
 /// Prints published tables.
 pub fn published(out: &mut impl Write, tables: &[Published]) -> io::Result<()> {
     let mut writer = Writer::from_writer(out);

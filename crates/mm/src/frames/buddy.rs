@@ -24,9 +24,9 @@ pub struct Buddy {
     /// Whether frames held zeroes at boot, so that an untouched one need not be zeroed.
     pub(super) zero_at_boot: bool,
     movable: Zone,
-    kernel: Zone,
+    pub(super) kernel: Zone,
     /// The first frame of the kernel's zone.
-    boundary: u32,
+    pub(super) boundary: u32,
     cpu: fn() -> usize,
     /// Blocks that came back and were not out.
     refused: AtomicUsize,
@@ -117,15 +117,16 @@ impl Buddy {
         })
     }
 
-    /// Fills `frames` with single frames for the kernel itself; returns how many there were, at least one unless memory is out.
-    pub(crate) fn take_bulk(&self, frames: &mut [u32]) -> usize {
-        let taken = self.kernel.take_bulk(&self.table, (self.cpu)(), frames);
-        match (taken, frames.first_mut()) {
-            (0, Some(first)) => self.take(0).map_or(0, |frame| {
-                *first = frame;
+    /// Hands up to `most` single frames for the kernel itself to `taken`; returns how many there were, at least one unless memory is out.
+    /// A list of frames is locked meanwhile.
+    #[inline(always)]
+    pub(crate) fn take_bulk(&self, most: usize, mut taken: impl FnMut(u32)) -> usize {
+        match self.kernel.take_bulk(&self.table, (self.cpu)(), most, &mut taken) {
+            0 => self.take(0).map_or(0, |frame| {
+                taken(frame);
                 1
             }),
-            _ => taken,
+            frames => frames,
         }
     }
 
@@ -139,14 +140,16 @@ impl Buddy {
         zone.put(&self.table, (self.cpu)(), frame, order);
     }
 
+    /// Marks a frame as written, by whoever has it.
+    #[inline(always)]
+    pub(crate) fn touch(&self, frame: u32) {
+        self.meta(frame).word.touch();
+    }
+
     /// Whether this block was handed out and did not come back.
     #[inline(always)]
     pub(super) fn is_out(&self, frame: u32, order: u8) -> bool {
-        match self.table.get(frame as usize).map(|meta| meta.word.kind()) {
-            Some(Kind::Block(known) | Kind::Folio(known)) => known == order,
-            Some(Kind::Owned) => order == 0,
-            _ => false,
-        }
+        self.table.get(frame as usize).is_some_and(|meta| meta.word.is_out(order))
     }
 
     #[cold]

@@ -11,12 +11,20 @@ use super::word::Kind;
 use super::zone::Blocks;
 
 /// Frames moved at once between a CPU's list and the free blocks.
-const BATCH: usize = 64;
+const BATCH: usize = 1 << BATCH_ORDER;
+const BATCH_ORDER: u8 = 6;
 
 /// Free frames, linked through their metadata.
 pub(super) struct CpuList {
     head: u32,
     len: usize,
+}
+
+/// Frames that are linked as those of a list are, and [listed](Kind::Listed).
+pub(super) struct Chain {
+    pub(super) first: u32,
+    pub(super) last: u32,
+    pub(super) len: usize,
 }
 
 /// A list that shares no cache line with another CPU's, also where lines are fetched in pairs.
@@ -59,6 +67,22 @@ impl CpuList {
         }
     }
 
+    /// [`put`](Self::put) for frames that are linked already.
+    pub(super) fn put_chain(
+        &mut self,
+        blocks: &Blocks,
+        table: &[FrameMeta],
+        frames: Chain,
+        high: usize,
+    ) {
+        table[frames.last as usize].link.store(self.head, Relaxed);
+        self.head = frames.first;
+        self.len += frames.len;
+        if self.len > high {
+            self.spill(blocks, table, (self.len - high).max(BATCH));
+        }
+    }
+
     /// Moves frames to the free blocks.
     #[cold]
     pub(super) fn spill(&mut self, blocks: &Blocks, table: &[FrameMeta], frames: usize) {
@@ -77,9 +101,13 @@ impl CpuList {
             return;
         }
         let mut free = blocks.lock();
-        for _ in 0..BATCH {
-            let Some(frame) = free.take(table, 0) else { break };
-            self.push(table, frame);
+        let mut missing = BATCH;
+        // Block by block, not frame by frame: what is split is split once.
+        while let Some(most) = missing.checked_ilog2()
+            && let Some((first, order)) = free.take_smallest(table, most as u8)
+        {
+            (first..first + (1 << order)).rev().for_each(|frame| self.push(table, frame));
+            missing -= 1 << order;
         }
     }
 

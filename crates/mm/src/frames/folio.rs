@@ -28,6 +28,21 @@ impl FolioRun {
     }
 }
 
+/// The pages of a folio from one of them to its end.
+#[derive(Clone, Copy)]
+pub(crate) struct FolioPart {
+    head: u32,
+    pages: u32,
+}
+
+impl FolioPart {
+    /// How many pages.
+    #[inline(always)]
+    pub(crate) fn pages(self) -> usize {
+        self.pages as usize
+    }
+}
+
 impl From<TooMany> for Error {
     fn from(_: TooMany) -> Self {
         Error::TooManyReferences
@@ -122,22 +137,22 @@ impl Buddy {
         Ok(pages as usize)
     }
 
-    /// [`share`](Self::share) by whoever has a mapping for each of the pages, and keeps everybody else from changing those.
+    /// Takes a mapping for each of the first `pages` pages of a part, by whoever has one for each already, and keeps everybody else from
+    /// changing those.
     ///
     /// # Errors
     ///
     /// As [`share`](Self::share).
     #[inline(always)]
-    pub(crate) fn share_own(&self, first: PhysAddr, pages: usize) -> Result<usize, Error> {
-        let (head, pages) = self.run_of(first, pages);
-        self.meta(head).word.share_own(pages)?;
-        Ok(pages as usize)
+    pub(crate) fn share_own(&self, part: FolioPart, pages: usize) -> Result<(), Error> {
+        Ok(self.meta(part.head).word.share_own(pages as u32)?)
     }
 
-    /// How many pages of the folio that holds `first` there are from it on.
+    /// The folio that holds `first`, from there on.
     #[inline(always)]
-    pub(crate) fn pages_from(&self, first: PhysAddr) -> usize {
-        self.folio_of(self.number(first)).1 as usize
+    pub(crate) fn part_from(&self, first: PhysAddr) -> FolioPart {
+        let (head, pages) = self.folio_of(self.number(first));
+        FolioPart { head, pages }
     }
 
     /// A run of pages was unmapped. They stay counted, for [`release_run`](Self::release_run) to give back once no TLB holds them.
@@ -152,8 +167,7 @@ impl Buddy {
         let (head, _) = self.folio_of(run.first);
         let word = &self.meta(head).word;
         if word.release(run.pages) {
-            let order = if let Kind::Folio(order) = word.kind() { order } else { 0 };
-            self.put(head, order);
+            self.put(head, word.folio_order().unwrap_or(0));
         }
     }
 
@@ -177,22 +191,13 @@ impl Buddy {
     /// The head of the folio that holds a frame, and how many of its pages there are from the frame on.
     #[inline(always)]
     fn folio_of(&self, frame: u32) -> (u32, u32) {
-        match self.meta(frame).word.kind() {
-            Kind::Folio(order) => (frame, 1 << order),
-            Kind::Tail => {
-                let head = self.meta(frame).link.load(Relaxed);
-                (head, head + self.folio_pages(head) - frame)
-            }
-            _ => (frame, 1),
+        let meta = self.meta(frame);
+        let pages = |order: Option<u8>| 1 << order.unwrap_or(0);
+        if meta.word.is_tail() {
+            let head = meta.link.load(Relaxed);
+            return (head, head + pages(self.meta(head).word.folio_order()) - frame);
         }
-    }
-
-    #[inline(always)]
-    fn folio_pages(&self, head: u32) -> u32 {
-        match self.meta(head).word.kind() {
-            Kind::Folio(order) => 1 << order,
-            _ => 1,
-        }
+        (frame, pages(meta.word.folio_order()))
     }
 
     /// Makes a page read as zeroes.

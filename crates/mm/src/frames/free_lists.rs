@@ -26,14 +26,31 @@ impl FreeLists {
 
     /// A block of this order, split off a larger one if need be.
     pub(super) fn take(&mut self, table: &[FrameMeta], order: u8) -> Option<u32> {
-        let found = (order..=MAX_ORDER).find(|&order| self.heads[order as usize] != NONE)?;
+        let found = self.smallest(order)?;
+        Some(self.take_from(table, found, order))
+    }
+
+    /// The smallest block there is, or as much of it as `1 << most` frames, and its order: small blocks are used up first.
+    pub(super) fn take_smallest(&mut self, table: &[FrameMeta], most: u8) -> Option<(u32, u8)> {
+        let found = self.smallest(0)?;
+        let order = found.min(most);
+        Some((self.take_from(table, found, order), order))
+    }
+
+    /// The smallest order, from `least` on, of which there is a block.
+    fn smallest(&self, least: u8) -> Option<u8> {
+        (least..=MAX_ORDER).find(|&order| self.heads[order as usize] != NONE)
+    }
+
+    /// A block of this order, split off the first of order `found`.
+    fn take_from(&mut self, table: &[FrameMeta], found: u8, order: u8) -> u32 {
         let block = self.heads[found as usize];
         self.remove(table, block);
         for half in (order..found).rev() {
             self.insert(table, block + (1 << half), half);
         }
         table[block as usize].word.become_kind(Kind::Block(order));
-        Some(block)
+        block
     }
 
     /// Puts a block back, merged with its buddy for as long as that is free.

@@ -6,6 +6,7 @@ use core::mem::take;
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::buddy::Buddy;
+use super::cpu_list::Chain;
 use super::free_lists::NONE;
 use super::word::Kind;
 
@@ -15,11 +16,13 @@ pub(crate) struct WaitingFrames {
     first: u32,
     last: u32,
     len: usize,
+    /// The lowest of them, which tells whether all are of the kernel's zone.
+    lowest: u32,
 }
 
 impl Default for WaitingFrames {
     fn default() -> Self {
-        WaitingFrames { first: NONE, last: NONE, len: 0 }
+        WaitingFrames { first: NONE, last: NONE, len: 0, lowest: NONE }
     }
 }
 
@@ -43,6 +46,7 @@ impl Buddy {
             frames.last = frame;
         }
         frames.first = frame;
+        frames.lowest = frames.lowest.min(frame);
         frames.len += 1;
     }
 
@@ -58,12 +62,18 @@ impl Buddy {
         }
         self.meta(more.last).link.store(frames.first, Relaxed);
         frames.first = more.first;
+        frames.lowest = frames.lowest.min(more.lowest);
         frames.len += more.len;
     }
 
-    /// Frees frames, which no TLB leads to any more.
-    pub(crate) fn free_waiting(&self, frames: &mut WaitingFrames) {
-        let WaitingFrames { first: mut frame, len, .. } = take(frames);
+    /// Frees frames, which no TLB leads to any more, for the CPU with this number to use again.
+    pub(crate) fn free_waiting(&self, cpu: usize, frames: &mut WaitingFrames) {
+        let WaitingFrames { first, last, len, lowest } = take(frames);
+        if len > 0 && lowest >= self.boundary {
+            // As they are: a list of free frames is linked the same way.
+            return self.kernel.put_chain(&self.table, cpu, Chain { first, last, len });
+        }
+        let mut frame = first;
         for _ in 0..len {
             let meta = self.meta(frame);
             let next = meta.link.load(Relaxed);

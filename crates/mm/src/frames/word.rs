@@ -104,6 +104,27 @@ impl Word {
         }
     }
 
+    /// Whether the frame is the head of a block of this order that was handed out, as whatever.
+    #[inline(always)]
+    pub(super) fn is_out(&self, order: u8) -> bool {
+        let what = self.0.load(Ordering::Relaxed) & (TYPE | ORDER << ORDER_SHIFT);
+        let order = u64::from(order) << ORDER_SHIFT;
+        what == BLOCK | order || what == FOLIO | order || what == OWNED | order
+    }
+
+    /// The order of the folio that the frame is the head of, if it is.
+    #[inline(always)]
+    pub(super) fn folio_order(&self) -> Option<u8> {
+        let word = self.0.load(Ordering::Relaxed);
+        (word & TYPE == FOLIO).then_some((word >> ORDER_SHIFT & ORDER) as u8)
+    }
+
+    /// Whether the frame is part of a block or folio that starts earlier.
+    #[inline(always)]
+    pub(super) fn is_tail(&self) -> bool {
+        self.0.load(Ordering::Relaxed) & TYPE == TAIL
+    }
+
     /// Makes the frame something else, without references. The caller is alone with it.
     #[inline(always)]
     pub(super) fn become_kind(&self, kind: Kind) {

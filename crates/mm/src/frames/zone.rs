@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crossbeam_utils::CachePadded;
 use spin::{Mutex, MutexGuard};
 
-use super::cpu_list::{CpuList, OwnList};
+use super::cpu_list::{Chain, CpuList, OwnList};
 use super::free_lists::{FreeLists, MAX_ORDER};
 use super::meta::FrameMeta;
 
@@ -53,6 +53,13 @@ impl LockedBlocks<'_> {
         let block = self.lists.take(table, order)?;
         self.frames.store(self.frames.load(Relaxed) - (1 << order), Relaxed);
         Some(block)
+    }
+
+    /// [`FreeLists::take_smallest`].
+    pub(super) fn take_smallest(&mut self, table: &[FrameMeta], most: u8) -> Option<(u32, u8)> {
+        let (block, order) = self.lists.take_smallest(table, most)?;
+        self.frames.store(self.frames.load(Relaxed) - (1 << order), Relaxed);
+        Some((block, order))
     }
 
     pub(super) fn put(&mut self, table: &[FrameMeta], block: u32, order: u8) {
@@ -104,18 +111,21 @@ impl Zone {
         }
     }
 
-    /// Fills `frames` with single frames; returns how many there were.
-    #[inline]
-    pub(super) fn take_bulk(&self, table: &[FrameMeta], cpu: usize, frames: &mut [u32]) -> usize {
+    /// Hands up to `most` single frames to `taken`; returns how many there were.
+    #[inline(always)]
+    pub(super) fn take_bulk(
+        &self,
+        table: &[FrameMeta],
+        cpu: usize,
+        most: usize,
+        mut taken: impl FnMut(u32),
+    ) -> usize {
         let mut list = self.list(cpu).lock();
-        let mut taken = 0;
-        while taken < frames.len()
-            && let Some(frame) = list.take(&self.blocks, table)
-        {
-            frames[taken] = frame;
-            taken += 1;
+        for number in 0..most {
+            let Some(frame) = list.take(&self.blocks, table) else { return number };
+            taken(frame);
         }
-        taken
+        most
     }
 
     /// Takes back a block of this zone. Nothing may refer to it any more.
@@ -127,6 +137,12 @@ impl Zone {
         } else {
             self.blocks.lock().put(table, frame, order);
         }
+    }
+
+    /// Takes back single frames of this zone, which a CPU's list then has, in one step.
+    pub(super) fn put_chain(&self, table: &[FrameMeta], cpu: usize, frames: Chain) {
+        let high = self.high.load(Relaxed);
+        self.list(cpu).lock().put_chain(&self.blocks, table, frames, high);
     }
 
     /// Takes the frames off the lists of all CPUs: they may be what a block lacks, or the last ones.

@@ -163,9 +163,8 @@ impl<M: Machine> AddressSpace<'_, M> {
             let mut entries = [(0, Entry::EMPTY); STORED_TOGETHER];
             let shared = self.share_pages(&mut missing, vma, file, &mut entries);
             let count = *shared.as_ref().unwrap_or_else(|(count, _)| count);
-            if let Err((stored, error)) = section.set_at(table, &entries[..count]) {
-                self.unshare_pages(&entries[stored..count]);
-                mapped += stored;
+            if let Err(error) = section.set_at(table, &entries[..count]) {
+                self.unshare_pages(&entries[..count]);
                 return if mapped == 0 { Err(error.into()) } else { Ok(mapped) };
             }
             mapped += count;
@@ -295,13 +294,13 @@ impl<M: Machine> AddressSpace<'_, M> {
                 Err(error) => break Err(error),
             }
         };
-        match section.set_at(table, &small) {
-            Ok(()) => (gathered, small.len()),
-            Err((stored, error)) => {
-                self.unshare_pages(&small[stored..]);
-                (Err(error.into()), stored)
-            }
+        if !small.is_empty()
+            && let Err(error) = section.set_at(table, &small)
+        {
+            self.unshare_pages(&small);
+            return (Err(error.into()), 0);
         }
+        (gathered, small.len())
     }
 
     fn vma_to_write(&self, va: VirtAddr) -> Result<Vma<'_>, Error> {

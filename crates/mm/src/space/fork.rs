@@ -63,13 +63,14 @@ impl<M: Machine> Share for ShareFolios<'_, M> {
     #[inline(always)]
     fn share(&mut self, first: Entry, run: Slots<'_>) -> Result<NonZeroUsize, Error> {
         let page = M::Format::frame(Level::Pte, first);
-        let longest = self.frames.pages_from(page).min(run.len());
+        let folio = self.frames.part_from(page);
+        let longest = folio.pages().min(run.len());
         let pages = (1..longest)
             .find(|&i| run.slot(i).load().0 != first.0 + i as u64 * PAGE_SIZE)
             .unwrap_or(longest);
-        let shared = self.frames.share_own(page, pages)?;
-        *self.mapped += shared;
+        self.frames.share_own(folio, pages)?;
+        *self.mapped += pages;
         // The page itself is there at least.
-        Ok(NonZeroUsize::new(shared).unwrap_or(NonZeroUsize::MIN))
+        Ok(NonZeroUsize::new(pages).unwrap_or(NonZeroUsize::MIN))
     }
 }

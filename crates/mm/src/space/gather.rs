@@ -79,7 +79,7 @@ impl<'a, M: Machine> Gather<'a, M> {
         } else {
             self.end_run();
             (self.first, self.run_pages, self.folio_pages) =
-                (page, 1, self.kernel.frames().pages_from(page));
+                (page, 1, self.kernel.frames().part_from(page).pages());
         }
     }
 

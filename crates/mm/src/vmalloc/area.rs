@@ -7,7 +7,7 @@ use kpkeys_pgtable::{Attrs, Machine, PAGE_SIZE, PageRange, Section, VirtAddr};
 use super::backing::{AreaFrames, Backing};
 use super::cpu::MAX_CHUNKED;
 use super::deferred::Deferred;
-use super::extent::Extent;
+use super::extent::{Extent, Extents};
 use crate::error::Error;
 use crate::kernel::Kernel;
 
@@ -101,31 +101,29 @@ impl<M: Machine> Kernel<M> {
     fn map_area(
         &self,
         mut area: Box<Extent>,
-        mut frames: AreaFrames,
+        frames: AreaFrames,
         backing: Backing,
-        mut deferred: Deferred,
+        deferred: Deferred,
     ) -> Result<VirtAddr, Error> {
         let start = area.start();
-        let mapped = self.areas().owners.reserve(start).and_then(|()| {
-            let section = self.paging().section(self.paging().kernel());
-            self.clear_deferred(&section, &mut deferred);
-            self.map_frames(&section, area.mapped(), &frames, backing)
-        });
-        match mapped {
-            Ok(()) => {
-                self.finish(deferred);
-                area.frames = frames;
-                self.areas().owners.set_area(area);
-                Ok(start)
-            }
-            Err(error) => {
-                // In a window of their own if there was none for them; clearing what is cleared does no harm.
-                self.clear_now(deferred);
-                // Part of it may have been mapped for a moment, so TLBs may know the addresses.
-                self.free_lazily(area, frames.wait(self.frames()));
-                Err(error)
-            }
+        area.frames = frames;
+        if let Err(error) = self.areas().owners.reserve(start) {
+            self.clear_now(deferred);
+            self.free_areas(Extents::of(area));
+            return Err(error);
         }
+        let (mapped, held) = {
+            let section = self.paging().section(self.paging().kernel());
+            let held = self.clear_deferred(&section, &deferred);
+            (self.map_frames(&section, area.mapped(), &area.frames, backing), held)
+        };
+        self.finish(deferred, held);
+        match mapped {
+            Ok(()) => self.areas().owners.set_area(area),
+            // Part of it may have been mapped for a moment, so TLBs may know the addresses.
+            Err(_) => self.free_areas(Extents::of(area)),
+        }
+        mapped.map(|()| start)
     }
 
     #[inline]

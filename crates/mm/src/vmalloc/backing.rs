@@ -78,20 +78,18 @@ impl AreaFrames {
         self.each(|frame| buddy.put(frame, 0));
     }
 
-    /// Makes them wait for a flush: they were mapped.
+    /// Makes them wait for a flush, with those that do already: they were mapped.
     #[inline]
-    pub(super) fn wait(&mut self, buddy: &Buddy) -> WaitingFrames {
-        let mut waiting = WaitingFrames::default();
-        self.each(|frame| buddy.wait(&mut waiting, frame));
-        waiting
+    pub(super) fn wait(&mut self, buddy: &Buddy, waiting: &mut WaitingFrames) {
+        self.each(|frame| buddy.wait(waiting, frame));
     }
 
     /// Gives them up one by one, as Linux does: a block behind an area is split into frames when it is allocated.
     #[inline(always)]
-    fn each(&mut self, give_up: impl FnMut(u32)) {
-        let blocks = core::mem::take(&mut self.blocks);
-        let frames = |block: Block| block.first..block.first + (1 << block.order);
-        blocks.into_iter().flat_map(frames).for_each(give_up);
+    fn each(&mut self, mut give_up: impl FnMut(u32)) {
+        for block in &core::mem::take(&mut self.blocks) {
+            (block.first..block.first + (1 << block.order)).for_each(&mut give_up);
+        }
     }
 
     /// As many of `pages` as whole blocks can serve, the largest first.
@@ -113,14 +111,10 @@ impl AreaFrames {
     fn take_pages(&mut self, buddy: &Buddy, pages: usize) -> Result<(), Error> {
         let mut missing = pages - self.pages();
         self.reserve(missing)?;
-        let mut bulk = [0; BULK];
         while missing > 0 {
-            let taken = buddy.take_bulk(&mut bulk[..missing.min(BULK)]);
+            let taken = buddy.take_bulk(missing.min(BULK), |frame| self.push(buddy, frame, 0));
             if taken == 0 {
                 return Err(Error::OutOfMemory);
-            }
-            for &frame in &bulk[..taken] {
-                self.push(buddy, frame, 0);
             }
             missing -= taken;
         }
@@ -134,9 +128,7 @@ impl AreaFrames {
     /// Adds a block that there is room for.
     #[inline(always)]
     fn push(&mut self, buddy: &Buddy, first: u32, order: u8) {
-        for frame in first..first + (1 << order) {
-            buddy.will_write(buddy.address(frame));
-        }
+        (first..first + (1 << order)).for_each(|frame| buddy.touch(frame));
         self.blocks.push(Block { first, order });
     }
 

@@ -9,7 +9,7 @@ use kpkeys_pgtable::{Attrs, Machine, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
 
 use super::cpu::Slots;
 use super::deferred::Deferred;
-use super::extent::Extent;
+use super::extent::{Extent, Extents};
 use super::owners::{REGION_BYTES, REGION_PAGES};
 use crate::error::Error;
 use crate::frames::WaitingFrames;
@@ -42,15 +42,16 @@ impl<M: Machine> Kernel<M> {
     }
 
     fn try_map_ram(&self, frames: &[PhysAddr]) -> Result<VirtAddr, Error> {
-        let (range, place, mut deferred) = self.place_for(frames.len())?;
+        let (range, place, deferred) = self.place_for(frames.len())?;
         let held = self.hold_frames(range, frames);
-        let mapped = {
-            let section = self.paging().section(self.paging().kernel());
-            self.clear_deferred(&section, &mut deferred);
+        let (mapped, cleared) = {
+            let (root, section) =
+                (self.paging().kernel(), self.paging().section(self.paging().kernel()));
+            let cleared = self.clear_deferred(&section, &deferred);
             let frame = |page: usize| frames[page];
-            self.paging().map(&section, self.paging().kernel(), range, Attrs::KERNEL_DATA, frame)
+            (self.paging().map(&section, root, range, Attrs::KERNEL_DATA, frame), cleared)
         };
-        self.finish(deferred);
+        self.finish(deferred, cleared);
         match (mapped, place) {
             (Ok(()), Place::Slots) => {
                 self.areas().owners.set_ram(range.start(), range.pages(), held);
@@ -65,7 +66,9 @@ impl<M: Machine> Kernel<M> {
                 self.let_go_after_flush(range, held.then_some(frames));
                 match place {
                     Place::Slots => self.slots_cleared(range),
-                    Place::Own(extent) => self.free_lazily(extent, WaitingFrames::default()),
+                    Place::Own(extent) => {
+                        self.free_lazily(Extents::of(extent), WaitingFrames::default());
+                    }
                 }
                 Err(error.into())
             }
@@ -91,7 +94,7 @@ impl<M: Machine> Kernel<M> {
     #[inline]
     pub(super) fn slots_cleared(&self, slots: PageRange) {
         if let Some(block) = self.areas().owners.count_done(slots.start(), slots.pages()) {
-            self.free_lazily(block, WaitingFrames::default());
+            self.free_lazily(Extents::of(block), WaitingFrames::default());
         }
     }
 

@@ -35,8 +35,6 @@ pub(super) struct Deferred {
     areas: Extents,
     area_pages: usize,
     slots: Run,
-    /// Of the slots, those whose entries are cleared.
-    held: HeldPages,
 }
 
 /// Slots of one block, in a row, whose frames are held.
@@ -46,12 +44,6 @@ struct Run {
     pages: usize,
 }
 
-impl Deferred {
-    pub(super) fn is_empty(&self) -> bool {
-        self.areas.is_empty() && self.slots.pages == 0
-    }
-}
-
 impl Default for Run {
     fn default() -> Self {
         Run { start: VirtAddr(0), pages: 0 }
@@ -59,6 +51,11 @@ impl Default for Run {
 }
 
 impl Run {
+    /// The slots, of which there is one at least.
+    fn range(self) -> PageRange {
+        PageRange::new(self.start, self.pages).expect("slots that were handed out, in a row")
+    }
+
     /// Adds slots if they lie beside those that wait, in the same block.
     fn push(&mut self, slots: PageRange) -> bool {
         let end = self.start.offset_pages(self.pages);
@@ -90,7 +87,7 @@ impl<M: Machine> Kernel<M> {
         let pages = area.pages - 1;
         if !self.defers() || pages > MAX_DEFERRED_AREA {
             self.clear_in_own_section(area.mapped());
-            return self.free_area(area);
+            return self.free_areas(Extents::of(area));
         }
         let full = {
             let mut own = self.own();
@@ -108,7 +105,7 @@ impl<M: Machine> Kernel<M> {
     /// Unmaps a range of `vm_map_ram` that has addresses of its own.
     pub(super) fn unmap_range(&self, extent: Box<Extent>, held: bool) {
         self.unmap_ram(extent.first(extent.pages), held);
-        self.free_lazily(extent, WaitingFrames::default());
+        self.free_lazily(Extents::of(extent), WaitingFrames::default());
     }
 
     /// Unmaps slots, now or later.
@@ -165,38 +162,42 @@ impl<M: Machine> Kernel<M> {
         if self.defers() { take(&mut own.deferred) } else { Deferred::default() }
     }
 
-    /// Clears unmaps that waited in the window of `section`.
+    /// Clears unmaps that waited in the window of `section`. Returns the pages of `vm_map_ram` among them.
     #[inline]
-    pub(super) fn clear_deferred(&self, section: &Section<'_, M>, deferred: &mut Deferred) {
-        if !deferred.is_empty() {
-            deferred.areas.iter().for_each(|area| self.clear(section, area.mapped()));
-            if let Ok(slots) = PageRange::new(deferred.slots.start, deferred.slots.pages) {
-                let held = self.clear_held(section, slots);
-                self.areas().owners.hold_too(&mut deferred.held, held);
-            }
+    pub(super) fn clear_deferred(
+        &self,
+        section: &Section<'_, M>,
+        deferred: &Deferred,
+    ) -> HeldPages {
+        deferred.areas.iter().for_each(|area| self.clear(section, area.mapped()));
+        if deferred.slots.pages > 0 {
+            self.clear_held(section, deferred.slots.range())
+        } else {
+            HeldPages::default()
         }
     }
 
-    /// Sets free what unmaps held whose entries are cleared.
+    /// Sets free what unmaps held whose entries are cleared; `held` is what clearing them returned.
     #[inline]
-    pub(super) fn finish(&self, mut deferred: Deferred) {
-        while let Some(area) = deferred.areas.pop() {
-            self.free_area(area);
+    pub(super) fn finish(&self, deferred: Deferred, held: HeldPages) {
+        let Deferred { areas, slots, .. } = deferred;
+        if !areas.is_empty() {
+            self.free_areas(areas);
         }
-        if let Ok(slots) = PageRange::new(deferred.slots.start, deferred.slots.pages) {
-            self.let_go_lazily(deferred.held);
-            self.slots_cleared(slots);
+        if slots.pages > 0 {
+            self.let_go_lazily(held);
+            self.slots_cleared(slots.range());
         }
     }
 
     /// Clears unmaps that waited, in a window of their own.
     #[cold]
-    pub(super) fn clear_now(&self, mut deferred: Deferred) {
-        {
+    pub(super) fn clear_now(&self, deferred: Deferred) {
+        let held = {
             let section = self.paging().section(self.paging().kernel());
-            self.clear_deferred(&section, &mut deferred);
-        }
-        self.finish(deferred);
+            self.clear_deferred(&section, &deferred)
+        };
+        self.finish(deferred, held);
     }
 
     /// Clears the deferred unmaps of every CPU.
@@ -232,8 +233,10 @@ impl<M: Machine> Kernel<M> {
         pages
     }
 
-    fn free_area(&self, mut area: Box<Extent>) {
-        let frames = area.frames.wait(self.frames());
-        self.free_lazily(area, frames);
+    /// Makes areas whose entries are cleared wait for a flush, and their frames.
+    pub(super) fn free_areas(&self, mut areas: Extents) {
+        let mut frames = WaitingFrames::default();
+        areas.for_each_mut(|area| area.frames.wait(self.frames(), &mut frames));
+        self.free_lazily(areas, frames);
     }
 }

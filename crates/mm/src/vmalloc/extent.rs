@@ -97,6 +97,12 @@ pub(super) struct Extents {
 }
 
 impl Extents {
+    /// One.
+    #[inline(always)]
+    pub(super) fn of(extent: Box<Extent>) -> Extents {
+        Extents { head: Some(extent) }
+    }
+
     #[inline]
     pub(super) fn push(&mut self, mut extent: Box<Extent>) {
         extent.links.right = self.head.take();
@@ -117,6 +123,15 @@ impl Extents {
 
     pub(super) fn is_empty(&self) -> bool {
         self.head.is_none()
+    }
+
+    #[inline(always)]
+    pub(super) fn for_each_mut(&mut self, mut f: impl FnMut(&mut Extent)) {
+        let mut next = self.head.as_deref_mut();
+        while let Some(extent) = next {
+            f(extent);
+            next = extent.links.right.as_deref_mut();
+        }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Extent> {

@@ -29,6 +29,8 @@ pub(super) struct Lazy {
     ranges: Extents,
     /// The frames of areas in `ranges`, never in another CPU's.
     frames: WaitingFrames,
+    /// Those that the purge which is going on flushes.
+    flushed: WaitingFrames,
     /// Pages of `vm_map_ram`, here no later than their addresses are in anybody's `ranges`.
     held: HeldPages,
     reported: usize,
@@ -80,11 +82,13 @@ impl Lazy {
 impl<M: Machine> Kernel<M> {
     /// Addresses whose entries are cleared, and the frames that were mapped there: they are free after the next purge.
     #[inline]
-    pub(super) fn free_lazily(&self, range: Box<Extent>, frames: WaitingFrames) {
+    pub(super) fn free_lazily(&self, mut ranges: Extents, frames: WaitingFrames) {
         let waiting = &self.areas().waiting;
         let mut own = self.own();
         self.frames().wait_too(&mut own.lazy.frames, frames);
-        own.push_lazy(range);
+        while let Some(range) = ranges.pop() {
+            own.push_lazy(range);
+        }
         let mut purges = own.lazy.frames() > waiting.max_frames;
         if own.lazy.unreported > waiting.unreported {
             let more = take(&mut own.lazy.unreported);
@@ -153,7 +157,7 @@ impl<M: Machine> Kernel<M> {
     #[cold]
     fn purge(&self, _purging: MutexGuard<'_, ()>) {
         self.clear_all_deferred();
-        let (mut ranges, mut frames) = self.take_lazy();
+        let mut ranges = self.take_lazy();
         // Taken after the ranges, so that no page of theirs is still held when they are free.
         let mut held = self.take_held();
         let ends = ranges.iter().map(|range| (range.start, range.end())).chain(held.span());
@@ -162,8 +166,12 @@ impl<M: Machine> Kernel<M> {
         if let Ok(span) = PageRange::new(VirtAddr(first), ((end - first) / PAGE_SIZE) as usize) {
             self.paging().flush(Flush::Kernel(span));
         }
-        self.frames().free_waiting(&mut frames);
         let frames = self.frames();
+        for (number, cpu) in self.areas().cpus.iter().enumerate() {
+            // To the CPU they are from, so that none has to fetch what another one hoards.
+            let mut flushed = take(&mut cpu.lock().lazy.flushed);
+            frames.free_waiting(number, &mut flushed);
+        }
         self.areas().owners.let_go(&mut held, |frame| frames.let_go(frames.address(frame)));
         let mut addresses = self.areas().addresses.lock();
         while let Some(range) = ranges.pop() {
@@ -171,14 +179,15 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// Takes the ranges, and the frames of areas, that wait on every CPU.
-    fn take_lazy(&self) -> (Extents, WaitingFrames) {
-        let (mut ranges, mut frames) = (Extents::default(), WaitingFrames::default());
+    /// Takes the ranges that wait on every CPU, and sets their frames aside there.
+    fn take_lazy(&self) -> Extents {
+        let mut ranges = Extents::default();
         for cpu in &self.areas().cpus {
             let (mut taken, reported) = {
                 let lazy = &mut cpu.lock().lazy;
                 lazy.unreported = 0;
-                self.frames().wait_too(&mut frames, take(&mut lazy.frames));
+                let frames = take(&mut lazy.frames);
+                self.frames().wait_too(&mut lazy.flushed, frames);
                 (take(&mut lazy.ranges), take(&mut lazy.reported))
             };
             self.areas().waiting.pages.fetch_sub(reported, Relaxed);
@@ -186,7 +195,7 @@ impl<M: Machine> Kernel<M> {
                 ranges.push(range);
             }
         }
-        (ranges, frames)
+        ranges
     }
 
     /// Takes the pages that are held on every CPU.

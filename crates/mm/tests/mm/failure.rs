@@ -8,7 +8,7 @@ use kpkeys_mm::{AddressSpace, Error, Kernel, MapFlags};
 use kpkeys_pgtable::{Machine, Mode, PAGE_SIZE, PhysAddr, VirtAddr};
 
 use crate::support::{
-    assert_clean, assert_every_frame_accounted_for, for_both_formats, of_cpus, range,
+    assert_clean, assert_every_frame_accounted_for, for_both_formats, on_every_machine, range,
 };
 
 const PAGES: usize = 4096;
@@ -68,16 +68,6 @@ fn until_it_succeeds<M: Machine, R>(
     panic!("{ENOUGH} frames are not enough");
 }
 
-/// The set-ups that differ in how page-table pages are allocated, and in where windows are.
-fn on_every_machine<F: HostedFormat>(test: impl Fn(&Kernel<Counted<F>>, Mode)) {
-    for mode in Mode::ALL {
-        let kernel = of_cpus::<F>(mode, PAGES, 1);
-        test(&kernel, mode);
-        kernel.purge_vmalloc();
-        assert_every_frame_accounted_for(&kernel, &[], 0);
-    }
-}
-
 /// An operation that takes `frames` frames must have failed with every smaller number of them. The pool takes page-table pages in
 /// blocks, and keeps a few of them, so there it takes some more.
 fn assert_needed(mode: Mode, needed: usize, frames: usize) {
@@ -110,7 +100,7 @@ fn pages<F: HostedFormat>(space: &AddressSpace<'_, Counted<F>>) -> Vec<Option<(P
 }
 
 fn a_new_address_space_fails_cleanly<F: HostedFormat>() {
-    on_every_machine::<F>(|kernel, mode| {
+    on_every_machine::<F>(PAGES, |kernel, mode| {
         let (needed, space) = until_it_succeeds(
             kernel,
             || AddressSpace::new(kernel),
@@ -122,7 +112,7 @@ fn a_new_address_space_fails_cleanly<F: HostedFormat>() {
 }
 
 fn fork_fails_cleanly<F: HostedFormat>() {
-    on_every_machine::<F>(|kernel, mode| {
+    on_every_machine::<F>(PAGES, |kernel, mode| {
         let parent = std::cell::RefCell::new(a_process(kernel));
         let before = pages(&parent.borrow());
         let (needed, child) = until_it_succeeds(
@@ -153,7 +143,7 @@ fn fork_fails_cleanly<F: HostedFormat>() {
 }
 
 fn populate_fails_cleanly<F: HostedFormat>() {
-    on_every_machine::<F>(|kernel, mode| {
+    on_every_machine::<F>(PAGES, |kernel, mode| {
         let space = std::cell::RefCell::new(AddressSpace::new(kernel).unwrap());
         for spot in SPOTS {
             space.borrow_mut().mmap(range(spot, 2), MapFlags::DATA).unwrap();
@@ -176,7 +166,7 @@ fn populate_fails_cleanly<F: HostedFormat>() {
 }
 
 fn faults_fail_cleanly<F: HostedFormat>() {
-    on_every_machine::<F>(|kernel, mode| {
+    on_every_machine::<F>(PAGES, |kernel, mode| {
         let mut parent = a_process(kernel);
         let child = std::cell::RefCell::new(parent.fork().unwrap());
         let shared = VirtAddr(SPOTS[0]);
@@ -206,7 +196,7 @@ fn faults_fail_cleanly<F: HostedFormat>() {
 
 /// A folio of 2 MiB that is not to be had is made up for by single pages.
 fn a_huge_fault_falls_back_to_pages<F: HostedFormat>() {
-    on_every_machine::<F>(|kernel, _| {
+    on_every_machine::<F>(PAGES, |kernel, _| {
         let mut space = AddressSpace::new(kernel).unwrap();
         space.mmap(range(SPOTS[0], 512), MapFlags::HUGE_DATA).unwrap();
         // The pool may take 16 for itself.
@@ -229,7 +219,7 @@ fn vmalloc_fails_cleanly<F: HostedFormat>() {
         (|kernel| kernel.vmalloc_huge(37), 37),
     ];
     for (allocate, pages) in kinds {
-        on_every_machine::<F>(|kernel, mode| {
+        on_every_machine::<F>(PAGES, |kernel, mode| {
             let before = assert_clean(kernel, &[]).ptps;
             let (needed, area) = until_it_succeeds(
                 kernel,
@@ -255,7 +245,7 @@ fn vmalloc_fails_cleanly<F: HostedFormat>() {
 
 /// An area across 2 MiB whose second table is not to be had must be unmapped from the first.
 fn vmalloc_across_tables_fails_cleanly<F: HostedFormat>() {
-    on_every_machine::<F>(|kernel, mode| {
+    on_every_machine::<F>(PAGES, |kernel, mode| {
         // The next area starts 8 pages below 2 MiB.
         let filler = kernel.vmalloc(512 - 8 - 1).unwrap();
         let (needed, area) = until_it_succeeds(
@@ -283,7 +273,7 @@ fn vmalloc_across_tables_fails_cleanly<F: HostedFormat>() {
 
 fn vm_map_ram_fails_cleanly<F: HostedFormat>() {
     for pages in [1, 64, 65] {
-        on_every_machine::<F>(|kernel, mode| {
+        on_every_machine::<F>(PAGES, |kernel, mode| {
             let owned: Vec<_> = (0..pages).map(|_| kernel.frames().new_frame().unwrap()).collect();
             let frames: Vec<_> = owned.iter().map(OwnedFrame::address).collect();
             let (needed, mapped) = until_it_succeeds(
@@ -302,7 +292,7 @@ fn vm_map_ram_fails_cleanly<F: HostedFormat>() {
 
 /// In mode `fused` freed areas wait for a window with their frames. Memory must not run out for them.
 fn areas_that_wait_for_a_window_are_no_reason_to_fail<F: HostedFormat>() {
-    on_every_machine::<F>(|kernel, mode| {
+    on_every_machine::<F>(PAGES, |kernel, mode| {
         let area = kernel.vmalloc(32).unwrap();
         let scarcity = Scarcity::leaving(kernel, 0);
         kernel.vfree(area).unwrap();
@@ -325,7 +315,7 @@ fn frames_that_wait_for_a_flush_are_no_reason_to_fail<F: HostedFormat>() {
         |kernel, _| kernel.vmalloc_huge(32).and_then(|area| kernel.vfree(area)),
     ];
     for request in requests {
-        on_every_machine::<F>(|kernel, mode| {
+        on_every_machine::<F>(PAGES, |kernel, mode| {
             let mut space = a_process(kernel);
             let area = kernel.vmalloc(64).unwrap();
             let scarcity = Scarcity::leaving(kernel, 0);

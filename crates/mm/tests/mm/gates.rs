@@ -103,6 +103,10 @@ unsafe impl<F: HostedFormat> Machine for Listening<F> {
         self.0.table(frame)
     }
 
+    fn anchor(&self) -> &kpkeys_pgtable::guarded::Anchor {
+        self.0.anchor()
+    }
+
     fn data(&self, frame: PhysAddr) -> NonNull<u8> {
         machine_called();
         self.0.data(frame)
@@ -117,10 +121,6 @@ unsafe impl<F: HostedFormat> Machine for Listening<F> {
     fn interrupts_on(&self) {
         machine_called();
         note(|cpu| cpu.interrupts_off = false);
-    }
-
-    fn anchor(&self) -> &kpkeys_pgtable::guarded::Anchor {
-        self.0.anchor()
     }
 
     fn entry_barrier(&self) {

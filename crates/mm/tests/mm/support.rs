@@ -40,6 +40,17 @@ pub fn of_cpus<F: HostedFormat>(mode: Mode, pages: usize, cpus: usize) -> Kernel
     boot_counted(Setup { pages, cpus, config: Config::of(mode) }).expect("the host has memory")
 }
 
+/// Runs a test on a machine of one CPU in each set-up, which differ in how page-table pages are allocated and in where windows are.
+/// In the end every frame must be free.
+pub fn on_every_machine<F: HostedFormat>(pages: usize, test: impl Fn(&Kernel<Counted<F>>, Mode)) {
+    for mode in Mode::ALL {
+        let kernel = of_cpus::<F>(mode, pages, 1);
+        test(&kernel, mode);
+        kernel.purge_vmalloc();
+        assert_every_frame_accounted_for(&kernel, &[], 0);
+    }
+}
+
 /// The range of `pages` pages from `start`.
 pub fn range(start: u64, pages: usize) -> PageRange {
     PageRange::new(VirtAddr(start), pages).expect("a good range")

@@ -5,23 +5,14 @@ use kpkeys_hosted::HostedFormat;
 use kpkeys_hosted::boot::Counted;
 use kpkeys_mm::frames::OwnedFrame;
 use kpkeys_mm::{Error, Kernel};
-use kpkeys_pgtable::{Mode, PAGE_SIZE, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{PAGE_SIZE, PhysAddr, VirtAddr};
 
 use crate::heap::refusing_from;
-use crate::support::{assert_every_frame_accounted_for, for_both_formats, of_cpus};
+use crate::support::{assert_every_frame_accounted_for, for_both_formats, on_every_machine};
 
 const PAGES: usize = 8192;
 /// More allocations than any of these operations makes.
 const ENOUGH: u64 = 32;
-
-fn on_every_machine<F: HostedFormat>(test: impl Fn(&Kernel<Counted<F>>, Mode)) {
-    for mode in Mode::ALL {
-        let kernel = of_cpus::<F>(mode, PAGES, 1);
-        test(&kernel, mode);
-        kernel.purge_vmalloc();
-        assert_every_frame_accounted_for(&kernel, &[], 0);
-    }
-}
 
 /// Runs `operation` on a heap that grants 0, 1, 2... allocations until none is refused. Every failure leaves `data` frames in use.
 /// Returns how many allocations it made, and what it returned.
@@ -62,7 +53,7 @@ fn areas_fail_cleanly<F: HostedFormat>() {
         (|kernel| kernel.vmalloc_huge(1100), 1100),
     ];
     for (allocate, pages) in kinds {
-        on_every_machine::<F>(|kernel, mode| {
+        on_every_machine::<F>(PAGES, |kernel, mode| {
             let (needed, area) = until_none_is_refused(kernel, 0, || allocate(kernel));
             assert!(needed >= 1, "a first area takes some heap, {mode:?}");
             assert_every_frame_accounted_for(kernel, &[], pages);
@@ -78,7 +69,7 @@ fn areas_fail_cleanly<F: HostedFormat>() {
 
 fn vm_map_ram_fails_cleanly<F: HostedFormat>() {
     for pages in [1, 2, 64, 65, 600] {
-        on_every_machine::<F>(|kernel, _| {
+        on_every_machine::<F>(PAGES, |kernel, _| {
             let owned: Vec<_> = (0..pages).map(|_| kernel.frames().new_frame().unwrap()).collect();
             let frames: Vec<_> = owned.iter().map(OwnedFrame::address).collect();
             for _ in 0..20 {
@@ -95,7 +86,7 @@ fn vm_map_ram_fails_cleanly<F: HostedFormat>() {
 
 /// More than may wait for a window, freed in an order in which no two of them are neighbours.
 fn giving_back_never_asks_the_heap<F: HostedFormat>() {
-    on_every_machine::<F>(|kernel, _| {
+    on_every_machine::<F>(PAGES, |kernel, _| {
         let owned = kernel.frames().new_frame().unwrap();
         let frames: [PhysAddr; 1] = [owned.address()];
         let areas: Vec<_> = (0..1500).map(|i| kernel.vmalloc(1 + i % 2).unwrap()).collect();
@@ -120,7 +111,7 @@ fn giving_back_never_asks_the_heap<F: HostedFormat>() {
 
 /// 16 GiB of pages, where there are 32 MiB: refused before anything is reserved for them.
 fn a_size_that_memory_does_not_have_is_refused_first<F: HostedFormat>() {
-    on_every_machine::<F>(|kernel, _| {
+    on_every_machine::<F>(PAGES, |kernel, _| {
         for pages in [PAGES + 1, 4 << 20] {
             for allocate in [Kernel::vmalloc, Kernel::vmalloc_huge] {
                 let result = without_heap(|| allocate(kernel, pages));

@@ -2,6 +2,8 @@
 
 use core::panic::Location;
 
+use kpkeys::Window;
+
 use super::frame_type::{FrameType, Kind};
 use super::rules::{LeafRule, Use, Violation};
 use super::types::Types;
@@ -11,7 +13,7 @@ use crate::error::Error;
 use crate::machine::Machine;
 use crate::ptp::{FlushedPtp, Ptp, UnlinkedPtp};
 use crate::section::{Section, Space};
-use crate::table::Slot;
+use crate::table::{Slot, Slots, Table};
 
 impl<'m, M: Machine> Section<'m, M> {
     /// The types that what is stored is held against, if there are any.
@@ -36,16 +38,24 @@ impl<'m, M: Machine> Section<'m, M> {
         let Some(types) = self.types() else { return Ok(()) };
         let frames =
             |pages: usize| (0..pages as u64).map(move |page| start.offset(page * PAGE_SIZE));
-        for (done, frame) in frames(pages).enumerate() {
-            if let Err(violation) = self.change(types, frame, from, to, None) {
-                // Just made by this very call, so that nothing else can be there.
-                for frame in frames(done) {
-                    let _ = self.change(types, frame, to, from, None);
+        let by = Location::caller();
+        // As many in one window as a block has pages.
+        let result = self.store_guarded(|window, to_alias| {
+            for (done, frame) in frames(pages).enumerate() {
+                if let Err(is) = types.change(window, to_alias, frame, from, to) {
+                    // Just made by this very call, so that nothing else can be there.
+                    for frame in frames(done) {
+                        let _ = types.change(window, to_alias, frame, to, from);
+                    }
+                    return Err((frame, is));
                 }
-                return Err(violation);
             }
-        }
-        Ok(())
+            Ok(())
+        });
+        result.map_err(|(frame, is)| {
+            let wanted = Use::Change { from, to };
+            Error::Violation(Violation { frame, is, wanted, entry: None, by })
+        })
     }
 
     /// Makes a spare page a table of a level and a kind, to be zeroed and linked.
@@ -60,6 +70,40 @@ impl<'m, M: Machine> Section<'m, M> {
             let to = FrameType::unlinked(level, kind);
             self.change(types, page, FrameType::Spare, to, None)?;
         }
+        Ok(Ptp::new(page))
+    }
+
+    /// [`claim`](Self::claim)s a page and empties it, in one window.
+    ///
+    /// # Errors
+    ///
+    /// As [`claim`](Self::claim); the page is not emptied then.
+    ///
+    /// # Safety
+    ///
+    /// Where there are no types, the page must be a page-table page that nobody else can reach.
+    #[inline]
+    #[track_caller]
+    pub(crate) unsafe fn claim_empty(
+        &self,
+        page: PhysAddr,
+        level: Level,
+        kind: Kind,
+    ) -> Result<Ptp, Error> {
+        let by = Location::caller();
+        // SAFETY: the caller's promise, or what its type says before it is used.
+        let table = unsafe { Table::at(self.machine(), page) };
+        let to = FrameType::unlinked(level, kind);
+        let types = self.types();
+        let claim = |window: &Window<'_>, to_alias| match types {
+            Some(types) => types.change(window, to_alias, page, FrameType::Spare, to),
+            None => Ok(()),
+        };
+        // SAFETY: nobody else can reach it: the caller's promise, or it was spare, which only one caller can have claimed.
+        unsafe { self.zero_after(table, claim) }.map_err(|is| {
+            let wanted = Use::Change { from: FrameType::Spare, to };
+            Error::Violation(Violation { frame: page, is, wanted, entry: None, by })
+        })?;
         Ok(Ptp::new(page))
     }
 
@@ -88,13 +132,15 @@ impl<'m, M: Machine> Section<'m, M> {
         user: bool,
         ptp: Ptp,
     ) -> Result<(), Error> {
-        if let (Some(types), Some(level)) = (self.types(), at.below()) {
-            let (from, to) = (FrameType::unlinked(level, kind), FrameType::linked(level, kind));
-            self.check_table(types, slot, at)?;
-            self.change(types, ptp.frame(), from, to, Some(slot))?;
-        }
-        self.set_upper(slot, M::Format::table(ptp.link(), user));
-        Ok(())
+        let frame = ptp.link();
+        let entry = M::Format::table(frame, user);
+        let (Some(types), Some(level)) = (self.types(), at.below()) else {
+            self.set_upper(slot, entry);
+            return Ok(());
+        };
+        self.check_table(types, slot, at)?;
+        let (from, to) = (FrameType::unlinked(level, kind), FrameType::linked(level, kind));
+        self.change_and_set(types, (frame, from, to), slot, entry)
     }
 
     /// Unlinks the table that an entry at `at` points to.
@@ -112,12 +158,33 @@ impl<'m, M: Machine> Section<'m, M> {
         entry: Entry,
     ) -> Result<UnlinkedPtp, Error> {
         let frame = M::Format::frame(at, entry);
-        if let (Some(types), Some(level)) = (self.types(), at.below()) {
-            let from = FrameType::linked(level, kind);
-            self.change(types, frame, from, FrameType::Spare, Some(slot))?;
+        match (self.types(), at.below()) {
+            (Some(types), Some(level)) => {
+                let change = (frame, FrameType::linked(level, kind), FrameType::Spare);
+                self.change_and_set(types, change, slot, Entry::EMPTY)?;
+            }
+            _ => self.clear_upper(slot),
         }
-        self.clear_upper(slot);
         Ok(UnlinkedPtp::new(frame))
+    }
+
+    /// Changes what a frame is, from one type to another, and stores an entry above the last level, in one window.
+    #[track_caller]
+    fn change_and_set(
+        &self,
+        types: &Types,
+        (frame, from, to): (PhysAddr, FrameType, FrameType),
+        slot: Slot<'_>,
+        entry: Entry,
+    ) -> Result<(), Error> {
+        let by = Location::caller();
+        self.set_upper_after(slot, entry, |window, to_alias| {
+            types.change(window, to_alias, frame, from, to)
+        })
+        .map_err(|is| {
+            let (wanted, entry) = (Use::Change { from, to }, Some(address_of(slot)));
+            Error::Violation(Violation { frame, is, wanted, entry, by })
+        })
     }
 
     /// Makes a table a root that may be loaded.
@@ -206,6 +273,30 @@ impl<'m, M: Machine> Section<'m, M> {
         match rule.first_refused(types, M::Format::frame(level, entry), pages) {
             None => Ok(()),
             Some(frame) => Err(self.violation(rule, types, frame, Some(slot))),
+        }
+    }
+
+    /// The same for a leaf like `template` to each of `frames`, in the entries of a run.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Violation`] for the first that must not be mapped so.
+    #[inline(always)]
+    #[track_caller]
+    pub(crate) fn admit_each(
+        &self,
+        slots: Slots<'_>,
+        template: Entry,
+        frames: &[PhysAddr],
+    ) -> Result<(), Error> {
+        let (Some(types), Some(first)) = (self.types(), slots.iter().next()) else {
+            return Ok(());
+        };
+        self.check_table(types, first, Level::Pte)?;
+        let rule = LeafRule::of::<M::Format>(self.space(), template);
+        match frames.iter().position(|&frame| !rule.admits(types, frame)) {
+            None => Ok(()),
+            Some(i) => Err(self.violation(rule, types, frames[i], Some(slots.slot(i)))),
         }
     }
 

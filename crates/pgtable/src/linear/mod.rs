@@ -26,7 +26,7 @@
 
 mod change;
 
-use kpkeys::Pkey;
+use kpkeys::{Backend, Pkey};
 use spin::Mutex;
 
 use crate::addr::{Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
@@ -197,6 +197,9 @@ impl Linear {
         reserve: &mut Reserve,
     ) -> Result<(), Error> {
         self.key_range::<M::Format>(start, pages, key)?;
+        if !section.machine().backend().sets_keys() {
+            return Ok(());
+        }
         let _locked = self.lock.lock();
         let range = self.mapped_range(section.machine(), start, pages)?;
         let change = self.change(section, range, To::Key(key));
@@ -218,6 +221,9 @@ impl Linear {
         key: Pkey,
     ) -> Result<(), Error> {
         let range = self.range(frame, 1)?;
+        if !section.machine().backend().sets_keys() {
+            return Ok(());
+        }
         let (slot, leaf) = self.page_at(section.machine(), frame, range.start())?;
         section.set_admitted(slot, M::Format::with_key(leaf, key));
         changed(section, [range]);

@@ -22,6 +22,7 @@ use crate::machine::{Event, Flush, Frames, Machine, Probe};
 use crate::mode::Mode;
 use crate::ptp::{EarlyPtps, FlushedPtp, PerPage, Pool, Ptp, PtpAllocator, UnlinkedPtp};
 use crate::section::{Section, Space};
+use crate::table::Table;
 
 /// How a kernel's page tables are set up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -287,6 +288,23 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     /// linear map.
     pub fn alias_of(&self, frame: PhysAddr) -> Option<VirtAddr> {
         self.alias().map(|alias| alias.address(frame))
+    }
+
+    /// How many 2 MiB pieces of the linear map are mapped by a table of pages. In a map of blocks those are the blocks that were split,
+    /// which nothing joins again.
+    pub fn split_blocks(&self) -> usize {
+        let memory = self.machine().memory();
+        let Ok(map) = PageRange::new(memory.linear_address(memory.start), memory.pages) else {
+            return 0;
+        };
+        let is_split =
+            |table: &Table<'_>, index| M::Format::is_table(Level::Pmd, table.slot(index).load());
+        let split_in = |piece: PageRange| {
+            let entries = piece.start().index(Level::Pmd)..=piece.last_page().index(Level::Pmd);
+            let table = self.find_table(&self.kernel, piece.start(), Level::Pmd);
+            table.map_or(0, |table| entries.filter(|&index| is_split(&table, index)).count())
+        };
+        map.by_table(Level::Pmd).map(split_in).sum()
     }
 
     /// Gives wholly free blocks of the pool back to the frame allocator; returns how many pages. Zero without pool.

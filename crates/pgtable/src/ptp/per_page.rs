@@ -13,7 +13,6 @@ use crate::ground::Ground;
 use crate::guarded::{FrameType, Kind};
 use crate::machine::{Event, Frames, Machine, Probe};
 use crate::section::{Section, Space};
-use crate::table::Table;
 
 /// The allocator that asks the frame allocator for every page-table page.
 #[derive(Debug, Default)]
@@ -42,9 +41,8 @@ impl<M: Machine, F: Frames> PtpAllocator<M, F> for PerPage {
             unsafe { ground.frames().release(frame, 0) };
             return Err(error);
         }
-        let ptp = section.claim(frame, level, kind)?;
         // SAFETY: the frame is ours alone and linked nowhere; where protection is on no TLB has it writable any more.
-        unsafe { section.zero(Table::at(ground.machine(), frame)) };
+        let ptp = unsafe { section.claim_empty(frame, level, kind) }?;
         ground.machine().probe().count(Event::PtpAllocated, 1);
         Ok(ptp)
     }

@@ -7,7 +7,6 @@ use super::slots_of;
 use crate::addr::{CONT_BYTES, ENTRIES, Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
 use crate::entry::{Attrs, CONT_PAGES, Entry, Format};
 use crate::error::Error;
-use crate::guarded::LeafRule;
 use crate::machine::{Frames, Machine};
 use crate::paging::{Paging, Root};
 use crate::section::Section;
@@ -104,7 +103,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         root: &Root,
         piece: PageRange,
         template: Entry,
-        frame: impl FnMut(usize) -> PhysAddr,
+        mut frame: impl FnMut(usize) -> PhysAddr,
     ) -> Result<(), Error> {
         let table = self.table_for(section, root, piece.start(), Level::Pte)?;
         let slots = slots_of(table, piece);
@@ -116,7 +115,18 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         }
         let _lazy = section.lazy();
         section.will_store(piece.pages());
-        store_run(section, slots, template, frame)
+        let mut unmappable = 0;
+        section.set_range(slots, |i| {
+            let frame = frame(i);
+            unmappable |= frame.0;
+            Entry(template.0 | (frame.0 & FRAME_BITS))
+        });
+        let unmappable = unmappable & !FRAME_BITS;
+        if unmappable != 0 {
+            section.get_and_clear_range(slots, |_, _| ());
+            return Err(Error::NotMappable(PhysAddr(unmappable)));
+        }
+        Ok(())
     }
 
     /// Maps the largest leaf or run of leaves that starts at `va`; returns how many pages it covers.
@@ -186,7 +196,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     }
 }
 
-/// Asks for every frame, and stores then: nothing of the caller runs in a gate.
+/// Asks for every frame, holds it against its type, and stores then.
 #[inline(never)]
 #[track_caller]
 fn commit<M: Machine>(
@@ -196,68 +206,15 @@ fn commit<M: Machine>(
     frame: impl FnMut(usize) -> PhysAddr,
 ) -> Result<(), Error> {
     let frames: ArrayVec<PhysAddr, ENTRIES> = (0..slots.len()).map(frame).collect();
-    // There are as many as entries; the default is never reached.
-    let frame = |i: usize| frames.get(i).copied().unwrap_or(PhysAddr(0));
     let unmappable = frames.iter().fold(0, |bits, frame| bits | frame.0) & !FRAME_BITS;
     if unmappable != 0 {
         return Err(Error::NotMappable(PhysAddr(unmappable)));
     }
-    store_run(section, slots, template, frame)
-}
-
-/// Stores the leaves of a piece. Where there are types, as far as their frames may be mapped so; if some may not, takes them all back.
-#[inline(always)]
-#[track_caller]
-fn store_run<M: Machine>(
-    section: &Section<'_, M>,
-    slots: Slots<'_>,
-    template: Entry,
-    mut frame: impl FnMut(usize) -> PhysAddr,
-) -> Result<(), Error> {
-    let (Some(types), Some(first)) = (section.types(), slots.iter().next()) else {
-        let mut unmappable = 0;
-        section.set_range(slots, |i| {
-            let frame = frame(i);
-            unmappable |= frame.0;
-            Entry(template.0 | (frame.0 & FRAME_BITS))
-        });
-        return refuse_unmappable(section, slots, unmappable);
-    };
-    section.check_table(types, first, Level::Pte)?;
-    let rule = LeafRule::of::<M::Format>(section.space(), template);
-    let (mut unmappable, mut refused) = (0, None);
-    section.set_range(slots, |i| {
-        let frame = frame(i);
-        unmappable |= frame.0;
-        if !rule.admits(types, frame) {
-            refused = Some((i, frame));
-            return Entry::EMPTY;
-        }
-        Entry(template.0 | (frame.0 & FRAME_BITS))
-    });
-    refuse_unmappable(section, slots, unmappable)?;
-    match refused {
-        None => Ok(()),
-        Some((i, frame)) => {
-            section.get_and_clear_range(slots, |_, _| ());
-            Err(section.violation(rule, types, frame, Some(slots.slot(i))))
-        }
-    }
-}
-
-/// Takes back what was stored to a run if `unmappable`, what its frames' addresses have together, has bits that no frame's address has.
-#[inline(always)]
-fn refuse_unmappable<M: Machine>(
-    section: &Section<'_, M>,
-    slots: Slots<'_>,
-    unmappable: u64,
-) -> Result<(), Error> {
-    let unmappable = unmappable & !FRAME_BITS;
-    if unmappable == 0 {
-        return Ok(());
-    }
-    section.get_and_clear_range(slots, |_, _| ());
-    Err(Error::NotMappable(PhysAddr(unmappable)))
+    section.admit_each(slots, template, &frames)?;
+    // There are as many as entries; the default is never reached.
+    let frame_of = |i: usize| frames.get(i).map_or(0, |frame| frame.0 & FRAME_BITS);
+    section.set_range(slots, |i| Entry(template.0 | frame_of(i)));
+    Ok(())
 }
 
 /// A PTE with these attributes that maps frame 0: frames are added to it.

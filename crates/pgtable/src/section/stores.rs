@@ -46,39 +46,6 @@ impl<M: Machine> Section<'_, M> {
         self.stored_valid(entry);
     }
 
-    /// Stores PTEs of a table, each at its place, in the order given.
-    ///
-    /// # Errors
-    ///
-    /// How many were stored, and why the next was not: as for [`set`](Self::set).
-    #[inline(always)]
-    #[track_caller]
-    pub fn set_at(
-        &self,
-        table: Table<'_>,
-        entries: &[(usize, Entry)],
-    ) -> Result<(), (usize, Error)> {
-        if entries.is_empty() {
-            return Ok(());
-        }
-        if !self.has_gates() {
-            return entries.iter().enumerate().try_for_each(|(stored, &(index, entry))| {
-                self.set(table.slot(index), entry).map_err(|error| (stored, error))
-            });
-        }
-        self.in_window(|window| {
-            for (stored, &(index, entry)) in entries.iter().take(ENTRIES).enumerate() {
-                let slot = table.slot(index);
-                self.admit(slot, entry).map_err(|error| (stored, error))?;
-                store::set(window, self.writable(slot), entry);
-                self.count(Event::EntryStore, 1);
-            }
-            Ok(())
-        })?;
-        entries.iter().for_each(|&(_, entry)| self.stored_valid(entry));
-        Ok(())
-    }
-
     /// Stores PTEs to a run that map one frame after the other, the first by `first`.
     ///
     /// # Errors
@@ -91,6 +58,33 @@ impl<M: Machine> Section<'_, M> {
             self.admit_run(slot, Level::Pte, first, slots.len())?;
         }
         self.set_range(slots, |i| Entry(first.0 + i as u64 * PAGE_SIZE));
+        Ok(())
+    }
+
+    /// Stores PTEs of a table, each at its place: all, or none.
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Self::set), for the first that is refused.
+    #[inline(always)]
+    #[track_caller]
+    pub fn set_at(&self, table: Table<'_>, entries: &[(usize, Entry)]) -> Result<(), Error> {
+        for &(index, entry) in entries {
+            self.admit(table.slot(index), entry)?;
+        }
+        if !self.has_gates() {
+            for &(index, entry) in entries {
+                self.set_admitted(table.slot(index), entry);
+            }
+            return Ok(());
+        }
+        self.in_window(|window| {
+            self.count(Event::EntryStore, entries.len() as u64);
+            for &(index, entry) in entries.iter().take(ENTRIES) {
+                store::set(window, self.writable(table.slot(index)), entry);
+            }
+        });
+        entries.iter().for_each(|&(_, entry)| self.stored_valid(entry));
         Ok(())
     }
 
@@ -255,15 +249,42 @@ impl<M: Machine> Section<'_, M> {
         self.in_window(|window| f(window, self.to_alias))
     }
 
-    /// Empties a table that nobody else can reach.
+    /// Runs `first`, a store to guarded memory, and, unless that is refused, stores an entry above the last level in the same window.
+    #[inline]
+    pub(crate) fn set_upper_after<E>(
+        &self,
+        slot: Slot<'_>,
+        entry: Entry,
+        first: impl FnOnce(&Window<'_>, usize) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.will_store(1);
+        self.in_window(|window| {
+            first(window, self.to_alias)?;
+            self.count(Event::UpperStore, 1);
+            store::set(window, self.writable(slot), entry);
+            Ok(())
+        })?;
+        self.stored_valid(entry);
+        Ok(())
+    }
+
+    /// Runs `first`, a store to guarded memory, and, unless that is refused, empties a table in the same window.
     ///
     /// # Safety
     ///
-    /// As [`store::zero`].
+    /// As [`store::zero`], once `first` has returned.
     #[inline]
-    pub(crate) unsafe fn zero(&self, table: Table<'_>) {
-        // SAFETY: the caller's promise is the one asked for.
-        self.in_window(|window| unsafe { store::zero(window, self.writable_slots(table.all())) });
+    pub(crate) unsafe fn zero_after<E>(
+        &self,
+        table: Table<'_>,
+        first: impl FnOnce(&Window<'_>, usize) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.in_window(|window| {
+            first(window, self.to_alias)?;
+            // SAFETY: the caller's promise is the one asked for.
+            unsafe { store::zero(window, self.writable_slots(table.all())) };
+            Ok(())
+        })
     }
 
     /// Fills a table that is not linked.

@@ -1,8 +1,8 @@
 //! Building the table from a recording.
 //!
 //! The corrections need the whole table: first every comparison is estimated, then the p-values of
-//! each family are corrected together, and only then can flags be given. There are two families,
-//! the protecting modes and the A/A twin.
+//! each family are corrected together, and only then can flags be given. There are three families:
+//! the protecting modes, the A/A twin, and modes taken apart.
 
 use super::{AA_GATE, Cell, Effect, Gate, Row, Table};
 use crate::{
@@ -27,9 +27,11 @@ impl Table {
         let run = recording.run();
         let twin = Family::of(&measurements, &[Mode::Aa], run.seed);
         let family = Family::of(&measurements, &Mode::PROTECTING, run.seed);
+        // Parts explain the modes. They must not take away from what can be said of those.
+        let parts = Family::of(&measurements, &Mode::PARTS, run.seed);
+        let families = [&twin, &family, &parts];
         let rows = measurements.rows.iter().enumerate();
-        let rows =
-            rows.map(|(index, row)| build_row(index, row, &[&twin, &family], model)).collect();
+        let rows = rows.map(|(index, row)| build_row(index, row, &families, model)).collect();
         let gates = BTreeMap::from([(AA_GATE.to_owned(), twin.gate())]);
         Ok(assemble(run, measurements, &family, gates, rows, model))
     }

@@ -65,8 +65,6 @@ pub fn of(target: Target, primitive: Primitive, protection: Protection) -> Promi
         Target::ProtectionFlag => mode.checks(),
         Target::Platform(_) => true,
     };
-    // Gates restore no open window from ordinary memory.
-    let is_saved_register = matches!(primitive, Primitive::ForgedFrame | Primitive::ForgedThread);
     let is_checked = mode.checks()
         && matches!(
             primitive,
@@ -77,6 +75,8 @@ pub fn of(target: Target, primitive: Primitive, protection: Protection) -> Promi
                 | Primitive::ForeignRoot
                 | Primitive::ForgedSpare
         );
+    // Gates restore no open window from ordinary memory.
+    let is_saved_register = matches!(primitive, Primitive::ForgedFrame | Primitive::ForgedThread);
     let is_covered = primitive.is_plain_store()
         || mode == Mode::Fused && is_saved_register
         || primitive.place().is_some()

@@ -3,6 +3,7 @@
 
 mod alias_counts;
 mod memory;
+mod part_counts;
 mod process_counts;
 mod protection;
 mod support;

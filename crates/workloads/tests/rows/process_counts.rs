@@ -59,12 +59,13 @@ fn fork<F: HostedFormat>(mode: Mode, per_page: u64, pool_blocks: u64) -> Events 
         Mode::Batched => T + upper_stores + key_changes + FORK_PTPS,
         // One for the new root, then the copy's: two upper tables are linked, then each PTE table is linked and copied. The pool
         // takes its block before the root's window opens; the key change has its own.
-        Mode::FusedLean | Mode::Fused => {
+        Mode::FusedLean => {
             let copied = (0..T).flat_map(|_| [1, FORK_TABLE_STORES]);
-            // Where frames have types, the block's have a window too.
-            let blocks = pool_blocks * if mode.checks() { 2 } else { 1 };
-            1 + fused_windows([1, 1].into_iter().chain(copied)) + blocks
+            1 + fused_windows([1, 1].into_iter().chain(copied)) + pool_blocks
         }
+        // A gate each: every table is emptied and linked, the root emptied and made one, each PTE table copied. A new block's frames change
+        // type in one, and their key in another.
+        Mode::Fused => 2 + kernel_half::<F>() + 2 * (FORK_PTPS - 1) + T + 2 * pool_blocks,
     };
     Events {
         entry_stores: per_page * N,
@@ -93,7 +94,9 @@ fn munmap(mode: Mode) -> Events {
         Mode::Unbatched => N + MUNMAP_PTPS + key_changes,
         Mode::Batched => T + MUNMAP_PTPS + key_changes,
         // Closed at its bound, and for each flush but the last, which comes after the operation.
-        Mode::FusedLean | Mode::Fused => {
+        // A gate for each table's entries, and one for each table that is unlinked.
+        Mode::Fused => T + MUNMAP_PTPS,
+        Mode::FusedLean => {
             let entries = |tables| (0..tables).map(|_| 512);
             let gathered = fused_windows(entries(GATHERED_TABLES)) * (flushes - 1);
             let last = entries(T - GATHERED_TABLES * (flushes - 1));
@@ -167,16 +170,16 @@ fn munmap_stores_one_entry_a_page<F: HostedFormat>() {
 }
 
 fn windows_cover_no_more_than_their_mode_allows<F: HostedFormat>() {
-    for (name, fused) in [
+    for (name, fused, gate) in [
         // Three tables with the entries that link them, the next one's link, and in the first window the two upper tables'.
-        ("fork: h:0", 2 + 3 * (1 + FORK_TABLE_STORES) + 1),
-        ("munmap: h:0", FUSED_WINDOW_STORES as u64),
+        ("fork: h:0", 2 + 3 * (1 + FORK_TABLE_STORES) + 1, 2 * 512),
+        ("munmap: h:0", FUSED_WINDOW_STORES as u64, 512),
     ] {
         for (mode, longest) in [
             (Mode::Unbatched, 1),
             (Mode::Batched, if name.starts_with("fork") { 2 * 512 } else { 512 }),
             (Mode::FusedLean, fused),
-            (Mode::Fused, fused),
+            (Mode::Fused, gate),
         ] {
             let kernel = kernel::<F>(mode);
             run(&kernel, row(name), 1);

@@ -173,51 +173,39 @@ exception_vectors:
     .set number, number + 1
     .endr
 
-    // Loads what a frame holds but for X0, X1 and the way back. X1 stays.
-    .macro load_frame base
-    ldp   x30, x2, [\base, #240]
-    msr   sp_el0, x2
-    ldp   x28, x29, [\base, #224]
-    ldp   x26, x27, [\base, #208]
-    ldp   x24, x25, [\base, #192]
-    ldp   x22, x23, [\base, #176]
-    ldp   x20, x21, [\base, #160]
-    ldp   x18, x19, [\base, #144]
-    ldp   x16, x17, [\base, #128]
-    ldp   x14, x15, [\base, #112]
-    ldp   x12, x13, [\base, #96]
-    ldp   x10, x11, [\base, #80]
-    ldp   x8, x9, [\base, #64]
-    ldp   x6, x7, [\base, #48]
-    ldp   x4, x5, [\base, #32]
-    ldp   x2, x3, [\base, #16]
-    .endm
-
     .balign 128
 exception_common:
     str   x1, [sp, #{vector}]
     save_frame
     bl    {dispatch}
 
-    // How to return stays in a register: ordinary memory does not decide it.
+    // How to return stays in a register: ordinary memory does not decide it. By the frame on the stack, as it is or closed; or by a CPU's
+    // record (`interrupted`).
     msr   daifset, #0xf
     cmp   x0, #{closed}
-    b.hi  2f
-    ldp   x2, x3, [sp, #{elr}]
+    mov   x1, sp
+    csel  x1, x0, x1, hi
+    ldp   x2, x3, [x1, #{elr}]
     b.ne  1f
     orr   x3, x3, #{pan}
 1:  msr   elr_el1, x2
     msr   spsr_el1, x3
-    load_frame sp
-    ldp   x0, x1, [sp]
-    add   sp, sp, #{frame_size}
-    eret
-    // By a CPU's record (`interrupted`).
-2:  mov   x1, x0
-    ldp   x2, x3, [x1, #{elr}]
-    msr   elr_el1, x2
-    msr   spsr_el1, x3
-    load_frame x1
+    ldp   x30, x2, [x1, #240]
+    msr   sp_el0, x2
+    ldp   x28, x29, [x1, #224]
+    ldp   x26, x27, [x1, #208]
+    ldp   x24, x25, [x1, #192]
+    ldp   x22, x23, [x1, #176]
+    ldp   x20, x21, [x1, #160]
+    ldp   x18, x19, [x1, #144]
+    ldp   x16, x17, [x1, #128]
+    ldp   x14, x15, [x1, #112]
+    ldp   x12, x13, [x1, #96]
+    ldp   x10, x11, [x1, #80]
+    ldp   x8, x9, [x1, #64]
+    ldp   x6, x7, [x1, #48]
+    ldp   x4, x5, [x1, #32]
+    ldp   x2, x3, [x1, #16]
     ldp   x0, x1, [x1]
     add   sp, sp, #{frame_size}
     eret

@@ -70,9 +70,9 @@ pub extern "C" fn dispatch(frame: &mut Frame) -> u64 {
     }
 }
 
-/// Which of the kinds a frame is of.
-pub fn kind_of(frame: &Frame) -> usize {
-    frame.vector as usize % KINDS
+/// Which of the kinds a frame is of; none for interrupts, which do not arrive in a gate.
+pub fn kind_of(frame: &Frame) -> Option<usize> {
+    (frame.kind() != Kind::Irq).then_some(frame.vector as usize % KINDS)
 }
 
 /// Whether the exception interrupted a program.

@@ -47,12 +47,14 @@ pub extern "C" fn dispatch(frame: &mut Frame) -> u64 {
     }
 }
 
-/// Which of the kinds a frame is of.
-pub fn kind_of(frame: &Frame) -> usize {
-    match frame.vector as u8 {
-        NMI => 0,
-        MACHINE_CHECK => 1,
-        _ => 2,
+/// Which of the kinds a frame is of; none for interrupts, which do not arrive in a gate.
+pub fn kind_of(frame: &Frame) -> Option<usize> {
+    const FIRST_INTERRUPT: u64 = 32;
+    match frame.vector {
+        vector if vector == u64::from(NMI) => Some(0),
+        vector if vector == u64::from(MACHINE_CHECK) => Some(1),
+        FIRST_INTERRUPT.. => None,
+        _ => Some(2),
     }
 }
 

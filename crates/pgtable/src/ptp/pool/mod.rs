@@ -38,7 +38,6 @@ use crate::guarded::{FrameType, Kind};
 use crate::linear::Reserve;
 use crate::machine::{Event, Flush, Frames, Machine, Probe};
 use crate::section::{Section, Space};
-use crate::table::Table;
 use magazine::{Magazine, OwnMagazine};
 use records::{Place, Records, Regions};
 use region::{Block, Done, Region};
@@ -339,10 +338,9 @@ impl<M: Machine, F: Frames> PtpAllocator<M, F> for Pool {
                 }
             }
         };
-        let ptp = section.claim(page, level, kind)?;
         // SAFETY: the page belongs to the pool, whose pages are page-table pages and nothing else; it was just taken out, so nobody
         // else knows it.
-        unsafe { section.zero(Table::at(ground.machine(), page)) };
+        let ptp = unsafe { section.claim_empty(page, level, kind) }?;
         ground.machine().probe().count(Event::PtpAllocated, 1);
         Ok(ptp)
     }
