@@ -22,18 +22,21 @@ const TOLERANCE_PCT: f64 = 2.0;
 const SPAN: &str = "kpkeys_counted_span";
 
 /// Instructions of one operation, by name.
-pub(crate) type Counts = BTreeMap<String, f64>;
+pub type Counts = BTreeMap<String, f64>;
 
 /// The committed file.
 #[derive(Debug, PartialEq, Deserialize)]
-struct Baseline {
+pub struct Baseline {
     /// What `rustc -vV` says.
-    compiler: String,
+    pub compiler: String,
     /// The target it compiles for.
-    target: String,
+    pub target: String,
     /// Instructions of one operation.
-    counts: Counts,
+    pub counts: Counts,
 }
+
+/// Where it is.
+pub const FILE: &str = "crates/counted/instructions.toml";
 
 /// Compares with the file.
 pub fn check() -> Result<Outcome> {
@@ -73,7 +76,7 @@ pub fn update() -> Result<()> {
 }
 
 fn file() -> PathBuf {
-    workspace::root().join("crates/counted/instructions.toml")
+    workspace::root().join(FILE)
 }
 
 /// The version of the compiler, and what it compiles for.

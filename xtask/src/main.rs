@@ -2,8 +2,8 @@
 //!
 //! `test` is the one gate that a contributor and CI both pass; it is a list of named steps
 //! ([`checks`]) handed to a runner that times and summarises them ([`step`]). `setup` installs what
-//! the steps need, `docs` builds the documentation for reading. `trees` reads the device trees of a distribution's kernel and
-//! `slurm` runs a campaign on a cluster of its own, both on request.
+//! the steps need, `docs` builds the documentation for reading. On request: `trees` reads the device trees of a distribution's kernel,
+//! `slurm` runs a campaign on a cluster of its own, and `history` collects what the gate on instructions counted at each commit.
 
 mod audit;
 mod bare;
@@ -11,6 +11,7 @@ mod checks;
 mod command;
 mod docs;
 mod growth;
+mod history;
 mod instructions;
 mod kernel;
 mod links;
@@ -47,6 +48,8 @@ enum Task {
     Instructions,
     /// Count instructions up to the largest sizes and write the table of the book (takes minutes)
     Growth,
+    /// Add what the gate on instructions counted at each commit to a history
+    History(history::Arguments),
     /// Build the API documentation, and the book if mdbook is installed
     Docs,
     /// Run a campaign of 1,000 tasks in a Slurm of its own on this machine (root, Debian's packages, minutes)
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Task::Audit => audit::update(),
         Task::Instructions => instructions::update(),
         Task::Growth => growth::run(),
+        Task::History(arguments) => history::run(&arguments),
         Task::Docs => docs::build(),
         Task::Slurm => slurm::run(),
         Task::Trees(arguments) => trees::run(&arguments),

@@ -4,33 +4,45 @@
 //! |---|---|
 //! | [`plan`] | what was asked for, checked: rows, modes, how much of it |
 //! | [`mod@run`] | blocks: every row in every mode, in seeded random order |
+//! | `planted` | a slowdown planted on purpose, in builds that ask for it |
 //! | [`turns`] | the workers of a row, which take turns |
+//! | [`cpu`] | the CPU that is measured on |
 //! | [`worker`] | one row in one mode, or the rows of one trace, in a process of its own: prints records |
 //! | [`traced`] | the rows that replay a trace |
 //! | [`results`] | where records are kept, and how a killed run goes on |
+//! | [`interleave`] | several builds whose workers take turns in the same blocks |
+//! | [`layouts`] | one commit in several layouts of its code |
+//! | [`program`] | the build whose workers are timed |
 //! | [`header`] | the header of a recording: what ties it to what made it |
 //! | [`machine`] | what this machine is |
 //! | [`mod@list`] | the rows, each with what it does |
 
+pub mod cpu;
 mod header;
+pub mod interleave;
+pub mod layouts;
 mod list;
 mod machine;
 pub mod plan;
+#[cfg(feature = "planted")]
+mod planted;
+mod program;
 mod results;
 mod run;
 mod traced;
 mod turns;
 pub mod worker;
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use kpkeys_stats::compare::Reference;
 use kpkeys_stats::table::Table;
 
-pub use results::{SAMPLES_FILE, keep_table};
+pub use results::{SAMPLES_FILE, TABLE_FILE, keep_table, write_whole};
 
+use crate::noise::{Disturbance, Settings};
 use crate::usage::{UsageError, told_once};
 use crate::{parts, reference, render};
 
@@ -44,6 +56,7 @@ Examples:
   kpkeys bench --compare v5-amended           beside what the Linux series published
   kpkeys bench --compare results              beside an earlier run
   kpkeys bench --trace make.trace             a recorded command's memory management
+  kpkeys bench --layouts 4 --out epyc         how far it depends on where the code lies
   kpkeys bench --on qemu-aarch64              instructions and counts in an emulator";
 
 /// The options of `kpkeys bench`.
@@ -86,6 +99,9 @@ pub struct Options {
     /// Seed of the order of modes in each block
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
+    /// Measure on this CPU [default: the last that may be used]
+    #[arg(long, value_name = "N")]
+    cpu: Option<usize>,
     /// Print the event counts too
     #[arg(long)]
     counts: bool,
@@ -95,6 +111,9 @@ pub struct Options {
     /// Keep samples and table in this folder; a run that was killed there goes on
     #[arg(long, value_name = "DIR")]
     out: Option<std::path::PathBuf>,
+    /// Build and run the command in so many layouts of its code, block by block in turns, and print how far their effects lie apart
+    #[arg(long, value_name = "N", conflicts_with_all = ["compare", "pause_after", "list"], value_parser = clap::value_parser!(u32).range(i64::from(*layouts::RANGE.start())..=i64::from(*layouts::RANGE.end())))]
+    layouts: Option<u32>,
     /// Run only so many more blocks, without a table; the same call goes on later
     #[arg(long, value_name = "N", requires = "out", value_parser = clap::value_parser!(u32).range(1..))]
     pause_after: Option<u32>,
@@ -113,14 +132,20 @@ pub struct Options {
 ///
 /// [`UsageError`] for what cannot be asked; otherwise what went wrong on the way.
 pub fn run(options: &Options) -> Result<bool> {
+    if let Some(count) = options.layouts {
+        return layouts::run(options, count);
+    }
     let plan = plan::Plan::new(options)?;
     if options.list {
         list::write(&mut io::stdout().lock(), &plan.rows)?;
         return Ok(true);
     }
+    if plan.place == plan::Place::Host {
+        advise(plan.cpu);
+    }
     let runner = run::Machine::new(&plan)?;
     let beside = options.compare.as_deref().map(compared).transpose()?;
-    let header = header::run_header(&plan, &runner)?;
+    let header = header::run_header(&plan, &runner, &program::Program::this()?)?;
     let mut results = results::Results::open(options.out.as_deref(), &header)?;
     if let Some(reused) = results.reused(&plan.modes) {
         eprintln!("kpkeys: {reused}");
@@ -192,7 +217,10 @@ pub fn count_and_time_baseline(
     let options = Options::of(&words)?;
     let plan = plan::Plan::new(&options)?;
     let runner = run::Machine::new(&plan)?;
-    let mut results = results::Results::open(None, &header::run_header(&plan, &runner)?)?;
+    let mut results = results::Results::open(
+        None,
+        &header::run_header(&plan, &runner, &program::Program::this()?)?,
+    )?;
     run::count_and_time_baseline(&plan, &runner, &mut results)?;
     Ok(Table::build(&results.recording()?, &reference::graviton3())?)
 }
@@ -210,13 +238,24 @@ pub fn check(options: &Options) -> Result<(), UsageError> {
     checked.map_err(|error| UsageError(told_once(&error)))
 }
 
+/// Says on a terminal, before anything is measured, what would disturb it.
+fn advise(cpu: Option<usize>) {
+    if !io::stderr().is_terminal() {
+        return;
+    }
+    let settings = Settings::read(cpu::measured(cpu).unwrap_or(0));
+    for Disturbance { name, found, advice, .. } in settings.disturbances() {
+        eprintln!("kpkeys: {name}: {found} -> {advice}");
+    }
+}
+
 /// The table in a results folder, if one is there.
 ///
 /// # Errors
 ///
 /// A file that cannot be read, or holds something else.
 pub fn read_table(folder: &Path) -> Result<Option<Table>> {
-    let path = folder.join(results::TABLE_FILE);
+    let path = folder.join(TABLE_FILE);
     if !path.exists() {
         return Ok(None);
     }

@@ -16,6 +16,8 @@ use clap::ValueEnum;
 use kpkeys_emulator::Target;
 use serde::Serialize;
 
+use crate::bench::cpu::measured;
+use crate::noise::{Disturbance, Settings};
 use cpu::Cpu;
 
 /// How the findings are printed.
@@ -125,6 +127,7 @@ fn examine() -> Report {
     let mut findings = vec![cpu::mock_register(architecture, hwcap2())];
     findings.push(limits::cpus(cpus));
     findings.push(limits::memory(memory));
+    findings.extend(noise(Settings::read(measured(None).unwrap_or(0)).disturbances()));
     findings.extend(Target::ALL.into_iter().map(tools::examine_emulator));
     findings.extend(Target::ALL.into_iter().map(tools::examine_rust_target));
     findings.push(limits::perf_events(kpkeys_trace::record::allowed()));
@@ -140,6 +143,13 @@ fn examine() -> Report {
         kernel_release: read("/proc/sys/kernel/osrelease").trim().to_owned(),
     };
     Report { machine, findings }
+}
+
+/// What would disturb a measurement; of a quiet machine nothing.
+fn noise(disturbances: Vec<Disturbance>) -> impl Iterator<Item = Finding> {
+    disturbances.into_iter().map(|Disturbance { name, found, consequence, advice }| {
+        Finding::new(name, Status::Missing, found, &["bench"], consequence).with_remedy(advice)
+    })
 }
 
 /// The file's text, or nothing: every judgement copes with a text that lacks what it looks for.

@@ -7,14 +7,19 @@ mod attack;
 mod audit;
 mod bench;
 mod campaign;
+mod compare;
 mod doctor;
 mod emulated;
 mod estimate;
+mod history;
 mod instructions;
+mod noise;
 mod parts;
 mod reference;
 mod render;
+mod report;
 mod run;
+mod schema;
 mod spread;
 mod trace;
 mod usage;
@@ -52,12 +57,18 @@ enum Call {
     Audit(audit::Options),
     /// Count the instructions each operation executes, with several backends side by side
     Instructions(instructions::Options),
+    /// Compare runs, or two builds that take turns, with a verdict as exit code
+    Compare(compare::Options),
     /// Set runs of several layouts of the code side by side
     Spread(spread::Options),
     /// Say where each point of overhead goes, of a run with --parts
     Parts(parts::Options),
     /// Say what protection is expected to cost, from counts and a machine's costs
     Estimate(estimate::Options),
+    /// Make one page of runs, with pictures, that needs no network
+    Report(report::Options),
+    /// Follow runs over commits, and say where something changed
+    History(history::Options),
     /// Boot the reference kernel in an emulator
     Run(run::Options),
     /// Print the tables the Linux series published
@@ -77,6 +88,12 @@ enum Call {
         /// How to print it
         #[arg(long, value_enum, default_value = "text")]
         format: doctor::Format,
+    },
+    /// Print the JSON Schema of what is printed or kept as JSON
+    #[command(after_help = "Examples:\n  kpkeys schema table\n  kpkeys schema samples")]
+    Schema {
+        /// table (bench), samples (a line of samples.jsonl), comparison or history
+        name: String,
     },
     /// Record what a real command does to its memory, or look at a recording
     #[command(subcommand)]
@@ -117,12 +134,16 @@ fn run(call: Call) -> Result<ExitCode> {
         Call::Attack(options) => attack::run(&options).map(gates),
         Call::Audit(options) => audit::run(&options).map(gates),
         Call::Instructions(options) => instructions::run(&options).map(done),
+        Call::Compare(options) => compare::run(&options).map(gates),
         Call::Spread(options) => spread::run(&options).map(gates),
         Call::Parts(options) => parts::run(&options).map(done),
         Call::Estimate(options) => estimate::run(&options).map(done),
+        Call::Report(options) => report::run(&options).map(done),
+        Call::History(options) => history::run(&options).map(done),
         Call::Run(options) => run::run(&options).map(gates),
         Call::Reference { table, format } => print_reference(table.as_deref(), format).map(done),
         Call::Doctor { format } => doctor::run(format).map(done),
+        Call::Schema { name } => schema::run(&name).map(done),
         Call::Trace(call) => trace::run(call),
         Call::Campaign(call) => campaign::run(&call).map(gates),
         Call::BenchWorker(options) => bench::worker::run(&options).map(done),

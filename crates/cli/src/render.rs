@@ -4,11 +4,13 @@
 //! ([`write_published`]), each in every [`Format`]. `table` and `markdown` are for reading and carry a
 //! legend; `csv` has one line for each row and mode; `json` is the typed table itself.
 
-mod cells;
+pub mod cells;
+mod contrast;
 mod counts;
 mod csv;
 mod estimate;
 mod grid;
+mod history;
 mod instructions;
 mod layouts;
 mod legend;
@@ -18,12 +20,14 @@ mod published;
 mod results;
 mod screen;
 
-pub use legend::SIZES;
+pub use legend::{SIZES, machine, run};
 pub use parts::points;
 pub use screen::Screen;
 
 use self::grid::Grid;
+use crate::compare;
 use crate::estimate::{Report as Estimate, costs::Known};
+use crate::history::History;
 use crate::instructions::Report;
 use crate::reference::Published;
 use crate::{parts as apart, spread};
@@ -122,18 +126,80 @@ pub fn write_spread(
         Format::Table | Format::Markdown => {}
     }
     for spread in &report.machines {
-        let machine = legend::machine(&spread.machine);
+        let machine = machine(&spread.machine);
         match format {
             Format::Markdown => writeln!(out, "## {machine}\n")?,
             _ => writeln!(out, "{}\n", page.wrapped(&machine))?,
         }
-        page.grid(out, &layouts::costs(spread))?;
-        writeln!(out)?;
-        page.grid(out, &layouts::exposure(spread))?;
-        page.lines(out, &layouts::legend(spread))?;
+        let mut said = Vec::new();
+        for grid in [layouts::costs, layouts::intervals, layouts::exposure] {
+            page.grid(out, &page.fitted(&mut said, |folded| grid(spread, folded)))?;
+            writeln!(out)?;
+        }
+        said.extend(layouts::legend(spread));
+        page.lines(out, &said)?;
         writeln!(out)?;
     }
     Ok(())
+}
+
+/// Prints runs against each other.
+///
+/// # Errors
+///
+/// What `out` fails with.
+pub fn write_comparison(
+    out: &mut impl Write,
+    report: &compare::Report,
+    format: compare::Format,
+    screen: Screen,
+) -> io::Result<()> {
+    let format = match format {
+        compare::Format::Csv => return contrast::csv(out, report),
+        compare::Format::Json => return json(out, report),
+        compare::Format::Bmf => return json(out, &contrast::bmf(report)),
+        compare::Format::Table => Format::Table,
+        compare::Format::Markdown => Format::Markdown,
+    };
+    let (page, markdown) = (Page { format, screen }, format == Format::Markdown);
+    for comparison in &report.comparisons {
+        let title = contrast::title(comparison);
+        writeln!(out, "{}{title}\n", if markdown { "### " } else { "" })?;
+        let mut said = Vec::new();
+        page.grid(out, &page.narrowed(&mut said, contrast::rows(comparison, markdown)))?;
+        if !comparison.groups.is_empty() {
+            writeln!(out)?;
+            page.grid(out, &page.narrowed(&mut said, contrast::groups(comparison, markdown)))?;
+        }
+        page.lines(out, &contrast::legend(comparison))?;
+        writeln!(out)?;
+    }
+    for failure in &report.failures {
+        writeln!(out, "{}{failure}", if markdown { "- **over the limit** " } else { "FAILS: " })?;
+    }
+    Ok(())
+}
+
+/// Prints what changed over commits.
+///
+/// # Errors
+///
+/// What `out` fails with.
+pub fn write_history(
+    out: &mut impl Write,
+    report: &History,
+    format: Format,
+    screen: Screen,
+) -> io::Result<()> {
+    match format {
+        Format::Csv => return history::csv(out, report),
+        Format::Json => return json(out, report),
+        Format::Table | Format::Markdown => {}
+    }
+    let (page, mut said) = (Page { format, screen }, Vec::new());
+    page.grid(out, &page.narrowed(&mut said, history::grid(report)))?;
+    said.extend(history::legend(report));
+    page.lines(out, &said)
 }
 
 /// Prints modes taken apart.
@@ -230,12 +296,14 @@ pub fn write_published(
         Format::Json => return json(out, &published::object(tables)),
         Format::Table | Format::Markdown => {}
     }
+    let mut said = Vec::new();
     for (index, table) in tables.iter().enumerate() {
         let above = if index == 0 { "" } else { "\n" };
         writeln!(out, "{above}{}\n", page.wrapped(&published::title(*table)))?;
-        page.grid(out, &published::grid(*table, format))?;
+        page.grid(out, &page.fitted(&mut said, |folded| published::grid(*table, format, folded)))?;
     }
-    page.lines(out, &published::legend())
+    said.extend(published::legend());
+    page.lines(out, &said)
 }
 
 fn json(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
@@ -262,6 +330,14 @@ impl Page {
             }
             _ => full,
         }
+    }
+
+    /// A table without the columns that a narrow terminal has no room for, which `said` then tells.
+    fn narrowed(self, said: &mut Vec<String>, mut grid: Grid) -> Grid {
+        if let (Some(columns), Format::Table) = (self.screen.columns, self.format) {
+            said.extend(legend::left_out(&grid.fit(columns), columns));
+        }
+        grid
     }
 
     fn grid(self, out: &mut impl Write, grid: &Grid) -> io::Result<()> {

@@ -22,7 +22,7 @@ Examples:
   kpkeys spread results/*                     what they gave
   kpkeys spread --format markdown results/*   for a page
 
-scripts/layouts.sh builds several layouts and fills such folders.";
+kpkeys bench --layouts 4 --out results builds several layouts and fills such folders.";
 
 /// The options of `kpkeys spread`.
 #[derive(clap::Args, Clone, Debug)]
@@ -91,6 +91,10 @@ pub struct SpreadRow {
 pub struct SpreadCell {
     /// Smallest and largest effect in percent.
     pub effect_pct: Range,
+    /// From the lowest to the highest end of the 95 % intervals: what noise and layout together leave open.
+    pub interval_pct: Option<Range>,
+    /// What all layouts say, at least three of them: fit for a headline.
+    pub agreed: Option<Flag>,
     /// The flag in each layout, in their order.
     pub flags: Vec<Option<Flag>>,
     /// Smallest and largest share of the time with a window open, where that was counted.
@@ -124,8 +128,26 @@ impl Range {
 ///
 /// A folder without a table, or [`UsageError`] for runs that cannot stand side by side.
 pub fn run(options: &Options) -> Result<bool> {
+    let report = of_folders(&options.folders)?;
+    render::write_spread(&mut io::stdout().lock(), &report, options.format, Screen::of_stdout())?;
+    Ok(report.gates_hold())
+}
+
+impl Report {
+    /// Whether the gates of every run held.
+    pub fn gates_hold(&self) -> bool {
+        self.machines.iter().flat_map(|spread| &spread.layouts).all(|layout| layout.gates_hold)
+    }
+}
+
+/// What the runs in these folders have in common.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn of_folders(folders: &[PathBuf]) -> Result<Report> {
     let mut machines: Vec<Vec<Run>> = Vec::new();
-    for folder in &options.folders {
+    for folder in folders {
         let run = Run::read(folder)?;
         match machines.iter_mut().find(|runs| runs[0].table.machine == run.table.machine) {
             Some(runs) => runs.push(run),
@@ -133,9 +155,7 @@ pub fn run(options: &Options) -> Result<bool> {
         }
     }
     let machines = machines.iter().map(|runs| spread(runs)).collect::<Result<_, _>>()?;
-    let report = Report { machines };
-    render::write_spread(&mut io::stdout().lock(), &report, options.format, Screen::of_stdout())?;
-    Ok(report.machines.iter().flat_map(|spread| &spread.layouts).all(|layout| layout.gates_hold))
+    Ok(Report { machines })
 }
 
 /// One folder.
@@ -229,17 +249,40 @@ fn spread_row(row: &Row, runs: &[Run]) -> SpreadRow {
 fn spread_cell(mode: Mode, rows: &[&Row]) -> Option<SpreadCell> {
     let effects = || rows.iter().filter_map(|row| row.effect(mode));
     let exposures = || rows.iter().filter_map(|row| row.modes.get(&mode)?.exposure.as_ref());
+    let ends = effects().flat_map(|effect| [effect.ci_low_pct, effect.ci_high_pct]).flatten();
     Some(SpreadCell {
         effect_pct: Range::of(effects().map(|effect| effect.effect_pct))?,
+        interval_pct: Range::of(ends),
+        agreed: agreed(&effects().map(|effect| effect.flag).collect::<Vec<_>>()),
         flags: effects().map(|effect| effect.flag).collect(),
         open_share: Range::of(exposures().map(|exposure| exposure.open_share)),
         longest_window_stores: exposures().map(|exposure| exposure.longest_window_stores).max(),
     })
 }
 
+/// Fewest layouts that may speak for the others.
+const HEADLINE_LAYOUTS: usize = 3;
+
+/// The flag of all layouts, if they are enough.
+fn agreed(flags: &[Option<Flag>]) -> Option<Flag> {
+    let first = (*flags.first()?)?;
+    let all = flags.len() >= HEADLINE_LAYOUTS && flags.iter().all(|flag| *flag == Some(first));
+    all.then_some(first)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_headline_needs_three_layouts_of_one_mind() {
+        let (r, i) = (Some(Flag::Regression), Some(Flag::Improvement));
+        assert_eq!(agreed(&[r, r, r]), r);
+        assert_eq!(agreed(&[r, r]), None);
+        assert_eq!(agreed(&[r, r, i]), None);
+        assert_eq!(agreed(&[r, None, r]), None);
+        assert_eq!(agreed(&[]), None);
+    }
 
     #[test]
     fn a_range_holds_all_there_is() {

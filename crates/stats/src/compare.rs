@@ -9,11 +9,12 @@ use crate::{
     record::Mode,
     table::{Effect, Table},
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// A table reduced to what can be compared: named rows with effects.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Reference {
     /// The name it is asked for by.
     pub name: String,
@@ -24,7 +25,7 @@ pub struct Reference {
 }
 
 /// One row of a [`Reference`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ReferenceRow {
     /// The benchmark it belongs to.
     pub benchmark: String,
@@ -35,7 +36,7 @@ pub struct ReferenceRow {
 }
 
 /// An effect as far as tables from elsewhere give it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ReferenceEffect {
     /// Change over the baseline in percent; positive is slower.
     pub effect_pct: f64,
@@ -50,7 +51,7 @@ pub struct ReferenceEffect {
 }
 
 /// Two tables side by side.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Comparison {
     /// The other table.
     pub name: String,
@@ -69,7 +70,7 @@ impl Comparison {
 }
 
 /// One row of a [`Comparison`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ComparedRow {
     /// The benchmark it belongs to.
     pub benchmark: String,
@@ -80,7 +81,7 @@ pub struct ComparedRow {
 }
 
 /// One effect in both tables.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ComparedEffect {
     /// In this table.
     pub here: Option<ReferenceEffect>,

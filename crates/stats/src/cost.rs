@@ -20,11 +20,12 @@
 //! A projection is not a measurement and is never tested or flagged.
 
 use crate::record::Counts;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// A unit cost with the range in which it is known.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct UnitCost {
     /// The value used.
     pub ns: f64,
@@ -43,7 +44,7 @@ impl UnitCost {
 }
 
 /// What the three kinds of events cost on some machine.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct UnitCosts {
     /// The machine, as it is named beside the projection.
     pub machine: String,
@@ -65,7 +66,7 @@ pub struct CostModel {
 }
 
 /// Where the baseline of a projection comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BaseSource {
     /// Published for the machine that is projected to.
@@ -75,7 +76,7 @@ pub enum BaseSource {
 }
 
 /// A projected effect.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Projection {
     /// Change over the baseline, in percent.
     pub effect_pct: f64,

@@ -2,14 +2,14 @@
 
 use crate::{
     bootstrap::bca95,
-    interval::{Interval, mean, student_t},
-    permutation::{PMethod, sign_flip},
+    interval::{Interval, mean, student_t, welch},
+    permutation::{PMethod, sign_flip, two_sample},
 };
 
 /// The effect of a mode on a row, on the scale of natural logarithms.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Estimate {
-    /// Blocks that held both the mode and its baseline.
+    /// Blocks that held both the mode and its baseline; between runs that share none, the blocks of the one that has fewer.
     pub pairs: usize,
     /// Mean log ratio.
     pub mean: f64,
@@ -36,6 +36,23 @@ impl Estimate {
             mean: mean(log_ratios),
             t95: student_t(log_ratios, 0.95),
             t90: student_t(log_ratios, 0.90),
+            p,
+            p_method,
+        })
+    }
+
+    /// Estimates the difference of two runs that share no blocks, from one logarithm per block of each. None unless both have one.
+    #[must_use]
+    pub fn between(before: &[f64], after: &[f64], seed: u64) -> Option<Self> {
+        if before.is_empty() || after.is_empty() {
+            return None;
+        }
+        let (p, p_method) = two_sample(before, after, seed);
+        Some(Estimate {
+            pairs: before.len().min(after.len()),
+            mean: mean(after) - mean(before),
+            t95: welch(before, after, 0.95),
+            t90: welch(before, after, 0.90),
             p,
             p_method,
         })

@@ -5,6 +5,7 @@
 //! table stays at 5 %. A flag needs the corrected p-value and the 95 % interval to agree.
 
 use crate::{estimate::Estimate, interval::Interval, permutation::smallest_p};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Chance of any false flag in a table that is accepted.
@@ -21,7 +22,7 @@ pub const MARGIN_PCT: f64 = 1.0;
 pub const MIN_BLOCKS: usize = 11;
 
 /// What may be said about an effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Flag {
     /// A regression: slower, beyond chance.
     #[serde(rename = "R")]

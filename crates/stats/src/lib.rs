@@ -6,6 +6,7 @@
 //! decides which effects may carry a flag ([`flag`]), and builds the table that is printed or
 //! handed to scripts ([`table`]). Beside the measured effects stands a projection by a cost model
 //! ([`cost`]), and any table can be set next to another one ([`compare`]).
+//! Whole runs are compared with each other, with a verdict, by [`contrast`].
 //!
 //! The words used throughout:
 //!
@@ -41,7 +42,10 @@
 #![forbid(unsafe_code)]
 
 mod bootstrap;
+pub mod changepoint;
 pub mod compare;
+pub mod conditions;
+pub mod contrast;
 pub mod cost;
 pub mod estimate;
 #[cfg(test)]
@@ -55,6 +59,7 @@ pub mod pooled;
 pub mod predict;
 pub mod record;
 pub mod reduce;
+pub mod side;
 pub mod table;
 
 pub use interval::Interval;

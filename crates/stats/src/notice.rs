@@ -4,7 +4,7 @@ use crate::record::Mode;
 use std::fmt;
 
 /// Something the reader of a table should know about its samples.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Notice {
     /// The last line of the file was cut off and dropped.
     TornLine {
@@ -30,6 +30,17 @@ pub enum Notice {
         /// The side without samples: the mode itself, or `off`.
         missing: Mode,
     },
+    /// Something else happened on the machine in some blocks.
+    Disturbed {
+        /// What.
+        what: Disturbance,
+        /// The most of it in a block.
+        worst: f64,
+        /// In how many blocks there was enough of it.
+        disturbed: usize,
+        /// Of how many.
+        blocks: usize,
+    },
     /// Fewer blocks hold a finished baseline than were planned.
     FewerBlocks {
         /// Blocks planned.
@@ -37,6 +48,17 @@ pub enum Notice {
         /// Blocks with a finished baseline.
         complete: usize,
     },
+}
+
+/// What disturbs a measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disturbance {
+    /// A hypervisor gave CPU time to other guests.
+    Steal,
+    /// Other processes ran.
+    Others,
+    /// A core was slowed for its heat.
+    Heat,
 }
 
 impl fmt::Display for Notice {
@@ -53,6 +75,23 @@ impl fmt::Display for Notice {
                 "{result_class}: no samples of {missing} in block {block}; \
                  the block was left out for {mode}"
             ),
+            Notice::Disturbed { what, worst, disturbed, blocks } => {
+                let blocks = format!("in {disturbed} of {blocks} blocks");
+                match what {
+                    Disturbance::Steal => write!(
+                        f,
+                        "other guests had up to {worst:.0} % of the CPUs {blocks}: choose a machine with CPUs of its own"
+                    ),
+                    Disturbance::Others => write!(
+                        f,
+                        "other processes used up to {worst:.0} % of the CPUs {blocks}: stop what else runs"
+                    ),
+                    Disturbance::Heat => write!(
+                        f,
+                        "the core was slowed for its heat, up to {worst:.0} times {blocks}: cool it, or lower the highest frequency"
+                    ),
+                }
+            }
             Notice::FewerBlocks { planned, complete } => {
                 write!(f, "{planned} blocks were planned, {complete} are complete")
             }

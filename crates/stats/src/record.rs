@@ -1,7 +1,7 @@
 //! The sample file: what a measuring run writes, one JSON object a line.
 //!
 //! The file opens with one [`Run`] line that says on what and how was measured. Then follow
-//! [`Sample`] and [`CountsRecord`] lines in the order in which they were taken. When the worker of
+//! [`Sample`] and [`CountsRecord`] lines in the order in which they were taken, and a [`NoiseRecord`] for each block. When the worker of
 //! one mode in one block has finished, a [`Done`] line says so; what a worker wrote before it was
 //! killed has no such line, is ignored by every reader, and is measured again when the run is
 //! continued, which first cuts the file back to the end of its last whole block. A line is written
@@ -15,6 +15,7 @@ mod origin;
 mod read;
 mod write;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -30,7 +31,7 @@ pub const FORMAT: u32 = 2;
 pub const BEFORE_INTEGRITY: u32 = 1;
 
 /// One line of the sample file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Record {
     /// The header: the first line, and only the first.
@@ -41,10 +42,12 @@ pub enum Record {
     Counts(CountsRecord),
     /// A worker finished: what it wrote counts.
     Done(Done),
+    /// What else happened on the machine during a block.
+    Noise(NoiseRecord),
 }
 
 /// What was run, where, and from which build.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Run {
     /// Version of this file format: [`FORMAT`], or [`BEFORE_INTEGRITY`].
     pub format: u32,
@@ -72,7 +75,7 @@ pub struct Run {
 }
 
 /// The machine a run was taken on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Machine {
     /// The processor's name.
     pub cpu: String,
@@ -88,7 +91,7 @@ pub struct Machine {
 }
 
 /// One timed iteration of one row.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Sample {
     /// The protection mode.
     pub mode: Mode,
@@ -110,7 +113,7 @@ pub struct Sample {
 }
 
 /// What a sample's value is measured in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Unit {
     /// Nanoseconds.
@@ -125,7 +128,7 @@ pub enum Unit {
 ///
 /// Counts do not depend on the machine, so one record for each row and mode is enough; if there
 /// are several, the last one is used.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CountsRecord {
     /// The protection mode.
     pub mode: Mode,
@@ -140,7 +143,7 @@ pub struct CountsRecord {
 }
 
 /// Events per timed operation. Averages where one operation differs from the next.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Counts {
     /// Writes of the protection register.
     pub switches: f64,
@@ -162,7 +165,7 @@ pub struct Counts {
 }
 
 /// How exposed the tables were while a row ran.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Exposure {
     /// Share of the time during which a window was open, 0 to 1.
     pub open_share: f64,
@@ -170,8 +173,26 @@ pub struct Exposure {
     pub longest_window_stores: u64,
 }
 
+/// What else happened on the machine while a block was measured, as far as the system says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NoiseRecord {
+    /// The block.
+    pub block: u32,
+    /// Share of all CPUs' time that a hypervisor gave to others, in percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steal_pct: Option<f64>,
+    /// Share in which other processes ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub others_pct: Option<f64>,
+    /// How often the core was slowed for its heat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttled: Option<u64>,
+}
+
 /// The worker of one mode in one block has finished.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 pub struct Done {
     /// The protection mode.
     pub mode: Mode,
@@ -193,6 +214,7 @@ pub struct ValueError {
 
 const POSITIVE: &str = "a finite number above 0";
 const NOT_NEGATIVE: &str = "a finite number of at least 0";
+const PERCENT: &str = "a share between 0 and 100";
 const SHARE: &str = "a share between 0 and 1";
 
 impl Record {
@@ -210,6 +232,7 @@ impl Record {
             Record::Sample(sample) => rename(&mut sample.mode),
             Record::Counts(record) => rename(&mut record.mode),
             Record::Done(done) => rename(&mut done.mode),
+            Record::Noise(_) => {}
         }
         self
     }
@@ -226,7 +249,18 @@ impl Record {
             Record::Sample(sample) => sample.check(),
             Record::Counts(record) => record.check(),
             Record::Done(_) => Ok(()),
+            Record::Noise(noise) => noise.check(),
         }
+    }
+}
+
+impl NoiseRecord {
+    fn check(&self) -> Result<(), ValueError> {
+        let shares = [("steal_pct", self.steal_pct), ("others_pct", self.others_pct)];
+        shares.into_iter().try_for_each(|(field, share)| {
+            let share = share.unwrap_or(0.0);
+            require((0.0..=100.0).contains(&share), field, share, PERCENT)
+        })
     }
 }
 

@@ -9,8 +9,10 @@
 //! earlier attempt measured for that row is dropped.
 
 use crate::{
-    notice::Notice,
-    record::{Counts, CountsRecord, Done, Exposure, Mode, Record, Recording, Sample, Unit},
+    notice::{Disturbance, Notice},
+    record::{
+        Counts, CountsRecord, Done, Exposure, Mode, NoiseRecord, Record, Recording, Sample, Unit,
+    },
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -84,12 +86,13 @@ pub fn reduce(recording: &Recording) -> Result<Measurements, ReduceError> {
         match record {
             Record::Sample(sample) => gathered.sample(sample, recording.done())?,
             Record::Counts(counts) => gathered.counts(counts),
-            Record::Run(_) | Record::Done(_) => {}
+            Record::Run(_) | Record::Done(_) | Record::Noise(_) => {}
         }
     }
     let blocks = recording.done().iter().filter(|done| done.mode == Mode::Off).count();
     let planned = recording.run().blocks;
     let mut notices = recording.notices().to_vec();
+    notices.extend(disturbed(recording));
     if blocks < planned as usize {
         notices.push(Notice::FewerBlocks { planned, complete: blocks });
     }
@@ -97,6 +100,35 @@ pub fn reduce(recording: &Recording) -> Result<Measurements, ReduceError> {
     let rows = gathered.into_rows();
     notices.extend(rows.iter().flat_map(|row| dropped_pairs(row, recording.done())));
     Ok(Measurements { rows, blocks, notices })
+}
+
+/// More than this share of all CPUs' time given to other guests, or used by other processes, disturbs.
+const STEAL_PCT: f64 = 1.0;
+const OTHERS_PCT: f64 = 5.0;
+
+/// What else happened on the machine, where it was enough to disturb.
+fn disturbed(recording: &Recording) -> Vec<Notice> {
+    let noise = || {
+        recording.records().iter().filter_map(|record| match record {
+            Record::Noise(noise) => Some(noise),
+            _ => None,
+        })
+    };
+    let blocks = noise().count();
+    let worst = |of: &dyn Fn(&NoiseRecord) -> Option<f64>, least: f64| {
+        let over: Vec<f64> = noise().filter_map(of).filter(|value| *value > least).collect();
+        let worst = over.iter().copied().reduce(f64::max)?;
+        Some((worst, over.len()))
+    };
+    let notice = |what, (worst, disturbed)| Notice::Disturbed { what, worst, disturbed, blocks };
+    [
+        (Disturbance::Steal, worst(&|noise| noise.steal_pct, STEAL_PCT)),
+        (Disturbance::Others, worst(&|noise| noise.others_pct, OTHERS_PCT)),
+        (Disturbance::Heat, worst(&|noise| noise.throttled.map(|times| times as f64), 0.0)),
+    ]
+    .into_iter()
+    .filter_map(|(what, worst)| Some(notice(what, worst?)))
+    .collect()
 }
 
 /// Workers that are missing from the blocks and modes that the file knows.
@@ -232,8 +264,9 @@ impl ModeMeasurements {
     }
 
     /// The median of each block.
-    fn medians(&self) -> impl Iterator<Item = f64> {
-        self.blocks.values().filter_map(|iterations| median(iterations.values().copied()))
+    fn medians(&self) -> impl Iterator<Item = (u32, f64)> {
+        let median = |iterations: &BTreeMap<u32, f64>| median(iterations.values().copied());
+        self.blocks.iter().filter_map(move |(block, times)| Some((*block, median(times)?)))
     }
 }
 
@@ -242,7 +275,18 @@ impl RowMeasurements {
     /// iterations that both have.
     #[must_use]
     pub fn log_ratios(&self, mode: Mode) -> Vec<f64> {
-        self.pairs(mode).filter_map(|(off, compared)| log_ratio(off, compared)).collect()
+        self.block_log_ratios(mode).map(|(_, ratio)| ratio).collect()
+    }
+
+    /// The same, each with its block.
+    pub fn block_log_ratios(&self, mode: Mode) -> impl Iterator<Item = (u32, f64)> {
+        self.pairs(mode)
+            .filter_map(|(block, off, compared)| Some((block, log_ratio(off, compared)?)))
+    }
+
+    /// The median of each block of `mode`.
+    pub fn block_medians(&self, mode: Mode) -> impl Iterator<Item = (u32, f64)> {
+        self.modes.get(&mode).into_iter().flat_map(ModeMeasurements::medians)
     }
 
     /// For each block that has the baseline and both modes, how many percent of the baseline `to` takes more than `from`; `None` stands for the
@@ -264,23 +308,23 @@ impl RowMeasurements {
     /// Geometric mean of the medians of `mode` over its blocks; none without any.
     #[must_use]
     pub fn geometric_mean(&self, mode: Mode) -> Option<f64> {
-        geometric_mean(self.modes.get(&mode)?.medians())
+        geometric_mean(self.block_medians(mode).map(|(_, time)| time))
     }
 
     /// Geometric mean of the baseline over the blocks in which `mode` is paired with it.
     pub(crate) fn paired_baseline(&self, mode: Mode) -> Option<f64> {
-        geometric_mean(self.pairs(mode).filter_map(|(off, _)| median(off.values().copied())))
+        geometric_mean(self.pairs(mode).filter_map(|(_, off, _)| median(off.values().copied())))
     }
 
     /// The iterations of baseline and mode in each block that has both.
     fn pairs(
         &self,
         mode: Mode,
-    ) -> impl Iterator<Item = (&BTreeMap<u32, f64>, &BTreeMap<u32, f64>)> {
+    ) -> impl Iterator<Item = (u32, &BTreeMap<u32, f64>, &BTreeMap<u32, f64>)> {
         let baseline = self.modes.get(&Mode::Off).map(|off| &off.blocks);
         let compared = self.modes.get(&mode).map(|mode| &mode.blocks);
         baseline.zip(compared).into_iter().flat_map(|(baseline, compared)| {
-            baseline.iter().filter_map(|(block, off)| Some((off, compared.get(block)?)))
+            baseline.iter().filter_map(|(block, off)| Some((*block, off, compared.get(block)?)))
         })
     }
 }

@@ -13,11 +13,12 @@ use crate::{
     permutation::PMethod,
     record::{Counts, Exposure, Machine, Mode, Origin, Unit},
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The evaluation of one run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Table {
     /// The machine measured.
     pub machine: Machine,
@@ -66,7 +67,7 @@ pub struct Table {
 pub const AA_GATE: &str = "aa";
 
 /// The outcome of a check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Gate {
     /// Nothing was found. For `aa` this is evidence only if [`Table::can_flag`].
@@ -78,7 +79,7 @@ pub enum Gate {
 }
 
 /// One row.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Row {
     /// The benchmark it belongs to.
     pub benchmark: String,
@@ -100,7 +101,7 @@ pub struct Row {
 }
 
 /// One mode of one row.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Cell {
     /// The measured effect; none for the baseline itself and for rows that were only counted.
     #[serde(flatten)]
@@ -117,7 +118,7 @@ pub struct Cell {
 }
 
 /// A measured effect. Percentages are changes over the baseline; positive is slower.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Effect {
     /// Mean over blocks, of log ratios.
     pub effect_pct: f64,

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::machine::machine;
 use super::plan::{Effort, Paging, Place, Plan, PlannedRow};
+use super::program::Program;
 use super::run::Machine;
 
 /// The header of a run of this plan on this machine, here and now. Measures what a switch costs.
@@ -18,10 +19,10 @@ use super::run::Machine;
 /// # Errors
 ///
 /// A file that decides what runs cannot be read, or the emulated machine does not say what protects it.
-pub fn run_header(plan: &Plan, runner: &Machine) -> Result<Run> {
+pub fn run_header(plan: &Plan, runner: &Machine, program: &Program) -> Result<Run> {
     Ok(Run {
         format: FORMAT,
-        machine: machine(),
+        machine: machine(plan.cpu),
         on: plan.place.name().into(),
         backend: runner.backend()?,
         paging: plan.paging.name().into(),
@@ -42,15 +43,14 @@ pub fn run_header(plan: &Plan, runner: &Machine) -> Result<Run> {
                 .as_ref()
                 .map_or(String::new(), |trace| format!(", trace {}", trace.display()))
         ),
-        origin: Some(origin(plan, runner)?),
+        origin: Some(origin(plan, runner, program)?),
     })
 }
 
 /// The commit this program was built from, where that is known.
 pub const COMMIT: Option<&str> = option_env!("KPKEYS_COMMIT");
 
-fn origin(plan: &Plan, runner: &Machine) -> Result<Origin> {
-    let program = std::env::current_exe().context("cannot find this program's own file")?;
+fn origin(plan: &Plan, runner: &Machine, program: &Program) -> Result<Origin> {
     let mut inputs = BTreeMap::new();
     if let Some(kernel) = runner.kernel() {
         inputs.insert("kernel".to_owned(), hash_of(kernel)?);
@@ -59,12 +59,13 @@ fn origin(plan: &Plan, runner: &Machine) -> Result<Origin> {
         inputs.insert("trace".to_owned(), hash_of(trace)?);
     }
     Ok(Origin {
-        commit: COMMIT.map(str::to_owned),
-        build_hash: hash_of(&program)?,
+        commit: program.commit.clone(),
+        build_hash: hash_of(&program.path)?,
         inputs,
         started: now(),
         rows: plan.rows.iter().map(PlannedRow::result_class).map(str::to_owned).collect(),
         modes: plan.modes.clone(),
+        session: None,
     })
 }
 

@@ -7,8 +7,8 @@ use kpkeys_emulator::Target;
 use kpkeys_stats::record::Mode;
 use kpkeys_workloads::{ALL_ROWS, Row, Span};
 
-use super::Options;
 use super::traced::{self, TracedRow};
+use super::{Options, cpu};
 use crate::emulated::check_backend;
 use crate::usage::UsageError;
 
@@ -31,6 +31,8 @@ pub struct Plan {
     pub effort: Effort,
     /// Seed of the order inside blocks.
     pub seed: u64,
+    /// The CPU to measure on, if one was asked for.
+    pub cpu: Option<usize>,
 }
 
 /// Where benchmarks run.
@@ -258,6 +260,13 @@ impl Plan {
         };
         let on_host = place == Place::Host;
         let blocks = options.blocks.unwrap_or(if on_host { effort.blocks() } else { 1 });
+        match options.cpu {
+            Some(_) if !on_host => {
+                return Err(UsageError("--cpu is for the host: leave it out".into()).into());
+            }
+            Some(cpu) => cpu::check(cpu)?,
+            None => {}
+        }
         if blocks == 0 {
             return Err(UsageError("--blocks needs at least 1".into()).into());
         }
@@ -289,6 +298,7 @@ impl Plan {
             blocks,
             effort,
             seed: options.seed,
+            cpu: options.cpu,
         })
     }
 }

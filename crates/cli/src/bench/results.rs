@@ -1,15 +1,14 @@
 //! Where records are kept: a results folder, which a killed run can go on with, or a temporary one.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use kpkeys_stats::conditions::leaf_differences;
 use kpkeys_stats::record::{Done, Mode, Record, Recording, Run, Writer};
 use kpkeys_stats::table::Table;
-use serde_json::{Map, Value};
 
 use crate::render::{self, Screen};
 use crate::usage::UsageError;
@@ -58,6 +57,22 @@ impl Results {
             (None, Writer::create(&samples, header)?)
         };
         Ok(Results { folder, _temporary: temporary, writer, earlier })
+    }
+
+    /// Where everything is kept.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The session that an earlier call began here, if one did.
+    pub fn session(&self) -> Option<&str> {
+        self.earlier.as_ref()?.run().origin.as_ref()?.session.as_deref()
+    }
+
+    /// Whether an earlier call left anything of this block.
+    pub fn has_any(&self, block: u32) -> bool {
+        let done = self.earlier.iter().flat_map(Recording::done);
+        done.into_iter().any(|done| done.block == block)
     }
 
     /// Whether all of these records are there already.
@@ -164,46 +179,37 @@ fn go_on(samples: &Path, now: &Run) -> Result<(Recording, Writer<File>)> {
     Writer::resume(samples).with_context(|| format!("cannot go on with {}", samples.display()))
 }
 
-/// What may differ between two calls that measure the same: how long a switch took is measured anew each time.
-const MAY_DIFFER: [&str; 2] = ["switch_ns", "started"];
+/// What may differ between two calls that measure the same: how long a switch took is measured anew each time, and a session goes on
+/// under its own name.
+const MAY_DIFFER: [&str; 3] = ["switch ns", "started", "session"];
 
 /// In what two runs differ that must not be mixed.
 fn differences(earlier: &Run, now: &Run) -> Result<Vec<String>> {
     let (was, is) = (serde_json::to_value(earlier)?, serde_json::to_value(now)?);
-    let mut found = Vec::new();
-    collect_differences("", &was, &is, &mut found);
-    Ok(found)
-}
-
-fn collect_differences(name: &str, was: &Value, is: &Value, found: &mut Vec<String>) {
-    if let (Value::Object(was), Value::Object(is)) = (was, is) {
-        let names: BTreeSet<&String> = was.keys().chain(is.keys()).collect();
-        for name in names.into_iter().filter(|name| !MAY_DIFFER.contains(&name.as_str())) {
-            let of = |object: &Map<String, Value>| object.get(name).cloned().unwrap_or_default();
-            collect_differences(name, &of(was), &of(is), found);
-        }
-    } else if was != is {
-        found.push(format!("{} was {}, is {}", name.replace('_', " "), shown(was), shown(is)));
-    }
-}
-
-fn shown(value: &Value) -> String {
-    match value {
-        Value::Null => "not known".to_owned(),
-        Value::String(text) => text.clone(),
-        Value::Array(values) => values.iter().map(shown).collect::<Vec<_>>().join(", "),
-        other => other.to_string(),
-    }
+    let found = leaf_differences("", &was, &is).into_iter();
+    let found = found.filter(|(name, ..)| !MAY_DIFFER.contains(&name.as_str()));
+    Ok(found.map(|(name, was, is)| format!("{name} was {was}, is {is}")).collect())
 }
 
 /// Writes a file under another name and gives it its own when it is there.
-fn write_whole(path: &Path, text: &[u8]) -> io::Result<()> {
-    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+///
+/// # Errors
+///
+/// What the file system says; a file that was there stays as it was.
+pub fn write_whole(path: &Path, text: &[u8]) -> io::Result<()> {
+    let mut file = tempfile::NamedTempFile::new_in(folder_of(path))?;
     file.write_all(text)?;
     // As any new file, not for its owner alone.
     file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
     file.persist(path)?;
     Ok(())
+}
+
+fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
 }
 
 /// A folder that is not ours is not written to.

@@ -11,10 +11,12 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
 use super::plan::{HOST_BACKEND, Place, Plan, PlannedRow};
+use super::program::Program;
 use super::results::Results;
-use super::turns;
+use super::{cpu, turns};
 use crate::emulated::Emulated;
 use crate::emulated::bench::Request;
+use crate::noise::Activity;
 use crate::usage::UsageError;
 
 /// The block number of workers that count: they belong to no block.
@@ -85,13 +87,18 @@ pub fn run(plan: &Plan, machine: &Machine, results: &mut Results, share: Share) 
     let left = missing - blocks.len();
     let timed: usize = blocks.iter().map(|block| block.steps.len()).sum();
     let progress = progress_bar(timed + counting.len());
+    let cpu = cpu::measured(plan.cpu).unwrap_or(0);
     for block in blocks {
         let mut records = Vec::new();
+        let before = Activity::now(cpu);
         for step in &block.steps {
             let name = step.rows.first().map_or("", PlannedRow::result_class);
             progress.set_message(format!("block {} of {}: {name}", block.number + 1, plan.blocks));
             records.extend(machine.time(plan, step, block.number)?);
             progress.inc(1);
+        }
+        if plan.place == Place::Host {
+            records.push(Record::Noise(Activity::now(cpu).since(&before, block.number)));
         }
         results.add(records, &block.done(plan))?;
     }
@@ -137,8 +144,8 @@ pub fn count_and_time_baseline(
 
 /// What runs a row in a mode: a process here, or a boot there.
 pub enum Machine {
-    /// Worker processes.
-    Processes,
+    /// Worker processes of this program.
+    Processes(Program),
     /// The reference kernel in an emulator.
     Emulated(Box<Emulated>),
 }
@@ -151,7 +158,7 @@ impl Machine {
     /// The emulator is missing, the backend is unknown, or the kernel does not build.
     pub fn new(plan: &Plan) -> Result<Machine> {
         Ok(match &plan.place {
-            Place::Host => Machine::Processes,
+            Place::Host => Machine::Processes(Program::this()?),
             Place::Emulator { target, backend } => {
                 Machine::Emulated(Box::new(Emulated::for_bench(*target, backend.as_deref())?))
             }
@@ -165,7 +172,7 @@ impl Machine {
     /// The kernel refuses the backend that was asked for, with the reason.
     pub fn backend(&self) -> Result<String> {
         match self {
-            Machine::Processes => Ok(HOST_BACKEND.to_owned()),
+            Machine::Processes(_) => Ok(HOST_BACKEND.to_owned()),
             Machine::Emulated(emulated) => emulated.backend(),
         }
     }
@@ -173,7 +180,7 @@ impl Machine {
     /// The file of the kernel that an emulated machine boots.
     pub fn kernel(&self) -> Option<&Path> {
         match self {
-            Machine::Processes => None,
+            Machine::Processes(_) => None,
             Machine::Emulated(emulated) => Some(emulated.kernel_file()),
         }
     }
@@ -181,7 +188,11 @@ impl Machine {
     /// Times one step of a block.
     fn time(&self, plan: &Plan, step: &Step<'_>, block: u32) -> Result<Vec<Record>> {
         match self {
-            Machine::Processes => turns::take(plan, step, block),
+            Machine::Processes(program) => {
+                Ok(turns::take(plan, &[program.path.as_path()], step, block)?
+                    .pop()
+                    .unwrap_or_default())
+            }
             Machine::Emulated(emulated) => {
                 let mut records = Vec::new();
                 for &mode in &step.modes {
@@ -195,7 +206,7 @@ impl Machine {
     /// Counts the events of all rows in one mode.
     fn count(&self, plan: &Plan, mode: Mode) -> Result<Vec<Record>> {
         match self {
-            Machine::Processes => turns::count(plan, mode),
+            Machine::Processes(program) => turns::count(plan, &program.path, mode),
             Machine::Emulated(emulated) => {
                 emulated.bench(&request(plan, &plan.rows, mode, COUNTING, true))
             }
@@ -210,9 +221,11 @@ fn request(plan: &Plan, rows: &[PlannedRow], mode: Mode, block: u32, count: bool
 }
 
 /// One block: what runs in it, in order.
-struct Block<'p> {
-    number: u32,
-    steps: Vec<Step<'p>>,
+pub struct Block<'p> {
+    /// Counted from 0.
+    pub number: u32,
+    /// Row by row.
+    pub steps: Vec<Step<'p>>,
 }
 
 /// One row, or the rows of one trace, which come from one replay: in every mode, in an order drawn from the seed.
@@ -227,14 +240,19 @@ pub struct Step<'p> {
 
 impl Block<'_> {
     /// The records that say it is whole.
-    fn done(&self, plan: &Plan) -> Vec<Done> {
+    pub fn done(&self, plan: &Plan) -> Vec<Done> {
         plan.modes.iter().map(|&mode| Done { mode, block: self.number }).collect()
     }
 }
 
 fn blocks(plan: &Plan) -> impl Iterator<Item = Block<'_>> {
+    endless_blocks(plan).take(plan.blocks as usize)
+}
+
+/// As many blocks as anyone wants.
+pub fn endless_blocks(plan: &Plan) -> impl Iterator<Item = Block<'_>> {
     let mut order = SmallRng::seed_from_u64(plan.seed);
-    (0..plan.blocks).map(move |number| {
+    (0..).map(move |number| {
         let together =
             |a: &PlannedRow, b: &PlannedRow| a.traced().is_some() && b.traced().is_some();
         let steps = plan.rows.chunk_by(together).map(|rows| {
@@ -248,7 +266,8 @@ fn blocks(plan: &Plan) -> impl Iterator<Item = Block<'_>> {
     })
 }
 
-fn progress_bar(steps: usize) -> ProgressBar {
+/// A bar on a terminal, nothing in a pipe.
+pub fn progress_bar(steps: usize) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(steps as u64), ProgressDrawTarget::stderr());
     let style =
         ProgressStyle::with_template("{bar:20} {pos}/{len}  {elapsed} of {duration}  {wide_msg}");

@@ -7,6 +7,7 @@
 //! A worker prints an empty line whenever it waits, then does an iteration for each line it is sent, and ends when its input does.
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
@@ -23,23 +24,31 @@ use super::worker;
 /// Turns of the host kernel in a block, ahead of the others: its set-up touches 1 GiB for real.
 const LINUX_TURNS: u32 = 2;
 
-/// Times the rows of one step.
+/// Times the rows of one step with each of these programs, all of whose workers take turns. Returns the records of each.
 ///
 /// # Errors
 ///
 /// A worker that failed; it has said why on standard error.
-pub fn take(plan: &Plan, step: &Step<'_>, block: u32) -> Result<Vec<Record>> {
-    let mut records = Vec::new();
+pub fn take(
+    plan: &Plan,
+    programs: &[&Path],
+    step: &Step<'_>,
+    block: u32,
+) -> Result<Vec<Vec<Record>>> {
+    let mut records = vec![Vec::new(); programs.len()];
     let mut workers = Vec::new();
     for &mode in &step.modes {
-        let mut worker = Worker::start(plan, step.rows, mode, block, false)?;
-        worker.read_until_waiting(&mut records)?;
-        workers.push(worker);
+        for (build, program) in programs.iter().enumerate() {
+            let mut worker = Worker::start(plan, program, step.rows, mode, block, false)?;
+            worker.build = build;
+            worker.read_until_waiting(&mut records[build])?;
+            workers.push(worker);
+        }
     }
     let (mut linux, mut modes): (Vec<_>, Vec<_>) =
         workers.into_iter().partition(|worker| worker.mode == Mode::Linux);
     for _ in 0..LINUX_TURNS {
-        linux.iter_mut().try_for_each(|worker| worker.turn(&mut records))?;
+        linux.iter_mut().try_for_each(|worker| worker.turn(&mut records[worker.build]))?;
     }
     let mut order = SmallRng::seed_from_u64(step.seed);
     let (least, most) = plan.effort.turns();
@@ -49,7 +58,7 @@ pub fn take(plan: &Plan, step: &Step<'_>, block: u32) -> Result<Vec<Record>> {
             break;
         }
         modes.shuffle(&mut order);
-        modes.iter_mut().try_for_each(|worker| worker.turn(&mut records))?;
+        modes.iter_mut().try_for_each(|worker| worker.turn(&mut records[worker.build]))?;
     }
     linux.into_iter().chain(modes).try_for_each(Worker::end)?;
     Ok(records)
@@ -60,9 +69,9 @@ pub fn take(plan: &Plan, step: &Step<'_>, block: u32) -> Result<Vec<Record>> {
 /// # Errors
 ///
 /// As [`take`].
-pub fn count(plan: &Plan, mode: Mode) -> Result<Vec<Record>> {
+pub fn count(plan: &Plan, program: &Path, mode: Mode) -> Result<Vec<Record>> {
     let mut records = Vec::new();
-    let mut worker = Worker::start(plan, &plan.rows, mode, COUNTING, true)?;
+    let mut worker = Worker::start(plan, program, &plan.rows, mode, COUNTING, true)?;
     worker.read_until_waiting(&mut records)?;
     worker.end()?;
     Ok(records)
@@ -70,6 +79,8 @@ pub fn count(plan: &Plan, mode: Mode) -> Result<Vec<Record>> {
 
 /// A worker process. Dropped before its end, it is killed.
 struct Worker {
+    /// Which of the programs it runs.
+    build: usize,
     mode: Mode,
     block: u32,
     process: Child,
@@ -80,22 +91,22 @@ struct Worker {
 impl Worker {
     fn start(
         plan: &Plan,
+        program: &Path,
         rows: &[PlannedRow],
         mode: Mode,
         block: u32,
         count: bool,
     ) -> Result<Worker> {
-        let program = std::env::current_exe().context("cannot find this program's own file")?;
         let mut process = Command::new(program)
             .args(worker::arguments(plan, rows, mode, block, count))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .spawn()
-            .context("cannot start a worker")?;
+            .with_context(|| format!("cannot start {} as a worker", program.display()))?;
         let turns = process.stdin.take();
         let printed = process.stdout.take().context("a worker has no standard output")?;
-        Ok(Worker { mode, block, process, turns, printed: BufReader::new(printed) })
+        Ok(Worker { build: 0, mode, block, process, turns, printed: BufReader::new(printed) })
     }
 
     fn turn(&mut self, records: &mut Vec<Record>) -> Result<()> {

@@ -18,6 +18,7 @@ use kpkeys_replay::History;
 use kpkeys_stats::record::{self, CountsRecord, Exposure, Mode, Record, Sample, Unit};
 use kpkeys_workloads::{Clock, Row, Span, Test, Timing};
 
+use super::cpu;
 use super::plan::{self, Effort, Paging, PlannedRow};
 use super::traced::{self, Times, TracedRow};
 
@@ -47,6 +48,9 @@ pub struct Options {
     /// The trace to replay
     #[arg(long)]
     trace: Option<std::path::PathBuf>,
+    /// The CPU to keep to [default: the last that may be used]
+    #[arg(long)]
+    cpu: Option<usize>,
     /// Count events instead of timing
     #[arg(long)]
     count: bool,
@@ -72,6 +76,7 @@ pub fn arguments(
     ]);
     arguments.extend(rows.iter().flat_map(|row| ["--row".into(), row.result_class().into()]));
     arguments.extend(plan.trace.iter().flat_map(|file| ["--trace".into(), file.into()]));
+    arguments.extend(plan.cpu.iter().flat_map(|cpu| ["--cpu".into(), cpu.to_string().into()]));
     arguments.extend(count.then(|| "--count".into()));
     arguments
 }
@@ -82,7 +87,9 @@ pub fn arguments(
 ///
 /// What a row failed with.
 pub fn run(options: &Options) -> Result<()> {
-    stay_on_one_cpu();
+    if let Some(cpu) = cpu::measured(options.cpu) {
+        cpu::stay_on(cpu);
+    }
     let (valid, history) = valid_rows(options)?;
     let worker = Worker {
         mode: options.mode.parse().context("bad --mode")?,
@@ -219,7 +226,10 @@ impl Worker {
     }
 
     fn time<M: Machine>(&self, kernel: &Kernel<M>, row: &Row) -> Result<()> {
+        #[cfg(not(feature = "planted"))]
         let clock = Stopwatch;
+        #[cfg(feature = "planted")]
+        let clock = super::planted::Slowed::of(Stopwatch, row.result_class);
         self.iterate(kernel, &clock, row)?;
         for iteration in turns() {
             let timing = self.iterate(kernel, &clock, row)?;
@@ -364,15 +374,10 @@ fn print(record: &Record) -> Result<()> {
     Ok(io::stdout().lock().write_all(&line)?)
 }
 
-/// Keeps this process on the last CPU it may use, the one least busy with interrupts as a rule. Without the right to, it goes on.
+/// Keeps this process on the CPU that is measured on.
 pub fn stay_on_one_cpu() {
-    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-    if let Ok(allowed) = sched_getaffinity(None)
-        && let Some(last) = (0..CpuSet::MAX_CPU).rev().find(|&cpu| allowed.is_set(cpu))
-    {
-        let mut one = CpuSet::new();
-        one.set(last);
-        let _ = sched_setaffinity(None, &one);
+    if let Some(cpu) = cpu::measured(None) {
+        cpu::stay_on(cpu);
     }
 }
 

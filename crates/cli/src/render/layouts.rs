@@ -2,39 +2,53 @@
 
 use super::cells::{self, NONE};
 use super::grid::Grid;
+use super::results::under_benchmarks;
 use crate::spread::{Range, Spread, SpreadCell, SpreadRow};
 use kpkeys_stats::flag::Flag;
 use kpkeys_stats::record::{Mode, Unit};
 
 /// Smallest and largest effect of each row and mode.
-pub fn costs(spread: &Spread) -> Grid {
+pub fn costs(spread: &Spread, folded: bool) -> Grid {
     let modes = modes(spread);
     let line = |row: &SpreadRow| {
         let effects = modes.iter().map(|mode| row.modes.get(mode).map_or(NONE.into(), effect));
         [row.result_class.clone(), baseline(row)].into_iter().chain(effects).collect()
     };
     let heads = ["result class", "off"].into_iter().chain(modes.iter().map(|mode| mode.name()));
-    grid(heads.map(str::to_owned).collect(), spread, line)
+    let spare = vec!["off".to_owned()];
+    Grid { spare, ..grid(heads.map(str::to_owned).collect(), spread, folded, line) }
+}
+
+/// The ends of all intervals of each row and mode.
+pub fn intervals(spread: &Spread, folded: bool) -> Grid {
+    let modes = modes(spread);
+    let line = |row: &SpreadRow| {
+        let cells = modes.iter().map(|mode| row.modes.get(mode).map_or(NONE.into(), interval));
+        [row.result_class.clone()].into_iter().chain(cells).collect()
+    };
+    let heads = modes.iter().map(|mode| format!("{}\n95 %, all layouts", mode.name()));
+    grid(["result class".to_owned()].into_iter().chain(heads).collect(), spread, folded, line)
 }
 
 /// The longest window of each row and mode, in stores, and the share of the time with one open.
-pub fn exposure(spread: &Spread) -> Grid {
+pub fn exposure(spread: &Spread, folded: bool) -> Grid {
     let modes = modes(spread);
     let line = |row: &SpreadRow| {
         let windows = modes.iter().map(|mode| row.modes.get(mode).map_or(NONE.into(), window));
         [row.result_class.clone()].into_iter().chain(windows).collect()
     };
     let heads = modes.iter().map(|mode| format!("{}\nopen, longest", mode.name()));
-    grid(["result class".to_owned()].into_iter().chain(heads).collect(), spread, line)
+    grid(["result class".to_owned()].into_iter().chain(heads).collect(), spread, folded, line)
 }
 
 /// What is said beneath.
 pub fn legend(spread: &Spread) -> Vec<String> {
     let mut lines = vec![
         format!(
-            "smallest to largest effect over {} layouts of the code, in percent of `off`; + is slower. R, I, = or - is the flag in each.",
+            "smallest to largest effect over {} layouts of the code, in percent of `off`; + is slower. R, I, = or - is the flag in each; ! where at least three agree, as a headline needs.",
             spread.layouts.len()
         ),
+        "95 %, all layouts: from the lowest to the highest end of the layouts' 95 % intervals.".to_owned(),
         "open: share of the time of the operation with a window open; longest: stores in the longest window.".to_owned(),
     ];
     if spread.rows.iter().any(|row| row.baseline_recorded) {
@@ -60,9 +74,16 @@ fn modes(spread: &Spread) -> Vec<Mode> {
     Mode::PROTECTING.into_iter().filter(shown).collect()
 }
 
-fn grid(heads: Vec<String>, spread: &Spread, line: impl Fn(&SpreadRow) -> Vec<String>) -> Grid {
+fn grid(
+    heads: Vec<String>,
+    spread: &Spread,
+    folded: bool,
+    line: impl Fn(&SpreadRow) -> Vec<String>,
+) -> Grid {
+    let names = spread.rows.iter().map(|row| (row.benchmark.as_str(), row.result_class.as_str()));
     let lines = spread.rows.iter().map(line).collect();
-    Grid { heads, text_columns: 1, lines, ..Grid::default() }
+    let lines = if folded { under_benchmarks(names, lines, folded) } else { lines };
+    Grid { heads, text_columns: 1, lines, folded, ..Grid::default() }
 }
 
 fn baseline(row: &SpreadRow) -> String {
@@ -78,7 +99,16 @@ fn baseline(row: &SpreadRow) -> String {
 fn effect(cell: &SpreadCell) -> String {
     let Range { low, high } = cell.effect_pct;
     let flags: String = cell.flags.iter().map(|flag| flag.map_or(NONE, Flag::letter)).collect();
-    format!("{} to {} {flags}", cells::signed(low, 1), cells::signed(high, 1))
+    let agreed = if cell.agreed.is_some() { " !" } else { "" };
+    format!("{} to {} {flags}{agreed}", cells::signed(low, 1), cells::signed(high, 1))
+}
+
+/// What noise and layout together leave open.
+fn interval(cell: &SpreadCell) -> String {
+    cell.interval_pct.map_or_else(
+        || NONE.to_owned(),
+        |Range { low, high }| format!("{} to {}", cells::signed(low, 1), cells::signed(high, 1)),
+    )
 }
 
 fn window(cell: &SpreadCell) -> String {

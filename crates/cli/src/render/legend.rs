@@ -194,7 +194,8 @@ pub fn machine(machine: &Machine) -> String {
     )
 }
 
-fn run(table: &Table) -> String {
+/// How and with what it was run, in one line.
+pub fn run(table: &Table) -> String {
     let how = table.machine.extra.get("switch").and_then(|how| how.as_str());
     let how = how.map_or(String::new(), |how| format!(" ({how})"));
     let switch = match table.switch_ns {

@@ -4,6 +4,7 @@ use super::{
     Format,
     cells::{self, NONE},
     grid::Grid,
+    results::under_benchmarks,
 };
 use crate::reference::{self, BaselineTable, EffectTable, Published};
 use kpkeys_stats::record::{Mode, Unit};
@@ -17,16 +18,34 @@ pub fn title(table: Published) -> String {
     }
 }
 
-/// The rows of a table. On a terminal the benchmark stands only beside its first row.
-pub fn grid(table: Published, format: Format) -> Grid {
+/// The rows of a table. On a terminal the benchmark stands only beside its first row, on a narrow one above it.
+pub fn grid(table: Published, format: Format, folded: bool) -> Grid {
     let mut grid = match table {
         Published::Effects(table) => effects(table),
         Published::Baselines(table) => baselines(table),
     };
+    if folded {
+        return under_headings(grid);
+    }
     if format != Format::Markdown {
         blank_repeats(&mut grid.lines);
     }
     grid
+}
+
+/// The benchmark on a line of its own above its rows, instead of a column.
+fn under_headings(grid: Grid) -> Grid {
+    let names: Vec<[String; 2]> =
+        grid.lines.iter().map(|line| [line[0].clone(), line[1].clone()]).collect();
+    let names = names.iter().map(|[benchmark, class]| (benchmark.as_str(), class.as_str()));
+    let lines = grid.lines.iter().map(|line| line[1..].to_vec()).collect();
+    Grid {
+        heads: grid.heads[1..].to_vec(),
+        text_columns: 1,
+        lines: under_benchmarks(names, lines, true),
+        folded: true,
+        ..Grid::default()
+    }
 }
 
 /// What is said beneath the tables.

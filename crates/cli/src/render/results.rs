@@ -27,7 +27,8 @@ pub fn terminal(table: &Table, folded: bool) -> Grid {
     let spare = [projection(table), compat(table), of_linux(table), linux()];
     let spare = spare.into_iter().chain(comparison(table)).map(|column| column.head).collect();
     let mut grid = Grid { spare, folded, ..grid(&columns, table, 1) };
-    grid.lines = under_benchmarks(table, grid.lines, folded);
+    let names = table.rows.iter().map(|row| (row.benchmark.as_str(), row.result_class.as_str()));
+    grid.lines = under_benchmarks(names, grid.lines, folded);
     grid
 }
 
@@ -70,20 +71,22 @@ fn grid(columns: &[Column], table: &Table, text_columns: usize) -> Grid {
 
 /// Puts the benchmark's name above the first of its rows, and its rows a little to the right. Folded, so does what stands before the
 /// colon in the names of rows.
-fn under_benchmarks(table: &Table, lines: Vec<Vec<String>>, folded: bool) -> Vec<Vec<String>> {
+pub fn under_benchmarks<'n>(
+    rows: impl Iterator<Item = (&'n str, &'n str)>,
+    lines: Vec<Vec<String>>,
+    folded: bool,
+) -> Vec<Vec<String>> {
     let mut grouped = Vec::new();
     let mut above: Vec<&str> = Vec::new();
-    for (row, mut line) in table.rows.iter().zip(lines) {
-        let (test, size) = row.result_class.split_once(": ").filter(|_| folded).unzip();
-        let names: Vec<&str> = [row.benchmark.as_str()]
-            .into_iter()
-            .chain(test.filter(|test| *test != row.benchmark))
-            .collect();
+    for ((benchmark, result_class), mut line) in rows.zip(lines) {
+        let (test, size) = result_class.split_once(": ").filter(|_| folded).unzip();
+        let names: Vec<&str> =
+            [benchmark].into_iter().chain(test.filter(|test| *test != benchmark)).collect();
         let known = names.iter().zip(&above).take_while(|(name, above)| name == above).count();
         for (depth, name) in names.iter().enumerate().skip(known) {
             grouped.push(vec![format!("{}{name}", "  ".repeat(depth))]);
         }
-        line[0] = format!("{}{}", "  ".repeat(names.len()), size.unwrap_or(&row.result_class));
+        line[0] = format!("{}{}", "  ".repeat(names.len()), size.unwrap_or(result_class));
         above = names;
         grouped.push(line);
     }

@@ -2,12 +2,13 @@
 //!
 //! Runs recorded before there was an origin have none. They are read as before, and not gone on with.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Mode;
 
 /// What ties a run to what made it. Two runs may share a sample file only if all of it but the date is the same.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Origin {
     /// The commit the program was built from, where that is known; ends in `-dirty` if its sources had been changed since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -23,6 +24,9 @@ pub struct Origin {
     pub rows: Vec<String>,
     /// What each block runs, the baseline, its twin and the host kernel included.
     pub modes: Vec<Mode>,
+    /// Names the session in which several builds took turns in the same blocks; runs of one session are paired block by block.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
 }
 
 /// Digits by which a hash is named where people read.
@@ -57,6 +61,7 @@ mod tests {
             started: "2026-01-02T03:04:05Z".into(),
             rows: vec![],
             modes: vec![],
+            session: None,
         };
         assert_eq!(origin.program(), "commit 0123456789ab-dirty, build fedcba987654");
         let unknown = Origin { commit: None, build_hash: "é".into(), ..origin };

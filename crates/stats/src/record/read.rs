@@ -48,7 +48,9 @@ pub enum Problem {
         found: u32,
     },
     /// Not a JSON object of the format.
-    #[error("malformed record: {0}; expected one JSON object of kind run, sample, counts or done")]
+    #[error(
+        "malformed record: {0}; expected one JSON object of kind run, sample, counts, done or noise"
+    )]
     Malformed(serde_json::Error),
     /// Not text.
     #[error("the line is not UTF-8; expected one JSON object")]
@@ -242,7 +244,7 @@ impl Recording {
             Record::Done(done) => {
                 self.done.insert(*done);
             }
-            Record::Counts(_) => {}
+            Record::Counts(_) | Record::Noise(_) => {}
         }
         self.records.push(record);
         Ok(())

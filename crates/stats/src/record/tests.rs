@@ -119,7 +119,10 @@ fn bad_lines_are_named_with_what_was_expected() {
     for (line, expected) in cases {
         let message = with(line);
         assert!(message.contains(expected), "{line}: {message}");
-        assert!(message.ends_with("expected one JSON object of kind run, sample, counts or done"));
+        assert!(
+            message
+                .ends_with("expected one JSON object of kind run, sample, counts, done or noise")
+        );
     }
 }
 
@@ -184,6 +187,7 @@ fn file_with_origin() -> String {
         started: "2026-01-02T03:04:05Z".into(),
         rows: vec!["fork: h:0".into()],
         modes: vec![Mode::Off, Mode::Batched],
+        session: None,
     };
     let header =
         serde_json::to_string(&Record::Run(Box::new(Run { origin: Some(origin), ..run(2) })));
