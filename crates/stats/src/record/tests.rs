@@ -215,7 +215,7 @@ fn what_was_recorded_before_there_was_integrity_is_read_as_lean() {
 
 fn record_mode(record: &Record) -> Option<Mode> {
     match record {
-        Record::Run(_) => None,
+        Record::Run(_) | Record::Noise(_) => None,
         Record::Sample(sample) => Some(sample.mode),
         Record::Counts(record) => Some(record.mode),
         Record::Done(done) => Some(done.mode),
