@@ -10,7 +10,6 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::folder::Folder;
@@ -39,9 +38,10 @@ pub fn run(folder: &Folder, tasks: &BTreeSet<u32>, processes: usize) -> Result<(
         let slots = (0..processes.min(tasks.len())).map(|slot| {
             let cpu = cpus.get(slot % cpus.len().max(1)).copied();
             scope.spawn(move || -> Result<()> {
+                cpu.into_iter().for_each(keep_to);
                 while let Some(task) = next() {
                     progress.set_message(format!("task {task}"));
-                    carry_out(folder, task, cpu)?;
+                    carry_out(folder, task)?;
                     progress.inc(1);
                 }
                 Ok(())
@@ -57,29 +57,29 @@ pub fn run(folder: &Folder, tasks: &BTreeSet<u32>, processes: usize) -> Result<(
     Ok(())
 }
 
-fn carry_out(folder: &Folder, task: u32, cpu: Option<usize>) -> Result<()> {
+fn carry_out(folder: &Folder, task: u32) -> Result<()> {
     let log = folder.logs().join(format!("local.{task}.log"));
     let open = OpenOptions::new().create(true).append(true).open(&log);
     let log_file = open.with_context(|| format!("cannot write {}", log.display()))?;
     let errors = log_file.try_clone().context("cannot open a log twice")?;
-    let mut process = Command::new(folder.program())
+    let status = Command::new(folder.program())
         .args(["campaign", "task"])
         .arg(folder.path())
         .arg(task.to_string())
         .stdin(Stdio::null())
         .stdout(log_file)
         .stderr(errors)
-        .spawn()
-        .context("cannot start this program once more")?;
-    if let Some(cpu) = cpu {
-        let mut one = CpuSet::new();
-        one.set(cpu);
-        // Without the right to, it runs anywhere.
-        let _ = sched_setaffinity(Pid::from_raw(process.id() as i32), &one);
-    }
+        .status();
     // What came of it is in the folder, or in the log.
-    process.wait().context("a task was lost")?;
-    Ok(())
+    status.context("cannot start this program once more").map(drop)
+}
+
+/// Keeps this thread, and the processes it will start, to a CPU: from before they look how many they have, which is part of what they record.
+fn keep_to(cpu: usize) {
+    let mut one = CpuSet::new();
+    one.set(cpu);
+    // Without the right to, they run anywhere.
+    let _ = sched_setaffinity(None, &one);
 }
 
 /// The CPUs this process may use, the last one first: it is the one least busy with interrupts as a rule.
