@@ -98,7 +98,7 @@ impl<F: HostedFormat, const B: bool> Bench<F, B> {
             let section = paging.section(paging.kernel());
             paging.table_for(&section, paging.kernel(), KERNEL, Level::Pte).expect("links");
             let user = paging.new_user_root(&section).expect("a root");
-            paging.table_for(&section, &user, USER, Level::Pte).expect("links");
+            paging.table_for(&paging.section(&user), &user, USER, Level::Pte).expect("links");
             user
         };
         let data = paging.frames().allocate(0).expect("there is memory");

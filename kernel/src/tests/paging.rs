@@ -161,10 +161,10 @@ kernel_test! {
         let before = accounted();
         for _ in 0..3 {
             match memories().vm_map_ram(&[root]) {
-                Ok(alias) if crate::paging::types().is_none() => {
+                Ok(alias) if paging::types().is_none() => {
                     memories().vm_unmap_ram(alias, 1).map_err(failed)?;
                 }
-                Err(_) if crate::paging::types().is_some() => {}
+                Err(_) if paging::types().is_some() => {}
                 mapped => ensure!(false, "mapping a table: {mapped:?}"),
             }
         }
