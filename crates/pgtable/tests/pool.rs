@@ -218,8 +218,9 @@ fn an_unlinked_page_is_not_used_again_before_its_flush<F: HostedFormat, S: Prote
     }
 }
 
+/// In `fused` tables with entries are not freed at all.
 fn a_page_taken_again_is_empty<F: HostedFormat, S: Protection>() {
-    for config in support::configs() {
+    for config in support::configs().filter(|config| config.mode != Mode::Fused) {
         let system = System::<F, S>::boot(config, memory_for(config.linear));
         for _ in 0..3 {
             let user = system.new_user_root();

@@ -97,10 +97,9 @@ impl<F: HostedFormat, const B: bool> Bench<F, B> {
         let user = {
             let section = paging.section(paging.kernel());
             paging.table_for(&section, paging.kernel(), KERNEL, Level::Pte).expect("links");
-            let user = paging.new_user_root(&section).expect("a root");
-            paging.table_for(&paging.section(&user), &user, USER, Level::Pte).expect("links");
-            user
+            paging.new_user_root(&section).expect("a root")
         };
+        paging.table_for(&paging.section(&user), &user, USER, Level::Pte).expect("links");
         let data = paging.frames().allocate(0).expect("there is memory");
         let entry = F::leaf(Level::Pte, data, Attrs::KERNEL_DATA);
         Bench { paging, register, user, entry: entry.expect("a good entry") }

@@ -275,11 +275,15 @@ impl<M: Machine> AddressSpace<'_, M> {
             }
             let va = piece.start().offset_pages(passed);
             let index = va.index(Level::Pte);
+            let vma = match self.vma_to_write(va) {
+                Ok(vma) => vma,
+                Err(error) => break Err(error),
+            };
             if M::Format::is_present(table.slot(index).load()) {
                 passed += 1;
                 continue;
             }
-            match self.vma_to_write(va).and_then(|vma| self.new_pages(table, va, &vma, true)) {
+            match self.new_pages(table, va, &vma, true) {
                 // A large folio may begin before `va`; what matters is how far it reaches. Nothing was gathered: its table was empty.
                 Ok(NewPages::Large(first)) => {
                     return match self.store_large(section, table, first) {

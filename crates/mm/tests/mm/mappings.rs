@@ -271,13 +271,13 @@ fn a_mapping_moves_with_its_pages<F: HostedFormat>() {
         // Each page is cleared and set.
         assert_eq!(counts.of(Event::EntryStore), 2 * 23);
         // A window for each of the two tables that are left, another when the old place is unmapped; and for each upper store, and
-        // the zeroing of each new table.
+        // the protection and the zeroing of each new table.
         let (windows, upper) = (counts.of(Event::WindowOpened), counts.of(Event::UpperStore));
         let expected = match mode {
             Mode::Off => 0..=0,
-            Mode::Unbatched => 2 * 23 + upper..=2 * 23 + 2 * upper,
+            Mode::Unbatched => 2 * 23 + upper..=2 * 23 + 3 * upper,
             // And one where the page that was there before might have had an entry.
-            Mode::Batched => 5 + upper..=5 + 2 * upper,
+            Mode::Batched => 5 + upper..=5 + 3 * upper,
             // The tables are linked, entries move, and the old place is unmapped; what was there had no entry to clear.
             Mode::FusedLean => 3..=3,
             // The same, with a gate for each table's work: a new one is emptied and linked, its entries move and are unmapped.

@@ -185,10 +185,7 @@ impl<F: Format> Model<F> {
             Mode::FusedLean => self.events.windows,
             // A gate for each run of entries, and for each new table one that empties it and one that links it.
             Mode::Fused => {
-                self.map_sections
-                    + self.unmap_sections
-                    + upper_stores
-                    + self.events.ptps_allocated
+                self.map_sections + self.unmap_sections + upper_stores + self.events.ptps_allocated
             }
         };
         // What arm64 wants for valid kernel entries: a barrier when a lazy-MMU section ends, and one for each linked table.
