@@ -78,6 +78,13 @@ pub fn run(options: &Options) -> Result<()> {
         let why = format!("no folder of bench --out and no {INSTRUCTIONS_FILE}");
         return Err(UsageError(format!("{} holds {why}", folder.display())).into());
     }
+    let undated = runs.iter().filter(|run| run.origin.is_none()).count();
+    if undated > 0 {
+        let all = runs.len();
+        eprintln!(
+            "kpkeys: {undated} of {all} runs are of a version that named no commit; they are left out"
+        );
+    }
     let history = History::of(&runs, &counted);
     match &options.output {
         Some(file) => write_whole(file, page::page(&history)?.as_bytes())

@@ -288,7 +288,8 @@ fn a_run_can_pause_after_each_block() {
     assert!(paused.stdout.is_empty());
     let whole = short_run(folder.path(), &["--pause-after", "1", "--format", "json"]);
     let table: Value = serde_json::from_slice(&whole.stdout).unwrap();
-    assert_eq!((&table["blocks"], &table["notices"]), (&2.into(), &serde_json::json!([])));
+    // What other processes did meanwhile may be noted as well.
+    assert_eq!(table["blocks"], 2, "{}", table["notices"]);
 }
 
 #[test]

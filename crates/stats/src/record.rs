@@ -219,7 +219,7 @@ const SHARE: &str = "a share between 0 and 1";
 
 impl Record {
     /// What a record of the version [`BEFORE_INTEGRITY`] says in the words of this one.
-    fn from_before_integrity(mut self) -> Self {
+    fn renamed_as_lean(mut self) -> Self {
         let rename = |mode: &mut Mode| {
             if *mode == Mode::Fused {
                 *mode = Mode::FusedLean;

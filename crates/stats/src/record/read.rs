@@ -102,7 +102,7 @@ impl<R: BufRead> Reader<R> {
         match parse(&self.buffer).and_then(|record| self.in_its_place(record)) {
             Ok(record) => {
                 self.good_bytes += bytes as u64;
-                Ok(Some(if self.is_old { record.from_before_integrity() } else { record }))
+                Ok(Some(if self.is_old { record.renamed_as_lean() } else { record }))
             }
             // Every record ends with a brace, so a torn one never parses: what is malformed and
             // lacks its line end was torn.

@@ -102,14 +102,14 @@ fn emulated(pair: Pair, mode: Mode, row: Row) -> Counts {
 /// - a new process's root gets three entries of the kernel's half, one of them for the image, which a process has not. It is one more
 ///   store above the last level, and a window of its own where stores outside lazy-MMU sections have one.
 fn expected(pair: Pair, mode: kpkeys_pgtable::Mode, row: &Row, hosted: Counts) -> Counts {
-    use kpkeys_pgtable::Mode::{Batched, Unbatched};
+    use kpkeys_pgtable::Mode::{Batched, Fused, Unbatched};
     if pair != Pair::Pks {
         return hosted;
     }
     let mut counts = Counts { barriers: 0.0, ..hosted };
     if row.benchmark == "fork" {
         *counts.extra.get_mut("upper_stores").unwrap() += 1.0;
-        let windows = if matches!(mode, Batched | Unbatched) { 1.0 } else { 0.0 };
+        let windows = if matches!(mode, Batched | Unbatched | Fused) { 1.0 } else { 0.0 };
         counts.windows += windows;
         counts.switches += 2.0 * windows;
     }
