@@ -202,7 +202,7 @@ impl Options {
 ///
 /// # Errors
 ///
-/// As [`run`].
+/// As [`run()`].
 pub fn count_and_time_baseline(
     trace: Option<&Path>,
     rows: &[String],
@@ -225,7 +225,7 @@ pub fn count_and_time_baseline(
     Ok(Table::build(&results.recording()?, &reference::graviton3())?)
 }
 
-/// Refuses what [`run`] would refuse before it does anything.
+/// Refuses what [`run()`] would refuse before it does anything.
 ///
 /// # Errors
 ///
