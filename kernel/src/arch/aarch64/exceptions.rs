@@ -56,7 +56,7 @@ pub fn install(state: &'static CpuState) {
 pub const KINDS: usize = 4;
 
 /// Every exception comes here from the entry code, everything masked. Returns how it is returned from: see
-/// [`way`](crate::interrupted::way).
+/// [`way`].
 ///
 /// The window that was interrupted is closed before anything else runs, and resumed last, so that a handler never starts inside it.
 pub extern "C" fn dispatch(frame: &mut Frame) -> u64 {
