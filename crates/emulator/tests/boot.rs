@@ -87,7 +87,7 @@ fn frees_nothing_before_it_is_flushed_on_three_cpus() {
             let (run, lines) =
                 run(target, &machine).unwrap_or_else(|error| panic!("{what}: {error}"));
             assert_eq!(run.outcome, Outcome::Success, "{what}:\n{}", lines.join("\n"));
-            assert!(lines.iter().any(|line| line.contains("\"passed\":1,")), "{what}");
+            assert!(lines.iter().any(|line| line.contains("\"passed\":2,")), "{what}");
         }
     }
 }
@@ -95,7 +95,7 @@ fn frees_nothing_before_it_is_flushed_on_three_cpus() {
 #[test]
 fn passes_its_tests_in_every_mode() {
     for target in Target::ALL {
-        for mode in ["off", "unbatched", "batched"] {
+        for mode in ["off", "unbatched", "batched", "fused-lean"] {
             passes(target, with_command_line(&format!("tests mode={mode}")));
         }
     }
