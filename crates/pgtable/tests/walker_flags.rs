@@ -109,6 +109,8 @@ fn one_round<F: HostedFormat>(
     paging.unmap(&section, root, range(TO), |_, _, entry| gone(entry)).expect("pages alone");
 }
 
+/// Not in `fused`, where entries are passed on before a gate empties them: what a walker sets in between is not told
+/// (`docs/decisions/0039-gather-outside-commit-inside.md`).
 fn no_flag_is_lost<F: HostedFormat>(mode: Mode) {
     let setup = Setup { pages: 4096, cpus: 1, config: Config::of(mode) };
     let kernel = boot::<F>(setup).expect("there is memory");
@@ -144,12 +146,14 @@ fn no_flag_is_lost<F: HostedFormat>(mode: Mode) {
 
 #[test]
 fn aarch64_loses_no_flag() {
-    [Mode::Off, Mode::Fused]
+    [Mode::Off, Mode::FusedLean]
         .into_iter()
         .for_each(no_flag_is_lost::<kpkeys_pgtable::entry::Aarch64>);
 }
 
 #[test]
 fn x86_64_loses_no_flag() {
-    [Mode::Off, Mode::Fused].into_iter().for_each(no_flag_is_lost::<kpkeys_pgtable::entry::X86_64>);
+    [Mode::Off, Mode::FusedLean]
+        .into_iter()
+        .for_each(no_flag_is_lost::<kpkeys_pgtable::entry::X86_64>);
 }
