@@ -138,7 +138,7 @@ impl<M: Machine> Section<'_, M> {
                 store::clear_from::<M>(window, slot, entry);
             });
         }
-        self.for_each_valid(slots, |window, slot, i, entry| {
+        self.for_each_valid_by_section(slots, |window, slot, i, entry| {
             was(i, store::clear_from::<M>(window, slot, entry));
         });
     }
@@ -326,29 +326,51 @@ impl<M: Machine> Section<'_, M> {
 
     /// [`for_each`](Self::for_each) valid entry of a run, passed as it was loaded. The window opens at the first.
     #[inline(always)]
-    fn for_each_valid(
+    fn for_each_valid(&self, slots: Slots<'_>, f: impl FnMut(&Window<'_>, Slot<'_>, usize, Entry)) {
+        if !self.runs_in_gate() {
+            return self.for_each_valid_by_section(slots, f);
+        }
+        if let Some((first, run)) = from_first_valid::<M>(slots) {
+            self.in_own_window(|window| self.store_valid(window, run, first, f));
+        }
+    }
+
+    /// The same in the section's own window, or in a window each. (Apart from gates, since what `f` captures is kept in registers only
+    /// where there are few copies of it.)
+    #[inline(always)]
+    fn for_each_valid_by_section(
         &self,
         slots: Slots<'_>,
-        mut f: impl FnMut(&Window<'_>, Slot<'_>, usize, Entry),
+        f: impl FnMut(&Window<'_>, Slot<'_>, usize, Entry),
     ) {
-        let Some(first) = slots.iter().position(is_valid::<M>) else { return };
-        let run = slots.sub(first, slots.len() - first);
-        if !self.runs_in_gate() && self.needs_own_window() {
+        let Some((first, run)) = from_first_valid::<M>(slots) else { return };
+        if self.needs_own_window() {
             return self.for_each_valid_alone(run, first, f);
         }
-        self.in_window(|window| {
-            let mut stores = 0;
-            self.in_run.set(true);
-            for (i, slot) in self.writable_slots(run).iter().enumerate() {
-                let entry = slot.load_relaxed();
-                if M::Format::is_present(entry) {
-                    f(window, slot, first + i, entry);
-                    stores += 1;
-                }
+        // SAFETY: no window of its own is needed only if nothing is protected or this section's guard is open.
+        self.store_valid(&unsafe { Window::assume_open() }, run, first, f);
+    }
+
+    /// One store to each valid entry of a run, which starts with entry `first`, in a window that is open.
+    #[inline(always)]
+    fn store_valid(
+        &self,
+        window: &Window<'_>,
+        run: Slots<'_>,
+        first: usize,
+        mut f: impl FnMut(&Window<'_>, Slot<'_>, usize, Entry),
+    ) {
+        let mut stores = 0;
+        self.in_run.set(true);
+        for (i, slot) in self.writable_slots(run).iter().enumerate() {
+            let entry = slot.load_relaxed();
+            if M::Format::is_present(entry) {
+                f(window, slot, first + i, entry);
+                stores += 1;
             }
-            self.in_run.set(false);
-            self.count(Event::EntryStore, stores);
-        });
+        }
+        self.in_run.set(false);
+        self.count(Event::EntryStore, stores);
     }
 
     /// The same with a window for each. The run starts with entry `first`.
@@ -402,6 +424,13 @@ impl<M: Machine> Section<'_, M> {
             Scheme::Alias => unsafe { slots.displaced(self.to_alias) },
         }
     }
+}
+
+/// A run from its first valid entry on, and which that is.
+#[inline(always)]
+fn from_first_valid<M: Machine>(slots: Slots<'_>) -> Option<(usize, Slots<'_>)> {
+    let first = slots.iter().position(is_valid::<M>)?;
+    Some((first, slots.sub(first, slots.len() - first)))
 }
 
 #[inline(always)]
