@@ -1,13 +1,13 @@
 //! A page of lines: every series over its commits, its levels, and where they change.
 
 use anyhow::Result;
-use maud::{DOCTYPE, PreEscaped, html};
+use maud::{PreEscaped, html};
 use plotters::style::text_anchor::{HPos, VPos};
 
 use super::series::{Dated, History, Series};
 use crate::render::cells;
 use crate::report::canvas::{self, Axis, Field, INK, Scale};
-use crate::report::page::{SCRIPT, style};
+use crate::report::page::document;
 
 /// The page.
 ///
@@ -15,50 +15,34 @@ use crate::report::page::{SCRIPT, style};
 ///
 /// A history that cannot be made into JSON.
 pub fn page(history: &History) -> Result<String> {
-    let data = serde_json::to_string(history)?.replace("</", "<\\/");
     let mut machines: Vec<&str> =
         history.series.iter().map(|series| series.machine.as_str()).collect();
     machines.dedup();
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                link rel="icon" href="data:,";
-                title { "kpkeys: history" }
-                style { (PreEscaped(style())) }
-            }
-            body {
-                header {
-                    h1 { "What changed, commit by commit" }
-                    p { "Dot: a commit, its runs together. Line: a level. A level ends where a change is more than the noise of runs and the layout of builds explain." }
-                }
-                main {
-                    @for machine in machines {
-                        section {
-                            h2 { (machine) }
-                            @for series in history.series.iter().filter(|series| series.machine == machine) {
-                                figure {
-                                    div.scroll tabindex="0" role="img" aria-label=(title(series)) { (PreEscaped(picture(series).unwrap_or_default())) }
-                                    figcaption {
-                                        (title(series))
-                                        @for turn in &series.changes {
-                                            br; (format!("{:.12}: {} to {}", turn.commit, value(series, turn.before), value(series, turn.after)))
-                                        }
-                                    }
+    let body = html! {
+        header {
+            h1 { "What changed, commit by commit" }
+            p { "Dot: a commit, its runs together. Line: a level. A level ends where a change is more than the noise of runs and the layout of builds explain." }
+        }
+        main {
+            @for machine in machines {
+                section {
+                    h2 { (machine) }
+                    @for series in history.series.iter().filter(|series| series.machine == machine) {
+                        figure {
+                            div.scroll tabindex="0" role="img" aria-label=(title(series)) { (PreEscaped(picture(series).unwrap_or_default())) }
+                            figcaption {
+                                (title(series))
+                                @for turn in &series.changes {
+                                    br; (format!("{:.12}: {} to {}", turn.commit, value(series, turn.before), value(series, turn.after)))
                                 }
                             }
                         }
                     }
                 }
-                script type="application/json" id="data" { (PreEscaped(data)) }
-                script { (PreEscaped(SCRIPT)) }
             }
         }
     };
-    Ok(page.into_string())
+    document("history", history, &body)
 }
 
 fn title(series: &Series) -> String {

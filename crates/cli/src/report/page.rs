@@ -3,6 +3,7 @@
 use anyhow::Result;
 use kpkeys_stats::record::Mode;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
+use serde::Serialize;
 
 use super::figures::{self, Figure};
 use super::source::Source;
@@ -10,7 +11,7 @@ use super::{canvas, tables};
 
 const STYLE: &str = include_str!("page.css");
 /// What makes tables sort and modes come and go.
-pub const SCRIPT: &str = include_str!("page.js");
+const SCRIPT: &str = include_str!("page.js");
 
 /// The page of these runs.
 ///
@@ -20,10 +21,31 @@ pub const SCRIPT: &str = include_str!("page.js");
 pub fn page(sources: &[Source]) -> Result<String> {
     let all: Vec<&kpkeys_stats::table::Table> =
         sources.iter().map(|source| &source.table).collect();
-    // Inside a script element only its end could be mistaken.
-    let data = serde_json::to_string(&all)?.replace("</", "<\\/");
     let modes = modes(sources);
     let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
+    let body = html! {
+        a.skip href="#runs" { "to the results" }
+        header {
+            h1 { "What hardened page tables cost" }
+            p { "Page tables that a stray or hostile kernel write cannot change, and what each way to get there adds to an operation." }
+            (toggles(&modes))
+        }
+        main #runs {
+            @for (index, source) in sources.iter().enumerate() { (run(source, index)) }
+            (method())
+        }
+    };
+    document(&names.join(", "), &all, &body)
+}
+
+/// A page that needs nothing but itself: its style, its script, and the data that it shows.
+///
+/// # Errors
+///
+/// Data that cannot be made into JSON.
+pub fn document(title: &str, data: &impl Serialize, body: &Markup) -> Result<String> {
+    // Inside a script element only its end could be mistaken.
+    let data = serde_json::to_string(data)?.replace("</", "<\\/");
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -32,20 +54,11 @@ pub fn page(sources: &[Source]) -> Result<String> {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 link rel="icon" href="data:,";
-                title { "kpkeys: " (names.join(", ")) }
+                title { "kpkeys: " (title) }
                 style { (PreEscaped(style())) }
             }
             body {
-                a.skip href="#runs" { "to the results" }
-                header {
-                    h1 { "What hardened page tables cost" }
-                    p { "Page tables that a stray or hostile kernel write cannot change, and what each way to get there adds to an operation." }
-                    (toggles(&modes))
-                }
-                main #runs {
-                    @for (index, source) in sources.iter().enumerate() { (run(source, index)) }
-                    (method())
-                }
+                (body)
                 script type="application/json" id="data" { (PreEscaped(data)) }
                 script { (PreEscaped(SCRIPT)) }
             }
@@ -62,7 +75,7 @@ fn modes(sources: &[Source]) -> Vec<Mode> {
 }
 
 /// The style sheet, colours by day and by night included.
-pub fn style() -> String {
+fn style() -> String {
     let [day, night] = canvas::variables();
     format!(
         ":root{{{day}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{night}}}}}\n{STYLE}"
