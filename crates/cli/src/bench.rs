@@ -186,15 +186,17 @@ fn told(table: &Table) -> bool {
 }
 
 impl Options {
-    /// The options that these words on a command line give.
-    fn of(words: &[String]) -> Result<Options, UsageError> {
-        #[derive(clap::Parser)]
-        struct Alone {
-            #[command(flatten)]
-            options: Options,
-        }
-        let parsed = <Alone as clap::Parser>::try_parse_from(words);
-        parsed.map(|alone| alone.options).map_err(|error| UsageError(error.to_string()))
+    /// The options that these words give, as if they stood behind `command`.
+    ///
+    /// # Errors
+    ///
+    /// [`UsageError`], in the words of a command line's.
+    fn of(command: &'static str, words: &[String]) -> Result<Options, UsageError> {
+        let command = clap::Command::new(command).no_binary_name(true);
+        <Options as clap::Args>::augment_args(command)
+            .try_get_matches_from(words)
+            .and_then(|matches| <Options as clap::FromArgMatches>::from_arg_matches(&matches))
+            .map_err(|error| UsageError(error.render().to_string().trim().to_owned()))
     }
 }
 
@@ -208,13 +210,13 @@ pub fn count_and_time_baseline(
     rows: &[String],
     modes: &[String],
 ) -> Result<Table> {
-    let mut words = ["bench", "--quick", "--blocks=1"].map(str::to_owned).to_vec();
+    let mut words = ["--quick", "--blocks=1"].map(str::to_owned).to_vec();
     words.extend(trace.map(|trace| format!("--trace={}", trace.display())));
     words.extend(rows.iter().map(|row| format!("--rows={row}")));
     if !modes.is_empty() {
         words.push(format!("--modes={}", modes.join(",")));
     }
-    let options = Options::of(&words)?;
+    let options = Options::of("kpkeys bench", &words)?;
     let plan = plan::Plan::new(&options)?;
     let runner = run::Machine::new(&plan)?;
     let mut results = results::Results::open(

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
-use clap::Parser;
 use kpkeys_stats::record::{Mode, Record, Run};
 use kpkeys_stats::table::Table;
 use sha2::{Digest, Sha256};
@@ -52,24 +51,13 @@ pub struct Session {
 /// The folders of a pair.
 pub const SIDES: [&str; 2] = ["before", "after"];
 
-/// Options of `kpkeys bench`, as they are written.
-#[derive(Parser)]
-#[command(name = "kpkeys compare --run BUILD BUILD --", no_binary_name = true)]
-struct Written {
-    #[command(flatten)]
-    options: Options,
-}
-
 /// Runs the rows that `written`, options of `kpkeys bench`, name, with every pair in turn, block by block.
 ///
 /// # Errors
 ///
 /// [`UsageError`] for what cannot be asked; otherwise what went wrong on the way.
 pub fn interleave(pairs: &[Pair], written: &[String]) -> Result<Session> {
-    let options = match Written::try_parse_from(written) {
-        Ok(Written { options }) => options,
-        Err(error) => return Err(UsageError(error.render().to_string().trim().to_owned()).into()),
-    };
+    let options = Options::of("kpkeys compare --run BUILD BUILD --", written)?;
     let mut plan = Plan::new(&options)?;
     if plan.place != Place::Host {
         return Err(UsageError("builds take turns on the host alone: leave --on out".into()).into());
