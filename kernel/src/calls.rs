@@ -30,14 +30,7 @@ impl Mailbox {
     /// Puts `function` in, calls `notify`, and waits until it has run.
     fn deliver(&self, function: &(dyn Fn() + Sync), notify: impl FnOnce()) {
         let request = Request { function, done: AtomicBool::new(false) };
-        // The receiver is done with the request before this function returns, so the
-        // lifetime it sees may be stretched.
-        let pointer = (&raw const request).cast::<Request<'static>>().cast_mut();
-        let empty = core::ptr::null_mut();
-        while self.0.compare_exchange(empty, pointer, Ordering::AcqRel, Ordering::Relaxed).is_err()
-        {
-            arch::irq::relax();
-        }
+        self.put(&request);
         notify();
         while !request.done.load(Ordering::Acquire) {
             arch::irq::relax();
@@ -48,24 +41,29 @@ impl Mailbox {
     /// that takes from this mailbox.
     fn offer(&self, function: &(dyn Fn() + Sync), notify: impl FnOnce()) -> bool {
         let request = Request { function, done: AtomicBool::new(false) };
-        // As in `deliver`.
-        let pointer = (&raw const request).cast::<Request<'static>>().cast_mut();
-        let empty = core::ptr::null_mut();
-        while self.0.compare_exchange(empty, pointer, Ordering::AcqRel, Ordering::Relaxed).is_err()
-        {
-            arch::irq::relax();
-        }
+        self.put(&request);
         notify();
         let end = arch::time::since_boot() + PATIENCE;
         while !request.done.load(Ordering::Acquire) {
             arch::irq::relax();
             // Only this CPU could be running the function, and it is here.
             if !arch::irq::enabled() && arch::time::since_boot() > end {
-                self.0.store(empty, Ordering::Release);
+                self.0.store(core::ptr::null_mut(), Ordering::Release);
                 return false;
             }
         }
         true
+    }
+
+    /// Puts a request in, once there is none. The caller does not return before the receiver is done with it, or it is taken back, so
+    /// the lifetime that the receiver sees may be stretched.
+    fn put(&self, request: &Request<'_>) {
+        let pointer = core::ptr::from_ref(request).cast::<Request<'static>>().cast_mut();
+        let empty = core::ptr::null_mut();
+        while self.0.compare_exchange(empty, pointer, Ordering::AcqRel, Ordering::Relaxed).is_err()
+        {
+            arch::irq::relax();
+        }
     }
 
     /// Runs the function inside and empties the mailbox. False when there is none.
