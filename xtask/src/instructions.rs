@@ -121,17 +121,21 @@ fn count_mode(program: &Path, mode: Mode, options: &[&str], folder: &Path) -> Re
     }
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let out = folder.join("out");
+    let (built_in, program) = program.parent().zip(program.file_name()).context("no program")?;
     let of_valgrind = [
         "--quiet".to_owned(),
         "--tool=callgrind".to_owned(),
         format!("--toggle-collect={SPAN}"),
         format!("--dump-after={SPAN}"),
         format!("--callgrind-out-file={}", out.display()),
-        program.display().to_string(),
+        format!("./{}", program.display()),
         mode.name().to_owned(),
     ];
-    let mut valgrind = command::program("valgrind", &of_valgrind.each_ref().map(String::as_str));
-    valgrind.args(options);
+    let valgrind = command::find("valgrind").context("there is no valgrind to count with")?;
+    let valgrind = valgrind.to_string_lossy();
+    let mut valgrind = command::program(&valgrind, &of_valgrind.each_ref().map(String::as_str));
+    // Its name and its environment lie on the heap: they would decide which list can grow in place, and which must be copied.
+    valgrind.args(options).current_dir(built_in).env_clear();
     let said = command::output(&mut valgrind)?;
     let spans = said.lines().enumerate().map(|(index, line)| {
         let (name, operations) =

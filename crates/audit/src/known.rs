@@ -9,8 +9,9 @@
 //! "kernel::switch_root" = { memory = 1 }
 //! ```
 //!
-//! Counts go by what the value is - `constant`, `memory`, and so on - and `hidden` for those no decoding of functions meets. A function
-//! that another compiler inlines has its sites elsewhere, so the list says which one it is for.
+//! Counts go by what the value is: `constant`, `memory`, and so on. A function that another compiler inlines has its sites elsewhere, so
+//! the list says which one it is for. [Hidden](Path::Hidden) sites are not in it: most lie in the distance from a call to its target, so they
+//! come and go with every link, and with the folder that the sources are in.
 
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,7 +48,7 @@ pub struct Difference {
     pub kind: String,
     /// The function.
     pub function: String,
-    /// What is written, or `hidden`.
+    /// What is written.
     pub value: String,
     /// How many the image has.
     pub found: u64,
@@ -72,13 +73,13 @@ impl Known {
         toml::from_str(text).map_err(|error| KnownError(error.to_string()))
     }
 
-    /// The list that an image fits exactly.
+    /// The list that an image fits exactly: all of its sites that decoding meets.
     pub fn of(report: &Report) -> Self {
         let mut sites: BTreeMap<String, Functions> = BTreeMap::new();
-        for site in &report.sites {
+        for site in report.sites.iter().filter(|site| site.path == Path::Decoded) {
             let functions = sites.entry(site.kind.name().to_owned()).or_default();
             let counts = functions.entry(site.function.clone()).or_default();
-            *counts.entry(class(site).to_owned()).or_default() += 1;
+            *counts.entry(site.value.name().to_owned()).or_default() += 1;
         }
         Known { producer: report.producer.clone(), sites }
     }
@@ -133,14 +134,10 @@ impl Known {
 impl Difference {
     /// Whether a site is among those it counts.
     pub fn is_about(&self, site: &Site) -> bool {
-        self.kind == site.kind.name() && self.function == site.function && self.value == class(site)
-    }
-}
-
-fn class(site: &Site) -> &'static str {
-    match site.path {
-        Path::Hidden => "hidden",
-        Path::Decoded => site.value.name(),
+        site.path == Path::Decoded
+            && self.kind == site.kind.name()
+            && self.function == site.function
+            && self.value == site.value.name()
     }
 }
 
