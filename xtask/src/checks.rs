@@ -79,13 +79,8 @@ fn steps() -> Vec<Step> {
         },
         Step {
             name: "test",
-            about: "unit, property, compile-fail, documentation and in-kernel tests",
+            about: "unit, property, compile-fail, documentation and in-kernel tests, and every attack",
             run: test::run,
-        },
-        Step {
-            name: "attack",
-            about: "promised attacks on the reference kernel are blocked, all succeed without protection",
-            run: kernel::attack,
         },
     ]
 }

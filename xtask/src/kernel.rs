@@ -27,12 +27,3 @@ fn in_kernel(arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
     cargo.current_dir(folder).envs(environment.iter().copied());
     command::run(&mut cargo)
 }
-
-/// Every promised attack is blocked where the hardware checks, and every attack succeeds with protection off.
-pub fn attack() -> Result<Outcome> {
-    for target in Target::ALL.map(Target::name) {
-        let run = ["run", "--quiet", "--package=kpkeys-cli", "--", "attack", "--on", target];
-        command::run(&mut command::cargo(&run))?;
-    }
-    Ok(Outcome::Done)
-}

@@ -17,7 +17,8 @@ fn an_image_fits_the_list_that_was_made_of_it() {
     let (code, names) = code();
     let report = audit(&named(X86_64, &code, &names)).unwrap();
     let text = Known::of(&report).to_toml();
-    let expected = "\n[sites.\"wrmsr\"]\n'any \"quoted\"' = { memory = 1 }\n\"open\" = { constant = 1 }\n";
+    let expected =
+        "\n[sites.\"wrmsr\"]\n'any \"quoted\"' = { memory = 1 }\n\"open\" = { constant = 1 }\n";
     assert_eq!(text, expected);
     let known = Known::parse(&text).unwrap();
     assert_eq!(known, Known::of(&report));
@@ -41,10 +42,7 @@ fn every_site_more_or_less_is_a_difference() {
     };
     assert_eq!(
         known.compare(&report),
-        [
-            difference("open", "constant", 0, 1),
-            difference("open", "memory", 1, 0),
-        ]
+        [difference("open", "constant", 0, 1), difference("open", "memory", 1, 0),]
     );
     let unknown: Vec<_> =
         known.compare(&report).into_iter().filter(Difference::is_unknown).collect();
