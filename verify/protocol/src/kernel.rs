@@ -1,0 +1,231 @@
+//! The kernel that the model runs: the real page tables, two threads that change them, and handlers that do.
+
+use std::cell::RefCell;
+
+use kpkeys::{Backend, Saved, Window};
+use kpkeys_pgtable::addr::ENTRIES;
+use kpkeys_pgtable::{
+    Attrs, Config, Entry, Error, Event, Flush, Format, Level, Machine, Mode, PageRange, Paging,
+    PhysAddr, Probe, VirtAddr, store,
+};
+
+use crate::exception::give_cpu_away;
+use crate::fault::Fault;
+use crate::frames::ModelFrames;
+use crate::machine::{Model, System};
+use crate::scenario::Scenario;
+use crate::world::{self, CPUS, Kind};
+
+/// Addresses whose last table belongs to threads. Each thread has a page beside the other's.
+const SHARED: VirtAddr = VirtAddr(0xffff_d000_0000_0000);
+/// An address whose last table belongs to the first thread.
+const OWN: VirtAddr = VirtAddr(0xffff_d000_4000_0000);
+/// Where handlers store: mapped since the start, a page for each CPU.
+const OF_HANDLERS: VirtAddr = VirtAddr(0xffff_d000_8000_0000);
+/// An address of a program.
+const OF_PROGRAM: VirtAddr = VirtAddr(0x4000_0000);
+
+/// See the module.
+pub struct Kernel<S: System> {
+    paging: Paging<Model<S>, ModelFrames>,
+    scenario: Scenario,
+    /// What threads keep of the register while they do not run.
+    pub saved: RefCell<Vec<Saved>>,
+    /// The same of each CPU's idle thread.
+    pub idle: RefCell<Vec<Saved>>,
+}
+
+impl<S: System> Kernel<S> {
+    /// A kernel that has started, in the world of this thread of the host.
+    ///
+    /// # Errors
+    ///
+    /// Why it could not.
+    pub fn start(scenario: Scenario, mode: Mode) -> Result<Self, Error> {
+        let paging = Paging::new(Model::<S>::new(), ModelFrames, config(mode))?;
+        let initial = |_| paging.machine().backend().initial();
+        let saved = RefCell::new((0..CPUS).map(initial).collect());
+        let idle = RefCell::new((0..CPUS).map(initial).collect());
+        let kernel = Kernel { paging, scenario, saved, idle };
+        let handlers = PageRange::new(OF_HANDLERS, CPUS)?;
+        kernel.paging.link_kernel_half(PageRange::new(SHARED, 1 << 18)?)?;
+        kernel.paging.enable_protection()?;
+        kernel.map(handlers)?;
+        if scenario == Scenario::Free {
+            kernel.map(PageRange::new(OWN, 1)?)?;
+        }
+        if scenario == Scenario::Lazy {
+            kernel.map(PageRange::new(SHARED, CPUS)?)?;
+        }
+        world::with(|world| world.kernel_root = kernel.paging.kernel().frame().0);
+        Ok(kernel)
+    }
+
+    /// The backend.
+    pub fn backend(&self) -> &S::Backend {
+        self.paging.machine().backend()
+    }
+
+    /// What a thread does.
+    ///
+    /// # Errors
+    ///
+    /// Why it could not.
+    pub fn run(&self, thread: usize) -> Result<(), Error> {
+        let beside = PageRange::new(SHARED.offset_pages(thread), 1)?;
+        match (self.scenario, thread) {
+            (Scenario::Link, _) => self.map(beside),
+            (Scenario::Free, 0) => self.free(PageRange::new(OWN, 1)?),
+            (Scenario::Lazy, 0) => self.be_lazy(beside),
+            (Scenario::Lazy, _) => self.protect(beside),
+            (Scenario::Program, 0) => self.program(),
+            (Scenario::Free | Scenario::Program, _) => self.map(beside),
+        }
+    }
+
+    /// What a handler does.
+    pub fn handle(&self, kind: Kind) {
+        match kind {
+            Kind::Nmi => world::point(),
+            Kind::Timer => give_cpu_away(self),
+            Kind::Device if world::with(|world| world.has(Fault::HandlerTakesLocks)) => {
+                let range = PageRange::new(OWN.offset_pages(8), 1).expect("a page of the kernel's");
+                // What it could not do is no matter: what it waits for is.
+                let _ = self.map(range);
+            }
+            Kind::Device => self.store_in_handler(),
+        }
+    }
+
+    /// A handler's operation of its own: one store to an entry that is mapped.
+    fn store_in_handler(&self) {
+        let root = self.paging.kernel();
+        let va = OF_HANDLERS.offset_pages(self.paging.machine().cpu());
+        let (_, slot, entry) = self.paging.walk(root, va).expect("mapped since the start");
+        if world::with(|world| world.has(Fault::LazySeenByHandler) && world.lazy) {
+            self.paging.machine().probe().count(Event::EntryStore, 1);
+            // SAFETY: none: this is the fault, that the interrupted section's window is taken for this handler's.
+            store::set(&unsafe { Window::assume_open() }, slot, entry);
+            return;
+        }
+        let section = self.paging.section(root);
+        let _lazy = section.lazy();
+        section.set(slot, entry).expect("what is mapped may be mapped");
+    }
+
+    /// Maps new pages.
+    fn map(&self, range: PageRange) -> Result<(), Error> {
+        use kpkeys_pgtable::Frames;
+        let root = self.paging.kernel();
+        let frames: Vec<PhysAddr> =
+            (0..range.pages()).filter_map(|_| ModelFrames.allocate(0)).collect();
+        let section = self.paging.section(root);
+        self.paging.map(&section, root, range, Attrs::KERNEL_DATA, |page| frames[page])
+    }
+
+    /// Unmaps a page, frees what table is left empty, and the page.
+    fn free(&self, range: PageRange) -> Result<(), Error> {
+        let root = self.paging.kernel();
+        let (early, retype) = world::with(|world| {
+            (world.has(Fault::FreeBeforeFlush), world.has(Fault::RetypeBeforeFlush))
+        });
+        let section = self.paging.section(root);
+        let (mut tables, mut frame) = (Vec::with_capacity(4), None);
+        self.paging.unmap(&section, root, range, |_, level, entry| {
+            frame = Some(S::Format::frame(level, entry));
+        })?;
+        let frame = frame.expect("it was mapped");
+        let (floor, ceiling) = (OWN, OWN.offset(1 << 30));
+        self.paging
+            .free_tables(&section, root, range, floor, ceiling, |table| tables.push(table))?;
+        drop(section);
+        if early {
+            release(frame);
+        }
+        if retype {
+            // Into the hands of whoever wants a table next.
+            release(frame);
+            self.map(PageRange::new(SHARED.offset_pages(ENTRIES), 1)?)?;
+        }
+        let off = world::with(|world| {
+            let off = world.has(Fault::FlushWithInterruptsOff);
+            off && std::mem::replace(&mut world.own_cpu().interrupts, false)
+        });
+        self.paging.flush_and_release(Flush::Kernel(range), tables);
+        if off {
+            self.paging.machine().interrupts_on();
+        }
+        if !early && !retype {
+            release(frame);
+        }
+        Ok(())
+    }
+
+    /// Two stores in a lazy section, and other work in between, for which the thread gives its CPU away.
+    fn be_lazy(&self, range: PageRange) -> Result<(), Error> {
+        let root = self.paging.kernel();
+        let (_, slot, entry) =
+            self.paging.walk(root, range.start()).expect("mapped since the start");
+        let section = self.paging.section(root);
+        let lazy = section.lazy();
+        world::with(|world| world.lazy = true);
+        section.set(slot, entry)?;
+        give_cpu_away(self);
+        section.set(slot, entry)?;
+        section.paused(world::point);
+        section.set(slot, entry)?;
+        world::with(|world| world.lazy = false);
+        drop(lazy);
+        Ok(())
+    }
+
+    /// Takes write permission from a page, and flushes.
+    fn protect(&self, range: PageRange) -> Result<(), Error> {
+        let root = self.paging.kernel();
+        let section = self.paging.section(root);
+        self.paging.protect(&section, root, range, S::Format::write_protected)?;
+        drop(section);
+        self.paging.flush(Flush::Kernel(range));
+        Ok(())
+    }
+
+    /// The life of an address space.
+    fn program(&self) -> Result<(), Error> {
+        use kpkeys_pgtable::Frames;
+        let range = PageRange::new(OF_PROGRAM, 1)?;
+        let section = self.paging.section(self.paging.kernel());
+        let root = self.paging.new_user_root(&section)?;
+        drop(section);
+        world::with(|world| world.user_roots.push(root.frame().0));
+        let frame = ModelFrames.allocate(0).ok_or(Error::OutOfMemory)?;
+        let section = self.paging.section(&root);
+        self.paging.map(&section, &root, range, Attrs::USER_DATA, |_| frame)?;
+        self.paging.unmap(&section, &root, range, |_, _, _| ())?;
+        let mut tables = Vec::with_capacity(4);
+        let (floor, ceiling) = (VirtAddr(0), VirtAddr(1 << 47));
+        self.paging
+            .free_tables(&section, &root, range, floor, ceiling, |table| tables.push(table))?;
+        drop(section);
+        self.paging.flush_and_release(Flush::User(root.frame(), range), tables);
+        release(frame);
+        world::with(|world| world.user_roots.clear());
+        self.paging.release_user_root(root);
+        Ok(())
+    }
+}
+
+/// The set-up of a mode, on a linear map of pages: memory is small, since all of it is looked at after every step.
+const fn config(mode: Mode) -> Config {
+    Config { linear: Level::Pte, ..Config::of(mode) }
+}
+
+fn release(frame: PhysAddr) {
+    use kpkeys_pgtable::Frames;
+    // SAFETY: for the rules to say: nothing maps it any more, unless a fault is planted.
+    unsafe { ModelFrames.release(frame, 0) };
+}
+
+/// Levels that the model numbers as the code does.
+const _: () = assert!(Level::Pte as u8 == 0 && Level::Pgd as u8 == 3);
+/// What an empty entry is.
+const _: () = assert!(Entry::EMPTY.0 == 0);

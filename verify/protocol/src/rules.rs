@@ -1,0 +1,94 @@
+//! What must hold at every point.
+
+use kpkeys_pgtable::Mode;
+
+use crate::frames::MEMORY;
+use crate::machine::{System, tables_now};
+use crate::tlb::{Cached, Tlbs};
+use crate::world::{CPUS, Rule, World};
+
+/// Looks at the world, with all threads stopped.
+pub fn check<S: System>(world: &mut World) {
+    register::<S>(world);
+    let Some(mut tlbs) = world.tlbs.take() else { return };
+    tlbs.tables_are(tables_now::<S>(world.kernel_root, world));
+    if world.mode != Mode::Off {
+        tables_are_closed(world, &tlbs);
+    }
+    nothing_stale_is_used(world, &tlbs);
+    world.tlbs = Some(tlbs);
+}
+
+/// Whether each CPU's register is open just while what runs there has a window of its own.
+fn register<S: System>(world: &mut World) {
+    for cpu in 0..CPUS {
+        let is_open = S::is_open(world.cpus[cpu].register);
+        let context =
+            world.cpus[cpu].thread.and_then(|thread| world.threads[thread].contexts.last());
+        let window = context.is_some_and(|context| context.window);
+        if is_open == window {
+            continue;
+        }
+        let runs = match context.map(|context| context.kind) {
+            None => "its idle thread",
+            Some(None) => "a thread",
+            Some(Some(_)) => "a handler",
+        };
+        let what = match is_open {
+            true => format!("CPU {cpu} is open while {runs} runs outside of a window"),
+            false => format!("CPU {cpu} is closed while {runs} runs in its window"),
+        };
+        world.broken(Rule::Register, what);
+    }
+}
+
+/// Whether a store passes through anything that leads to a table that is linked.
+fn tables_are_closed(world: &mut World, tlbs: &Tlbs) {
+    let is_table = |frame: u64, bytes: u64| {
+        let mut tables = tlbs.now.iter().filter(|cached| cached.table.is_some());
+        tables.find(|table| (frame..frame + bytes).contains(&table.frame))
+    };
+    let held = tlbs.stale.iter().enumerate().map(|(cpu, held)| (Some(cpu), held));
+    for (cpu, held) in held.chain([(None, &tlbs.now)]) {
+        for leaf in held.iter().filter(|cached| cached.writable) {
+            if let Some(table) = is_table(leaf.frame, leaf.bytes) {
+                let by = cpu.map_or("the tables".to_owned(), |cpu| format!("the TLB of CPU {cpu}"));
+                let (frame, va) = (table.frame, leaf.va);
+                let what = format!("table {frame:#x} is writable at {va:#x} by {by}");
+                return world.broken(Rule::Table, what);
+            }
+        }
+    }
+}
+
+/// Whether a TLB leads to what is free by now, or a table elsewhere.
+fn nothing_stale_is_used(world: &mut World, tlbs: &Tlbs) {
+    let moved = |old: &Cached| {
+        let now = tlbs.now.iter().find(|now| now.table.is_some() && now.frame == old.frame);
+        now.is_some_and(|now| (now.table, now.va, now.root) != (old.table, old.va, old.root))
+    };
+    for cpu in 0..CPUS {
+        for old in &tlbs.stale[cpu] {
+            // A leaf of the linear map leads to whatever is there, rightly.
+            let own = if old.table.is_some() { "a table" } else { "a page" };
+            let (frame, va) = (old.frame, old.va);
+            if world.frames.is_free(frame) && !is_linear(va) {
+                let what = format!(
+                    "the TLB of CPU {cpu} leads from {va:#x} to {frame:#x}, {own} that is free"
+                );
+                return world.broken(Rule::Frame, what);
+            }
+            if old.table.is_some() && moved(old) {
+                let what = format!(
+                    "the TLB of CPU {cpu} leads from {va:#x} to table {frame:#x}, which is linked elsewhere"
+                );
+                return world.broken(Rule::Frame, what);
+            }
+        }
+    }
+}
+
+fn is_linear(va: u64) -> bool {
+    let start = MEMORY.linear.0;
+    (start..start + MEMORY.pages as u64 * 4096).contains(&va)
+}

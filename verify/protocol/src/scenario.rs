@@ -1,0 +1,20 @@
+//! What the two threads do.
+
+/// See the module.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Scenario {
+    /// Both map a page, beside each other: both want to link the tables that are missing.
+    Link,
+    /// One unmaps a page and frees it and its tables, while the other maps one, which takes what was freed.
+    Free,
+    /// One stores in a lazy section, with pauses, and gives its CPU away in the middle; the other takes write permission away.
+    Lazy,
+    /// One makes an address space, maps, unmaps, and ends it; the other maps a page of the kernel's.
+    Program,
+}
+
+impl Scenario {
+    /// All of them.
+    pub const ALL: [Scenario; 4] =
+        [Scenario::Link, Scenario::Free, Scenario::Lazy, Scenario::Program];
+}
