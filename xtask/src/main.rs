@@ -3,7 +3,7 @@
 //! `test` is the one gate that a contributor and CI both pass; it is a list of named steps
 //! ([`checks`]) handed to a runner that times and summarises them ([`step`]). `setup` installs what
 //! the steps need, `docs` builds the documentation for reading. On request: `trees` reads the device trees of a distribution's kernel,
-//! `slurm` runs a campaign on a cluster of its own, and `history` collects what the gate on instructions counted at each commit.
+//! `slurm` runs a campaign on a cluster of its own, `verify` runs models, proofs and planted faults, and `history` collects what the gate on instructions counted at each commit.
 
 mod audit;
 mod bare;
@@ -23,6 +23,7 @@ mod step;
 mod test;
 mod toolchain;
 mod trees;
+mod verify;
 mod workspace;
 
 use std::process::ExitCode;
@@ -56,6 +57,8 @@ enum Task {
     Slurm,
     /// Read every device tree of the distribution's arm64 kernel and compare with dtc (fetches 60 MB)
     Trees(trees::Arguments),
+    /// Check the protocol by a model, prove the arithmetic, and find planted faults (minutes; proofs need Z3)
+    Verify(verify::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Task::Docs => docs::build(),
         Task::Slurm => slurm::run(),
         Task::Trees(arguments) => trees::run(&arguments),
+        Task::Verify(arguments) => verify::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

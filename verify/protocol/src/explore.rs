@@ -153,7 +153,6 @@ impl<S: System> Model for Explored<S> {
         world::with(|world| {
             note_seen(world, thread, depth);
             rules::check::<S>(world);
-            self.reached.fetch_or(world.reached, Ordering::Relaxed);
         });
         let mut path = before.path.clone();
         path.push(choice);
@@ -192,6 +191,7 @@ impl<S: System> Explored<S> {
         let saved = execution.saved();
         world::with(|world| {
             let choices = choices(world, self.exploration.scenario, last, left);
+            self.reached.fetch_or(world.reached, Ordering::Relaxed);
             let shared = world.locks.iter().fold(world.frames.hash(), |hash, lock| {
                 mix(mix(hash, u64::from(lock.held)), lock.history)
             });

@@ -31,7 +31,7 @@ pub enum Fault {
     RetypeBeforeFlush,
     /// A handler takes locks of threads.
     HandlerTakesLocks,
-    /// A thread flushes with interrupts off while others may do so too.
+    /// Flushes wait for other CPUs with interrupts off.
     FlushWithInterruptsOff,
 }
 

@@ -69,6 +69,11 @@ impl FrameList {
         self.taken.get(number).is_some_and(|taken| !taken)
     }
 
+    /// Has this frame handed out next, though it is somebody's: for a fault.
+    pub fn give_next(&mut self, frame: PhysAddr) {
+        self.given_back.push(MEMORY.frame_number(frame));
+    }
+
     /// Hash of what taken frames hold, and of which are taken.
     pub fn hash(&self) -> u64 {
         let mut hash = self.given_back.iter().fold(1, |hash, &number| mix(hash, number as u64));

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 
 use kpkeys::{Backend, Saved, Window};
-use kpkeys_pgtable::addr::ENTRIES;
 use kpkeys_pgtable::{
     Attrs, Config, Entry, Error, Event, Flush, Format, Level, Machine, Mode, PageRange, Paging,
     PhysAddr, Probe, VirtAddr, store,
@@ -22,6 +21,8 @@ const SHARED: VirtAddr = VirtAddr(0xffff_d000_0000_0000);
 const OWN: VirtAddr = VirtAddr(0xffff_d000_4000_0000);
 /// Where handlers store: mapped since the start, a page for each CPU.
 const OF_HANDLERS: VirtAddr = VirtAddr(0xffff_d000_8000_0000);
+/// Where nothing is mapped, not even a table.
+const ELSEWHERE: VirtAddr = VirtAddr(0xffff_e000_0000_0000);
 /// An address of a program.
 const OF_PROGRAM: VirtAddr = VirtAddr(0x4000_0000);
 
@@ -85,8 +86,10 @@ impl<S: System> Kernel<S> {
 
     /// What a handler does.
     pub fn handle(&self, kind: Kind) {
+        // It begins with something else than page tables.
+        world::point();
         match kind {
-            Kind::Nmi => world::point(),
+            Kind::Nmi => (),
             Kind::Timer => give_cpu_away(self),
             Kind::Device if world::with(|world| world.has(Fault::HandlerTakesLocks)) => {
                 let range = PageRange::new(OWN.offset_pages(8), 1).expect("a page of the kernel's");
@@ -120,7 +123,13 @@ impl<S: System> Kernel<S> {
         let frames: Vec<PhysAddr> =
             (0..range.pages()).filter_map(|_| ModelFrames.allocate(0)).collect();
         let section = self.paging.section(root);
-        self.paging.map(&section, root, range, Attrs::KERNEL_DATA, |page| frames[page])
+        self.paging.map(&section, root, range, Attrs::KERNEL_DATA, |page| frames[page])?;
+        drop(section);
+        for (page, frame) in frames.into_iter().enumerate() {
+            let is = self.paging.translate(root, range.start().offset_pages(page));
+            assert_eq!(is, Some(frame), "what was mapped stays mapped");
+        }
+        Ok(())
     }
 
     /// Unmaps a page, frees what table is left empty, and the page.
@@ -143,18 +152,11 @@ impl<S: System> Kernel<S> {
             release(frame);
         }
         if retype {
-            // Into the hands of whoever wants a table next.
-            release(frame);
-            self.map(PageRange::new(SHARED.offset_pages(ENTRIES), 1)?)?;
+            // Into the hands of whoever wants a table next, as by a list of free frames that has one too many.
+            world::with(|world| world.frames.give_next(frame));
+            self.paging.link_kernel_half(PageRange::new(ELSEWHERE, 1)?)?;
         }
-        let off = world::with(|world| {
-            let off = world.has(Fault::FlushWithInterruptsOff);
-            off && std::mem::replace(&mut world.own_cpu().interrupts, false)
-        });
         self.paging.flush_and_release(Flush::Kernel(range), tables);
-        if off {
-            self.paging.machine().interrupts_on();
-        }
         if !early && !retype {
             release(frame);
         }

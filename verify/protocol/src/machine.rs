@@ -284,7 +284,12 @@ unsafe impl<S: System> Machine for Model<S> {
     }
 
     fn flush_tlb(&self, flush: Flush) {
-        let own = world::with(|world| world.cpu);
+        let own = world::with(|world| {
+            if world.has(Fault::FlushWithInterruptsOff) {
+                world.own_cpu().interrupts = false;
+            }
+            world.cpu
+        });
         for cpu in (own..CPUS).chain(0..own) {
             if world::with(|world| {
                 world.has(Fault::FlushIsNone) || cpu != own && world.has(Fault::FlushIsLocal)
@@ -299,6 +304,9 @@ unsafe impl<S: System> Machine for Model<S> {
                 world::point();
             }
             world::with(|world| flush_cpu::<S>(world, cpu, flush));
+        }
+        if world::with(|world| world.has(Fault::FlushWithInterruptsOff)) {
+            self.interrupts_on();
         }
     }
 

@@ -1,0 +1,219 @@
+//! `cargo xtask verify`: models, proofs and planted faults, in stages. What they are and what they showed is in the book, page "Assurance".
+//!
+//! They live in a workspace of their own, `verify/`. A stage whose solver is missing is named with its package and counts as not run, which is a failure
+//! of the whole.
+
+mod faults;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::command;
+use crate::step::Outcome;
+
+#[derive(Args)]
+pub struct Arguments {
+    /// Say what each stage covers, how long it takes and what it does not cover, and run nothing
+    #[arg(long)]
+    list: bool,
+    /// Run only these stages (repeat, or separate by commas)
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Of the stage `faults`, only those whose names contain this
+    #[arg(long, value_name = "PART", default_value = "")]
+    fault: String,
+}
+
+/// One kind of evidence.
+struct Stage {
+    name: &'static str,
+    covers: &'static str,
+    takes: &'static str,
+    leaves_out: &'static str,
+    /// What is missing to run it, and what has it.
+    missing: fn() -> Option<String>,
+    run: fn(&Arguments) -> Result<()>,
+}
+
+const STAGES: [Stage; 3] = [
+    Stage {
+        name: "protocol",
+        covers: "windows, gates, exceptions, thread switches, flushes, life of tables: the code of kpkeys and kpkeys-pgtable under a model checker, 2 CPUs, 2 \
+                 threads, PKS, POE, PAN; 14 faults of kernels that use it are found",
+        takes: "about 5 minutes on two cores",
+        leaves_out: "kpkeys-mm, block-mapped linear maps, weak memory, barriers that are forgotten, more than one disturbance (two in lazy sections), entry code in assembly",
+        missing: || None,
+        run: |_| protocol(&["1"], &["2", "Lazy"]),
+    },
+    Stage {
+        name: "proofs",
+        covers: "entries of both formats, registers of PKS, POE and PAN, permission indirection, ranges, levels: properties of the compiled code, for all values",
+        takes: "minutes",
+        leaves_out: "loops over many tables, arm64's instructions (the same source is compiled for x86-64), what a property does not say",
+        missing: missing_for_proofs,
+        run: |_| verify(&["run", "--release", "-p", "kpkeys-proofs"]),
+    },
+    Stage {
+        name: "faults",
+        covers: "faults planted in copies of the source, verify/faults.toml: each is found by one of the stages above",
+        takes: "about half a minute a fault",
+        leaves_out: "faults that nobody thought of",
+        missing: missing_for_proofs,
+        run: |arguments| faults::run(&arguments.fault),
+    },
+];
+
+/// Runs the stages that the arguments select.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(unknown) = arguments.only.iter().find(|name| stage(name).is_none()) {
+        bail!(
+            "there is no stage `{unknown}`; the stages are {}",
+            STAGES.map(|one| one.name).join(", ")
+        );
+    }
+    if arguments.list {
+        print!("{}", list());
+        return Ok(());
+    }
+    let wanted = |stage: &&Stage| {
+        arguments.only.is_empty() || arguments.only.iter().any(|name| name == stage.name)
+    };
+    let results: Vec<_> =
+        STAGES.iter().filter(wanted).map(|stage| run_stage(stage, arguments)).collect();
+    println!("\nsummary");
+    results.iter().for_each(|result| println!("{result}"));
+    match results.iter().filter(|result| result.how != How::Held).count() {
+        0 => Ok(()),
+        left => bail!("{left} of {} stages failed or did not run", results.len()),
+    }
+}
+
+/// The step `verify` of `cargo xtask test`: the stage `protocol` without the life of address spaces. It needs no package.
+pub fn short() -> Result<Outcome> {
+    protocol(&["1", "short"], &[])?;
+    Ok(Outcome::Done)
+}
+
+fn protocol(exploration: &[&str], further: &[&str]) -> Result<()> {
+    verify(&["test", "-p", "kpkeys-protocol"])?;
+    let explore = ["run", "-p", "kpkeys-protocol", "--"];
+    verify(&[&explore, exploration].concat())?;
+    if further.is_empty() { Ok(()) } else { verify(&[&explore, further].concat()) }
+}
+
+fn verify(arguments: &[&str]) -> Result<()> {
+    let (what, rest) = arguments.split_at(1);
+    command::run(&mut command::cargo(
+        &[what, &["--manifest-path", "verify/Cargo.toml"], rest].concat(),
+    ))
+}
+
+fn stage(name: &str) -> Option<&'static Stage> {
+    STAGES.iter().find(|stage| stage.name == name)
+}
+
+fn list() -> String {
+    let line = |stage: &Stage| {
+        let Stage { name, covers, takes, leaves_out, missing, .. } = stage;
+        let missing = missing().map_or(String::new(), |missing| format!("\n  missing: {missing}"));
+        format!(
+            "{name}\n  covers: {covers}\n  takes: {takes}\n  leaves out: {leaves_out}{missing}\n"
+        )
+    };
+    STAGES.iter().map(line).collect()
+}
+
+#[derive(PartialEq, Eq, Debug)]
+enum How {
+    Held,
+    Failed(String),
+    NotRun(String),
+}
+
+struct StageResult {
+    name: &'static str,
+    how: How,
+    took: Duration,
+}
+
+impl std::fmt::Display for StageResult {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (word, note) = match &self.how {
+            How::Held => ("ok", String::new()),
+            How::Failed(why) => ("FAILED", format!("  {why}")),
+            How::NotRun(why) => ("NOT RUN", format!("  {why}")),
+        };
+        write!(f, "  {:<12} {word:<7} {:>8.1} s{note}", self.name, self.took.as_secs_f64())
+    }
+}
+
+fn run_stage(stage: &Stage, arguments: &Arguments) -> StageResult {
+    println!("\n== {}: {}", stage.name, stage.covers);
+    let begun = Instant::now();
+    let how = match (stage.missing)() {
+        Some(missing) => How::NotRun(missing),
+        None => match (stage.run)(arguments) {
+            Ok(()) => How::Held,
+            Err(error) => How::Failed(format!("{error:#}")),
+        },
+    };
+    if let How::Failed(why) | How::NotRun(why) = &how {
+        println!("{why}");
+    }
+    StageResult { name: stage.name, how, took: begun.elapsed() }
+}
+
+fn missing_for_proofs() -> Option<String> {
+    if !cfg!(target_arch = "x86_64") {
+        return Some("an x86-64 host, whose instructions the proofs read".to_owned());
+    }
+    if command::succeeds(&mut command::program("pkg-config", &["--exists", "z3"])) || has_library()
+    {
+        return None;
+    }
+    Some("the solver Z3; on Debian: apt-get install --no-install-recommends libz3-dev".to_owned())
+}
+
+fn has_library() -> bool {
+    ["/usr/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/local/lib"]
+        .iter()
+        .any(|folder| Path::new(folder).join("libz3.so").exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_stage_says_what_it_leaves_out() {
+        let list = list();
+        for stage in &STAGES {
+            assert!(list.contains(&format!("{}\n  covers: {}", stage.name, stage.covers)));
+            assert!(!stage.leaves_out.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_stage_that_cannot_run_is_named_with_what_is_missing() {
+        let arguments = Arguments { list: false, only: vec![], fault: String::new() };
+        let stage = Stage {
+            missing: || Some("package x".into()),
+            run: |_| panic!("it is not run"),
+            ..STAGES[1]
+        };
+        let result = run_stage(&stage, &arguments);
+        assert_eq!(result.how, How::NotRun("package x".into()));
+        assert!(result.to_string().contains("NOT RUN"), "{result}");
+        assert!(result.to_string().ends_with("package x"), "{result}");
+    }
+
+    #[test]
+    fn an_unknown_stage_is_refused_with_the_stages() {
+        let arguments = Arguments { list: true, only: vec!["prove".into()], fault: String::new() };
+        let error = run(&arguments).unwrap_err().to_string();
+        assert_eq!(error, "there is no stage `prove`; the stages are protocol, proofs, faults");
+    }
+}
