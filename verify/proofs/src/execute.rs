@@ -230,7 +230,8 @@ impl Step<'_> {
 
     fn known_address(&self) -> Result<u64, Stop> {
         let address = self.address()?;
-        address.as_u64().ok_or(Stop::Split(address))
+        let known = self.state.known.iter().find(|(term, _)| *term == address);
+        address.as_u64().or(known.map(|(_, value)| *value)).ok_or(Stop::Split(address))
     }
 
     fn add(&mut self, with_carry: bool) -> Result<(), Stop> {

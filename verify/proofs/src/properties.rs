@@ -2,6 +2,8 @@
 //!
 //! What a property compares with is written down here once more, as the manuals have it.
 
+use std::hint::black_box;
+
 use kpkeys::context::{Default, PageTables};
 use kpkeys::encoding::{Encoding, Pkrs, Por, Update, decode};
 use kpkeys::pan::Control;
@@ -106,6 +108,12 @@ fn attrs(word: u64) -> Attrs {
     }
 }
 
+/// An entry on its way through memory, so that the compiler does not conclude anything from how it was made.
+#[inline(always)]
+fn seen(entry: Entry) -> Entry {
+    Entry(black_box(entry.0))
+}
+
 #[inline(always)]
 fn same(a: Attrs, b: Attrs) -> bool {
     (a.write == b.write)
@@ -124,6 +132,7 @@ fn leaf<F: Format>(frame: u64, of: u64, at: u64, _: u64) -> bool {
     match F::leaf(level, PhysAddr(frame), of) {
         None => !fits,
         Some(entry) => {
+            let entry = seen(entry);
             fits & F::is_present(entry)
                 & F::is_leaf(level, entry)
                 & (F::frame(level, entry).0 == frame)
@@ -138,7 +147,7 @@ fn leaf<F: Format>(frame: u64, of: u64, at: u64, _: u64) -> bool {
 #[inline(always)]
 fn table<F: Format>(frame: u64, user: u64, at: u64, _: u64) -> bool {
     let frame = frame & 0x0000_ffff_ffff_f000;
-    let (entry, level) = (F::table(PhysAddr(frame), user & 1 == 1), level(at));
+    let (entry, level) = (seen(F::table(PhysAddr(frame), user & 1 == 1)), level(at));
     at & 3 == 0
         || F::is_table(level, entry)
             & !F::is_leaf(level, entry)
@@ -161,7 +170,7 @@ fn with_key<F: Format>(entry: u64, to: u64, at: u64, _: u64) -> bool {
     if to.number() >= F::KEYS {
         return true;
     }
-    let new = F::with_key(entry, to);
+    let new = seen(F::with_key(entry, to));
     (F::key(new).number() == to.number())
         & (F::with_key(new, F::key(entry)).0 == entry.0)
         & (F::frame(level, new).0 == F::frame(level, entry).0)
@@ -173,7 +182,7 @@ fn with_key<F: Format>(entry: u64, to: u64, at: u64, _: u64) -> bool {
 #[inline(always)]
 fn write_protected<F: Format>(entry: u64, at: u64, _: u64, _: u64) -> bool {
     let (entry, level) = (Entry(entry), level(at));
-    let new = F::write_protected(entry);
+    let new = seen(F::write_protected(entry));
     let (was, is) = (F::attrs(entry), F::attrs(new));
     !F::is_writable(new)
         & same(is, Attrs { write: false, ..was })
@@ -187,14 +196,14 @@ fn write_protected<F: Format>(entry: u64, at: u64, _: u64, _: u64) -> bool {
 fn taken_back<F: Format>(frame: u64, at: u64, _: u64, _: u64) -> bool {
     match F::leaf(level(at), PhysAddr(frame), Attrs::KERNEL_DATA) {
         None => true,
-        Some(entry) => F::writable(F::write_protected(entry)).0 == entry.0,
+        Some(entry) => F::writable(seen(F::write_protected(entry))).0 == entry.0,
     }
 }
 
 #[inline(always)]
 fn old<F: Format>(entry: u64, at: u64, _: u64, _: u64) -> bool {
     let (entry, level) = (Entry(entry), level(at));
-    let new = F::old(entry);
+    let new = seen(F::old(entry));
     !F::is_young(new)
         & same(F::attrs(new), Attrs { young: false, ..F::attrs(entry) })
         & ((entry.0 ^ new.0).count_ones_at_most_one())
@@ -234,6 +243,7 @@ fn alias<F: Format>(frame: u64, at: u64, _: u64, _: u64) -> bool {
     match F::alias(level, PhysAddr(frame)) {
         None => F::leaf(level, PhysAddr(frame), Attrs::USER_DATA).is_none(),
         Some(entry) => {
+            let entry = seen(entry);
             same(F::attrs(entry), Attrs::USER_DATA)
                 & F::is_leaf(level, entry)
                 & (F::frame(level, entry).0 == frame)
@@ -251,19 +261,19 @@ fn alias_aarch64(frame: u64, at: u64, c: u64, d: u64) -> bool {
 
 #[inline(always)]
 fn writable_x86_64(entry: u64, _: u64, _: u64, _: u64) -> bool {
-    X86_64::is_writable(Entry(entry)) == (entry >> 1 & 1 == 1)
+    X86_64::is_writable(seen(Entry(entry))) == (entry >> 1 & 1 == 1)
 }
 
 #[inline(always)]
 fn writable_aarch64(entry: u64, _: u64, _: u64, _: u64) -> bool {
     // AP[2] clear: writable now. DBM set: becomes so by hardware.
-    Aarch64::is_writable(Entry(entry)) == (entry >> 7 & 1 == 0 || entry >> 51 & 1 == 1)
+    Aarch64::is_writable(seen(Entry(entry))) == (entry >> 7 & 1 == 0 || entry >> 51 & 1 == 1)
 }
 
 #[inline(always)]
 fn contiguous(entry: u64, at: u64, _: u64, _: u64) -> bool {
     let (old, level) = (Entry(entry), level(at));
-    let new = Aarch64::contiguous(old);
+    let new = seen(Aarch64::contiguous(old));
     Aarch64::is_contiguous(new)
         & (new.0 & !(1 << 52) == entry & !(1 << 52))
         & same(Aarch64::attrs(new), Aarch64::attrs(old))
@@ -308,7 +318,7 @@ fn field(register: u64, key: u64, bits: u64) -> u64 {
 #[inline(always)]
 fn closing_pkrs(register: u64, other: u64, _: u64, _: u64) -> bool {
     let (close, open) = (Update::of::<Pkrs, Default>(), Update::of::<Pkrs, PageTables>());
-    let closed = close.apply(register);
+    let closed = black_box(close.apply(register));
     let other = other & 15;
     (field(closed, 1, 2) == 0b10)
         & (field(closed, 0, 2) == 0)
@@ -321,7 +331,7 @@ fn closing_pkrs(register: u64, other: u64, _: u64, _: u64) -> bool {
 #[inline(always)]
 fn closing_por(register: u64, other: u64, _: u64, _: u64) -> bool {
     let (close, open) = (Update::of::<Por, Default>(), Update::of::<Por, PageTables>());
-    let closed = close.apply(register);
+    let closed = black_box(close.apply(register));
     let other = other & 7;
     (field(closed, 1, 4) == 0b0001)
         & (field(closed, 0, 4) == 0b0111)

@@ -47,6 +47,17 @@ pub fn prove(property: &Property) -> Verdict {
     }
 }
 
+/// What a function returns for arguments, by carrying out its instructions on their values.
+///
+/// # Errors
+///
+/// What is not understood.
+pub fn evaluate(function: Function, arguments: [u64; 4]) -> Result<bool, String> {
+    let mut proof = Proof::new(function);
+    proof.arguments = arguments.iter().map(|&value| BV::from_u64(value, 64)).collect();
+    Ok(proof.run()?.is_none())
+}
+
 struct Proof {
     solver: Solver,
     arguments: Vec<BV>,
@@ -126,13 +137,37 @@ impl Proof {
 
     /// The state with one more condition, if it can hold.
     fn with(&mut self, mut state: State, condition: Bool) -> Result<Option<State>, String> {
-        match condition.simplify().as_bool() {
+        let condition = condition.simplify();
+        match condition.as_bool() {
             Some(true) => return Ok(Some(state)),
             Some(false) => return Ok(None),
-            None => state.conditions.push(condition),
+            None => (),
         }
-        let possible = self.ask(&state.conditions)?;
-        Ok(possible.then_some(state))
+        if state.conditions.contains(&condition) {
+            return Ok(Some(state));
+        }
+        if state.conditions.contains(&condition.not().simplify()) {
+            return Ok(None);
+        }
+        let is_witnessed = self.holds_for(&condition, &state.witness);
+        state.conditions.push(condition);
+        if is_witnessed {
+            return Ok(Some(state));
+        }
+        match self.arguments_of(&state.conditions)? {
+            Some(witness) => {
+                state.witness = witness;
+                Ok(Some(state))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Whether a condition is certain to hold for arguments, without a question.
+    fn holds_for(&self, condition: &Bool, witness: &[u64; 4]) -> bool {
+        let values: Vec<_> = witness.iter().map(|&value| BV::from_u64(value, 64)).collect();
+        let pairs: Vec<_> = self.arguments.iter().zip(&values).collect();
+        condition.substitute(&pairs).simplify().as_bool() == Some(true)
     }
 
     /// A state for each value that a term can have.
@@ -143,15 +178,15 @@ impl Proof {
         }
         let (mut states, mut rest) = (Vec::new(), state);
         while states.len() < MANY {
-            if !self.ask(&rest.conditions)? {
-                return Ok(states);
-            }
+            let Some(witness) = self.arguments_of(&rest.conditions)? else { return Ok(states) };
             let model = self.solver.get_model().ok_or("the solver has no model")?;
             let known = model.eval(&value, true).and_then(|value| value.as_u64());
             let known = known.ok_or("the solver has no value")?;
             let is = value.eq(BV::from_u64(known, 64));
             let mut one = rest.clone();
+            one.witness = witness;
             one.conditions.push(is.clone());
+            one.known.push((value.clone(), known));
             states.push((known, one));
             rest.conditions.push(is.not());
         }
@@ -172,9 +207,17 @@ impl Proof {
 
     /// Arguments that take a path and meet a condition.
     fn model(&mut self, state: &State, condition: &Bool) -> Result<Option<[u64; 4]>, String> {
+        if condition.simplify().as_bool() == Some(false) {
+            return Ok(None);
+        }
         let conditions: Vec<_> =
             state.conditions.iter().cloned().chain([condition.clone()]).collect();
-        if !self.ask(&conditions)? {
+        self.arguments_of(&conditions)
+    }
+
+    /// Arguments for which all conditions hold.
+    fn arguments_of(&mut self, conditions: &[Bool]) -> Result<Option<[u64; 4]>, String> {
+        if !self.ask(conditions)? {
             return Ok(None);
         }
         let model = self.solver.get_model().ok_or("the solver has no model")?;

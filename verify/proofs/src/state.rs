@@ -37,6 +37,10 @@ pub struct State {
     stack: BTreeMap<u64, BV>,
     /// What must hold for this path to be taken.
     pub conditions: Vec<Bool>,
+    /// Arguments that take it.
+    pub witness: [u64; 4],
+    /// Terms whose value this path was split by.
+    pub known: Vec<(BV, u64)>,
 }
 
 impl State {
@@ -50,6 +54,8 @@ impl State {
             next: function,
             stack: BTreeMap::new(),
             conditions: Vec::new(),
+            witness: [0; 4],
+            known: Vec::new(),
         };
         // System V: RDI, RSI, RDX, RCX.
         let places = [Register::RDI, Register::RSI, Register::RDX, Register::RCX];
