@@ -161,26 +161,24 @@ impl<S: System> Model for Explored<S> {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        fn holds<S: System>(state: &State, rule: Rule) -> bool {
+        fn holds(state: &State, rule: Rule) -> bool {
             state.violation.as_ref().is_none_or(|violation| violation.rule != rule)
         }
         vec![
             Property::always(
                 "the register is open exactly while its own window's code runs",
-                |_, state| holds::<S>(state, Rule::Register),
+                |_, state| holds(state, Rule::Register),
             ),
             Property::always("no table is reachable writable while linked", |_, state| {
-                holds::<S>(state, Rule::Table)
+                holds(state, Rule::Table)
             }),
             Property::always("nothing is freed or used anew that a TLB maps", |_, state| {
-                holds::<S>(state, Rule::Frame)
+                holds(state, Rule::Frame)
             }),
             Property::always("somebody can go on until all are done", |_, state| {
-                holds::<S>(state, Rule::Progress)
+                holds(state, Rule::Progress)
             }),
-            Property::always("no operation fails or panics", |_, state| {
-                holds::<S>(state, Rule::Code)
-            }),
+            Property::always("no operation fails or panics", |_, state| holds(state, Rule::Code)),
         ]
     }
 }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use kpkeys::{Backend, Saved, Window};
 use kpkeys_pgtable::{
-    Attrs, Config, Entry, Error, Event, Flush, Format, Level, Machine, Mode, PageRange, Paging,
+    Attrs, Config, Error, Event, Flush, Format, Frames, Level, Machine, Mode, PageRange, Paging,
     PhysAddr, Probe, VirtAddr, store,
 };
 
@@ -118,7 +118,6 @@ impl<S: System> Kernel<S> {
 
     /// Maps new pages.
     fn map(&self, range: PageRange) -> Result<(), Error> {
-        use kpkeys_pgtable::Frames;
         let root = self.paging.kernel();
         let frames: Vec<PhysAddr> =
             (0..range.pages()).filter_map(|_| ModelFrames.allocate(0)).collect();
@@ -193,7 +192,6 @@ impl<S: System> Kernel<S> {
 
     /// The life of an address space.
     fn program(&self) -> Result<(), Error> {
-        use kpkeys_pgtable::Frames;
         let range = PageRange::new(OF_PROGRAM, 1)?;
         let section = self.paging.section(self.paging.kernel());
         let root = self.paging.new_user_root(&section)?;
@@ -222,12 +220,9 @@ const fn config(mode: Mode) -> Config {
 }
 
 fn release(frame: PhysAddr) {
-    use kpkeys_pgtable::Frames;
     // SAFETY: for the rules to say: nothing maps it any more, unless a fault is planted.
     unsafe { ModelFrames.release(frame, 0) };
 }
 
-/// Levels that the model numbers as the code does.
+/// Levels are numbered as a walker of the model numbers them.
 const _: () = assert!(Level::Pte as u8 == 0 && Level::Pgd as u8 == 3);
-/// What an empty entry is.
-const _: () = assert!(Entry::EMPTY.0 == 0);
