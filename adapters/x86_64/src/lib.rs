@@ -1,0 +1,20 @@
+#![doc = include_str!("../README.md")]
+#![no_std]
+
+mod adopt;
+mod entry;
+mod error;
+mod frames;
+mod key;
+mod linear;
+mod machine;
+mod mapper;
+mod protection;
+
+pub use error::{AdoptError, OutOfFrames};
+pub use linear::{Linear, LinearMap};
+pub use machine::Machine;
+#[cfg(target_arch = "x86_64")]
+pub use machine::OneCpu;
+pub use mapper::{Batch, HardenedPageTable};
+pub use protection::Protection;
