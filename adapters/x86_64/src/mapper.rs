@@ -16,7 +16,7 @@ use x86_64::structures::paging::{
     Size2MiB, Size4KiB, Translate,
 };
 
-use crate::entry::{KEY, walk};
+use crate::entry::{KEY, Place, walk};
 use crate::error::OutOfFrames;
 use crate::frames::{List, Prepared, Waiting};
 use crate::linear::Linear;
@@ -239,7 +239,8 @@ impl<L: Linear> Batch<'_, L> {
     ///
     /// # Errors
     ///
-    /// As there.
+    /// As there, and [`FlagUpdateError::PageNotMapped`] where there is a table instead of a block: the wrapped crate would turn it into a
+    /// block, which maps the table itself.
     ///
     /// # Safety
     ///
@@ -252,22 +253,20 @@ impl<L: Linear> Batch<'_, L> {
     where
         Bare<L>: Mapper<S>,
     {
-        let flags = self.keeping_key(page, flags);
-        // SAFETY: the caller's promise.
-        unsafe { self.bare.update_flags(page, flags) }
-    }
-
-    /// `flags`, with the key of page tables if that is what the leaf of a page carries.
-    fn keeping_key<S: PageSize>(&self, page: Page<S>, flags: PageTableFlags) -> PageTableFlags {
         let level = leaf_level::<S>();
         // SAFETY: the root of this batch's tables.
         let place = unsafe { walk(&self.prepared.linear, self.root, page.start_address(), level) };
-        match place {
-            Ok(place) if place.level == level && place.entry.key() == Pkey::PAGE_TABLES => {
-                (flags - KEY) | (place.entry.flags() & KEY)
+        let mut flags = flags;
+        if let Some(Place { entry, .. }) = place.ok().filter(|place| place.level == level) {
+            if entry.is_present() && !entry.is_leaf(level) {
+                return Err(FlagUpdateError::PageNotMapped);
             }
-            _ => flags,
+            if entry.key() == Pkey::PAGE_TABLES {
+                flags = (flags - KEY) | (entry.flags() & KEY);
+            }
         }
+        // SAFETY: the caller's promise.
+        unsafe { self.bare.update_flags(page, flags) }
     }
 }
 
