@@ -190,7 +190,7 @@ fn set_up_paging(frames: &mut Frames) -> Option<PhysFrame> {
     // SAFETY: the image, its stack included, is where it was; the table of handlers is written here alone.
     unsafe {
         Cr3::write(root, Cr3Flags::empty());
-        let idt = &mut *&raw mut IDT;
+        let idt = (&raw mut IDT).as_mut()?;
         idt.page_fault.set_handler_addr(VirtAddr::new(page_fault as *const () as u64));
         idt.load();
     }

@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use kpkeys::encoding::Pkrs;
@@ -34,7 +35,7 @@ pub const JUNK: u64 = 0x0bad_0bad_0bad_0bad;
 pub const OFFSET: u64 = LINEAR_START.0 - MEMORY_START.0;
 
 /// The kernel's protection register, counting.
-pub struct Counting(ArenaRegister<Pkrs>, Arc<Counts>);
+pub struct Counting(ArenaRegister<Pkrs>, Rc<Counts>);
 
 /// What was counted.
 #[derive(Default)]
@@ -62,7 +63,7 @@ unsafe impl Register for Counting {
 /// The machine that the adapter sees.
 pub struct TestMachine {
     backend: Keyed<Counting, Pkrs>,
-    counts: Arc<Counts>,
+    counts: Rc<Counts>,
 }
 
 // SAFETY: there are no TLBs, and no interrupts.
@@ -85,11 +86,11 @@ unsafe impl Machine for TestMachine {
 
 /// The machine of an arena, outside of windows.
 pub fn machine(arena: &Arc<Arena>) -> TestMachine {
-    let (counts, register) = (Arc::new(Counts::default()), ArenaRegister::new(arena.clone()));
+    let (counts, register) = (Rc::new(Counts::default()), ArenaRegister::new(arena.clone()));
     machine_of(register, counts)
 }
 
-fn machine_of(register: ArenaRegister<Pkrs>, counts: Arc<Counts>) -> TestMachine {
+fn machine_of(register: ArenaRegister<Pkrs>, counts: Rc<Counts>) -> TestMachine {
     let backend = Keyed::new(Counting(register, counts.clone()));
     backend.reset();
     counts.writes.set(0);
@@ -214,7 +215,7 @@ impl Bare {
     /// Adopts the tables.
     pub fn adopt(self) -> Result<System, (AdoptError, Bare)> {
         let Bare { arena, root, mut frames } = self;
-        let counts = Arc::new(Counts::default());
+        let counts = Rc::new(Counts::default());
         let register = ArenaRegister::new(arena.clone());
         let machine = machine_of(register.clone(), counts.clone());
         // SAFETY: `root` is the root of tables that nobody else uses, and the map is where the bare crate put it.
@@ -268,7 +269,7 @@ pub struct System {
     pub arena: Arc<Arena>,
     pub protection: Protection<TestMachine, LinearMap>,
     pub frames: RefCell<Frames>,
-    pub counts: Arc<Counts>,
+    pub counts: Rc<Counts>,
     register: ArenaRegister<Pkrs>,
     hosted: Model,
 }
