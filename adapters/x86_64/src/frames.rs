@@ -65,7 +65,7 @@ impl List {
 }
 
 /// Whether a frame carries the key of page tables where `linear` maps it.
-fn is_keyed<L: Linear>(linear: &L, root: PhysFrame, frame: PhysFrame) -> bool {
+pub(crate) fn is_keyed<L: Linear>(linear: &L, root: PhysFrame, frame: PhysFrame) -> bool {
     let Some(address) = linear.address(frame) else { return false };
     // SAFETY: `root` is the root that was adopted.
     unsafe { entry::walk(linear, root, address, PageTableLevel::One) }.is_ok_and(|place| {
@@ -97,13 +97,15 @@ unsafe impl<L: Linear> FrameAllocator<Size4KiB> for Prepared<'_, L> {
 pub(crate) struct Waiting<'w, L> {
     pub(crate) list: List,
     pub(crate) linear: L,
+    pub(crate) root: PhysFrame,
     pub(crate) window: &'w Window<'w>,
 }
 
 impl<L: Linear> FrameDeallocator<Size4KiB> for Waiting<'_, L> {
     unsafe fn deallocate_frame(&mut self, frame: PhysFrame) {
-        if self.linear.address(frame).is_some() {
-            // SAFETY: the frame was a table of hardened tables, so it carries the key, and is linked nowhere any more (caller's promise).
+        // What does not carry the key was no table of these, and would end the list.
+        if is_keyed(&self.linear, self.root, frame) {
+            // SAFETY: the frame carries the key, and is linked nowhere any more (caller's promise).
             unsafe { self.list.push(self.window, &self.linear, frame) };
         }
     }

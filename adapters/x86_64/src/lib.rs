@@ -4,6 +4,7 @@
 mod adopt;
 mod entry;
 mod error;
+mod for_adapters;
 mod frames;
 mod key;
 mod linear;

@@ -369,9 +369,9 @@ impl<M: Machine, L: Linear> CleanUp for HardenedPageTable<'_, M, L> {
     where
         D: FrameDeallocator<Size4KiB>,
     {
-        let linear = self.protection.linear;
+        let (linear, kernel) = (self.protection.linear, self.protection.root());
         let freed = in_window(&self.protection.machine, |window: &Window<'_>| {
-            let mut waiting = Waiting { list: List::EMPTY, linear, window };
+            let mut waiting = Waiting { list: List::EMPTY, linear, root: kernel, window };
             // SAFETY: as in `with`; that tables may be freed is the caller's promise.
             unsafe { bare(linear, self.root).clean_up_addr_range(range, &mut waiting) };
             waiting.list

@@ -23,7 +23,11 @@ pub struct Protection<M, L> {
     root: PhysFrame,
     /// Frames that are keyed, ahead of use. The lock is also the one of all changes to the linear map. It is a spinlock that leaves
     /// interrupts alone, and is never held over a flush.
-    spares: Mutex<List>,
+    pub(crate) spares: Mutex<List>,
+    /// For adapters of other crates: frames that wait for a flush.
+    pub(crate) freed: Mutex<List>,
+    /// Likewise: held by the call that counts on what is in stock.
+    pub(crate) call: Mutex<()>,
 }
 
 impl<M: Machine, L: Linear> Protection<M, L> {
@@ -48,7 +52,8 @@ impl<M: Machine, L: Linear> Protection<M, L> {
         if machine.backend().scheme() != Scheme::Keys {
             return Err(AdoptError::AliasScheme);
         }
-        let protection = Protection { machine, linear, root, spares: Mutex::new(List::EMPTY) };
+        let [spares, freed] = [List::EMPTY, List::EMPTY].map(Mutex::new);
+        let protection = Protection { machine, linear, root, spares, freed, call: Mutex::new(()) };
         // SAFETY: the caller's promise.
         unsafe { protection.adopt_root(root, frames)? };
         Ok(protection)
@@ -151,8 +156,10 @@ impl<M: Machine, L: Linear> Protection<M, L> {
         count: usize,
         frames: &mut A,
     ) -> Result<(), OutOfFrames> {
-        let list = self.take(count, frames)?;
-        self.put(list);
+        if self.reserved() < count {
+            let list = self.take(count, frames)?;
+            self.put(list);
+        }
         Ok(())
     }
 

@@ -106,3 +106,13 @@ fn frames_in_stock_are_protected() {
     let first = tables(&system.arena, system.root()).len() as u64;
     assert!((first..first + 40).all(|number| system.attack(support::frame(number), 0) == BLOCKED));
 }
+
+/// The wrapped crate's code, and whatever else runs in the closure, is inside the window: there, nothing is promised.
+#[test]
+fn inside_a_batch_a_stray_store_goes_through_and_after_it_no_more() {
+    let system = System::new::<Size4KiB>();
+    let mut frames = system.frames.borrow_mut();
+    let inside = system.mapper().batch(0, &mut *frames, |_| system.attack(system.root(), 3));
+    assert_eq!(inside, Ok(Ok(())));
+    assert_eq!(system.attack(system.root(), 3), BLOCKED);
+}

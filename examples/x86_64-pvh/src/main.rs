@@ -108,7 +108,7 @@ fn run(log: &mut impl Write) -> Option<()> {
     let protection = adopted.map_err(|error| writeln!(log, "refused: {error}")).ok()?;
     // SAFETY: the only mapper from here on.
     let mut mapper = unsafe { protection.tables(root) };
-    // SAFETY: nothing is mapped there. (The same line as above.)
+    // SAFETY: nothing is mapped there.
     unsafe { mapper.map_to(page(PAGES[1]), ours, DATA, &mut frames) }.ok()?.flush();
     let _ = writeln!(log, "protected; a page was mapped through the adapter");
 
