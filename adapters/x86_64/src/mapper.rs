@@ -71,10 +71,12 @@ impl<'p, M: Machine, L: Linear> HardenedPageTable<'p, M, L> {
 
     /// How many tables are missing to map every page of a range.
     pub fn tables_for<S: PageSize>(&self, range: PageRange<S>) -> usize {
-        if range.is_empty() {
-            return 0;
-        }
-        let [first, last] = [range.start, range.end - 1].map(Page::start_address);
+        if range.is_empty() { 0 } else { self.tables_between(range.start, range.end - 1) }
+    }
+
+    /// The same from a page to another, included.
+    pub fn tables_between<S: PageSize>(&self, first: Page<S>, last: Page<S>) -> usize {
+        let [first, last] = [first, last].map(Page::start_address);
         let levels = core::iter::successors(leaf_level::<S>().next_higher_level(), |level| {
             level.next_higher_level()
         });

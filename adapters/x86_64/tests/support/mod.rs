@@ -63,7 +63,7 @@ unsafe impl Register for Counting {
 /// The machine that the adapter sees.
 pub struct TestMachine {
     backend: Keyed<Counting, Pkrs>,
-    counts: Rc<Counts>,
+    pub counts: Rc<Counts>,
 }
 
 // SAFETY: there are no TLBs, and no interrupts.
@@ -86,11 +86,10 @@ unsafe impl Machine for TestMachine {
 
 /// The machine of an arena, outside of windows.
 pub fn machine(arena: &Arc<Arena>) -> TestMachine {
-    let (counts, register) = (Rc::new(Counts::default()), ArenaRegister::new(arena.clone()));
-    machine_of(register, counts)
+    machine_of(ArenaRegister::new(arena.clone()), Rc::new(Counts::default()))
 }
 
-fn machine_of(register: ArenaRegister<Pkrs>, counts: Rc<Counts>) -> TestMachine {
+pub fn machine_of(register: ArenaRegister<Pkrs>, counts: Rc<Counts>) -> TestMachine {
     let backend = Keyed::new(Counting(register, counts.clone()));
     backend.reset();
     counts.writes.set(0);
@@ -105,6 +104,14 @@ pub struct Frames {
     pub left: usize,
     /// What was given back.
     pub given_back: Vec<PhysFrame>,
+}
+
+impl Frames {
+    /// All of memory.
+    pub fn of(arena: &Arc<Arena>) -> Frames {
+        let (free, given_back) = (Vec::new(), Vec::new());
+        Frames { arena: arena.clone(), next: 0, free, left: PAGES as usize, given_back }
+    }
 }
 
 // SAFETY: each frame is handed out once until it is given back.
@@ -176,9 +183,7 @@ impl Bare {
         for<'t> OffsetPageTable<'t>: Mapper<S>,
     {
         let arena = Arc::new(Arena::guarded(PAGES as usize).expect("the host has memory"));
-        let (free, given_back) = (Vec::new(), Vec::new());
-        let mut frames =
-            Frames { arena: arena.clone(), next: 0, free, left: PAGES as usize, given_back };
+        let mut frames = Frames::of(&arena);
         let root = frames.allocate_frame().expect("memory is fresh");
         (0..512).for_each(|index| write(&arena, root, index, 0));
         let mut bare = Bare { arena, root, frames };
@@ -231,8 +236,7 @@ impl Bare {
 
     /// What the model says of a stray store of the same value to a table's entry.
     pub fn attack(&self, table: PhysFrame, index: usize) -> Result<(), Fault> {
-        let register = ArenaRegister::<Pkrs>::new(self.arena.clone());
-        let hosted: Model = Hosted::new(self.arena.clone(), Keyed::new(register), NoProbe, 1);
+        let hosted = model(&self.arena);
         // A kernel that has protection ready and no table adopted: the register says that key 1 is not to be written.
         attack(&hosted, &self.arena, self.root, 0b1000, table, index)
     }
@@ -262,7 +266,12 @@ fn map_through(view: *mut u8) -> LinearMap {
     LinearMap::seen_at(memory, VirtAddr::new(OFFSET), pointers).expect("a map of all memory")
 }
 
-type Model = Hosted<X86_64, Keyed<ArenaRegister<Pkrs>, Pkrs>, NoProbe>;
+/// The model of an arena, for its MMU.
+pub fn model(arena: &Arc<Arena>) -> Model {
+    Hosted::new(arena.clone(), Keyed::new(ArenaRegister::new(arena.clone())), NoProbe, 1)
+}
+
+pub type Model = Hosted<X86_64, Keyed<ArenaRegister<Pkrs>, Pkrs>, NoProbe>;
 
 /// Protected tables.
 pub struct System {
@@ -306,7 +315,8 @@ impl System {
     }
 }
 
-fn attack(
+/// What the model says of a stray store of the same value to a frame's word.
+pub fn attack(
     hosted: &Model,
     arena: &Arena,
     root: PhysFrame,
