@@ -5,6 +5,7 @@
 use kpkeys::Window;
 use x86_64::structures::paging::{FrameAllocator, FrameDeallocator, PhysFrame, Size4KiB};
 
+use crate::entry::{Entry, Slot, zero};
 use crate::error::OutOfFrames;
 use crate::frames::{List, is_keyed};
 use crate::linear::Linear;
@@ -60,4 +61,60 @@ impl<M: Machine, L: Linear> Protection<M, L> {
         }
         keyed
     }
+
+    /// The entry at `index` of a table.
+    ///
+    /// # Safety
+    ///
+    /// `table` is the root of a mapper's tables, or what an entry of them points to.
+    pub unsafe fn load(&self, table: PhysFrame, index: usize) -> u64 {
+        // SAFETY: the caller's promise; tables were adopted, or come from stock, so each has an address.
+        unsafe { Slot::of(&self.linear, table, index) }.load().0
+    }
+
+    /// Stores an entry of a table, in a window of its own or [`within`](Within) that of a call. Returns whether it was stored: a frame that does
+    /// not carry the key is no table, and left alone.
+    ///
+    /// # Safety
+    ///
+    /// As for [`load`](Self::load), and the entry may have this value.
+    pub unsafe fn store(&self, within: Within, table: PhysFrame, index: usize, entry: u64) -> bool {
+        let keyed = is_keyed(&self.linear, self.root(), table);
+        if keyed {
+            // SAFETY: the caller's promise.
+            let slot = unsafe { Slot::of(&self.linear, table, index) };
+            match within {
+                // SAFETY: a call has a window open.
+                Within::Call => slot.store(&unsafe { Window::assume_open() }, Entry(entry)),
+                Within::Itself => {
+                    in_window(&self.machine, |window| slot.store(window, Entry(entry)))
+                }
+            }
+        }
+        keyed
+    }
+
+    /// Empties a frame that [`take_reserved`](Self::take_reserved) gave.
+    ///
+    /// # Safety
+    ///
+    /// It is linked nowhere yet; as for [`store`](Self::store).
+    pub unsafe fn empty(&self, within: Within, frame: PhysFrame) {
+        // SAFETY: the frame was in stock, so it has an address, and is the caller's.
+        let zero = |window: &Window<'_>| unsafe { zero(window, &self.linear, frame) };
+        match within {
+            // SAFETY: a call has a window open.
+            Within::Call => zero(&unsafe { Window::assume_open() }),
+            Within::Itself => in_window(&self.machine, zero),
+        }
+    }
+}
+
+/// Where a store of an adapter is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Within {
+    /// Within [`Protection::call`], whose window is open.
+    Call,
+    /// In no window: it opens its own.
+    Itself,
 }

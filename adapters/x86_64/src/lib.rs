@@ -13,6 +13,7 @@ mod mapper;
 mod protection;
 
 pub use error::{AdoptError, OutOfFrames};
+pub use for_adapters::Within;
 pub use linear::{Linear, LinearMap};
 pub use machine::Machine;
 #[cfg(target_arch = "x86_64")]
