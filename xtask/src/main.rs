@@ -16,6 +16,7 @@ mod instructions;
 mod kernel;
 mod links;
 mod oldest;
+mod package;
 mod packages;
 mod setup;
 mod slurm;
@@ -23,6 +24,7 @@ mod step;
 mod test;
 mod toolchain;
 mod trees;
+mod tutorial;
 mod workspace;
 
 use std::process::ExitCode;
@@ -54,6 +56,10 @@ enum Task {
     Docs,
     /// Run a campaign of 1,000 tasks in a Slurm of its own on this machine (root, Debian's packages, minutes)
     Slurm,
+    /// Build every package from its files, install the command, and use both where there is no checkout (takes minutes)
+    Package,
+    /// Build a new crate outside of the workspace from the book's snippets alone, and run it
+    Tutorial,
     /// Read every device tree of the distribution's arm64 kernel and compare with dtc (fetches 60 MB)
     Trees(trees::Arguments),
 }
@@ -68,6 +74,8 @@ fn main() -> ExitCode {
         Task::History(arguments) => history::run(&arguments),
         Task::Docs => docs::build(),
         Task::Slurm => slurm::run(),
+        Task::Package => package::run(),
+        Task::Tutorial => tutorial::run(),
         Task::Trees(arguments) => trees::run(&arguments),
     };
     match outcome {
