@@ -142,7 +142,8 @@ struct Place {
 impl Place {
     fn new(all: &[Package]) -> Result<Self> {
         let folder = std::env::temp_dir().join(format!("kpkeys-packages-{}", std::process::id()));
-        let packages: Vec<_> = all.iter().filter(|package| package.is_published()).cloned().collect();
+        let packages: Vec<_> =
+            all.iter().filter(|package| package.is_published()).cloned().collect();
         let place = Place { folder, packages };
         fs::create_dir_all(place.unpacked())?;
         for package in &place.packages {
@@ -193,7 +194,12 @@ impl Place {
         command::run(&mut self.command(&["reference", "v5-amended"]))?;
         for target in Target::ALL {
             match command::find(target.program()) {
-                Some(_) => command::run(&mut self.command(&["run", "tests=protection", "--on", target.name()]))?,
+                Some(_) => command::run(&mut self.command(&[
+                    "run",
+                    "tests=protection",
+                    "--on",
+                    target.name(),
+                ]))?,
                 None => println!("skipped: {}: no {}", target.name(), target.program()),
             }
         }
@@ -243,7 +249,10 @@ mod tests {
             package.problems().join("; ")
         };
         assert_eq!(lacks(|p| p.license = None), "x: no good `license` in its manifest");
-        assert_eq!(lacks(|p| p.keywords = vec!["k".into(); 6]), "x: no good `keywords` in its manifest");
+        assert_eq!(
+            lacks(|p| p.keywords = vec!["k".into(); 6]),
+            "x: no good `keywords` in its manifest"
+        );
         assert_eq!(
             lacks(|p| p.metadata = serde_json::Value::Null),
             "x: no good `metadata.docs.rs.targets` in its manifest"
@@ -254,7 +263,8 @@ mod tests {
     fn what_is_for_the_repository_alone_is_not_published() {
         assert!(complete().is_published());
         assert!(!Package { publish: Some(Vec::new()), ..complete() }.is_published());
-        let published: Vec<_> = packages().unwrap().into_iter().filter(Package::is_published).collect();
+        let published: Vec<_> =
+            packages().unwrap().into_iter().filter(Package::is_published).collect();
         let is = |name: &str| published.iter().any(|package| package.name == name);
         assert!(is("kpkeys") && is("kpkeys-pgtable") && is(COMMAND));
         assert!(!is("xtask") && !is("kpkeys-skips") && !is("kpkeys-examples"));

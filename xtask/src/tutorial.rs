@@ -32,7 +32,9 @@ pub fn walk(crates: &[(String, PathBuf)]) -> Result<()> {
     if said.trim() != chapter.says.trim() {
         bail!("the program of {CHAPTER} prints\n{said}\nand the chapter says\n{}", chapter.says);
     }
-    println!("{CHAPTER}: a new crate of its snippets builds, runs and prints what it says:\n{said}");
+    println!(
+        "{CHAPTER}: a new crate of its snippets builds, runs and prints what it says:\n{said}"
+    );
     Ok(())
 }
 
