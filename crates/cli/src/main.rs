@@ -165,9 +165,7 @@ fn run(call: Call) -> Result<ExitCode> {
         Call::Completions { shell } => {
             shell::print_completions(Arguments::command(), shell).map(done)
         }
-        Call::Man { folder } => {
-            shell::write_man_pages(Arguments::command(), &folder).map(done)
-        }
+        Call::Man { folder } => shell::write_man_pages(Arguments::command(), &folder).map(done),
         Call::BenchWorker(options) => bench::worker::run(&options).map(done),
     }
 }

@@ -50,7 +50,10 @@ mod tests {
             assert_eq!(page.is_file(), !call.is_hide_set(), "{}", page.display());
         }
         let text = fs::read_to_string(page("kpkeys-trace-record")).unwrap();
-        assert!(text.contains("kpkeys trace record") || text.contains("kpkeys\\-trace\\-record"), "{text}");
+        assert!(
+            text.contains("kpkeys trace record") || text.contains("kpkeys\\-trace\\-record"),
+            "{text}"
+        );
     }
 
     #[test]
