@@ -16,6 +16,7 @@ mod instructions;
 mod kernel;
 mod links;
 mod oldest;
+mod package;
 mod packages;
 mod requested;
 mod setup;
@@ -23,6 +24,7 @@ mod step;
 mod test;
 mod toolchain;
 mod trees;
+mod tutorial;
 mod workspace;
 
 use std::process::ExitCode;
@@ -56,6 +58,10 @@ enum Task {
     Slurm,
     /// Open a report in Chromium and read every number (Debian's package)
     Browser,
+    /// Build every package from its files, install the command, and use both where there is no checkout (takes minutes)
+    Package,
+    /// Build a new crate outside of the workspace from the book's snippets alone, and run it
+    Tutorial,
     /// Read every device tree of the distribution's arm64 kernel and compare with dtc (fetches 60 MB)
     Trees(trees::Arguments),
 }
@@ -71,6 +77,8 @@ fn main() -> ExitCode {
         Task::Docs => docs::build(),
         Task::Slurm => requested::slurm(),
         Task::Browser => requested::browser(),
+        Task::Package => package::run(),
+        Task::Tutorial => tutorial::run(),
         Task::Trees(arguments) => trees::run(&arguments),
     };
     match outcome {
