@@ -40,5 +40,19 @@ pub fn no_dependencies() -> Result<Outcome> {
         bail!("`kpkeys` must depend on nothing, but pulls in: {}", dependencies.join(", "));
     }
     println!("kpkeys depends on nothing");
+    no_mock()
+}
+
+/// Checks that no library that a kernel links turns on the mock, which protects nothing: who wants it says so.
+fn no_mock() -> Result<Outcome> {
+    for name in NO_STD_CRATES {
+        let package = format!("--package={name}");
+        let arguments = ["tree", &package, "--edges=normal,features", "--target=all"];
+        let tree = command::output(&mut command::cargo(&arguments))?;
+        if tree.contains(r#"kpkeys feature "mock""#) {
+            bail!("`{name}` turns on the feature `mock` of `kpkeys`, which protects nothing");
+        }
+    }
+    println!("no library of a kernel turns on the mock");
     Ok(Outcome::Done)
 }
