@@ -68,13 +68,12 @@ impl fmt::Display for Error {
             Error::NoSuchMemory => {
                 f.write_str("the table memory is empty or reaches past the last address")
             }
-            Error::NoAlias => {
-                f.write_str("this backend stores through an alias: give the layout an address for it")
-            }
-            Error::AliasMisplaced(va) => write!(
-                f,
-                "the alias at {va} must be in the upper half, apart from the linear map"
+            Error::NoAlias => f.write_str(
+                "this backend stores through an alias: give the layout an address for it",
             ),
+            Error::AliasMisplaced(va) => {
+                write!(f, "the alias at {va} must be in the upper half, apart from the linear map")
+            }
             Error::OutOfTables { needed, free } => {
                 write!(f, "up to {needed} tables are needed and {free} pages are free for them")
             }

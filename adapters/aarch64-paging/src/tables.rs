@@ -64,8 +64,7 @@ impl<'p, B: Backend> Tables<'p, B> {
         // `batch`, whose caller answers for it.
         let window = unsafe { pool.open() };
         let frames = Frames::new(pool);
-        let mapping =
-            Mapping::with_asid_and_va_range(frames, asid, root_level, El1And0, half);
+        let mapping = Mapping::with_asid_and_va_range(frames, asid, root_level, El1And0, half);
         drop(window);
         Ok(Tables {
             pool,
@@ -152,6 +151,7 @@ impl<'p, B: Backend> Tables<'p, B> {
         let Some(alias) = layout.alias_region().filter(|_| self.has_alias()) else {
             return Ok(());
         };
+        self.walk().verify(&alias)?;
         let (flags, constraints) = (aliased(memory), Constraints::empty());
         let piece = Piece { region: alias, pa: layout.start, flags, constraints };
         let plan = Plan::of_pieces(self, [Some(piece), None, None])?;
@@ -264,8 +264,7 @@ impl<'p, B: Backend> Tables<'p, B> {
         let root = self.pool.layout().page(self.root_address());
         let frames = Frames::of(self.pool, root.expect("the root is in the table memory"));
         let asid = self.mapping.asid();
-        let settled =
-            Mapping::with_asid_and_va_range(frames, asid, self.level, El1And0, self.half);
+        let settled = Mapping::with_asid_and_va_range(frames, asid, self.level, El1And0, self.half);
         for _ in 0..self.active.load(Ordering::Relaxed) {
             settled.mark_active();
         }
@@ -275,11 +274,11 @@ impl<'p, B: Backend> Tables<'p, B> {
     }
 
     fn reserve_for_modify(&self, range: &MemoryRegion) -> Result<usize, Error> {
+        self.walk().verify(range)?;
         let layout = self.pool.layout();
         if layout.overlaps_alias(range) || overlap(&layout.linear_region(), range).is_some() {
             return Err(Error::TableMemory(range.clone()));
         }
-        self.walk().verify(range)?;
         let needed = self.walk().needs(range, Change::Modify)?;
         self.pool.reserve(needed)?;
         Ok(needed)
@@ -406,6 +405,7 @@ impl Plan {
         flags: El1Attributes,
         constraints: Constraints,
     ) -> Result<Plan, Error> {
+        tables.walk().verify(range)?;
         let layout = tables.pool.layout();
         let maps = flags.contains(El1Attributes::VALID);
         // What is unmapped has no address; the wrapped crate subtracts from it all the same, by no more than this.
@@ -423,7 +423,6 @@ impl Plan {
         };
         let (start, end) = (range.start().0, range.end().0);
         let Some(inner) = linear else {
-            tables.walk().verify(range)?;
             return Self::of_pieces(tables, [piece(start, end, flags), None, None]);
         };
         let safe = protected(flags, tables.pool.backend().scheme());
@@ -443,7 +442,6 @@ impl Plan {
         let walk = tables.walk();
         let mut needed = 0;
         for piece in pieces.iter().flatten() {
-            walk.verify(&piece.region)?;
             let change = Change::Map(piece.pa, piece.flags, piece.constraints);
             needed += walk.needs(&piece.region, change)?;
         }

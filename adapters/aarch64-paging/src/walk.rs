@@ -100,7 +100,7 @@ impl<B: Backend> Walk<'_, B> {
         outside.map_or(Ok(()), |address| Err(MapError::AddressRange(address)))
     }
 
-    /// How many tables a change may need: exactly, but for blocks that it would split only to find that they say what they should.
+    /// How many tables a change may need at most. It is what it does need, but where a block is split into what partly is as asked for.
     ///
     /// # Errors
     ///
