@@ -8,8 +8,14 @@ use crate::step::Outcome;
 use crate::toolchain::Toolchain;
 
 /// The crates that a kernel links.
-const NO_STD_CRATES: [&str; 5] =
-    ["kpkeys", "kpkeys-pgtable", "kpkeys-mm", "kpkeys-workloads", "kpkeys-devicetree"];
+const NO_STD_CRATES: [&str; 6] = [
+    "kpkeys",
+    "kpkeys-pgtable",
+    "kpkeys-mm",
+    "kpkeys-workloads",
+    "kpkeys-devicetree",
+    "kpkeys-aarch64-paging",
+];
 
 /// Builds them for both bare targets. Those have no `std` at all, so that a use of it anywhere in the
 /// dependencies ends the build.

@@ -34,6 +34,10 @@ impl<'p, B: Backend> Tables<'p, B> {
     /// A copy of tables that are there, in table memory: the same leaves at the same levels, but for the linear map of table memory, which
     /// is protected in the copy. Activate it, and the others are out of use.
     ///
+    /// A block that had table memory and more is smaller blocks and pages in the copy. To load the copy is then a change of block size
+    /// without break-before-make, which only CPUs with FEAT_BBM level 2 allow (Arm ARM D8.16.1) - unless the leaves are not global and
+    /// `asid` is another one, or table memory is whole blocks of the tables there are.
+    ///
     /// # Errors
     ///
     /// The first thing that cannot be copied; nothing is kept then.

@@ -33,6 +33,7 @@
 //! | keeps the address of its root | taken up anew when protection is turned on |
 //! | follows every entry that looks like a table's | [`Error::ForeignTable`] before a window opens |
 //! | subtracts past zero, with overflow checks, where a block that is there has the flags asked for, and always when a hole is unmapped | [`Error::BelowBlock`]; [`Tables::unmap_range`] gives it an address that does not |
+//! | takes a table to unmap a hole as large as an entry of a level 0 root | so here: it is reserved, and may be refused |
 //! | maps table memory as anything | [`Error::TableMemory`] |
 //! | panics when dropped while active | such tables are kept |
 //! | frees a table before its flush, up to 0.12.2 | needs 0.12.3 |
@@ -61,6 +62,10 @@ pub use error::Error;
 pub use layout::Layout;
 pub use pool::Pool;
 pub use tables::{Batch, Tables, Updatable};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 /// Where table memory is reached by this program: the first page of each view.
 #[derive(Clone, Copy, Debug)]

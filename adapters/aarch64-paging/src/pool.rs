@@ -127,13 +127,18 @@ impl<B: Backend> Pool<B> {
             return Err(Error::LinearMapMissing);
         }
         if self.backend.scheme() == Scheme::Alias {
-            if !self.alias_mapped.load(Ordering::Acquire) {
-                return Err(Error::AliasMissing);
-            }
-            #[cfg(target_arch = "aarch64")]
-            self.ask_the_walker()?;
+            self.check_alias()?;
         }
         self.protected.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn check_alias(&self) -> Result<(), Error> {
+        if !self.alias_mapped.load(Ordering::Acquire) {
+            return Err(Error::AliasMissing);
+        }
+        #[cfg(target_arch = "aarch64")]
+        self.ask_the_walker()?;
         Ok(())
     }
 
@@ -141,9 +146,9 @@ impl<B: Backend> Pool<B> {
     #[cfg(target_arch = "aarch64")]
     fn ask_the_walker(&self) -> Result<(), Error> {
         use aarch64_paging::descriptor::VirtualAddress;
-        for page in 0..self.layout.pages {
-            let linear = VirtualAddress(self.views.linear.addr() + page * PAGE_SIZE);
-            let alias = VirtualAddress(self.views.alias.addr() + page * PAGE_SIZE);
+        for offset in (0..self.layout.bytes()).step_by(PAGE_SIZE) {
+            let linear = VirtualAddress(self.views.linear.addr() + offset);
+            let alias = VirtualAddress(self.views.alias.addr() + offset);
             if translates_for_stores(linear) {
                 return Err(Error::StillWritable(linear));
             }
@@ -212,21 +217,23 @@ impl<B: Backend> Pool<B> {
     }
 
     fn next_of(&self, page: usize) -> usize {
+        let first = self.within(self.views.linear, self.layout.address(page));
         // SAFETY: a free page's first word, written by `give` under the lock that the caller holds.
-        let next = unsafe { self.loaded(page).cast::<usize>().read() };
+        let next = unsafe { first.cast::<usize>().read() };
         assert!(next <= self.layout.pages, "the list of free pages leads out of the table memory");
         next
     }
 
     /// Where a page is stored to, now.
     pub(crate) fn stored(&self, page: usize) -> NonNull<u8> {
-        let aliased = self.backend.scheme() == Scheme::Alias && self.is_protected();
-        self.within(if aliased { self.views.alias } else { self.views.linear }, page)
+        self.stored_at(self.layout.address(page))
     }
 
-    /// Where a page is loaded from, at any time.
-    pub(crate) fn loaded(&self, page: usize) -> NonNull<u8> {
-        self.within(self.views.linear, page)
+    /// Where table memory is stored to, now.
+    #[inline(always)]
+    pub(crate) fn stored_at(&self, pa: PhysicalAddress) -> NonNull<u8> {
+        let aliased = self.backend.scheme() == Scheme::Alias && self.is_protected();
+        self.within(if aliased { self.views.alias } else { self.views.linear }, pa)
     }
 
     /// Where any memory of the linear map is loaded from.
@@ -242,10 +249,12 @@ impl<B: Backend> Pool<B> {
         page
     }
 
-    fn within(&self, view: *mut u8, page: usize) -> NonNull<u8> {
-        assert!(page < self.layout.pages, "a page outside the table memory");
+    #[inline(always)]
+    fn within(&self, view: *mut u8, pa: PhysicalAddress) -> NonNull<u8> {
+        let offset = pa.0.wrapping_sub(self.layout.start.0);
+        assert!(offset < self.layout.bytes(), "every table is in the table memory");
         // SAFETY: the view covers all pages (`Pool::new`), so the address is inside it, and it is not at zero.
-        unsafe { NonNull::new_unchecked(view.wrapping_add(page * PAGE_SIZE)) }
+        unsafe { NonNull::new_unchecked(view.wrapping_add(offset)) }
     }
 }
 

@@ -42,17 +42,27 @@ impl Entry {
     }
 }
 
-/// What an entry at a level covers, in bytes.
-pub(crate) fn granularity(level: usize) -> usize {
-    PAGE_SIZE << ((LEAF_LEVEL - level) * BITS_PER_LEVEL)
+/// How far below an address's index at a level its last bit is.
+fn shift(level: usize) -> usize {
+    PAGE_SIZE.ilog2() as usize + (LEAF_LEVEL - level) * BITS_PER_LEVEL
 }
 
-pub(crate) fn is_block(chunk: &MemoryRegion, level: usize) -> bool {
-    (chunk.start().0 | chunk.end().0).is_multiple_of(granularity(level))
+/// What an entry at a level covers, in bytes.
+pub(crate) fn granularity(level: usize) -> usize {
+    1 << shift(level)
+}
+
+/// The part of an address that an entry at a level leaves as it is.
+fn offset(address: usize, level: usize) -> usize {
+    address & (granularity(level) - 1)
+}
+
+fn is_block(chunk: &MemoryRegion, level: usize) -> bool {
+    offset(chunk.start().0 | chunk.end().0, level) == 0
 }
 
 fn index(va: VirtualAddress, level: usize) -> usize {
-    va.0 / granularity(level) % ENTRIES
+    (va.0 >> shift(level)) % ENTRIES
 }
 
 /// The parts of a range that have an entry each at this level.
@@ -231,14 +241,14 @@ impl Change {
     fn splits(self, entry: Entry, chunk: &MemoryRegion, level: usize) -> Result<bool, Error> {
         let Change::Map(pa, flags, constraints) = self else { return Ok(!is_block(chunk, level)) };
         if entry.flags() == flags {
-            let offset = chunk.start().0 % granularity(level);
-            let begin = pa.0.checked_sub(offset).ok_or(Error::BelowBlock(pa))?;
+            let begin =
+                pa.0.checked_sub(offset(chunk.start().0, level)).ok_or(Error::BelowBlock(pa))?;
             if entry.address().0 == begin {
                 return Ok(false);
             }
         }
         let fits = is_block(chunk, level)
-            && pa.0.is_multiple_of(granularity(level))
+            && offset(pa.0, level) == 0
             && !constraints.contains(Constraints::NO_BLOCK_MAPPINGS)
             && level > 0;
         Ok(!fits)

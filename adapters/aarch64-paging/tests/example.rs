@@ -10,7 +10,9 @@ fn cargo(arguments: &[&str]) -> Output {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/aarch64-rt");
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(arguments).current_dir(&folder);
-    for flags in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
+    for flags in
+        ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS", "CARGO_BUILD_TARGET"]
+    {
         cargo.env_remove(flags);
     }
     // Apart from what is built for the host.
@@ -34,7 +36,8 @@ fn the_kernel_on_other_crates_boots_and_its_tables_are_out_of_reach() {
     let log = succeeds(&["run", "--release", "--quiet"]);
     let outcomes: Vec<&str> =
         log.lines().filter_map(|line| line.split_once("): ")).map(|(_, outcome)| outcome).collect();
-    let [permission, translation] = ["permission", "translation"].map(|kind| format!("data abort, {kind} fault"));
+    let [permission, translation] =
+        ["permission", "translation"].map(|kind| format!("data abort, {kind} fault"));
     let expected = ["stored", &permission, &permission, &translation, &permission];
     assert_eq!(outcomes, expected, "{log}");
     assert_eq!(log.lines().last(), Some("protected"), "{log}");

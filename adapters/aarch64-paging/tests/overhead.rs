@@ -136,12 +136,12 @@ fn repeat(case: &str, calls: &mut dyn Calls, times: usize) {
                 calls.modify(&pages(511, 1), &writable);
             }
             "range" => {
-                calls.map(&pages(1, 512), FLAGS);
-                calls.unmap(&pages(1, 512));
+                calls.map(&pages(700, 512), FLAGS);
+                calls.unmap(&pages(700, 512));
             }
             _ => {
-                (1..513).for_each(|page| calls.map(&pages(page, 1), FLAGS));
-                (1..513).for_each(|page| calls.unmap(&pages(page, 1)));
+                (700..1212).for_each(|page| calls.map(&pages(page, 1), FLAGS));
+                (700..1212).for_each(|page| calls.unmap(&pages(page, 1)));
             }
         }
     }

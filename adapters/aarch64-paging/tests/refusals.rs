@@ -230,7 +230,7 @@ fn tables_that_cannot_be_copied_are_refused_with_the_reason<S: Protection>() {
     for (entry, error) in [
         (OLD_ROOT.0 as u64 | 3, Error::Recursive(OLD_ROOT)),
         (0x10_0000_0000_0003, Error::OutsideLinearMap(PhysicalAddress(0))),
-        (OLD_ROOT.0 as u64 + 0x3003 | 1 << 62, Error::TableAttributes(va(300))),
+        ((OLD_ROOT.0 as u64 + 0x3003) | (1 << 62), Error::TableAttributes(va(300))),
         (0xff0, Error::UnknownEntry(va(300))),
     ] {
         system.plant(OLD_ROOT, 300, entry);

@@ -32,6 +32,7 @@ const MEMORY: El1Attributes = El1Attributes::VALID
     .union(El1Attributes::ATTRIBUTE_INDEX_1)
     .union(El1Attributes::INNER_SHAREABLE)
     .union(El1Attributes::ACCESSED)
+    .union(El1Attributes::NON_GLOBAL)
     .union(El1Attributes::UXN);
 
 initial_pagetable!({
@@ -59,11 +60,13 @@ fn protect(pool: &Pool<Pan>) -> Result<(Tables<'_, Pan>, Tables<'_, Pan>), Error
     let root = PhysicalAddress(read_ttbr0_el1().bits() as usize & !0xfff);
     let existing = Existing { root, level: 1, half: VaRange::Lower, linear_memory: RAM };
     // SAFETY: `aarch64-rt` made the table, which the identity map has and this, the only CPU, does not change.
-    let lower = unsafe { Tables::adopt(pool, &existing, 0)? };
-    let mut upper = Tables::new(pool, 0, 1, VaRange::Upper)?;
+    let lower = unsafe { Tables::adopt(pool, &existing, 1)? };
+    let mut upper = Tables::new(pool, 1, 1, VaRange::Upper)?;
     upper.map_alias(MEMORY)?;
-    // SAFETY: the lower half maps what it did before, but for table memory, which nothing but `pool` uses; the upper half was not
-    // translated until now. The walker is told of it when it has a root: 39 bits of 4 KiB pages, as below.
+    // SAFETY: refused, since this CPU does not use them yet.
+    assert!(matches!(unsafe { pool.protect() }, Err(Error::StillWritable(_))));
+    // SAFETY: the lower half maps what it did before, but for table memory, which nothing but `pool` uses, and as another ASID, since
+    // blocks became smaller. The upper half was not translated until now: as the lower, 39 bits of 4 KiB pages.
     unsafe {
         upper.activate();
         let tcr = read_tcr_el1() - TcrEl1::EPD1;
