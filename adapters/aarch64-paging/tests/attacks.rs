@@ -153,6 +153,8 @@ fn the_alias_is_open_to_el0_without_e0pd() {
     assert_eq!(mmu.store_as(Privilege::User, attack, EVIL), Err(Fault::NotPresent(Level::Pgd)));
     mmu.cpu.e0pd = false;
     assert_eq!(mmu.store_as(Privilege::User, attack, EVIL), Ok(()), "why Pan::init demands it");
+    let fetch = mmu.access(attack, Want::Execute, Privilege::User);
+    assert_eq!(fetch, Err(Fault::Permission(LEAF)), "and even then nothing there is code");
 }
 
 #[test]

@@ -24,12 +24,11 @@ use kpkeys_hosted::register::{ArenaRegister, Opens, PanFlag};
 use kpkeys_pgtable::entry::Aarch64;
 use kpkeys_pgtable::{Level, NoProbe, PhysAddr, VirtAddr};
 
+/// As careless as may be: writable, and executable too.
 pub const NORMAL: El1Attributes = El1Attributes::VALID
     .union(El1Attributes::ATTRIBUTE_INDEX_1)
     .union(El1Attributes::INNER_SHAREABLE)
-    .union(El1Attributes::ACCESSED)
-    .union(El1Attributes::UXN)
-    .union(El1Attributes::PXN);
+    .union(El1Attributes::ACCESSED);
 pub const USER: El1Attributes = NORMAL.union(El1Attributes::USER).union(El1Attributes::NON_GLOBAL);
 pub const NO_CONSTRAINTS: Constraints = Constraints::empty();
 
