@@ -61,6 +61,12 @@ fn is_block(chunk: &MemoryRegion, level: usize) -> bool {
     offset(chunk.start().0 | chunk.end().0, level) == 0
 }
 
+/// Whether one entry at a level translates all of a range.
+fn is_one_entry(region: &MemoryRegion, level: usize) -> bool {
+    let last = region.end().0.wrapping_sub(1);
+    region.start().0 >> shift(level) == last >> shift(level)
+}
+
 fn index(va: VirtualAddress, level: usize) -> usize {
     (va.0 >> shift(level)) % ENTRIES
 }
@@ -116,7 +122,17 @@ impl<B: Backend> Walk<'_, B> {
     ///
     /// An entry, or a change, that the wrapped crate would stumble over.
     pub(crate) fn needs(&self, region: &MemoryRegion, change: Change) -> Result<usize, Error> {
-        self.needs_below(Some(self.root), self.level, region, change)
+        let (mut table, mut level) = (self.root, self.level);
+        // Most ranges are small: down to the table that translates all of it, or to where that table is missing.
+        while level < LEAF_LEVEL
+            && is_one_entry(region, level)
+            && !change.drops_table(region, level)
+        {
+            let Some(lower) = self.entry(table, region.start(), level).table(level) else { break };
+            self.pool.layout().page(lower).ok_or(Error::ForeignTable(lower))?;
+            (table, level) = (lower, level + 1);
+        }
+        self.needs_below(Some(table), level, region, change)
     }
 
     fn needs_below(
