@@ -3,7 +3,7 @@
 //! `test` is the one gate that a contributor and CI both pass; it is a list of named steps
 //! ([`checks`]) handed to a runner that times and summarises them ([`step`]). `setup` installs what
 //! the steps need, `docs` builds the documentation for reading. On request: `trees` reads the device trees of a distribution's kernel,
-//! `slurm` runs a campaign on a cluster of its own, and `history` collects what the gate on instructions counted at each commit.
+//! `slurm` runs a campaign on a cluster of its own, `browser` opens a report in Chromium, and `history` collects what the gate on instructions counted at each commit.
 
 mod audit;
 mod bare;
@@ -16,13 +16,15 @@ mod instructions;
 mod kernel;
 mod links;
 mod oldest;
+mod package;
 mod packages;
+mod requested;
 mod setup;
-mod slurm;
 mod step;
 mod test;
 mod toolchain;
 mod trees;
+mod tutorial;
 mod workspace;
 
 use std::process::ExitCode;
@@ -54,6 +56,12 @@ enum Task {
     Docs,
     /// Run a campaign of 1,000 tasks in a Slurm of its own on this machine (root, Debian's packages, minutes)
     Slurm,
+    /// Open a report in Chromium and read every number (Debian's package)
+    Browser,
+    /// Build every package from its files, install the command, and use both where there is no checkout (takes minutes)
+    Package,
+    /// Build a new crate outside of the workspace from the book's snippets alone, and run it
+    Tutorial,
     /// Read every device tree of the distribution's arm64 kernel and compare with dtc (fetches 60 MB)
     Trees(trees::Arguments),
 }
@@ -67,7 +75,10 @@ fn main() -> ExitCode {
         Task::Growth => growth::run(),
         Task::History(arguments) => history::run(&arguments),
         Task::Docs => docs::build(),
-        Task::Slurm => slurm::run(),
+        Task::Slurm => requested::slurm(),
+        Task::Browser => requested::browser(),
+        Task::Package => package::run(),
+        Task::Tutorial => tutorial::run(),
         Task::Trees(arguments) => trees::run(&arguments),
     };
     match outcome {

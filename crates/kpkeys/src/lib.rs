@@ -51,12 +51,16 @@ pub mod encoding;
 mod guard;
 mod key;
 pub mod keyed;
+#[cfg(feature = "mock")]
 pub mod mock;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", any(feature = "mock", feature = "pks")))]
 mod msr;
 pub mod null;
+#[cfg(feature = "pan")]
 pub mod pan;
+#[cfg(feature = "pks")]
 pub mod pks;
+#[cfg(feature = "poe")]
 pub mod poe;
 
 pub use backend::{Backend, Saved, Scheme};
