@@ -8,8 +8,16 @@ use crate::step::Outcome;
 use crate::toolchain::Toolchain;
 
 /// The crates that a kernel links.
-const NO_STD_CRATES: [&str; 5] =
-    ["kpkeys", "kpkeys-pgtable", "kpkeys-mm", "kpkeys-workloads", "kpkeys-devicetree"];
+const NO_STD_CRATES: [&str; 8] = [
+    "kpkeys",
+    "kpkeys-pgtable",
+    "kpkeys-mm",
+    "kpkeys-workloads",
+    "kpkeys-devicetree",
+    "kpkeys-aarch64-paging",
+    "kpkeys-x86_64",
+    "kpkeys-page_table_multiarch",
+];
 
 /// Builds them for both bare targets. Those have no `std` at all, so that a use of it anywhere in the
 /// dependencies ends the build.
@@ -33,5 +41,19 @@ pub fn no_dependencies() -> Result<Outcome> {
         bail!("`kpkeys` must depend on nothing, but pulls in: {}", dependencies.join(", "));
     }
     println!("kpkeys depends on nothing");
+    no_mock()
+}
+
+/// Checks that no library that a kernel links turns on the mock, which protects nothing: who wants it says so.
+fn no_mock() -> Result<Outcome> {
+    for name in NO_STD_CRATES {
+        let package = format!("--package={name}");
+        let arguments = ["tree", &package, "--edges=normal,features", "--target=all"];
+        let tree = command::output(&mut command::cargo(&arguments))?;
+        if tree.contains(r#"kpkeys feature "mock""#) {
+            bail!("`{name}` turns on the feature `mock` of `kpkeys`, which protects nothing");
+        }
+    }
+    println!("no library of a kernel turns on the mock");
     Ok(Outcome::Done)
 }

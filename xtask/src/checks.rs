@@ -6,7 +6,9 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::step::{self, AfterFailure, Outcome, Step};
-use crate::{audit, bare, command, docs, instructions, kernel, oldest, setup, test, verify};
+use crate::{
+    audit, bare, command, docs, instructions, kernel, oldest, package, setup, test, verify,
+};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -47,8 +49,13 @@ fn steps() -> Vec<Step> {
         },
         Step {
             name: "no-deps",
-            about: "the bottom crate depends on nothing",
+            about: "the bottom crate depends on nothing, and no kernel library turns the mock on",
             run: bare::no_dependencies,
+        },
+        Step {
+            name: "package",
+            about: "every published crate can be packaged, with README, licences and metadata",
+            run: package::check,
         },
         Step { name: "clippy", about: "no warning in any target of any crate", run: clippy },
         Step {

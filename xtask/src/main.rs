@@ -3,7 +3,8 @@
 //! `test` is the one gate that a contributor and CI both pass; it is a list of named steps
 //! ([`checks`]) handed to a runner that times and summarises them ([`step`]). `setup` installs what
 //! the steps need, `docs` builds the documentation for reading. On request: `trees` reads the device trees of a distribution's kernel,
-//! `slurm` runs a campaign on a cluster of its own, `verify` runs models, proofs and planted faults, and `history` collects what the gate on instructions counted at each commit.
+//! `slurm` runs a campaign on a cluster of its own, `browser` opens a report in Chromium, `verify` runs models, proofs and planted faults, and
+//! `history` collects what the gate on instructions counted at each commit.
 
 mod audit;
 mod bare;
@@ -16,13 +17,15 @@ mod instructions;
 mod kernel;
 mod links;
 mod oldest;
+mod package;
 mod packages;
+mod requested;
 mod setup;
-mod slurm;
 mod step;
 mod test;
 mod toolchain;
 mod trees;
+mod tutorial;
 mod verify;
 mod workspace;
 
@@ -55,6 +58,12 @@ enum Task {
     Docs,
     /// Run a campaign of 1,000 tasks in a Slurm of its own on this machine (root, Debian's packages, minutes)
     Slurm,
+    /// Open a report in Chromium and read every number (Debian's package)
+    Browser,
+    /// Build every package from its files, install the command, and use both where there is no checkout (takes minutes)
+    Package,
+    /// Build a new crate outside of the workspace from the book's snippets alone, and run it
+    Tutorial,
     /// Read every device tree of the distribution's arm64 kernel and compare with dtc (fetches 60 MB)
     Trees(trees::Arguments),
     /// Check the protocol by a model, prove the arithmetic, and find planted faults (minutes; proofs need Z3)
@@ -70,7 +79,10 @@ fn main() -> ExitCode {
         Task::Growth => growth::run(),
         Task::History(arguments) => history::run(&arguments),
         Task::Docs => docs::build(),
-        Task::Slurm => slurm::run(),
+        Task::Slurm => requested::slurm(),
+        Task::Browser => requested::browser(),
+        Task::Package => package::run(),
+        Task::Tutorial => tutorial::run(),
         Task::Trees(arguments) => trees::run(&arguments),
         Task::Verify(arguments) => verify::run(&arguments),
     };

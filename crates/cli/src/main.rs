@@ -20,15 +20,17 @@ mod render;
 mod report;
 mod run;
 mod schema;
+mod shell;
 mod spread;
 mod trace;
 mod usage;
 
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use usage::UsageError;
 
 const EXAMPLES: &str = "\
@@ -101,6 +103,20 @@ enum Call {
     /// Carry out a plan of many runs, in Slurm or here, and put its results together
     #[command(subcommand)]
     Campaign(campaign::Call),
+    /// Print completions for a shell
+    #[command(
+        after_help = "Examples:\n  kpkeys completions bash > ~/.local/share/bash-completion/completions/kpkeys\n  kpkeys completions zsh > ~/.zfunc/_kpkeys"
+    )]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages, one for each call
+    #[command(after_help = "Examples:\n  kpkeys man ~/.local/share/man/man1")]
+    Man {
+        /// Where to; it is made if it is not there
+        folder: PathBuf,
+    },
     #[command(hide = true)]
     BenchWorker(bench::worker::Options),
 }
@@ -146,6 +162,10 @@ fn run(call: Call) -> Result<ExitCode> {
         Call::Schema { name } => schema::run(&name).map(done),
         Call::Trace(call) => trace::run(call),
         Call::Campaign(call) => campaign::run(&call).map(gates),
+        Call::Completions { shell } => {
+            shell::print_completions(Arguments::command(), shell).map(done)
+        }
+        Call::Man { folder } => shell::write_man_pages(Arguments::command(), &folder).map(done),
         Call::BenchWorker(options) => bench::worker::run(&options).map(done),
     }
 }
@@ -171,7 +191,6 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn every_call_shows_examples_in_its_help() {

@@ -1,6 +1,6 @@
 //! Building the kernel: a Cargo package of its own, for a bare target.
 
-use crate::{Error, Target, flat};
+use crate::{Error, Target, flat, source};
 use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -51,18 +51,15 @@ fn check_rust_target(rustc: &OsStr, folder: &Path, target: Target) -> Result<(),
 }
 
 impl Kernel {
-    /// Builds the kernel from the checkout this program was built from; quick when nothing has
-    /// changed. Cargo's messages go to standard error, its progress too if that is a terminal.
+    /// Builds the kernel from the checkout this program was built from, or from the source in this program if there is none any more;
+    /// quick when nothing has changed. Cargo's messages go to standard error, its progress too if that is a terminal.
     ///
     /// # Errors
     ///
-    /// [`Error::SourceMissing`], [`Error::RustTargetMissing`], [`Error::Build`], [`Error::BadImage`], or [`Error::Io`] when Cargo does not
+    /// [`Error::NoCache`], [`Error::RustTargetMissing`], [`Error::Build`], [`Error::BadImage`], or [`Error::Io`] when Cargo does not
     /// start.
     pub fn build(target: Target) -> Result<Self, Error> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../kernel");
-        if !folder.join("Cargo.toml").is_file() {
-            return Err(Error::SourceMissing { folder });
-        }
+        let folder = source::folder()?;
         let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
         check_rust_target(&rustc, &folder, target)?;
         let program = PathBuf::from(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -136,7 +133,7 @@ mod tests {
         let error = check(&rustc).unwrap_err().to_string();
         assert_eq!(
             error,
-            "Rust's target x86_64-unknown-none is not installed; `cargo xtask setup` installs it"
+            "Rust's target x86_64-unknown-none is not installed; `rustup target add x86_64-unknown-none` installs it"
         );
         std::fs::write(&rustc, format!("#!/bin/sh\necho {}\n", folder.path().display())).unwrap();
         check(&rustc).unwrap();

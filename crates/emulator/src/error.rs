@@ -24,11 +24,8 @@ pub enum Error {
         /// For which machine.
         target: Target,
     },
-    /// The kernel's source is not where this program was built from.
-    SourceMissing {
-        /// The folder looked at.
-        folder: PathBuf,
-    },
+    /// The kernel's source was to be written to the user's cache, and there is none.
+    NoCache,
     /// `cargo build` of the kernel failed; its messages went to standard error.
     Build {
         /// How it ended.
@@ -84,21 +81,15 @@ impl fmt::Display for Error {
                 let advice = Target::install_advice(&[*target]);
                 write!(
                     f,
-                    "`{}` is not installed; as root, `cargo xtask setup` installs it; {advice}",
+                    "`{}` is not installed; {advice}",
                     target.program()
                 )
             }
             Self::RustTargetMissing { target } => {
                 let name = target.rust_target();
-                write!(f, "Rust's target {name} is not installed; `cargo xtask setup` installs it")
+                write!(f, "Rust's target {name} is not installed; `rustup target add {name}` installs it")
             }
-            Self::SourceMissing { folder } => {
-                write!(
-                    f,
-                    "the kernel's source is not in {}; run from a checkout of the repository",
-                    folder.display()
-                )
-            }
+            Self::NoCache => f.write_str("there is no folder to build the kernel in; set HOME or XDG_CACHE_HOME to an absolute path"),
             Self::Build { status } => write!(f, "building the kernel failed ({status})"),
             Self::BadImage { file, reason } => {
                 write!(f, "{} cannot be made a flat image: {reason}", file.display())

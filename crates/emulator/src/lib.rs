@@ -24,6 +24,7 @@ mod error;
 mod flat;
 mod machine;
 mod run;
+mod source;
 mod target;
 
 pub use build::{Kernel, target_dir};

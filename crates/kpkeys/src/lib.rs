@@ -51,15 +51,23 @@ pub mod encoding;
 mod guard;
 mod key;
 pub mod keyed;
+#[cfg(feature = "mock")]
 pub mod mock;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", any(feature = "mock", feature = "pks")))]
 mod msr;
 pub mod null;
+#[cfg(feature = "pan")]
 pub mod pan;
+#[cfg(feature = "pks")]
 pub mod pks;
+#[cfg(feature = "poe")]
 pub mod poe;
 
 pub use backend::{Backend, Saved, Scheme};
 pub use context::Context;
 pub use guard::{Guard, Window};
 pub use key::{Access, AccessMap, Pkey};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

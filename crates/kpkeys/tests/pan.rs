@@ -1,5 +1,7 @@
 //! What the PAN backend does to PSTATE.PAN, write by write, beside hardware that saves and sets it on exceptions.
 
+#![cfg(feature = "pan")]
+
 mod fake;
 
 use fake::Done::Write;

@@ -28,6 +28,8 @@ pub enum Error {
     EarlyRecordFull(PhysAddr),
     /// The mode allocates page-table pages one by one, which needs a linear map made of pages.
     NeedsPageMappedLinearMap,
+    /// The protection register of the calling CPU lets page tables be written: its backend was not initialised, or a window is open.
+    CpuOpen,
     /// The backend protects page tables by an alias: there are no keys to set.
     NoKeys(Pkey),
     /// The backend needs an alias, and the machine says no place for one, or this unusable one.
@@ -71,6 +73,9 @@ impl fmt::Display for Error {
             Error::EarlyRecordFull(pa) => {
                 write!(f, "the record of early page-table pages is full, {pa:?} would stay unprotected")
             }
+            Error::CpuOpen => f.write_str(
+                "this CPU's protection register lets page tables be written: initialise the backend on each CPU, and turn protection on outside of windows (the book's chapter \"Exceptions and threads\")",
+            ),
             Error::NoKeys(key) => {
                 write!(f, "key {} cannot be set: this backend protects page tables by an alias, and nothing else", key.number())
             }

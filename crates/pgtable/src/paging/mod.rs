@@ -8,7 +8,7 @@
 mod build;
 mod tables;
 
-use kpkeys::{Backend, Pkey, Scheme};
+use kpkeys::{Backend, Pkey, Scheme, context};
 use spin::Mutex;
 
 use crate::addr::{Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
@@ -126,10 +126,13 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     /// # Errors
     ///
     /// Why some page could not be protected. Protection must not be claimed then. [`Error::OutsideLinearMap`] if the linear map does not
-    /// map a recorded page: nothing is changed then.
+    /// map a recorded page, [`Error::CpuOpen`] if this CPU is not outside of windows: nothing is changed then.
     pub fn enable_protection(&self) -> Result<(), Error> {
         if !self.ground.mode().protects() {
             return Ok(());
+        }
+        if !self.machine().backend().is_in::<context::Default>() {
+            return Err(Error::CpuOpen);
         }
         self.refuse_holes_recorded()?;
         if self.ground.linear().alias().is_some() {

@@ -1,0 +1,120 @@
+//! For adapters of other crates, whose allocator is made of functions without a state of their own, called in the middle.
+//!
+//! Such a call takes what it needs from stock, and leaves what it frees to be released after it: `Protection::call`.
+
+use kpkeys::Window;
+use x86_64::structures::paging::{FrameAllocator, FrameDeallocator, PhysFrame, Size4KiB};
+
+use crate::entry::{Entry, Slot, zero};
+use crate::error::OutOfFrames;
+use crate::frames::{List, is_keyed};
+use crate::linear::Linear;
+use crate::machine::{Machine, in_window};
+use crate::protection::Protection;
+
+impl<M: Machine, L: Linear> Protection<M, L> {
+    /// Runs `f` in one window, with at least `tables` frames in stock, which no other call takes meanwhile; what was freed goes to `frames` after.
+    ///
+    /// A lock is held throughout, over flushes too: call it with interrupts on, and from no handler.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfFrames`], before `f` runs.
+    ///
+    /// # Safety
+    ///
+    /// `f` runs the wrapped crate's own code and nothing else, and opens no window.
+    pub unsafe fn call<A, R>(
+        &self,
+        tables: usize,
+        frames: &mut A,
+        f: impl FnOnce() -> R,
+    ) -> Result<R, OutOfFrames>
+    where
+        A: FrameAllocator<Size4KiB> + FrameDeallocator<Size4KiB>,
+    {
+        let _lock = self.call.lock();
+        self.reserve(tables, frames)?;
+        let result = in_window(&self.machine, |_| f());
+        let freed = core::mem::replace(&mut *self.freed.lock(), List::EMPTY);
+        self.give_back(freed, frames);
+        Ok(result)
+    }
+
+    /// A frame from stock, within [`call`](Self::call): protected, and to be emptied before it is linked.
+    pub fn take_reserved(&self) -> Option<PhysFrame> {
+        self.spares.lock().pop(&self.linear, self.root())
+    }
+
+    /// Takes a table that is linked nowhere any more, within [`call`](Self::call), and returns whether it is one of the protected.
+    ///
+    /// # Safety
+    ///
+    /// Within [`call`](Self::call), whose window is open. Nobody uses the frame but CPUs that have not been flushed.
+    pub unsafe fn put_freed(&self, frame: PhysFrame) -> bool {
+        let keyed = is_keyed(&self.linear, self.root(), frame);
+        if keyed {
+            // SAFETY: `call` has a window open (caller's promise).
+            let window = unsafe { Window::assume_open() };
+            // SAFETY: the frame carries the key, and is nobody's (caller's promise).
+            unsafe { self.freed.lock().push(&window, &self.linear, frame) };
+        }
+        keyed
+    }
+
+    /// The entry at `index` of a table.
+    ///
+    /// # Safety
+    ///
+    /// `table` is the root of a mapper's tables, or what an entry of them points to.
+    pub unsafe fn load(&self, table: PhysFrame, index: usize) -> u64 {
+        // SAFETY: the caller's promise; tables were adopted, or come from stock, so each has an address.
+        unsafe { Slot::of(&self.linear, table, index) }.load().0
+    }
+
+    /// Stores an entry of a table, in a window of its own or [`within`](Within) that of a call. Returns whether it was stored: a frame that does
+    /// not carry the key is no table, and left alone.
+    ///
+    /// # Safety
+    ///
+    /// As for [`load`](Self::load), and the entry may have this value.
+    pub unsafe fn store(&self, within: Within, table: PhysFrame, index: usize, entry: u64) -> bool {
+        let keyed = is_keyed(&self.linear, self.root(), table);
+        if keyed {
+            // SAFETY: the caller's promise.
+            let slot = unsafe { Slot::of(&self.linear, table, index) };
+            match within {
+                // SAFETY: a call has a window open.
+                Within::Call => slot.store(&unsafe { Window::assume_open() }, Entry(entry)),
+                Within::Itself => {
+                    in_window(&self.machine, |window| slot.store(window, Entry(entry)))
+                }
+            }
+        }
+        keyed
+    }
+
+    /// Empties a frame that [`take_reserved`](Self::take_reserved) gave.
+    ///
+    /// # Safety
+    ///
+    /// It is linked nowhere yet; as for [`store`](Self::store).
+    pub unsafe fn empty(&self, within: Within, frame: PhysFrame) {
+        // SAFETY: the frame was in stock, so it has an address, and is the caller's.
+        let zero = |window: &Window<'_>| unsafe { zero(window, &self.linear, frame) };
+        match within {
+            // SAFETY: a call has a window open.
+            Within::Call => zero(&unsafe { Window::assume_open() }),
+            Within::Itself => in_window(&self.machine, zero),
+        }
+    }
+}
+
+/// Where a store of an adapter is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Within {
+    /// Within [`Protection::call`], whose window is open.
+    Call,
+    /// In no window: it opens its own.
+    Itself,
+}

@@ -1,0 +1,65 @@
+//! What the examples share: a machine in this process, and a CPU of it that an attacker has.
+//!
+//! `bin/first_machine.rs` writes a machine of its own; the others take the one of `kpkeys-hosted`. Each ends by showing that protection
+//! holds, after it showed that the same store succeeds where there is none, and exits with an error if it does not.
+
+use std::sync::Arc;
+
+use kpkeys::keyed::{Keyed, Register};
+use kpkeys_hosted::arena::Arena;
+use kpkeys_hosted::boot::Timed;
+use kpkeys_hosted::mmu::Mmu;
+use kpkeys_hosted::register::MockRegister;
+use kpkeys_hosted::{Hosted, cpu};
+use kpkeys_mm::{AddressSpace, Buddy, FrameTable, Kernel, Layout};
+use kpkeys_pgtable::entry::X86_64;
+use kpkeys_pgtable::{Config, Format, Level, Machine, Mode, NoProbe, PhysAddr, VirtAddr};
+
+/// The machine: x86-64 tables in an arena of this process's memory.
+pub type Example = Timed<X86_64>;
+
+/// 16 MiB.
+const PAGES: usize = 4096;
+
+/// A kernel's memory, linear map and all, before protection is turned on.
+///
+/// # Errors
+///
+/// The host has no memory for the arena.
+pub fn build(mode: Mode, cpus: usize) -> Result<Kernel<Example>, Box<dyn std::error::Error>> {
+    let backend = Keyed::new(MockRegister::detect());
+    backend.reset();
+    let arena = Arc::new(Arena::new(PAGES)?);
+    let machine = Hosted::new(arena, backend, NoProbe, cpus);
+    let memory = machine.memory();
+    let frames = Buddy::new(memory, FrameTable::on_heap(memory.pages), true, cpus, cpu::current);
+    frames.add(0..memory.pages);
+    Ok(Kernel::new(machine, frames, Config::of(mode), Layout::standard())?)
+}
+
+/// [`build`], and protection turned on.
+///
+/// # Errors
+///
+/// As [`build`].
+pub fn boot(mode: Mode, cpus: usize) -> Result<Kernel<Example>, Box<dyn std::error::Error>> {
+    let kernel = build(mode, cpus)?;
+    kernel.enable_protection()?;
+    Ok(kernel)
+}
+
+/// The CPU that this thread plays, as an attacker has it: the kernel's tables are loaded, perhaps a program's too, and the protection register is what
+/// it is at this moment.
+pub fn this_cpu(kernel: &Kernel<Example>, user_root: Option<PhysAddr>) -> Mmu<'_, Example> {
+    let register = MockRegister::detect().read();
+    Mmu::new(kernel.machine(), kernel.paging().kernel().frame(), user_root, register)
+}
+
+/// The linear map's address of the table whose entry maps a page of a program: what an attacker is after.
+pub fn table_of(space: &AddressSpace<'_, Example>, page: VirtAddr) -> Option<VirtAddr> {
+    let (kernel, above) = (space.kernel(), Level::Pmd);
+    let entry =
+        kernel.paging().find_table(space.root(), page, above)?.slot(page.index(above)).load();
+    let frame = X86_64::is_table(above, entry).then(|| X86_64::frame(above, entry))?;
+    Some(kernel.machine().memory().linear_address(frame))
+}

@@ -1,0 +1,41 @@
+//! Tests that run on request, since they take the distribution's packages that nothing else needs, and minutes: `cargo xtask slurm` and
+//! `cargo xtask browser`.
+
+use anyhow::{Result, bail};
+
+use crate::{command, packages};
+
+/// A program, and the package of Debian that has it.
+type Needed = (&'static str, &'static str);
+
+const SLURM: [Needed; 4] = [
+    ("slurmctld", "slurmctld"),
+    ("slurmd", "slurmd"),
+    ("sbatch", "slurm-client"),
+    ("munged", "munge"),
+];
+const BROWSER: [Needed; 1] = [("chromium", "chromium")];
+
+/// A campaign of 1,000 tasks in a Slurm of its own, eight nodes on this machine, with tasks killed and a node lost.
+pub fn slurm() -> Result<()> {
+    install(&SLURM)?;
+    let test = ["test", "--release", "-p", "kpkeys-cli", "--test", "slurm"];
+    command::run(command::cargo(&test).args(["--", "--ignored", "--nocapture"]))
+}
+
+/// The page of a report in Chromium; its pictures stay in the target directory, in `tmp/pages`.
+pub fn browser() -> Result<()> {
+    install(&BROWSER)?;
+    let test = ["test", "-p", "kpkeys-cli", "--test", "browser"];
+    command::run(command::cargo(&test).args(["--", "--nocapture"]))
+}
+
+fn install(needed: &[Needed]) -> Result<()> {
+    let missing = needed.iter().filter(|(program, _)| command::find(program).is_none());
+    let missing: Vec<&str> = missing.map(|(_, package)| *package).collect();
+    match &missing[..] {
+        [] => Ok(()),
+        _ if packages::can_install() => packages::install(&missing),
+        _ => bail!("as root, on Debian or Ubuntu: apt-get install {}", missing.join(" ")),
+    }
+}
