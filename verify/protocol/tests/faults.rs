@@ -92,7 +92,7 @@ fn a_record_that_serves_any_frame_is_found() {
 fn a_flush_that_does_not_reach_every_cpu_is_found() {
     // The page is freed while another CPU still has it.
     finds::<Pks>(Fault::FlushIsLocal, Scenario::Free, Mode::Fused, Rule::Frame);
-    finds::<Poe>(Fault::FlushIsNone, Scenario::Free, Mode::FusedLean, Rule::Frame);
+    finds::<Poe>(Fault::FlushIsNone, Scenario::Free, Mode::Fused, Rule::Frame);
     // A new table can still be written by the CPU that has it as it was.
     finds::<Pks>(Fault::FlushIsLocal, Scenario::Link, Mode::Batched, Rule::Table);
     finds::<PanAlias>(Fault::FlushIsNone, Scenario::Link, Mode::Unbatched, Rule::Table);
