@@ -37,7 +37,7 @@ fn what_is_wrong_is_refuted() {
         a > 1 << 40 || a.wrapping_add(b) >= b || b < u64::MAX - 5
     }
     extern "C" fn signed(a: u64, b: u64, _: u64, _: u64) -> bool {
-        (a as i64) < (b as i64) || (a as i64) > (b as i64) || a & 0xff != 0x5a
+        (a as i64) < (b as i64) || a >> 63 != b >> 63 || a & 0xff != 0x5a
     }
     for function in [for_one_value as Function, at_the_edge, signed] {
         let Verdict::Refuted([a, b, c, d]) = verdict(function) else {

@@ -142,7 +142,7 @@ impl<S: System> Model for Explored<S> {
 
     fn next_state(&self, before: &State, choice: Choice) -> Option<State> {
         let Exploration { scenario, mode, fault, .. } = self.exploration;
-        let disturbs = before.choices.iter().any(|known| *known == (choice, true));
+        let disturbs = before.choices.contains(&(choice, true));
         let left = before.left - u8::from(disturbs);
         let mut execution = Execution::<S>::new(scenario, mode, fault);
         before.path.iter().for_each(|&choice| execution.step(choice));

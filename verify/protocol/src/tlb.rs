@@ -88,7 +88,7 @@ fn descend(
     let words = table_words(table);
     for index in entries.filter(|&index| words[index] != 0) {
         let high = if level == 3 && index >= 256 { 0xffff_0000_0000_0000 } else { 0 };
-        let va = va | high | index as u64 * bytes;
+        let va = va | high | (index as u64 * bytes);
         match decode(level, words[index]) {
             Decoded::Nothing => (),
             Decoded::Table(lower) => descend(decode, root, lower, level - 1, 0..512, va, found),
