@@ -54,7 +54,7 @@ const STAGES: [Stage; 3] = [
         takes: "20 s, and a minute to build",
         leaves_out: "loops over many tables, arm64's instructions (the same source is compiled for x86-64), what a property does not say",
         missing: missing_for_proofs,
-        run: |_| verify(&["run", "--release", "-p", "kpkeys-proofs"]),
+        run: |_| proofs(),
     },
     Stage {
         name: "faults",
@@ -102,6 +102,11 @@ fn protocol(exploration: &[&str], further: &[&str]) -> Result<()> {
     let explore = ["run", "-p", "kpkeys-protocol", "--"];
     verify(&[&explore, exploration].concat())?;
     if further.is_empty() { Ok(()) } else { verify(&[&explore, further].concat()) }
+}
+
+fn proofs() -> Result<()> {
+    verify(&["test", "--release", "-p", "kpkeys-proofs"])?;
+    verify(&["run", "--release", "-p", "kpkeys-proofs"])
 }
 
 fn verify(arguments: &[&str]) -> Result<()> {
