@@ -158,15 +158,14 @@ impl<'p, M: Machine, L: Linear> HardenedTables<'p, M, L> {
         let tables = unsafe { self.protection.tables(self.root) };
         for offset in (0..len).step_by(PAGE as usize) {
             let address = VirtAddr::new_truncate(start + offset);
-            match tables.translate(address) {
+            let refused = match tables.translate(address) {
                 TranslateResult::Mapped { frame: MappedFrame::Size4KiB(frame), .. } => {
-                    if self.protection.protects(frame) {
-                        return Err(MapError::Table { address });
-                    }
+                    self.protection.protects(frame).then_some(MapError::Table { address })
                 }
-                TranslateResult::Mapped { .. } => return Err(MapError::Block { address }),
-                _ => {}
-            }
+                TranslateResult::Mapped { .. } => Some(MapError::Block { address }),
+                _ => None,
+            };
+            refused.map_or(Ok(()), Err)?;
         }
         let [first, last] = [start, start + (len - 1)].map(VirtAddr::new_truncate);
         let page = Page::<Size4KiB>::containing_address;

@@ -95,8 +95,10 @@ impl<M: Machine, L: Linear> Protection<M, L> {
     ///
     /// # Safety
     ///
-    /// `root` was adopted, or comes from [`new_root`](Self::new_root), and there is no other mapper for it. Mappers of roots that share tables
-    /// are used one at a time where they change those.
+    /// - `root` was adopted, or comes from [`new_root`](Self::new_root), and there is no other mapper for it.
+    /// - Mappers of roots that share tables are used one at a time where they change those.
+    /// - Where the linear map itself is changed through a mapper, no other one makes tables meanwhile: keys are in the same entries.
+    /// - No interrupt handler uses a mapper: a lock would never come free.
     pub unsafe fn tables(&self, root: PhysFrame) -> HardenedPageTable<'_, M, L> {
         HardenedPageTable::new(self, root)
     }
