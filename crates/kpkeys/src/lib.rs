@@ -67,3 +67,7 @@ pub use backend::{Backend, Saved, Scheme};
 pub use context::Context;
 pub use guard::{Guard, Window};
 pub use key::{Access, AccessMap, Pkey};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
