@@ -3,12 +3,12 @@
 use core::ops::Range;
 
 use aarch64_paging::descriptor::{El1Attributes, PhysicalAddress, VirtualAddress};
-use aarch64_paging::paging::{LEAF_LEVEL, MemoryRegion, PAGE_SIZE, VaRange};
+use aarch64_paging::paging::{Constraints, LEAF_LEVEL, MemoryRegion, PAGE_SIZE, VaRange};
 use kpkeys::Backend;
 
 use crate::Error;
 use crate::pool::Pool;
-use crate::tables::{Tables, address_of, leaf_constraints};
+use crate::tables::Tables;
 use crate::walk::{ENTRIES, Walk, granularity};
 
 /// Tables that somebody else made.
@@ -55,7 +55,12 @@ impl<'p, B: Backend> Tables<'p, B> {
         old.for_each(&mut |step| match step {
             Step::Leaf(region, level, pa, flags) => {
                 let flags = flags - El1Attributes::TABLE_OR_PAGE;
-                tables.map_range(&region, pa, flags, leaf_constraints(level))
+                // A page stays one; a block is made where its whole range is mapped.
+                let constraints = match level {
+                    LEAF_LEVEL => Constraints::NO_BLOCK_MAPPINGS,
+                    _ => Constraints::empty(),
+                };
+                tables.map_range(&region, pa, flags, constraints)
             }
             Step::Left(_) => Ok(()),
         })?;
@@ -139,7 +144,7 @@ impl<'a, 'p, B: Backend> Old<'a, 'p, B> {
         path[level] = Some(table);
         for index in 0..ENTRIES {
             let entry = self.walk.entry_at(table, index);
-            let va = address_of(base, index, level);
+            let va = base + index * granularity(level);
             if let Some(lower) = entry.table(level) {
                 if entry.flags().intersects(RESTRICTS) {
                     return Err(Error::TableAttributes(va));

@@ -37,6 +37,8 @@ pub enum Error {
     LinearMapMissing,
     /// Protection was asked for while no tables have the alias: map it by [`map_alias`](crate::Tables::map_alias).
     AliasMissing,
+    /// Protection was asked for by a CPU whose register lets page tables be written: initialise the backend there, and close its windows.
+    CpuOpen,
     /// Protection was asked for while this CPU can still store here outside of windows: the tables that say otherwise are not active.
     StillWritable(VirtualAddress),
     /// Protection was asked for while this CPU cannot reach the alias: the tables that have it are not active.
@@ -88,6 +90,9 @@ impl fmt::Display for Error {
                 f.write_str("no tables map all table memory in the linear map: map it first")
             }
             Error::AliasMissing => f.write_str("no tables have the alias: map it first"),
+            Error::CpuOpen => f.write_str(
+                "this CPU lets page tables be written: initialise the backend, and close windows",
+            ),
             Error::StillWritable(va) => {
                 write!(f, "{va} can be written outside of windows: activate the tables first")
             }

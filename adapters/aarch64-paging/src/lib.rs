@@ -52,6 +52,7 @@ mod adopt;
 mod error;
 mod frames;
 mod layout;
+mod plan;
 mod pool;
 mod tables;
 mod walk;

@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use aarch64_paging::descriptor::PhysicalAddress;
 use aarch64_paging::paging::PAGE_SIZE;
-use kpkeys::context::PageTables;
+use kpkeys::context::{Default, PageTables};
 use kpkeys::{Backend, Guard, Scheme};
 use spin::Mutex;
 
@@ -112,7 +112,8 @@ impl<B: Backend> Pool<B> {
     }
 
     /// From here on tables can be stored to inside windows alone. Refused while an item of the checklist is not met: all table memory
-    /// in the linear map of some tables, the alias in some, and on arm64 itself, that this CPU cannot store to the one and has the other.
+    /// in the linear map of some tables, the alias in some, this CPU outside of windows; and on arm64 itself, with an alias, that it cannot
+    /// store to the one and has the other.
     ///
     /// # Errors
     ///
@@ -125,6 +126,9 @@ impl<B: Backend> Pool<B> {
     pub unsafe fn protect(&self) -> Result<(), Error> {
         if !self.linear_mapped.load(Ordering::Acquire) {
             return Err(Error::LinearMapMissing);
+        }
+        if !self.backend.is_in::<Default>() {
+            return Err(Error::CpuOpen);
         }
         if self.backend.scheme() == Scheme::Alias {
             self.check_alias()?;

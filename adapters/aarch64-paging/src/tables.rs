@@ -5,16 +5,15 @@ use core::mem::{self, ManuallyDrop};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use aarch64_paging::Mapping;
-use aarch64_paging::descriptor::{
-    Descriptor, El1Attributes, PhysicalAddress, UpdatableDescriptor, VirtualAddress,
-};
+use aarch64_paging::descriptor::{Descriptor, El1Attributes, PhysicalAddress, UpdatableDescriptor};
 use aarch64_paging::paging::{Constraints, El1And0, LEAF_LEVEL, MemoryRegion, VaRange};
 use kpkeys::context::PageTables;
 use kpkeys::{Backend, Guard};
 
 use crate::Error;
 use crate::frames::Frames;
-use crate::layout::{aliased, overlap, protected};
+use crate::layout::{aliased, overlap};
+use crate::plan::{Piece, Plan};
 use crate::pool::Pool;
 use crate::walk::{Change, Walk};
 
@@ -380,82 +379,4 @@ impl<B: Backend> fmt::Debug for Tables<'_, B> {
         shown.field("root", &self.root_address()).field("half", &self.half);
         shown.field("active", &self.active()).finish_non_exhaustive()
     }
-}
-
-/// One call of the wrapped crate's `map_range`.
-struct Piece {
-    region: MemoryRegion,
-    pa: PhysicalAddress,
-    flags: El1Attributes,
-    constraints: Constraints,
-}
-
-/// A call that may be made: nothing in it is refused, and the pages it may need are reserved.
-struct Plan {
-    pieces: [Option<Piece>; 3],
-    reserved: usize,
-    maps_all_linear: bool,
-}
-
-impl Plan {
-    fn of<B: Backend>(
-        tables: &Tables<'_, B>,
-        range: &MemoryRegion,
-        pa: PhysicalAddress,
-        flags: El1Attributes,
-        constraints: Constraints,
-    ) -> Result<Plan, Error> {
-        tables.walk().verify(range)?;
-        let layout = tables.pool.layout();
-        let maps = flags.contains(El1Attributes::VALID);
-        // What is unmapped has no address; the wrapped crate subtracts from it all the same, by no more than this.
-        let pa = if maps { pa } else { PhysicalAddress(range.start().0) };
-        let linear = overlap(&layout.linear_region(), range);
-        let is_linear = linear.is_some() && maps && layout.is_linear(range, pa);
-        let foreign = maps && !is_linear && layout.has_frames_of(range, pa);
-        if layout.overlaps_alias(range) || (linear.is_some() && !is_linear) || foreign {
-            return Err(Error::TableMemory(range.clone()));
-        }
-        let piece = |start: usize, end: usize, flags| {
-            let region = MemoryRegion::new(start, end);
-            let pa = PhysicalAddress(pa.0.wrapping_add(start.wrapping_sub(range.start().0)));
-            (start < end).then_some(Piece { region, pa, flags, constraints })
-        };
-        let (start, end) = (range.start().0, range.end().0);
-        let Some(inner) = linear else {
-            return Self::of_pieces(tables, [piece(start, end, flags), None, None]);
-        };
-        let safe = protected(flags, tables.pool.backend().scheme());
-        let pieces = [
-            piece(start, inner.start, flags),
-            piece(inner.start, inner.end, safe),
-            piece(inner.end, end, flags),
-        ];
-        let maps_all_linear = inner == (layout.linear.0..layout.linear_region().end().0);
-        Ok(Plan { maps_all_linear, ..Self::of_pieces(tables, pieces)? })
-    }
-
-    fn of_pieces<B: Backend>(
-        tables: &Tables<'_, B>,
-        pieces: [Option<Piece>; 3],
-    ) -> Result<Plan, Error> {
-        let walk = tables.walk();
-        let mut needed = 0;
-        for piece in pieces.iter().flatten() {
-            let change = Change::Map(piece.pa, piece.flags, piece.constraints);
-            needed += walk.needs(&piece.region, change)?;
-        }
-        tables.pool.reserve(needed)?;
-        Ok(Plan { pieces, reserved: needed, maps_all_linear: false })
-    }
-}
-
-/// A page that maps at most this much is asked for where blocks would hide what is meant.
-pub(crate) fn leaf_constraints(level: usize) -> Constraints {
-    if level == LEAF_LEVEL { Constraints::NO_BLOCK_MAPPINGS } else { Constraints::empty() }
-}
-
-/// The address that an entry of a table translates, from that of the table's first.
-pub(crate) fn address_of(base: VirtualAddress, index: usize, level: usize) -> VirtualAddress {
-    base + index * crate::walk::granularity(level)
 }

@@ -29,7 +29,7 @@ fn succeeds(arguments: &[&str]) -> String {
 }
 
 #[test]
-#[ignore = "builds a kernel for a bare target and boots it in QEMU: half a minute, later five seconds"]
+#[ignore = "builds a kernel for a bare target and boots it in QEMU: a minute, later ten seconds"]
 fn the_kernel_on_other_crates_boots_and_its_tables_are_out_of_reach() {
     succeeds(&["fmt", "--check"]);
     succeeds(&["clippy", "--release", "--quiet", "--", "-D", "warnings"]);

@@ -5,6 +5,8 @@ mod support;
 use aarch64_paging::MapError;
 use aarch64_paging::descriptor::{El1Attributes, PhysicalAddress, VirtualAddress};
 use aarch64_paging::paging::{MemoryRegion, VaRange};
+use kpkeys::Guard;
+use kpkeys::context::PageTables;
 use kpkeys_aarch64_paging::{Error, Existing, Layout, Pool, Tables};
 use support::{
     Aliased, Keys, MEMORY, MEMORY_PAGES, NO_CONSTRAINTS, NORMAL, Protection, System, USER, layout,
@@ -52,6 +54,10 @@ fn protection_before_its_checklist_is_met() {
     assert_eq!(protect(), Err(Error::AliasMissing));
     assert!(!system.pool.is_protected());
     kernel.map_alias(NORMAL).unwrap();
+    // SAFETY: the only window of this CPU, in which nothing is done.
+    let window: Guard<'_, _, PageTables> = unsafe { Guard::enter(system.pool.backend()) };
+    assert_eq!(protect(), Err(Error::CpuOpen));
+    drop(window);
     assert_eq!(protect(), Ok(()));
 }
 

@@ -98,7 +98,20 @@ impl<K: Kernel> HardenedPageTable<K> {
     /// # Errors
     ///
     /// [`PagingError::NoMemory`], before `f` runs.
-    pub fn change<R>(
+    ///
+    /// # Safety
+    ///
+    /// `f` opens no window: it uses no other tables of this type, and nothing that is not meant to be able to write tables.
+    pub unsafe fn change<R>(
+        &mut self,
+        tables: usize,
+        f: impl FnOnce(&mut Cursor<'_, K>) -> R,
+    ) -> PagingResult<R> {
+        self.with_cursor(tables, f)
+    }
+
+    /// Runs `f`, which does nothing but call the cursor, in one window.
+    fn with_cursor<R>(
         &mut self,
         tables: usize,
         f: impl FnOnce(&mut Cursor<'_, K>) -> R,
@@ -120,7 +133,7 @@ impl<K: Kernel> HardenedPageTable<K> {
         flags: MappingFlags,
     ) -> PagingResult {
         let tables = self.tables_for(at, size as usize, size);
-        self.change(tables, |cursor| cursor.map(at, to, size, flags))?
+        self.with_cursor(tables, |cursor| cursor.map(at, to, size, flags))?
     }
 
     /// `PageTable64Cursor::remap`.
@@ -135,7 +148,7 @@ impl<K: Kernel> HardenedPageTable<K> {
         flags: MappingFlags,
     ) -> PagingResult<PageSize> {
         self.leave_tables_alone(at)?;
-        self.change(0, |cursor| cursor.remap(at, to, flags))?
+        self.with_cursor(0, |cursor| cursor.remap(at, to, flags))?
     }
 
     /// `PageTable64Cursor::protect`.
@@ -145,7 +158,7 @@ impl<K: Kernel> HardenedPageTable<K> {
     /// As there, and [`PagingError::AlreadyMapped`] for a page of a table: new flags would take its key away.
     pub fn protect(&mut self, at: VirtAddr, flags: MappingFlags) -> PagingResult<PageSize> {
         self.leave_tables_alone(at)?;
-        self.change(0, |cursor| cursor.protect(at, flags))?
+        self.with_cursor(0, |cursor| cursor.protect(at, flags))?
     }
 
     /// `PageTable64Cursor::unmap`.
@@ -155,7 +168,7 @@ impl<K: Kernel> HardenedPageTable<K> {
     /// As there, and [`PagingError::AlreadyMapped`] for a page of a table.
     pub fn unmap(&mut self, at: VirtAddr) -> PagingResult<(PhysAddr, MappingFlags, PageSize)> {
         self.leave_tables_alone(at)?;
-        self.change(0, |cursor| cursor.unmap(at))?
+        self.with_cursor(0, |cursor| cursor.unmap(at))?
     }
 
     /// `PageTable64Cursor::map_region`, by pages of 4 KiB. What was mapped before an error stays so, as there.
@@ -178,7 +191,7 @@ impl<K: Kernel> HardenedPageTable<K> {
             let page = |i: usize| VirtAddr::from_usize(first.as_usize() + i * small as usize);
             frames.iter_mut().enumerate().for_each(|(i, frame)| *frame = to(page(i)));
             let tables = self.tables_for(first, pages * small as usize, small);
-            self.change(tables, |cursor| {
+            self.with_cursor(tables, |cursor| {
                 frames
                     .iter()
                     .enumerate()
@@ -229,7 +242,7 @@ impl<K: Kernel> HardenedPageTable<K> {
                     return Err(PagingError::MappedToHugePage);
                 }
             }
-            self.change(0, |cursor| (0..pages).try_for_each(|i| f(cursor, page(i))))??;
+            self.with_cursor(0, |cursor| (0..pages).try_for_each(|i| f(cursor, page(i))))??;
         }
         Ok(())
     }
@@ -275,7 +288,7 @@ impl<K: Kernel> Drop for HardenedPageTable<K> {
 /// Runs the wrapped crate's code: in a window, where tables are protected.
 fn in_call<K: Kernel, R>(tables: usize, f: impl FnOnce() -> R) -> PagingResult<R> {
     let Some(protection) = K::protection() else { return Ok(f()) };
-    // SAFETY: what runs is the wrapped crate, whose handler opens no window; or the closure of `change`, which is documented to be.
+    // SAFETY: what runs is the wrapped crate, whose handler opens no window; or the closure of `change`, for which its caller answers.
     unsafe { protection.call(tables, &mut Own::<K>(PhantomData), f) }
         .map_err(|OutOfFrames| PagingError::NoMemory)
 }

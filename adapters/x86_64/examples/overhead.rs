@@ -87,21 +87,21 @@ fn main() -> ExitCode {
             for first in (0..pages).step_by(RUN as usize) {
                 let range = Page::range(page(first), page(first) + RUN);
                 let tables = hardened.tables_for(range);
-                let done = hardened.batch(tables, &mut frames, |batch| {
-                    for page in range {
-                        // SAFETY: no CPU uses these tables, here and below.
-                        unsafe { batch.map_to(page, target(), FLAGS) }.expect("mapped").ignore();
-                    }
-                    for page in range {
-                        // SAFETY: as above.
-                        unsafe { batch.update_flags(page, PageTableFlags::PRESENT) }
-                            .expect("changed")
-                            .ignore();
-                    }
-                    for page in range {
-                        batch.unmap(page).expect("unmapped").1.ignore();
-                    }
-                });
+                // SAFETY: no CPU uses these tables; calls of the batch alone.
+                let done = unsafe {
+                    hardened.batch(tables, &mut frames, |batch| {
+                        for page in range {
+                            batch.map_to(page, target(), FLAGS).expect("mapped").ignore();
+                        }
+                        for page in range {
+                            let changed = batch.update_flags(page, PageTableFlags::PRESENT);
+                            changed.expect("changed").ignore();
+                        }
+                        for page in range {
+                            batch.unmap(page).expect("unmapped").1.ignore();
+                        }
+                    })
+                };
                 done.expect("there are frames for tables");
             }
         }

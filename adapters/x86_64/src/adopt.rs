@@ -82,7 +82,9 @@ impl<M: Machine, L: Linear> Keys<'_, M, L> {
     /// [`AdoptError::WritableElsewhere`], of either root.
     fn nothing_else_writes(&self, root: PhysFrame) -> Result<(), AdoptError> {
         let mut look = |level, leaf: Entry, address| {
-            let keyed = leaf.key() == Pkey::PAGE_TABLES;
+            // Of a page that programs may access, a key says nothing.
+            let keyed =
+                leaf.key() == Pkey::PAGE_TABLES && !leaf.has(PageTableFlags::USER_ACCESSIBLE);
             if keyed || !leaf.has(PageTableFlags::WRITABLE) || self.is_linear(leaf, address) {
                 return Ok(());
             }

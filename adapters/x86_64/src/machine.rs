@@ -34,7 +34,7 @@ pub unsafe trait Machine {
 pub(crate) fn in_window<M: Machine, R>(machine: &M, f: impl FnOnce(&Window<'_>) -> R) -> R {
     machine.without_interrupts(|| {
         // SAFETY: the adapter opens no window within a window, and `Machine` keeps handlers out of it; `f` is stores to tables, by this
-        // crate or the wrapped one, or what the caller of `batch` wants to run here.
+        // crate or the wrapped one, or what the caller of `batch` answers for.
         let guard: Guard<'_, _, PageTables> = unsafe { Guard::enter(machine.backend()) };
         f(&guard.window())
     })

@@ -51,12 +51,16 @@ impl<'p, M: Machine, L: Linear> HardenedPageTable<'p, M, L> {
 
     /// Runs `f` in one window, with frames for up to `tables` new tables at hand. How many a range may need says [`tables_for`](Self::tables_for).
     ///
-    /// Everything in `f` runs with interrupts off and may write tables: nothing but calls of the batch belongs there.
+    /// Everything in `f` runs with interrupts off: nothing but calls of the batch belongs there.
     ///
     /// # Errors
     ///
     /// [`OutOfFrames`], before `f` runs.
-    pub fn batch<A, R>(
+    ///
+    /// # Safety
+    ///
+    /// `f` opens no window: it calls no other mapper, and nothing that is not meant to be able to write tables.
+    pub unsafe fn batch<A, R>(
         &mut self,
         tables: usize,
         frames: &mut A,

@@ -148,7 +148,7 @@ fn twins() -> (System, Bare) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_call_does_what_the_bare_crate_does(calls in prop::collection::vec(call(), 1..80)) {

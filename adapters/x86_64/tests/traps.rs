@@ -159,7 +159,9 @@ fn an_allocation_that_fails_leaves_tables_alone_and_loses_no_frame() {
         assert!(matches!(failed, Err(MapToError::FrameAllocationFailed)), "{there}");
         assert_eq!(support::contents(&system.arena, system.root()), before, "{there}");
         assert_eq!(system.protection.reserved(), there, "what there was is in stock");
-        let batch = mapper.batch(4, &mut *frames, |_| panic!("{there}: it does not run"));
+        // SAFETY: it does not run.
+        let batch =
+            unsafe { mapper.batch::<_, bool>(4, &mut *frames, |_| panic!("{there}: it runs")) };
         assert!(batch.is_err());
         assert_eq!(system.protection.reserved(), there);
         frames.left = 3 - there;
@@ -176,10 +178,12 @@ fn a_batch_without_enough_frames_says_so_and_goes_on() {
     let mut mapper = system.mapper();
     let mut frames = system.frames.borrow_mut();
     let [near, far] = [ADDRESS, ADDRESS + (1 << 30)].map(page::<Size4KiB>);
-    let results = mapper.batch(3, &mut *frames, |batch| {
-        // SAFETY: a model's tables.
-        [near, far].map(|at| unsafe { batch.map_to(at, device(1), DATA) }.map(|f| f.ignore()))
-    });
+    // SAFETY: a model's tables, and calls of the batch alone.
+    let results = unsafe {
+        mapper.batch(3, &mut *frames, |batch| {
+            [near, far].map(|at| batch.map_to(at, device(1), DATA).map(|flush| flush.ignore()))
+        })
+    };
     let [first, second] = results.unwrap();
     assert!(first.is_ok());
     assert!(matches!(second, Err(MapToError::FrameAllocationFailed)));

@@ -77,17 +77,18 @@ fn a_batch_is_one_window() {
     let tables = mapper.tables_for(range);
     assert_eq!(tables, 2 + 3, "P3, P2 and three P1");
     system.protection.reserve(tables, &mut *frames).unwrap();
-    let (cost, mapped) = system.counted(|| {
+    // SAFETY: a model's tables, and calls of the batch alone; here and below.
+    let (cost, mapped) = system.counted(|| unsafe {
         mapper.batch(tables, &mut *frames, |batch| {
             range.enumerate().try_for_each(|(i, page)| {
-                // SAFETY: a model's tables.
-                unsafe { batch.map_to(page, device(i as u64), DATA) }.map(|flush| flush.ignore())
+                batch.map_to(page, device(i as u64), DATA).map(|flush| flush.ignore())
             })
         })
     });
     mapped.unwrap().unwrap();
     assert_eq!(cost, (2, 0), "one to take tables out of stock, one for a thousand pages");
-    let (cost, unmapped) = system.counted(|| {
+    // SAFETY: as above.
+    let (cost, unmapped) = system.counted(|| unsafe {
         mapper.batch(0, &mut *frames, |batch| {
             range.filter(|&page| batch.unmap(page).map(|u| u.1.ignore()).is_ok()).count()
         })
