@@ -11,10 +11,11 @@ use kpkeys_audit::{Difference, Known, Report};
 use kpkeys_emulator::{Kernel, Target};
 
 use crate::step::Outcome;
-use crate::workspace;
+use crate::{kernel, workspace};
 
 /// Compares each image with its list.
 pub fn check() -> Result<Outcome> {
+    kernel::build()?;
     let mut skipped = Vec::new();
     let mut different = 0;
     for target in Target::ALL {

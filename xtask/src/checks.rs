@@ -6,9 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::step::{self, AfterFailure, Outcome, Step};
-use crate::{
-    audit, bare, command, docs, instructions, kernel, oldest, package, setup, test, verify,
-};
+use crate::{audit, bare, command, docs, instructions, kernel, oldest, package, setup, test};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -88,11 +86,6 @@ fn steps() -> Vec<Step> {
             name: "test",
             about: "unit, property, compile-fail, documentation and in-kernel tests, and every attack",
             run: test::run,
-        },
-        Step {
-            name: "verify",
-            about: "the window protocol holds under a model checker, and what is planted is found",
-            run: verify::short,
         },
     ]
 }

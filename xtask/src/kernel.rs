@@ -2,6 +2,8 @@
 //!
 //! Its tests inside the kernel run with all others (`kpkeys-emulator` boots it); here is what the workspace does not reach.
 
+use std::process::Command;
+
 use anyhow::Result;
 use kpkeys_emulator::Target;
 
@@ -9,21 +11,30 @@ use crate::command;
 use crate::step::Outcome;
 use crate::workspace;
 
-/// The kernel is formatted, and for each of its targets free of warnings, in its documentation too.
+/// The kernel is formatted, and for its targets free of warnings, in its documentation too.
 pub fn lint() -> Result<Outcome> {
-    in_kernel(&["fmt", "--check"], &[])?;
-    for target in Target::ALL.map(Target::rust_target) {
-        in_kernel(&["clippy", "--release", "--target", target, "--", "-D", "warnings"], &[])?;
-        let document = ["doc", "--no-deps", "--document-private-items", "--target", target];
-        in_kernel(&document, &[("RUSTDOCFLAGS", "-D warnings")])?;
-    }
+    command::run(&mut cargo(&["fmt", "--check"]))?;
+    command::run(for_every_target(&["clippy", "--release"]).args(["--", "-D", "warnings"]))?;
+    let document = ["doc", "--no-deps", "--document-private-items"];
+    command::run(for_every_target(&document).env("RUSTDOCFLAGS", "-D warnings"))?;
     Ok(Outcome::Done)
 }
 
-fn in_kernel(arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
+/// Builds the images of all targets side by side: each by itself keeps one CPU busy most of the time.
+pub fn build() -> Result<()> {
+    command::run(&mut for_every_target(&["build", "--release"]))
+}
+
+fn for_every_target(arguments: &[&str]) -> Command {
+    let mut cargo = cargo(arguments);
+    cargo.args(Target::ALL.map(|target| format!("--target={}", target.rust_target())));
+    cargo
+}
+
+fn cargo(arguments: &[&str]) -> Command {
     let mut cargo = command::cargo(arguments);
     let folder = workspace::root().join("kernel");
     cargo.env("CARGO_TARGET_DIR", kpkeys_emulator::target_dir(&folder));
-    cargo.current_dir(folder).envs(environment.iter().copied());
-    command::run(&mut cargo)
+    cargo.current_dir(folder);
+    cargo
 }

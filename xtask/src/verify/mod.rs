@@ -12,7 +12,6 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::command;
-use crate::step::Outcome;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -22,6 +21,9 @@ pub struct Arguments {
     /// Run only these stages (repeat, or separate by commas)
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     only: Vec<String>,
+    /// Only what takes a few minutes and needs no package: the stage `protocol` without the life of address spaces
+    #[arg(long, conflicts_with = "only")]
+    short: bool,
     /// Of the stage `faults`, only those whose names contain this
     #[arg(long, value_name = "PART", default_value = "")]
     fault: String,
@@ -78,6 +80,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         print!("{}", list());
         return Ok(());
     }
+    if arguments.short {
+        return protocol(&["1", "short"], &[]);
+    }
     let wanted = |stage: &&Stage| {
         arguments.only.is_empty() || arguments.only.iter().any(|name| name == stage.name)
     };
@@ -89,12 +94,6 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         0 => Ok(()),
         left => bail!("{left} of {} stages failed or did not run", results.len()),
     }
-}
-
-/// The step `verify` of `cargo xtask test`: the stage `protocol` without the life of address spaces. It needs no package.
-pub fn short() -> Result<Outcome> {
-    protocol(&["1", "short"], &[])?;
-    Ok(Outcome::Done)
 }
 
 fn protocol(exploration: &[&str], further: &[&str]) -> Result<()> {
@@ -203,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_stage_that_cannot_run_is_named_with_what_is_missing() {
-        let arguments = Arguments { list: false, only: vec![], fault: String::new() };
+        let arguments = Arguments { list: false, only: vec![], short: false, fault: String::new() };
         let stage = Stage {
             missing: || Some("package x".into()),
             run: |_| panic!("it is not run"),
@@ -217,7 +216,12 @@ mod tests {
 
     #[test]
     fn an_unknown_stage_is_refused_with_the_stages() {
-        let arguments = Arguments { list: true, only: vec!["prove".into()], fault: String::new() };
+        let arguments = Arguments {
+            list: true,
+            only: vec!["prove".into()],
+            short: false,
+            fault: String::new(),
+        };
         let error = run(&arguments).unwrap_err().to_string();
         assert_eq!(error, "there is no stage `prove`; the stages are protocol, proofs, faults");
     }
