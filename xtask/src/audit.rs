@@ -15,11 +15,10 @@ use crate::{kernel, workspace};
 
 /// Compares each image with its list.
 pub fn check() -> Result<Outcome> {
-    kernel::build()?;
     let mut skipped = Vec::new();
     let mut different = 0;
-    for target in Target::ALL {
-        let (report, file) = (audit(target)?, list(target));
+    for (target, report) in reports()? {
+        let file = list(target);
         let known =
             fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let known = Known::parse(&known).with_context(|| file.display().to_string())?;
@@ -46,8 +45,8 @@ pub fn check() -> Result<Outcome> {
 
 /// Writes the lists anew.
 pub fn update() -> Result<()> {
-    for target in Target::ALL {
-        let (report, file) = (audit(target)?, list(target));
+    for (target, report) in reports()? {
+        let file = list(target);
         let text = format!("{HEAD}{}", Known::of(&report).to_toml());
         fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
         println!("{}: {} sites", file.display(), report.sites.len());
@@ -57,6 +56,12 @@ pub fn update() -> Result<()> {
 
 /// What a list begins with.
 const HEAD: &str = "# Instructions of the kernel's image that can write what protection depends on. Written by `cargo xtask audit`.\n";
+
+/// What is in the image of each target.
+fn reports() -> Result<Vec<(Target, Report)>> {
+    kernel::build()?;
+    Target::ALL.into_iter().map(|target| Ok((target, audit(target)?))).collect()
+}
 
 fn audit(target: Target) -> Result<Report> {
     let file = Kernel::build(target)?.elf().to_owned();

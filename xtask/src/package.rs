@@ -135,13 +135,13 @@ fn files_in(archive: &Path) -> Result<Vec<String>> {
 
 /// A folder outside of any checkout, with the packages unpacked in it.
 struct Place {
-    folder: PathBuf,
+    folder: tempfile::TempDir,
     packages: Vec<Package>,
 }
 
 impl Place {
     fn new(all: &[Package]) -> Result<Self> {
-        let folder = std::env::temp_dir().join(format!("kpkeys-packages-{}", std::process::id()));
+        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
         let packages: Vec<_> =
             all.iter().filter(|package| package.is_published()).cloned().collect();
         let place = Place { folder, packages };
@@ -155,11 +155,11 @@ impl Place {
     }
 
     fn unpacked(&self) -> PathBuf {
-        self.folder.join("packages")
+        self.folder.path().join("packages")
     }
 
     fn home(&self) -> PathBuf {
-        self.folder.join("home")
+        self.folder.path().join("home")
     }
 
     /// What has Cargo take these packages where it would ask a registry.
@@ -173,7 +173,7 @@ impl Place {
         let command_package = self.packages.iter().find(|package| package.name == COMMAND);
         let folder = command_package.context("the command is published")?.folder(&self.unpacked());
         let mut cargo = command::cargo(&["install", "--quiet", "--force", "--path"]);
-        cargo.arg(folder).arg("--root").arg(self.folder.join("root"));
+        cargo.arg(folder).arg("--root").arg(self.folder.path().join("root"));
         cargo.arg("--target-dir").arg(target).current_dir(&self.folder);
         for (name, folder) in self.patches().iter().filter(|(name, _)| name != COMMAND) {
             let patch = format!("patch.crates-io.{name}.path='{}'", folder.display());
@@ -207,17 +207,11 @@ impl Place {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let program: OsString = self.folder.join("root/bin/kpkeys").into();
+        let program: OsString = self.folder.path().join("root/bin/kpkeys").into();
         let mut command = Command::new(program);
         command.args(arguments).current_dir(self.home()).env("XDG_CACHE_HOME", self.home());
         command.env_remove("CARGO_TARGET_DIR").env_remove("CARGO_BUILD_TARGET_DIR");
         command
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 

@@ -25,10 +25,8 @@ pub fn run() -> Result<()> {
 /// Makes the package, with these crates in the place of a registry's, and runs it.
 pub fn walk(crates: &[(String, PathBuf)]) -> Result<()> {
     let chapter = Chapter::read(workspace::root())?;
-    let folder = std::env::temp_dir().join(format!("kpkeys-tutorial-{}", std::process::id()));
-    let said = run_in(&folder, &chapter, crates);
-    let _ = fs::remove_dir_all(&folder);
-    let said = said?;
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let said = run_in(folder.path(), &chapter, crates)?;
     if said.trim() != chapter.says.trim() {
         bail!("the program of {CHAPTER} prints\n{said}\nand the chapter says\n{}", chapter.says);
     }

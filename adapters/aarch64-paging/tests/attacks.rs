@@ -2,6 +2,7 @@
 //!
 //! Every attack is first shown to work with protection off.
 
+#[macro_use]
 mod support;
 
 use aarch64_paging::descriptor::PhysicalAddress;
@@ -171,17 +172,6 @@ fn an_exception_closes_the_window_it_interrupts() {
     assert_eq!(attack, Err(Fault::Permission(LEAF)));
     system.register.inner().exception_return(interrupted);
     batch.map_range(&pages(0xffff_d000_0000_1000, 1), MEMORY, NORMAL, NO_CONSTRAINTS).unwrap();
-}
-
-macro_rules! for_both {
-    ($($name:ident),* $(,)?) => {
-        mod keys {
-            $(#[test] fn $name() { super::$name::<super::Keys>(); })*
-        }
-        mod aliased {
-            $(#[test] fn $name() { super::$name::<super::Aliased>(); })*
-        }
-    };
 }
 
 for_both!(

@@ -1,5 +1,6 @@
 //! What is refused, with the reason, and that nothing has changed then.
 
+#[macro_use]
 mod support;
 
 use aarch64_paging::MapError;
@@ -248,17 +249,6 @@ fn tables_that_cannot_be_copied_are_refused_with_the_reason<S: Protection>() {
     let evil = PhysicalAddress(OLD_ROOT.0 + 5 * 4096);
     system.plant(evil, 0, (tables.0 | NORMAL.bits() | 2) as u64);
     assert!(matches!(refused(&existing), Error::TableMemory(_)));
-}
-
-macro_rules! for_both {
-    ($($name:ident),* $(,)?) => {
-        mod keys {
-            $(#[test] fn $name() { super::$name::<super::Keys>(); })*
-        }
-        mod aliased {
-            $(#[test] fn $name() { super::$name::<super::Aliased>(); })*
-        }
-    };
 }
 
 for_both!(

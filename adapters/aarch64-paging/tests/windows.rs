@@ -1,11 +1,12 @@
 //! How often windows open: once a call, once a batch, never to read and never for what is refused.
 
+#[macro_use]
 mod support;
 
 use aarch64_paging::descriptor::{El1Attributes, PhysicalAddress};
 use aarch64_paging::paging::Constraints;
 use kpkeys_aarch64_paging::{Error, Tables};
-use support::{Aliased, Keys, MEMORY, NO_CONSTRAINTS, Protection, System, USER, pages};
+use support::{MEMORY, NO_CONSTRAINTS, Protection, System, USER, pages};
 
 const VA: usize = 0x40_0000_0000;
 /// Beyond all memory of the machine.
@@ -103,17 +104,6 @@ fn what_is_refused_opens_none<S: Protection>() {
     });
     assert_eq!((windows, system.pool.free_pages()), (0, free));
     assert_eq!(system.contents(), before);
-}
-
-macro_rules! for_both {
-    ($($name:ident),* $(,)?) => {
-        mod keys {
-            $(#[test] fn $name() { super::$name::<super::Keys>(); })*
-        }
-        mod aliased {
-            $(#[test] fn $name() { super::$name::<super::Aliased>(); })*
-        }
-    };
 }
 
 for_both!(

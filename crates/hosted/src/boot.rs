@@ -53,6 +53,15 @@ pub fn boot<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<Timed<F>>> {
     boot_measured(setup)
 }
 
+/// [`boot`], before protection is turned on: a linear map, and tables that anything can write.
+///
+/// # Errors
+///
+/// As [`boot`].
+pub fn build<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<Timed<F>>> {
+    build_on(machine(setup, NoProbe)?, setup)
+}
+
 /// [`boot`], with the backend that is to be measured.
 ///
 /// # Errors
@@ -134,17 +143,27 @@ fn boot_with<F: HostedFormat, B: Measured, P: Probe>(
     setup: Setup,
     probe: P,
 ) -> io::Result<Kernel<Hosted<F, B, P>>> {
+    start(machine(setup, probe)?, setup)
+}
+
+fn machine<F: HostedFormat, B: Measured, P: Probe>(
+    setup: Setup,
+    probe: P,
+) -> io::Result<Hosted<F, B, P>> {
     let arena = Arc::new(Arena::new(setup.pages)?);
-    start(Hosted::new(arena, B::ready(), probe, setup.cpus), setup)
+    Ok(Hosted::new(arena, B::ready(), probe, setup.cpus))
 }
 
 fn start<M: Machine>(machine: M, setup: Setup) -> io::Result<Kernel<M>> {
+    let kernel = build_on(machine, setup)?;
+    kernel.enable_protection().map_err(io::Error::other)?;
+    Ok(kernel)
+}
+
+fn build_on<M: Machine>(machine: M, setup: Setup) -> io::Result<Kernel<M>> {
     let memory = machine.memory();
     let table = FrameTable::on_heap(memory.pages);
     let frames = Buddy::new(memory, table, true, setup.cpus, cpu::current);
     frames.add(0..memory.pages);
-    let kernel =
-        Kernel::new(machine, frames, setup.config, Layout::standard()).map_err(io::Error::other)?;
-    kernel.enable_protection().map_err(io::Error::other)?;
-    Ok(kernel)
+    Kernel::new(machine, frames, setup.config, Layout::standard()).map_err(io::Error::other)
 }

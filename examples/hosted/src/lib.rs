@@ -3,17 +3,15 @@
 //! `bin/first_machine.rs` writes a machine of its own; the others take the one of `kpkeys-hosted`. Each ends by showing that protection
 //! holds, after it showed that the same store succeeds where there is none, and exits with an error if it does not.
 
-use std::sync::Arc;
+use std::io;
 
-use kpkeys::keyed::{Keyed, Register};
-use kpkeys_hosted::arena::Arena;
-use kpkeys_hosted::boot::Timed;
+use kpkeys::keyed::Register;
+use kpkeys_hosted::boot::{self, Setup, Timed};
 use kpkeys_hosted::mmu::Mmu;
 use kpkeys_hosted::register::MockRegister;
-use kpkeys_hosted::{Hosted, cpu};
-use kpkeys_mm::{AddressSpace, Buddy, FrameTable, Kernel, Layout};
+use kpkeys_mm::{AddressSpace, Kernel};
 use kpkeys_pgtable::entry::X86_64;
-use kpkeys_pgtable::{Config, Format, Level, Machine, Mode, NoProbe, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{Config, Format, Level, Machine, Mode, PhysAddr, VirtAddr};
 
 /// The machine: x86-64 tables in an arena of this process's memory.
 pub type Example = Timed<X86_64>;
@@ -26,15 +24,8 @@ const PAGES: usize = 4096;
 /// # Errors
 ///
 /// The host has no memory for the arena.
-pub fn build(mode: Mode, cpus: usize) -> Result<Kernel<Example>, Box<dyn std::error::Error>> {
-    let backend = Keyed::new(MockRegister::detect());
-    backend.reset();
-    let arena = Arc::new(Arena::new(PAGES)?);
-    let machine = Hosted::new(arena, backend, NoProbe, cpus);
-    let memory = machine.memory();
-    let frames = Buddy::new(memory, FrameTable::on_heap(memory.pages), true, cpus, cpu::current);
-    frames.add(0..memory.pages);
-    Ok(Kernel::new(machine, frames, Config::of(mode), Layout::standard())?)
+pub fn build(mode: Mode, cpus: usize) -> io::Result<Kernel<Example>> {
+    boot::build(setup(mode, cpus))
 }
 
 /// [`build`], and protection turned on.
@@ -42,10 +33,12 @@ pub fn build(mode: Mode, cpus: usize) -> Result<Kernel<Example>, Box<dyn std::er
 /// # Errors
 ///
 /// As [`build`].
-pub fn boot(mode: Mode, cpus: usize) -> Result<Kernel<Example>, Box<dyn std::error::Error>> {
-    let kernel = build(mode, cpus)?;
-    kernel.enable_protection()?;
-    Ok(kernel)
+pub fn boot(mode: Mode, cpus: usize) -> io::Result<Kernel<Example>> {
+    boot::boot(setup(mode, cpus))
+}
+
+fn setup(mode: Mode, cpus: usize) -> Setup {
+    Setup { pages: PAGES, cpus, config: Config::of(mode) }
 }
 
 /// The CPU that this thread plays, as an attacker has it: the kernel's tables are loaded, perhaps a program's too, and the protection register is what

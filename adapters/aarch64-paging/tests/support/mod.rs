@@ -1,5 +1,5 @@
 //! A machine in this process whose tables are the wrapped crate's: behind windows, or bare.
-#![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(dead_code, unused_macros, reason = "each test uses a part of it")]
 
 use std::cell::RefCell;
 use std::ptr::NonNull;
@@ -322,4 +322,16 @@ impl Translation<El1Attributes> for Heap {
 /// Empty ones.
 pub fn bare(asid: usize, half: VaRange) -> Bare {
     Mapping::with_asid_and_va_range(Heap::default(), asid, 0, El1And0, half)
+}
+
+/// The same tests by key and by alias.
+macro_rules! for_both {
+    ($($name:ident),* $(,)?) => {
+        mod keys {
+            $(#[test] fn $name() { super::$name::<crate::support::Keys>(); })*
+        }
+        mod aliased {
+            $(#[test] fn $name() { super::$name::<crate::support::Aliased>(); })*
+        }
+    };
 }
