@@ -12,45 +12,29 @@
 extern crate alloc;
 
 mod arch;
-mod attack;
-mod backend;
-mod bench;
-mod boot_info;
-mod calls;
-mod command_line;
 mod console;
-mod control;
-mod counter;
 mod cpu;
-mod early_tables;
+mod evidence;
 mod exit;
-mod fault;
-mod heap;
-mod image;
-mod interrupted;
 mod lock;
 mod memory;
-mod paging;
-mod probe;
 mod program;
 mod protection;
-mod report;
 mod sched;
-mod settled;
-mod smp;
-mod soak;
-mod stack;
-mod tests;
+mod start;
 
 use alloc::string::String;
 use arch::backend::Choice;
-use boot_info::BootInfo;
-use command_line::{Crash, Options};
-use counter::Counter;
+use evidence::counter::Counter;
+use evidence::{attack, bench, report, soak, tests};
 use exit::Exit;
 use kpkeys_pgtable::check::Report;
 use kpkeys_pgtable::{Config, Level, NoProbe, Probe};
-use memory::BootMemory;
+use memory::boot::BootMemory;
+use memory::{heap, paging};
+use start::boot_info::BootInfo;
+use start::command_line::{self, Crash, Options};
+use start::{early_tables, image};
 
 /// Least RAM the kernel starts with.
 const MIN_RAM_MIB: u64 = 48;

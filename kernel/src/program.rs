@@ -2,9 +2,9 @@
 
 use crate::arch::root::RootTable;
 use crate::arch::{self, layout, user::Start};
-use crate::fault::Fault;
+use crate::cpu::fault::Fault;
 use crate::lock::IrqsOff;
-use crate::paging::{self, Bare};
+use crate::memory::paging::{self, Bare};
 use crate::sched;
 use alloc::string::{String, ToString};
 use core::fmt;

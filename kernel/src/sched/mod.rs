@@ -95,7 +95,7 @@ pub fn yield_now() {
 
 /// The timer's tick: the running thread's turn is over. What protection rests on is looked at again meanwhile.
 pub fn tick() {
-    crate::control::verify();
+    protection::control::verify();
     switch_away(Fate::Ready);
 }
 

@@ -2,10 +2,10 @@
 
 use super::{Fate, finish_switch, make_ready, switch_away};
 use crate::arch::root::RootTable;
+use crate::cpu::stack::Stack;
 use crate::cpu::{self, CpuId};
 use crate::lock::{IrqLock, IrqsOff};
 use crate::program::Running;
-use crate::stack::Stack;
 use crate::{arch, protection};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};

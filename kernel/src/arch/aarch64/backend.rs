@@ -2,7 +2,7 @@
 
 use super::control::{self, Features};
 use super::indirection;
-use crate::backend::backends;
+use crate::protection::selected::backends;
 use core::fmt;
 use kpkeys::encoding::Por;
 use kpkeys::keyed::Keyed;

@@ -6,7 +6,7 @@
 //! name: Arm ARM (DDI 0487), D19.
 
 use super::register::{mrs, msr};
-use crate::control::Missing;
+use crate::protection::control::Missing;
 use bitflags::bitflags;
 use core::arch::asm;
 use kpkeys::pan::PAN;

@@ -1,7 +1,7 @@
 //! The registers of devices, and where they are mapped: page by page from [`DEVICES`] up, in the order of registration.
 
 use super::layout::DEVICES;
-use crate::memory::{PAGE_SIZE, PhysAddr, PhysRange};
+use crate::memory::boot::{PAGE_SIZE, PhysAddr, PhysRange};
 use arrayvec::ArrayVec;
 
 /// The console, the interrupt distributor, and the CPU interface or the ranges of redistributors.

@@ -14,7 +14,7 @@
 //! while one is tested.
 
 use super::cpu_state::CpuState;
-use crate::stack::{GUARD_SIZE, SLOT_SIZE};
+use crate::cpu::stack::{GUARD_SIZE, SLOT_SIZE};
 use core::arch::global_asm;
 use core::mem::offset_of;
 
@@ -231,7 +231,7 @@ stack_overflow:
     esr = const offset_of!(Frame, esr),
     vector = const offset_of!(Frame, vector),
     overflow_stack = const CpuState::OVERFLOW_STACK,
-    closed = const crate::interrupted::way::CLOSED,
+    closed = const crate::protection::interrupted::way::CLOSED,
     pan = const kpkeys::pan::PAN,
     dispatch = sym super::exceptions::dispatch,
     overflow = sym super::exceptions::die_of_stack_overflow,

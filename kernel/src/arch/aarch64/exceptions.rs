@@ -5,11 +5,13 @@ use super::entry::{self, Frame, Kind, Origin};
 use super::gic::{self, Interrupt};
 use super::register::{mrs, msr, synchronize};
 use super::{ipi, irq, probe, time, user};
-use crate::fault::Fault;
-use crate::interrupted::{self, way};
+use crate::cpu::calls;
+use crate::cpu::fault::Fault;
+use crate::cpu::stack;
+use crate::cpu::stack::Stack;
 use crate::program::{self, End, Mistake};
-use crate::stack::Stack;
-use crate::{calls, cpu, protection, sched, stack};
+use crate::protection::interrupted::{self, way};
+use crate::{cpu, protection, sched};
 use core::fmt;
 use core::sync::atomic::Ordering;
 use kpkeys::pan::PAN;
@@ -97,7 +99,7 @@ pub fn correct(gate: &mut Frame) {
 /// If a gate was interrupted by the fault of a probe, it goes on behind it, with what the handler says of the fault.
 pub fn go_on_after_probe(gate: &mut Frame, handled: &Frame) {
     if gate.kind() == Kind::Synchronous
-        && let Some(behind) = crate::probe::fixup_for(gate.elr)
+        && let Some(behind) = crate::evidence::probe::fixup_for(gate.elr)
     {
         (gate.elr, gate.x[0], gate.x[1]) = (behind, handled.x[0], handled.x[1]);
     }

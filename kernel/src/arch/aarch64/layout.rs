@@ -10,7 +10,7 @@
 //! The same addresses as on x86-64, all in the upper half of what `TTBR1_EL1` translates: kernel
 //! addresses have bit 47 set on both architectures.
 
-use crate::memory::PhysAddr;
+use crate::memory::boot::PhysAddr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// First address of the linear map.

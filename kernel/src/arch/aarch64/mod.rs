@@ -30,7 +30,7 @@ pub mod time;
 pub mod tlb;
 pub mod user;
 
-use crate::memory::{PhysAddr, PhysRange};
+use crate::memory::boot::{PhysAddr, PhysRange};
 use core::arch::asm;
 use kpkeys_pgtable::{Entry, VirtAddr};
 use kpkeys_workloads::attack::Platform;
@@ -80,5 +80,5 @@ pub fn interrupted_register() -> *mut u64 {
 
 /// One line about a CPU, for the boot log: its affinity and its control bits.
 pub fn describe_cpu(cpu: &crate::cpu::Cpu) -> alloc::string::String {
-    alloc::format!("MPIDR {:#x}, {}", cpu.arch.mpidr(), crate::control::reported(cpu))
+    alloc::format!("MPIDR {:#x}, {}", cpu.arch.mpidr(), crate::protection::control::reported(cpu))
 }

@@ -1,9 +1,9 @@
-//! The accesses of [`crate::probe`], and what arm64 says of their faults.
+//! The accesses of [`crate::evidence::probe`], and what arm64 says of their faults.
 
 use super::entry::Frame;
 use super::exceptions::class;
-use crate::fault::Cause;
-use crate::probe::{FAULTED, call_in_page_fault, fixup_for};
+use crate::cpu::fault::Cause;
+use crate::evidence::probe::{FAULTED, call_in_page_fault, fixup_for};
 use core::arch::global_asm;
 
 /// A function that does nothing, as machine code: RET.

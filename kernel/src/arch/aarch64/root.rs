@@ -16,9 +16,10 @@ use super::asid;
 use super::boot::entry;
 use super::register::{mrs, msr, synchronize};
 use crate::lock::IrqsOff;
-use crate::memory::PhysAddr;
-use crate::paging;
-use crate::{early_tables, image};
+use crate::memory::boot::PhysAddr;
+use crate::memory::paging;
+use crate::start::early_tables;
+use crate::start::image;
 use core::arch::asm;
 use core::sync::atomic::Ordering;
 

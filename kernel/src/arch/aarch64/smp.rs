@@ -3,8 +3,9 @@
 use super::boot::entry;
 use super::{control, exceptions, gic, psci, root, time};
 use crate::cpu::{self, CpuId};
-use crate::smp::{PATIENCE, comes_online, prepare_stack};
-use crate::{image, protection, sched};
+use crate::start::image;
+use crate::start::smp::{PATIENCE, comes_online, prepare_stack};
+use crate::{protection, sched};
 use core::fmt;
 use kpkeys_devicetree::{Cpu, EnableMethod};
 
@@ -12,15 +13,15 @@ use kpkeys_devicetree::{Cpu, EnableMethod};
 #[derive(Debug)]
 pub enum StartError {
     /// As on all architectures.
-    Common(crate::smp::StartError),
+    Common(crate::start::smp::StartError),
     /// The firmware refuses, and says why.
     Refused(CpuId, smccc::psci::Error),
     /// The device tree names another way to start it than PSCI.
     OtherMethod(CpuId),
 }
 
-impl From<crate::smp::StartError> for StartError {
-    fn from(error: crate::smp::StartError) -> Self {
+impl From<crate::start::smp::StartError> for StartError {
+    fn from(error: crate::start::smp::StartError) -> Self {
         Self::Common(error)
     }
 }
@@ -61,7 +62,7 @@ pub unsafe fn start_others(cpus: &[Cpu]) -> Result<(), StartError> {
 }
 
 fn start(id: CpuId, described: &Cpu) -> Result<(), StartError> {
-    let cpu = cpu::get(id).ok_or(crate::smp::StartError::Silent(id))?;
+    let cpu = cpu::get(id).ok_or(crate::start::smp::StartError::Silent(id))?;
     if described.enable_method != EnableMethod::Psci {
         return Err(StartError::OtherMethod(id));
     }
@@ -73,7 +74,7 @@ fn start(id: CpuId, described: &Cpu) -> Result<(), StartError> {
     if comes_online(cpu, PATIENCE) {
         Ok(())
     } else {
-        Err(crate::smp::StartError::Silent(id).into())
+        Err(crate::start::smp::StartError::Silent(id).into())
     }
 }
 
@@ -94,7 +95,7 @@ pub extern "C" fn other_cpu(index: usize) -> ! {
     if let Err(unusable) = unsafe { protection::join() } {
         panic!("CPU {}: {unusable}", cpu.id);
     }
-    crate::control::report();
+    protection::control::report();
     if let Err(error) = gic::init_cpu(&cpu.arch) {
         panic!("CPU {}: {error}", cpu.id);
     }

@@ -2,7 +2,9 @@
 
 use super::asid::Asids;
 use super::control;
-use crate::{calls, cpu, ensure, image, kernel_test};
+use crate::cpu::calls;
+use crate::start::image;
+use crate::{cpu, ensure, kernel_test};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 /// Instructions of the image's code that have these bits under the mask.

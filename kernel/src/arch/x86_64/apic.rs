@@ -7,9 +7,9 @@
 use super::exceptions::vector;
 use super::layout::DEVICES;
 use crate::lock::IrqsOff;
-use crate::memory::PhysAddr;
-use crate::paging;
-use crate::settled::Settled;
+use crate::memory::boot::PhysAddr;
+use crate::memory::paging;
+use crate::start::settled::Settled;
 use core::fmt;
 use x86_64::instructions::port::Port;
 use x86_64::registers::model_specific::Msr;

@@ -1,7 +1,7 @@
 //! The backends this architecture has, one of which is selected at boot.
 
 use super::control;
-use crate::backend::backends;
+use crate::protection::selected::backends;
 use core::fmt;
 use kpkeys::encoding::Pkrs;
 use kpkeys::keyed::Keyed;

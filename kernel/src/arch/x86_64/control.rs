@@ -6,7 +6,7 @@
 //! here and enabled by `kpkeys` when that backend is selected. Bits: Intel SDM vol. 3A,
 //! 2.5 "Control Registers"; CPUID leaves: vol. 2A, "CPUID".
 
-use crate::control::Missing;
+use crate::protection::control::Missing;
 use bitflags::bitflags;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags, Efer, EferFlags};

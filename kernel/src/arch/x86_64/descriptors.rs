@@ -11,8 +11,8 @@
 use super::entry::{self, VECTORS};
 use super::user::SYSTEM_CALL;
 use crate::cpu::MAX_CPUS;
-use crate::settled::Settled;
-use crate::stack::Stack;
+use crate::cpu::stack::Stack;
+use crate::start::settled::Settled;
 use x86_64::VirtAddr;
 use x86_64::instructions::segmentation::{CS, DS, ES, SS, Segment};
 use x86_64::instructions::tables::{lidt, load_tss};

@@ -3,10 +3,12 @@
 use super::entry::{DOUBLE_FAULT, Frame, MACHINE_CHECK, NMI, PAGE_FAULT, WITHOUT_IRET};
 use super::user::{self, SYSTEM_CALL};
 use super::{apic, probe, tlb};
-use crate::fault::Fault;
-use crate::interrupted::{self, way};
+use crate::cpu::calls;
+use crate::cpu::fault::Fault;
+use crate::cpu::stack;
 use crate::program::{self, End, Mistake};
-use crate::{calls, cpu, protection, sched, stack};
+use crate::protection::interrupted::{self, way};
+use crate::{cpu, protection, sched};
 use core::fmt;
 use core::sync::atomic::Ordering;
 use kpkeys::Backend;
@@ -74,7 +76,7 @@ pub fn correct(_: &mut Frame) {}
 /// If a gate was interrupted by the fault of a probe, it goes on behind it, with what the handler says of the fault.
 pub fn go_on_after_probe(gate: &mut Frame, handled: &Frame) {
     if gate.vector == u64::from(PAGE_FAULT)
-        && let Some(behind) = crate::probe::fixup_for(gate.rip)
+        && let Some(behind) = crate::evidence::probe::fixup_for(gate.rip)
     {
         (gate.rip, gate.rax, gate.rdx) = (behind, handled.rax, handled.rdx);
     }

@@ -8,7 +8,7 @@
 //!
 //! The linear map starts where Linux's does, so addresses in reports look familiar.
 
-use crate::memory::PhysAddr;
+use crate::memory::boot::PhysAddr;
 
 /// First address of the linear map.
 pub const LINEAR_MAP: u64 = 0xffff_8880_0000_0000;

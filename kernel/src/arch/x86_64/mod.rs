@@ -26,7 +26,7 @@ pub mod time;
 pub mod tlb;
 pub mod user;
 
-use crate::memory::{PhysAddr, PhysRange};
+use crate::memory::boot::{PhysAddr, PhysRange};
 use kpkeys_pgtable::{Entry, VirtAddr};
 use kpkeys_workloads::attack::Platform;
 
@@ -81,5 +81,5 @@ pub fn interrupted_register() -> *mut u64 {
 
 /// One line about a CPU, for the boot log: its id on the bus and its control bits.
 pub fn describe_cpu(cpu: &crate::cpu::Cpu) -> alloc::string::String {
-    alloc::format!("APIC {}, {}", cpu.arch.apic_id(), crate::control::reported(cpu))
+    alloc::format!("APIC {}, {}", cpu.arch.apic_id(), crate::protection::control::reported(cpu))
 }

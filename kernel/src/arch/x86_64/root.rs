@@ -5,8 +5,8 @@
 
 use super::tlb;
 use crate::lock::IrqsOff;
-use crate::memory::PhysAddr;
-use crate::paging;
+use crate::memory::boot::PhysAddr;
+use crate::memory::paging;
 use core::sync::atomic::{AtomicU64, Ordering};
 use x86_64::registers::control::{Cr3, Cr3Flags};
 use x86_64::structures::paging::PhysFrame;

@@ -5,9 +5,10 @@ use super::boot::entry;
 use super::boot::entry::TRAMPOLINE_ADDRESS;
 use super::{apic, control, descriptors, layout, time};
 use crate::cpu::{self, CpuId};
-use crate::memory::{PAGE_SIZE, PhysAddr};
-use crate::smp::{PATIENCE, StartError, comes_online, prepare_stack};
-use crate::{image, protection, sched};
+use crate::memory::boot::{PAGE_SIZE, PhysAddr};
+use crate::start::image;
+use crate::start::smp::{PATIENCE, StartError, comes_online, prepare_stack};
+use crate::{protection, sched};
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 
@@ -71,7 +72,7 @@ pub extern "C" fn other_cpu(index: u32) -> ! {
     if let Err(unusable) = unsafe { protection::join() } {
         panic!("CPU {}: {unusable}", cpu.id);
     }
-    crate::control::report();
+    protection::control::report();
     apic::enable();
     time::start_ticks();
     sched::adopt_idle_thread();

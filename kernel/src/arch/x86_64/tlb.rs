@@ -16,7 +16,7 @@ use x86_64::VirtAddr;
 use x86_64::instructions::tlb as instruction;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 
-const PAGE_SIZE: u64 = crate::memory::PAGE_SIZE;
+const PAGE_SIZE: u64 = crate::memory::boot::PAGE_SIZE;
 
 /// Above this many pages one full flush is cheaper than an INVLPG each; Linux's default.
 const MAX_SINGLE_FLUSHES: u64 = 33;

@@ -2,7 +2,7 @@
 
 use super::entry;
 use crate::arch::entry_barrier;
-use crate::memory::PhysRange;
+use crate::memory::boot::PhysRange;
 use core::fmt;
 use kpkeys_devicetree::HEADER_LEN;
 

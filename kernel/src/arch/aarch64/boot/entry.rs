@@ -315,7 +315,7 @@ boot_stack_top:
 "#,
     boot_cpu = sym super::boot_cpu,
     other_cpu = sym super::super::smp::other_cpu,
-    starting_stack = sym crate::smp::STARTING_STACK,
+    starting_stack = sym crate::start::smp::STARTING_STACK,
     boot_asid = const BOOT_ASID,
     mair = const MAIR,
     sctlr = const SCTLR,

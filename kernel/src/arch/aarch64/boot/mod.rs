@@ -9,12 +9,14 @@ pub mod entry;
 
 use super::backend::Choice;
 use super::{context, control, devices, error, exceptions, gic, layout, psci, root, serial, time};
-use crate::boot_info::BootInfo;
 use crate::cpu::MAX_CPUS;
+use crate::cpu::stack::Stack;
 use crate::lock::IrqLock;
-use crate::memory::{BootMemory, PhysAddr, PhysRange};
-use crate::stack::Stack;
-use crate::{console, cpu, early_tables, exit, image, protection};
+use crate::memory::boot::{BootMemory, PhysAddr, PhysRange};
+use crate::start::boot_info::BootInfo;
+use crate::start::early_tables;
+use crate::start::image;
+use crate::{console, cpu, exit, protection};
 use arrayvec::ArrayVec;
 use kpkeys_devicetree::{Console, Cpu, Cpus, Gic, Machine, Ram, Region, Reserved};
 
@@ -213,7 +215,7 @@ unsafe fn move_to_early_tables(memory: &mut BootMemory) {
 }
 
 /// The backend, interrupts, time and the other CPUs, in this order.
-fn start_machine(devices: &Devices, backend: Choice, _: crate::heap::Ready) {
+fn start_machine(devices: &Devices, backend: Choice, _: crate::memory::heap::Ready) {
     // SAFETY: once, on the boot CPU, interrupts off, no thread and no other CPU yet.
     if let Err(unusable) = unsafe { protection::select(backend) } {
         exit::refuse(format_args!("{unusable}"));
@@ -223,10 +225,10 @@ fn start_machine(devices: &Devices, backend: Choice, _: crate::heap::Ready) {
         exit::refuse(format_args!("{error}"));
     }
     log::info!("interrupts: {}", gic::name());
-    crate::control::report();
+    protection::control::report();
     crate::sched::adopt_idle_thread();
     super::irq::enable_nmi();
-    crate::smp::start_machine(devices.cpus.len(), devices.cpus_left_out, || {
+    crate::start::smp::start_machine(devices.cpus.len(), devices.cpus_left_out, || {
         // SAFETY: once, on the boot CPU, with the early tables in use.
         unsafe { super::smp::start_others(&devices.cpus) }
     });

@@ -211,9 +211,9 @@ boot_stack_top:
     exit_port = const super::super::exit::EXIT_PORT,
     boot_cpu = sym super::boot_cpu,
     other_cpu = sym super::super::smp::other_cpu,
-    starting_stack = sym crate::smp::STARTING_STACK,
+    starting_stack = sym crate::start::smp::STARTING_STACK,
     starting_cpu = sym super::super::smp::STARTING_CPU,
-    starting_root = sym crate::early_tables::ROOT,
+    starting_root = sym crate::start::early_tables::ROOT,
     options(att_syntax)
 );
 

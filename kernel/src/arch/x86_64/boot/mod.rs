@@ -9,11 +9,13 @@ mod pvh;
 
 use super::backend::Choice;
 use super::{acpi, apic, context, control, descriptors, time};
-use crate::boot_info::BootInfo;
+use crate::cpu::stack::Stack;
 use crate::lock::IrqLock;
-use crate::memory::{BootMemory, PhysRange};
-use crate::stack::Stack;
-use crate::{console, cpu, early_tables, exit, image, protection};
+use crate::memory::boot::{BootMemory, PhysRange};
+use crate::start::boot_info::BootInfo;
+use crate::start::early_tables;
+use crate::start::image;
+use crate::{console, cpu, exit, protection};
 use core::sync::atomic::Ordering;
 use x86_64::PhysAddr;
 use x86_64::registers::control::{Cr3, Cr3Flags};
@@ -114,7 +116,7 @@ unsafe fn move_to_early_tables(memory: &mut BootMemory) {
 }
 
 /// The backend, interrupts, time and the other CPUs, in this order.
-fn start_machine(topology: &acpi::Topology, backend: Choice, _: crate::heap::Ready) {
+fn start_machine(topology: &acpi::Topology, backend: Choice, _: crate::memory::heap::Ready) {
     // SAFETY: once, on the boot CPU, interrupts off, no thread and no other CPU yet.
     if let Err(unusable) = unsafe { protection::select(backend) } {
         exit::refuse(format_args!("{unusable}"));
@@ -122,9 +124,9 @@ fn start_machine(topology: &acpi::Topology, backend: Choice, _: crate::heap::Rea
     apic::mask_legacy_controllers();
     apic::enable();
     time::calibrate();
-    crate::control::report();
+    protection::control::report();
     crate::sched::adopt_idle_thread();
-    crate::smp::start_machine(topology.apic_ids.len(), topology.left_out, || {
+    crate::start::smp::start_machine(topology.apic_ids.len(), topology.left_out, || {
         // SAFETY: once, on the boot CPU, with the early tables in use; low memory is reserved.
         unsafe { super::smp::start_others(&topology.apic_ids) }
     });

@@ -2,7 +2,7 @@
 //! header `arch-x86/hvm/start_info.h`. All addresses in it are physical and below 4 GiB,
 //! where the boot tables map one to one.
 
-use crate::memory::PhysRange;
+use crate::memory::boot::PhysRange;
 use core::{ffi::CStr, fmt};
 
 /// First word of the structure: "xEn3" with the top bit of the "E" set.

@@ -1,0 +1,107 @@
+//! The CPUs and what each keeps for itself.
+//!
+//! [`this`] finds the running CPU's entry. A thread may be moved to another CPU at any
+//! moment interrupts are on, so callers that must not be moved hold an
+//! [`IrqsOff`](crate::lock::IrqsOff).
+
+pub mod calls;
+pub mod fault;
+pub mod stack;
+
+use crate::{arch, sched};
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// CPUs the kernel can use. More stay off, with a warning.
+pub const MAX_CPUS: usize = 8;
+
+/// A CPU's number: 0 for the one that booted, the others in the firmware's order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct CpuId(pub usize);
+
+impl fmt::Display for CpuId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a CPU keeps for itself. Everything is shared-safe; most of it only its own CPU writes.
+pub struct Cpu {
+    /// Its number.
+    pub id: CpuId,
+    /// Whether it runs threads.
+    online: AtomicBool,
+    /// Timer ticks it has taken.
+    pub ticks: AtomicU64,
+    /// The scheduler's state for it.
+    pub sched: sched::CpuState,
+    /// A function to run in an interrupt on it.
+    pub interrupt_call: calls::Mailbox,
+    /// A function to run in an NMI on it.
+    pub nmi_call: calls::Mailbox,
+    /// A function to run in the handler of an asynchronous error on it.
+    pub error_call: calls::Mailbox,
+    /// The control bits the CPU reported about itself, as `Features` bits; see `control`.
+    pub control: AtomicU64,
+    /// The architecture's state for it.
+    pub arch: arch::cpu_state::CpuState,
+}
+
+impl Cpu {
+    const fn new(id: usize) -> Self {
+        Self {
+            id: CpuId(id),
+            online: AtomicBool::new(false),
+            ticks: AtomicU64::new(0),
+            sched: sched::CpuState::new(),
+            interrupt_call: calls::Mailbox::new(),
+            nmi_call: calls::Mailbox::new(),
+            error_call: calls::Mailbox::new(),
+            control: AtomicU64::new(0),
+            arch: arch::cpu_state::CpuState::new(id),
+        }
+    }
+
+    /// Whether it runs threads.
+    pub fn is_online(&self) -> bool {
+        self.online.load(Ordering::Acquire)
+    }
+
+    /// Declares that this CPU takes interrupts and runs threads from now on.
+    pub fn set_online(&self) {
+        self.online.store(true, Ordering::Release);
+    }
+}
+
+/// Written out, since a constant cannot be numbered by a loop.
+static CPUS: [Cpu; MAX_CPUS] = [
+    Cpu::new(0),
+    Cpu::new(1),
+    Cpu::new(2),
+    Cpu::new(3),
+    Cpu::new(4),
+    Cpu::new(5),
+    Cpu::new(6),
+    Cpu::new(7),
+];
+
+/// The running CPU.
+pub fn this() -> &'static Cpu {
+    &CPUS[arch::cpu_state::current_index()]
+}
+
+/// The number of the CPU whose entry, or a part of it, is at this address. For what no memory but the address itself may decide.
+pub fn number_of(address: u64) -> usize {
+    let first = (&raw const CPUS) as u64;
+    (address.wrapping_sub(first) as usize / size_of::<Cpu>()).min(MAX_CPUS - 1)
+}
+
+/// The CPU with this number; `None` when the kernel has no such CPU.
+pub fn get(id: CpuId) -> Option<&'static Cpu> {
+    CPUS.get(id.0)
+}
+
+/// The CPUs that run threads, by rising number.
+pub fn online() -> impl Iterator<Item = &'static Cpu> {
+    CPUS.iter().filter(|cpu| cpu.is_online())
+}

@@ -1,0 +1,94 @@
+//! Stacks with a guard page below each.
+//!
+//! They lie in an image section of their own, as slots of [`SLOT_SIZE`]. The lowest page of
+//! each slot is never mapped (`image::regions` leaves it out), so a stack that overflows
+//! faults at once instead of running into its neighbour.
+
+use crate::lock::IrqLock;
+use crate::memory::boot::PAGE_SIZE;
+use core::cell::UnsafeCell;
+
+/// Bytes of a slot, guard page included.
+pub const SLOT_SIZE: usize = 32 * 1024;
+/// Slots: up to five for each CPU (its first thread and, on x86-64, four for exceptions), the rest threads'.
+const SLOTS: usize = 128;
+/// Bytes of the guard page. A slot is aligned to its size, so an address is in a guard page if the bits between the two sizes are
+/// zero: arm64's exception entry looks.
+pub const GUARD_SIZE: usize = PAGE_SIZE as usize;
+
+#[repr(C, align(32768))]
+struct Slots(UnsafeCell<[[u8; SLOT_SIZE]; SLOTS]>);
+
+// SAFETY: a slot is only reached through the one `Stack` that owns it.
+unsafe impl Sync for Slots {}
+
+#[unsafe(link_section = ".stacks")]
+static SLOT_MEMORY: Slots = Slots(UnsafeCell::new([[0; SLOT_SIZE]; SLOTS]));
+
+/// One bit for each slot in use.
+static IN_USE: IrqLock<u128> = IrqLock::new(0);
+
+const _: () = assert!(align_of::<Slots>() == SLOT_SIZE);
+
+/// A stack; dropping it gives the slot back.
+#[derive(Debug)]
+pub struct Stack(Slot);
+
+/// The place of a stack, whether anyone owns it or not.
+#[derive(Clone, Copy, Debug)]
+pub struct Slot(usize);
+
+impl Stack {
+    /// A stack nobody else has; `None` when all are taken.
+    pub fn take() -> Option<Self> {
+        let mut in_use = IN_USE.lock();
+        let slot = in_use.trailing_ones() as usize;
+        if slot == SLOTS {
+            return None;
+        }
+        *in_use |= 1 << slot;
+        Some(Self(Slot(slot)))
+    }
+
+    /// First address above the stack: the initial stack pointer, 4 KiB aligned.
+    pub fn top(&self) -> usize {
+        self.0.top()
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        *IN_USE.lock() &= !(1 << self.0.0);
+    }
+}
+
+impl Slot {
+    fn start(self) -> usize {
+        SLOT_MEMORY.0.get() as usize + self.0 * SLOT_SIZE
+    }
+
+    /// Lowest usable address; the guard page ends here.
+    pub fn bottom(self) -> usize {
+        self.start() + GUARD_SIZE
+    }
+
+    /// First address above.
+    pub fn top(self) -> usize {
+        self.start() + SLOT_SIZE
+    }
+}
+
+/// Every slot.
+pub fn all() -> impl Iterator<Item = Slot> {
+    (0..SLOTS).map(Slot)
+}
+
+/// Whether `address` lies in a guard page.
+pub fn is_guard(address: u64) -> bool {
+    all().any(|slot| (slot.start() as u64..slot.bottom() as u64).contains(&address))
+}
+
+/// An address that is never mapped: a guard page's.
+pub fn some_guard() -> *const u8 {
+    SLOT_MEMORY.0.get().cast()
+}

@@ -1,0 +1,10 @@
+//! What the kernel does to prove itself: tests, attacks, the soak, benchmarks, and how it reports them. Nothing outside this room and
+//! `main` needs it.
+
+pub mod attack;
+pub mod bench;
+pub mod counter;
+pub mod probe;
+pub mod report;
+pub mod soak;
+pub mod tests;

@@ -1,0 +1,123 @@
+//! Where the protection register meets the rest of the kernel.
+//!
+//! The register decides whether this CPU may write page tables. It belongs to what runs: what an exception does about it is in
+//! [`interrupted`](crate::protection::interrupted), what a thread switch does here.
+//!
+//! The backend is selected by the boot CPU before it takes any interrupt and before any other CPU starts, and
+//! never changes again; every CPU makes it ready before its first interrupt. So there is no frame and no thread that
+//! was saved under another backend than the one that restores it. Which one it is, and whether windows are gates, is written before
+//! protection is on, and read-only from then on.
+
+pub mod control;
+pub mod interrupted;
+pub mod selected;
+
+use crate::arch::backend::{self, Choice, Selected, Unusable};
+use crate::start::settled::Settled;
+use kpkeys::context::Default;
+use kpkeys::null::Null;
+use kpkeys::{Backend, Saved};
+use kpkeys_pgtable::Mode;
+#[cfg(target_arch = "x86_64")]
+use {crate::lock::IrqsOff, kpkeys::Guard, kpkeys::context::PageTables};
+
+#[unsafe(link_section = ".settled")]
+static SELECTED: Settled<Selected> = Settled::new();
+
+/// Whether windows are gates.
+#[unsafe(link_section = ".settled")]
+static GATES: Settled<bool> = Settled::new();
+
+/// What stands for a backend before one is selected.
+static NONE_YET: Selected = Selected::None(Null::new());
+
+/// Settles what depends on the protection mode, before any window is opened.
+pub fn settle(mode: Mode) {
+    GATES.settle(|| mode == Mode::Fused);
+}
+
+/// Whether windows are gates: exceptions and thread switches restore none from ordinary memory.
+#[inline(always)]
+pub fn has_gates() -> bool {
+    GATES.get() == Some(&true)
+}
+
+/// Selects the backend, on the boot CPU.
+///
+/// # Errors
+///
+/// Why this CPU cannot use it.
+///
+/// # Safety
+///
+/// Once, before any interrupt, thread or other CPU.
+pub unsafe fn select(choice: Choice) -> Result<(), Unusable> {
+    // SAFETY: no interrupt is on yet, and every exception entry calls `interrupted::enter`.
+    let selected = unsafe { backend::init(choice) }?;
+    SELECTED.settle(|| selected);
+    Ok(())
+}
+
+/// Makes another CPU ready for the backend the boot CPU selected.
+///
+/// # Errors
+///
+/// Why this CPU cannot use it.
+///
+/// # Safety
+///
+/// Before this CPU's first interrupt.
+pub unsafe fn join() -> Result<(), Unusable> {
+    // SAFETY: forwarded.
+    unsafe { backend::init(selected().choice()) }.map(drop)
+}
+
+/// The backend.
+#[inline(always)]
+pub fn selected() -> Selected {
+    *backend()
+}
+
+/// The backend, where it lies: in memory that is read-only.
+#[inline(always)]
+pub fn backend() -> &'static Selected {
+    SELECTED.get().unwrap_or(&NONE_YET)
+}
+
+/// Runs `f` in a window, for what is not a page table but carries its key. Inside of one, which the register says, in that one.
+#[cfg(target_arch = "x86_64")] // whose interrupt controller is one
+#[inline(always)]
+pub fn in_window<R>(f: impl FnOnce() -> R) -> R {
+    if backend().is_in::<PageTables>() {
+        return f();
+    }
+    let _irqs_off = IrqsOff::new();
+    // SAFETY: no window is open on this CPU, and none is opened within; interrupts are off.
+    let _open: Guard<'_, _, PageTables> = unsafe { Guard::enter(backend()) };
+    f()
+}
+
+/// Closes this CPU, by a constant, and returns whether it was open. For ways that do not come back: the window is not resumed.
+pub fn close() -> bool {
+    let was_open = !backend().is_in::<Default>();
+    // SAFETY: nothing of the kernel needs a window that it has not opened itself.
+    unsafe { backend().enter::<Default>() };
+    was_open
+}
+
+/// Called on a thread switch, interrupts off. Where windows are gates, none is open then, and the next thread starts closed; elsewhere the
+/// outgoing thread's value is stored and the incoming one's put in force.
+#[inline(always)]
+pub fn switch_thread(outgoing: &mut Saved, incoming: &mut Saved) {
+    if has_gates() {
+        close();
+        return;
+    }
+    // SAFETY: the scheduler passes the states of the threads that it switches between.
+    unsafe { backend().thread_switch(outgoing, incoming) };
+}
+
+/// The value a new thread starts with.
+pub fn initial() -> Saved {
+    selected().initial()
+}

@@ -1,0 +1,165 @@
+//! The kernel's command line: words separated by spaces.
+//!
+//! | word | does |
+//! |---|---|
+//! | `tests` | runs every in-kernel test |
+//! | `tests=TEXT` | runs the tests whose name contains TEXT |
+//! | `attack` | makes every attack |
+//! | `soak=SECONDS` | random processes and kernel mappings on all CPUs, under attack |
+//! | `seed=N` | the soak's seed; 1 if not given |
+//! | `bench=ROWS` | times benchmarks: their numbers in `kpkeys_workloads::ALL_ROWS`, separated by commas |
+//! | `count=ROWS` | counts their events instead |
+//! | `scale=N` | divides the published number of loops by N; 1000 if not given |
+//! | `iterations=N` | times each benchmark N times; 3 if not given |
+//! | `backend=NAME` | one of `arch::backend::Choice`: selects the backend; the best the CPU has if not given |
+//! | `mode=off\|unbatched\|batched\|fused-lean\|fused` | selects the protection mode; `fused` if not given, `off` without backend |
+//! | `crash=panic` | panics, to show how that is reported |
+//! | `crash=stack-overflow` | overflows a thread's stack, likewise |
+//! | `crash=hang` | never ends, to show that the emulator's time limit holds |
+//!
+//! Unknown words stop the boot, all of them listed: a misspelt word must not look like a run
+//! with the meant one.
+
+use crate::arch::backend::Choice;
+use crate::evidence::bench::Request;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use core::time::Duration;
+use kpkeys_pgtable::Mode;
+use kpkeys_workloads::ALL_ROWS;
+
+/// What the command line asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Run the tests whose name contains this.
+    pub tests: Option<String>,
+    /// Make every attack.
+    pub attack: bool,
+    /// Soak for this long.
+    pub soak: Option<Duration>,
+    /// The soak's seed.
+    pub seed: Option<u64>,
+    /// Run benchmarks.
+    pub bench: Option<Request>,
+    /// The backend.
+    pub backend: Option<Choice>,
+    /// The protection mode.
+    pub mode: Option<Mode>,
+    /// End badly on purpose.
+    pub crash: Option<Crash>,
+}
+
+/// Ways to end badly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    /// A panic.
+    Panic,
+    /// A thread's stack overflow.
+    StackOverflow,
+    /// A loop without end.
+    Hang,
+}
+
+impl Options {
+    /// `None` for a word that means nothing.
+    fn set_flag(&mut self, word: &str) -> Option<()> {
+        match word {
+            "tests" => self.tests = Some(String::new()),
+            "attack" => self.attack = true,
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// `None` for a word that means nothing.
+    fn set(&mut self, name: &str, value: &str) -> Option<()> {
+        match (name, value) {
+            ("tests", part) => self.tests = Some(part.to_string()),
+            ("soak", seconds) => self.soak = Some(Duration::from_secs(seconds.parse().ok()?)),
+            ("seed", seed) => self.seed = Some(seed.parse().ok()?),
+            ("backend", name) => self.backend = Some(Choice::from_name(name)?),
+            ("mode", name) => self.mode = Some(Mode::from_name(name)?),
+            ("crash", "panic") => self.crash = Some(Crash::Panic),
+            ("crash", "stack-overflow") => self.crash = Some(Crash::StackOverflow),
+            ("crash", "hang") => self.crash = Some(Crash::Hang),
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// The backend to use: the one asked for, or the best.
+    pub fn backend(&self) -> Choice {
+        self.backend.unwrap_or_else(Choice::best)
+    }
+
+    /// The mode to use: the one asked for, or the best that the backend gives a meaning to.
+    pub fn mode(&self) -> Mode {
+        let best = if self.backend() == Choice::None { Mode::Off } else { Mode::Fused };
+        self.mode.unwrap_or(best)
+    }
+}
+
+/// Words that mean nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownWords(Vec<String>);
+
+impl fmt::Display for UnknownWords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("unknown words on the command line:")?;
+        for word in &self.0 {
+            write!(f, " `{word}`")?;
+        }
+        f.write_str("; known are tests, tests=TEXT, attack, soak=SECONDS, seed=N, bench=ROWS, count=ROWS, scale=N, iterations=N, backend=")?;
+        for (place, choice) in Choice::ALL.iter().enumerate() {
+            write!(f, "{}{}", if place == 0 { "" } else { "|" }, choice.name())?;
+        }
+        f.write_str(
+            ", mode=off|unbatched|batched|fused-lean|fused, crash=panic|stack-overflow|hang",
+        )
+    }
+}
+
+/// Reads the command line.
+///
+/// # Errors
+///
+/// [`UnknownWords`] lists every word that means nothing.
+pub fn parse(line: &str) -> Result<Options, UnknownWords> {
+    let mut options = Options::default();
+    let mut bench = Request { rows: Vec::new(), scale: 1000, iterations: 3, count: false };
+    let mut unknown = Vec::new();
+    for word in line.split_whitespace() {
+        let known = match word.split_once('=') {
+            Some((name, value)) => {
+                options.set(name, value).or_else(|| set_bench(&mut bench, name, value))
+            }
+            None => options.set_flag(word),
+        };
+        if known.is_none() {
+            unknown.push(word.to_string());
+        }
+    }
+    if !bench.rows.is_empty() {
+        options.bench = Some(bench);
+    }
+    if unknown.is_empty() { Ok(options) } else { Err(UnknownWords(unknown)) }
+}
+
+/// `None` for a word that means nothing.
+fn set_bench(bench: &mut Request, name: &str, value: &str) -> Option<()> {
+    match name {
+        "bench" | "count" => {
+            bench.count = name == "count";
+            bench.rows = value.split(',').map(row).collect::<Option<_>>()?;
+        }
+        "scale" => bench.scale = value.parse().ok().filter(|&scale| scale > 0)?,
+        "iterations" => bench.iterations = value.parse().ok()?,
+        _ => return None,
+    }
+    Some(())
+}
+
+fn row(number: &str) -> Option<usize> {
+    number.parse().ok().filter(|&row| row < ALL_ROWS.len())
+}
