@@ -8,6 +8,7 @@
 //! | physical memory | an arena of anonymous memory, backed when touched | [`arena`] |
 //! | the protection register | an unused register written by a real instruction, with a real barrier | [`register`] |
 //! | a CPU | a thread | [`cpu`] |
+//! | whether a CPU is in a gate | a flag of the thread's, waited for by `membarrier` | `gates` |
 //! | barriers for kernel entries | the nearest fences of the host (x86-64: MFENCE, LFENCE; arm64: DSB ISHST, ISB) | [`machine`] |
 //! | TLB maintenance | counted, not executed | [`machine`] |
 //! | protection, whole or in parts | backends that leave out a part of it, for measuring | [`parts`] |
@@ -21,6 +22,7 @@ pub mod boot;
 pub mod clock;
 pub mod counter;
 pub mod cpu;
+mod gates;
 pub mod linux;
 pub mod machine;
 pub mod mmu;

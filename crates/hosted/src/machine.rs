@@ -12,7 +12,7 @@ use kpkeys_pgtable::{Entry, Flush, Format, Machine, Memory, PhysAddr, Probe, Vir
 
 use crate::arena::{Arena, Views};
 use crate::register::{context_barrier, store_barrier};
-use crate::{cpu, mmu};
+use crate::{cpu, gates, mmu};
 
 /// Where physical memory starts. Not zero, so that a forgotten base shows.
 pub const MEMORY_START: PhysAddr = PhysAddr(0x1_0000_0000);
@@ -55,6 +55,7 @@ pub struct Hosted<F, B, P> {
     backend: B,
     probe: P,
     cpus: usize,
+    gates: gates::Gates,
     anchor: Anchor,
     format: PhantomData<F>,
 }
@@ -68,6 +69,7 @@ impl<F: HostedFormat, B: Backend, P: Probe> Hosted<F, B, P> {
             backend,
             probe,
             cpus: cpus.max(1),
+            gates: gates::Gates::new(cpus.max(1)),
             anchor: Anchor::new(),
             format: PhantomData,
         }
@@ -132,6 +134,20 @@ unsafe impl<F: HostedFormat, B: Backend + Sync, P: Probe> Machine for Hosted<F, 
     #[inline(always)]
     fn anchor(&self) -> &Anchor {
         &self.anchor
+    }
+
+    #[inline(always)]
+    fn interrupts_off(&self) -> bool {
+        self.gates.enter()
+    }
+
+    #[inline(always)]
+    fn interrupts_on(&self) {
+        self.gates.leave();
+    }
+
+    fn wait_for_gates(&self) -> bool {
+        self.gates.wait()
     }
 
     #[inline(always)]

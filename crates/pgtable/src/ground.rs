@@ -7,6 +7,7 @@ use spin::Mutex;
 
 use crate::addr::PhysAddr;
 use crate::error::Error;
+use crate::guarded::{FrameType, Violation};
 use crate::linear::{Linear, Reserve};
 use crate::machine::{Frames, Machine};
 use crate::mode::Mode;
@@ -116,6 +117,29 @@ impl<M: Machine, F: Frames> Ground<M, F> {
             Some(types) => self
                 .section(Space::Linear)
                 .store_guarded(|window, to_alias| types.set_protected(window, to_alias)),
+        }
+    }
+
+    /// Makes data spare page-table pages, in modes that check, as part of an operation: `pages` frames from `start`. Those with a mark are looked for in all tables
+    /// first; returns whether that was needed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Violation`] if they are not data, or some entry maps one of them.
+    #[track_caller]
+    pub(crate) fn make_spare(
+        &self,
+        section: &Section<'_, M>,
+        start: PhysAddr,
+        pages: usize,
+    ) -> Result<bool, Error> {
+        let retype = || section.retype(start, pages, FrameType::Data, FrameType::Spare);
+        match (retype(), section.types()) {
+            (Err(Error::Violation(Violation { is: FrameType::Mapped, .. })), Some(types)) => {
+                section.sweep(types)?;
+                retype().map(|()| true)
+            }
+            (result, _) => result.map(|()| false),
         }
     }
 

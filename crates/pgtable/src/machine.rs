@@ -60,6 +60,8 @@ pub enum Flush {
     User(PhysAddr, PageRange),
     /// All user translations of the address space with this root, tables included.
     AddressSpace(PhysAddr),
+    /// All translations, the kernel's and those of every address space, living or dead.
+    All,
 }
 
 /// What is counted: the costs of protection that do not depend on how fast a machine is.
@@ -122,7 +124,7 @@ impl Probe for NoProbe {}
 ///   [`Scheme::Alias`](kpkeys::Scheme::Alias) a frame that has its alias entry can be read and written, while this CPU has a
 ///   window open, through the address [`to_alias`](Self::to_alias) further on;
 /// - *data*: [`data`](Self::data) does the same for frames that are not protected; the two may be the same address;
-/// - *barriers and flushes* do what their documentation says on every CPU before they return;
+/// - *barriers, flushes and waiting for gates* do what their documentation says on every CPU before they return;
 /// - *flags*: where [`WALKERS_SET_FLAGS`](Self::WALKERS_SET_FLAGS) is false, no CPU changes entries of tables by itself;
 /// - *cpu*: [`cpu`](Self::cpu) is below [`cpus`](Self::cpus), and no two CPUs share a number.
 pub unsafe trait Machine: Sync + Sized {
@@ -203,6 +205,16 @@ pub unsafe trait Machine: Sync + Sized {
     /// Invalidates translations on every CPU. Also makes entries stored before, valid ones too, visible to table walks, and
     /// synchronises this CPU, as [`entry_barrier`](Self::entry_barrier) does.
     fn flush_tlb(&self, flush: Flush);
+
+    /// Waits until every other CPU has been outside of any gate at some moment since the call, and orders what it then does after what this
+    /// CPU stored before: an interrupt to each, which a gate holds back. Returns false if the machine has no such means: then
+    /// memory that was ever mapped cannot become a page table in modes that check.
+    ///
+    /// By default a machine has it if it has one CPU.
+    #[inline]
+    fn wait_for_gates(&self) -> bool {
+        self.cpus() == 1
+    }
 
     /// The number of the calling CPU.
     fn cpu(&self) -> usize;

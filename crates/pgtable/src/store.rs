@@ -129,12 +129,23 @@ pub unsafe fn zero(_window: &Window<'_>, slots: Slots<'_>) {
 
 /// Stores `entry(i)` to each entry of a run where nothing in the old ones matters. What `entry` itself stores is not published.
 #[inline(always)]
-pub fn set_range(_window: &Window<'_>, slots: Slots<'_>, mut entry: impl FnMut(usize) -> Entry) {
+pub fn set_range(window: &Window<'_>, slots: Slots<'_>, mut entry: impl FnMut(usize) -> Entry) {
+    let _ = set_range_until(window, slots, |i| Ok::<_, core::convert::Infallible>(entry(i)));
+}
+
+/// [`set_range`] that ends where `entry` refuses, with what it says and which entry that was for.
+#[inline(always)]
+pub(crate) fn set_range_until<E>(
+    _window: &Window<'_>,
+    slots: Slots<'_>,
+    mut entry: impl FnMut(usize) -> Result<Entry, E>,
+) -> Result<(), (usize, E)> {
     // One fence publishes what lies behind the whole run: a release store each is an instruction that arm64 cores order one by one.
     fence(Ordering::Release);
     for (i, slot) in slots.0.iter().enumerate() {
-        slot.store(entry(i).0, Ordering::Relaxed);
+        slot.store(entry(i).map_err(|refused| (i, refused))?.0, Ordering::Relaxed);
     }
+    Ok(())
 }
 
 /// Changes a live entry, keeping the flags that hardware sets meanwhile; returns what it became.

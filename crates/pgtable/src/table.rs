@@ -121,6 +121,11 @@ impl<'m> Slot<'m> {
         Slot(unsafe { &*displaced(self.0, by) })
     }
 
+    /// Where the entry is.
+    pub(crate) fn address(self) -> VirtAddr {
+        VirtAddr(core::ptr::from_ref(self.0).addr() as u64)
+    }
+
     /// The entry now, for whoever does not follow it: nothing behind it is made visible.
     #[inline(always)]
     pub(crate) fn load_relaxed(self) -> Entry {

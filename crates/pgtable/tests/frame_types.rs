@@ -38,7 +38,7 @@ fn typed<F: HostedFormat, S: Protection>(system: &System<F, S>) -> Vec<(PhysAddr
     let memory = system.machine().memory();
     (0..memory.pages)
         .map(|number| (memory.frame(number), types.of(memory.frame(number))))
-        .filter(|(_, is)| *is != FrameType::Data)
+        .filter(|(_, is)| !is.is_data())
         .collect()
 }
 

@@ -310,6 +310,18 @@ unsafe impl<S: System> Machine for Model<S> {
         }
     }
 
+    fn wait_for_gates(&self) -> bool {
+        let own = world::with(|world| world.cpu);
+        for cpu in (0..CPUS).filter(|cpu| *cpu != own) {
+            if world::with(|world| world.cpus[cpu].interrupts) {
+                world::point();
+            } else {
+                world::wait(Wait::Flush(cpu));
+            }
+        }
+        true
+    }
+
     fn cpu(&self) -> usize {
         world::with(|world| world.cpu)
     }

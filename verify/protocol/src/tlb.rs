@@ -134,5 +134,6 @@ fn covers(flush: Flush, cached: &Cached) -> bool {
         Flush::AllKernel => is_kernel,
         Flush::User(root, range) => !is_kernel && cached.root == root.0 && overlaps(range),
         Flush::AddressSpace(root) => !is_kernel && cached.root == root.0,
+        Flush::All => true,
     }
 }

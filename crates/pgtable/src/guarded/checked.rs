@@ -7,13 +7,13 @@ use kpkeys::Window;
 use super::frame_type::{FrameType, Kind};
 use super::rules::{LeafRule, Use, Violation};
 use super::types::Types;
-use crate::addr::{Level, PAGE_SIZE, PhysAddr, VirtAddr};
+use crate::addr::{Level, PAGE_SIZE, PhysAddr};
 use crate::entry::{Entry, Format};
 use crate::error::Error;
 use crate::machine::Machine;
 use crate::ptp::{FlushedPtp, Ptp, UnlinkedPtp};
 use crate::section::{Section, Space};
-use crate::table::{Slot, Slots, Table};
+use crate::table::{Slot, Table};
 
 impl<'m, M: Machine> Section<'m, M> {
     /// The types that what is stored is held against, if there are any.
@@ -138,7 +138,7 @@ impl<'m, M: Machine> Section<'m, M> {
             self.set_upper(slot, entry);
             return Ok(());
         };
-        self.check_table(types, slot, at)?;
+        self.check_table(types, slot, at, Location::caller())?;
         let (from, to) = (FrameType::unlinked(level, kind), FrameType::linked(level, kind));
         self.change_and_set(types, (frame, from, to), slot, entry)
     }
@@ -182,7 +182,7 @@ impl<'m, M: Machine> Section<'m, M> {
             types.change(window, to_alias, frame, from, to)
         })
         .map_err(|is| {
-            let (wanted, entry) = (Use::Change { from, to }, Some(address_of(slot)));
+            let (wanted, entry) = (Use::Change { from, to }, Some(slot.address()));
             Error::Violation(Violation { frame, is, wanted, entry, by })
         })
     }
@@ -216,88 +216,27 @@ impl<'m, M: Machine> Section<'m, M> {
         Ok(UnlinkedPtp::new(root))
     }
 
-    /// Holds the table that an entry is in against its type: that of a table in use, of this level, a program's or the kernel's as the section is.
+    /// Holds the table that an entry is in against its type, for whoever asked `by`: that of a table in use, of this level, a program's or the kernel's as the section is.
     /// (The linear map's section links tables of the kernel's half.)
     ///
     /// # Errors
     ///
     /// [`Error::Violation`].
     #[inline(always)]
-    #[track_caller]
     pub(crate) fn check_table(
         &self,
         types: &Types,
         slot: Slot<'_>,
         level: Level,
+        by: &'static Location<'static>,
     ) -> Result<(), Error> {
         let (frame, user) = (types.frame_of(slot), self.space() == Space::User);
         if types.is_table(frame, level, user) {
             return Ok(());
         }
-        let (wanted, entry) = (Use::Table { level, user }, Some(address_of(slot)));
-        let (is, by) = (types.of(frame), Location::caller());
+        let (wanted, entry) = (Use::Table { level, user }, Some(slot.address()));
+        let is = types.of(frame);
         Err(Violation { frame, is, wanted, entry, by }.into())
-    }
-
-    /// Holds a PTE against the type of the frame that it maps, and its table against the table's.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Violation`].
-    #[inline(always)]
-    #[track_caller]
-    pub(crate) fn admit(&self, slot: Slot<'_>, entry: Entry) -> Result<(), Error> {
-        self.admit_run(slot, Level::Pte, entry, 1)
-    }
-
-    /// The same for a leaf at a level, or for `pages` PTEs that map one frame after the other, of which this is the first.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Violation`].
-    #[inline(always)]
-    #[track_caller]
-    pub(crate) fn admit_run(
-        &self,
-        slot: Slot<'_>,
-        level: Level,
-        entry: Entry,
-        pages: usize,
-    ) -> Result<(), Error> {
-        let Some(types) = self.types() else { return Ok(()) };
-        self.check_table(types, slot, level)?;
-        if !M::Format::is_present(entry) {
-            return Ok(());
-        }
-        let rule = LeafRule::of::<M::Format>(self.space(), entry);
-        match rule.first_refused(types, M::Format::frame(level, entry), pages) {
-            None => Ok(()),
-            Some(frame) => Err(self.violation(rule, types, frame, Some(slot))),
-        }
-    }
-
-    /// The same for a leaf like `template` to each of `frames`, in the entries of a run.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Violation`] for the first that must not be mapped so.
-    #[inline(always)]
-    #[track_caller]
-    pub(crate) fn admit_each(
-        &self,
-        slots: Slots<'_>,
-        template: Entry,
-        frames: &[PhysAddr],
-    ) -> Result<(), Error> {
-        let (Some(types), Some(first)) = (self.types(), slots.iter().next()) else {
-            return Ok(());
-        };
-        self.check_table(types, first, Level::Pte)?;
-        let rule = LeafRule::of::<M::Format>(self.space(), template);
-        match frames.iter().position(|&frame| !rule.admits(types, frame)) {
-            None => Ok(()),
-            Some(i) => Err(self.violation(rule, types, frames[i], Some(slots.slot(i)))),
-        }
     }
 
     /// What is said of a frame that a leaf may not map.
@@ -310,7 +249,7 @@ impl<'m, M: Machine> Section<'m, M> {
         frame: PhysAddr,
         slot: Option<Slot<'_>>,
     ) -> Error {
-        rule.violation(types, frame, slot.map(address_of), Location::caller()).into()
+        rule.violation(types, frame, slot.map(Slot::address), Location::caller()).into()
     }
 
     #[inline]
@@ -326,13 +265,8 @@ impl<'m, M: Machine> Section<'m, M> {
         let by = Location::caller();
         self.store_guarded(|window, to_alias| types.change(window, to_alias, frame, from, to))
             .map_err(|is| {
-                let (wanted, entry) = (Use::Change { from, to }, slot.map(address_of));
+                let (wanted, entry) = (Use::Change { from, to }, slot.map(Slot::address));
                 Error::Violation(Violation { frame, is, wanted, entry, by })
             })
     }
-}
-
-/// Where an entry is.
-fn address_of(slot: Slot<'_>) -> VirtAddr {
-    VirtAddr(core::ptr::from_ref(slot.0).addr() as u64)
 }

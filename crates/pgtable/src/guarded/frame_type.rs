@@ -34,8 +34,10 @@ impl Kind {
 /// What a frame is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FrameType {
-    /// Free, or data of the kernel or of programs.
+    /// Free, or data of the kernel or of programs, and mapped by no entry but the linear map's.
     Data,
+    /// Data that an entry maps, or has mapped since the tables were last [swept](super::sweep).
+    Mapped,
     /// A page-table page: the level of its entries, whose they are, and whether it is in use: linked into another table, or, at
     /// [`Level::Pgd`], a root that may be loaded.
     Table {
@@ -60,8 +62,12 @@ pub enum FrameType {
     NotRam,
 }
 
-/// The word of [`FrameType::Data`]: memory that was never typed is data.
+/// The word of [`FrameType::Data`]: memory that was never typed is data. The word of data that was mapped has above the type's bits the number of the
+/// sweep before which that was.
 pub(super) const DATA: u32 = 0;
+/// How many bits of a word are the type's.
+pub(super) const TYPE_BITS: u32 = 9;
+const TYPE: u32 = (1 << TYPE_BITS) - 1;
 const KIND_SHIFT: u32 = 6;
 const KIND: u32 = 3 << KIND_SHIFT;
 const LINKED: u32 = 1 << 8;
@@ -78,6 +84,11 @@ impl FrameType {
         FrameType::Table { level, kind, linked: true }
     }
 
+    /// Whether such a frame is data, mapped or not.
+    pub const fn is_data(self) -> bool {
+        matches!(self, FrameType::Data | FrameType::Mapped)
+    }
+
     /// Whether such a frame is protected once protection is on.
     pub(crate) const fn is_protected(self) -> bool {
         use FrameType::{Early, Guarded, Spare, Table};
@@ -87,7 +98,7 @@ impl FrameType {
     /// The type as it is kept.
     pub(super) const fn word(self) -> u32 {
         match self {
-            FrameType::Data => DATA,
+            FrameType::Data | FrameType::Mapped => DATA,
             FrameType::Table { level, kind, linked } => {
                 TABLE
                     | (level as u32) << 4
@@ -109,7 +120,13 @@ impl FrameType {
         word & !KIND == FrameType::linked(level, Kind::User).word() && (word & KIND == 0) == user
     }
 
-    /// What a word says. One that no type has is taken for what allows nothing.
+    /// Whether a word is that of data, mapped or not.
+    #[inline(always)]
+    pub(super) const fn is_data_word(word: u32) -> bool {
+        word & TYPE == DATA
+    }
+
+    /// What a word says, but for whether data is mapped. One that no type has is taken for what allows nothing.
     pub(super) fn of_word(word: u32) -> FrameType {
         const LEVELS: [Level; 4] = [Level::Pte, Level::Pmd, Level::Pud, Level::Pgd];
         match word & 0xf {
@@ -133,6 +150,7 @@ impl fmt::Display for FrameType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             FrameType::Data => f.write_str("data"),
+            FrameType::Mapped => f.write_str("data that may be mapped"),
             FrameType::Table { level, kind, linked } => {
                 let linked = if *linked { "linked" } else { "unlinked" };
                 write!(f, "{linked} {level:?} table ({kind:?})")

@@ -10,6 +10,8 @@
 //! | `frame_type` | what a frame can be |
 //! | `types` | what every frame is: one word each, in guarded memory |
 //! | `rules` | which leaf may map which frame; what a violation says |
+//! | `admission` | holding leaves against types, in the gate that stores them |
+//! | `sweep` | which data no entry maps any more |
 //! | `checked` | the changes of type that belong to the life of a table, with the stores they belong to |
 //!
 //! # Protocol
@@ -19,12 +21,16 @@
 //! - *Life of a table.* `Data` becomes `Spare` when the pool takes its block (or at once, without pool), `Spare` becomes a table of
 //!   a level and a kind when it is allocated, that becomes linked in the window of the store that links it, and `Spare` again in the window of the store
 //!   that unlinks it.
+//! - *Data that is mapped* never becomes a table: what an entry maps is marked in the gate that stores the entry, and a mark goes only
+//!   by a [sweep](mod@sweep) of all tables.
 //! - *Where it begins.* The words are reached from an [`Anchor`], which the [machine](crate::Machine::anchor) keeps where it is read-only
 //!   once start is over. Where no anchor was laid nothing is checked: that is how the other modes are.
 
+mod admission;
 mod checked;
 mod frame_type;
 mod rules;
+mod sweep;
 mod types;
 
 pub use frame_type::{FrameType, Kind};

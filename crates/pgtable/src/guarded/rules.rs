@@ -120,8 +120,13 @@ impl LeafRule {
     /// Whether a leaf may map this frame.
     #[inline(always)]
     pub(crate) fn admits(self, types: &Types, frame: PhysAddr) -> bool {
-        let plain = types.is_data(frame) && (self.user || !(self.execute || self.misplaced));
-        plain || self.admits_other(types.of(frame))
+        (types.is_data(frame) && self.admits_data()) || self.admits_type(types.of(frame))
+    }
+
+    /// Whether a leaf may map data.
+    #[inline(always)]
+    pub(super) fn admits_data(self) -> bool {
+        self.exempt || self.user || !(self.execute || self.misplaced)
     }
 
     /// The first of `pages` frames that a leaf may not map.
@@ -137,24 +142,21 @@ impl LeafRule {
             .find(|&frame| !self.admits(types, frame))
     }
 
-    /// Whether a leaf of this rule maps what the one before it maps, with no more permission.
+    /// Whether a leaf has no more permission than the one before it.
     #[inline(always)]
     pub(crate) fn only_takes<F: Format>(self, before: Entry, after: Entry) -> bool {
         let (was, is) = (F::attrs(before), F::attrs(after));
-        F::frame(Level::Pte, before) == F::frame(Level::Pte, after)
-            && (was.write || !is.write)
-            && (was.execute || !is.execute)
-            && was.user == is.user
+        (was.write || !is.write) && (was.execute || !is.execute) && was.user == is.user
     }
 
-    #[cold]
-    fn admits_other(self, is: FrameType) -> bool {
+    /// Whether a leaf may map a frame of this type.
+    pub(super) fn admits_type(self, is: FrameType) -> bool {
         match (is, self.write, self.execute) {
             _ if self.exempt => true,
-            _ if self.user => is == FrameType::Data,
+            _ if self.user => is.is_data(),
             _ if self.misplaced => false,
             (_, true, true) => false,
-            (is, true, false) => matches!(is, FrameType::Data | FrameType::NotRam),
+            (is, true, false) => is.is_data() || is == FrameType::NotRam,
             (is, false, true) => is == FrameType::Text,
             (_, false, false) => true,
         }

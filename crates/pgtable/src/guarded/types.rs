@@ -1,14 +1,14 @@
 //! What every frame is: one word each, in blocks of guarded memory that a directory leads to.
 //!
-//! The directory is one page. Its last two words are flags that decide as much as a frame's type does: whether protection is on, and
-//! whether tables are stored through their alias.
+//! The directory is one page. Its last four words decide as much as a frame's type does: whether protection is on, whether tables are stored
+//! through their alias, and how many [sweeps](super::sweep) were begun and have ended.
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use kpkeys::Window;
 
-use super::frame_type::{DATA, FrameType, Kind};
+use super::frame_type::{FrameType, Kind, TYPE_BITS};
 use crate::addr::{ENTRIES, Level, PAGE_SIZE, PhysAddr};
 use crate::error::Error;
 use crate::machine::{Frames, Machine, Memory};
@@ -19,9 +19,14 @@ const WORDS: usize = PAGE_SIZE as usize / size_of::<u32>();
 /// The largest block of words: those of 2 GiB.
 const LARGEST_ORDER: u8 = 9;
 /// Blocks that the directory has entries for: memory up to almost 1 TiB, where blocks of the largest order are to be had.
-const BLOCKS: usize = ENTRIES - 2;
+const BLOCKS: usize = ENTRIES - 4;
+const SWEEPS_BEGUN: usize = ENTRIES - 4;
+const SWEEPS_ENDED: usize = ENTRIES - 3;
 const PROTECTED: usize = ENTRIES - 2;
 const THROUGH_ALIAS: usize = ENTRIES - 1;
+
+/// How many sweeps there can be: what a word has room for.
+const MAX_SWEEPS: u64 = (1 << (u32::BITS - TYPE_BITS)) - 2;
 
 /// Where the types begin: empty, until page tables are built in a mode that checks. A kernel keeps it where it is read-only afterwards.
 #[derive(Debug, Default)]
@@ -108,13 +113,100 @@ impl Types {
     #[inline]
     pub fn of(&self, frame: PhysAddr) -> FrameType {
         self.word(frame)
-            .map_or(FrameType::NotRam, |word| FrameType::of_word(word.load(Ordering::Relaxed)))
+            .map_or(FrameType::NotRam, |word| self.meaning(word.load(Ordering::Relaxed)))
     }
 
-    /// Whether a frame is data.
+    /// What a word says.
+    fn meaning(&self, word: u32) -> FrameType {
+        match FrameType::of_word(word) {
+            FrameType::Data if self.is_marked(word) => FrameType::Mapped,
+            is => is,
+        }
+    }
+
+    /// Whether data with this word may be mapped.
+    fn is_marked(&self, word: u32) -> bool {
+        u64::from(word >> TYPE_BITS) > self.flag(SWEEPS_ENDED).load(Ordering::Acquire)
+    }
+
+    /// The word of data that is mapped now. For the length of a gate: a sweep that begins meanwhile waits for that.
+    #[inline(always)]
+    pub(super) fn mapped_word(&self) -> u32 {
+        (self.flag(SWEEPS_BEGUN).load(Ordering::Acquire) as u32 + 1) << TYPE_BITS
+    }
+
+    /// Whether a frame is data, mapped or not.
     #[inline(always)]
     pub(super) fn is_data(&self, frame: PhysAddr) -> bool {
-        self.word(frame).is_some_and(|word| word.load(Ordering::Relaxed) == DATA)
+        self.word(frame).is_some_and(|word| FrameType::is_data_word(word.load(Ordering::Relaxed)))
+    }
+
+    /// Whether a frame has this word.
+    #[inline(always)]
+    pub(super) fn has_word(&self, frame: PhysAddr, word: u32) -> bool {
+        self.word(frame).is_some_and(|now| now.load(Ordering::Relaxed) == word)
+    }
+
+    /// Whether a sweep is under way.
+    #[inline(always)]
+    pub(crate) fn is_sweeping(&self) -> bool {
+        let [begun, ended] = [SWEEPS_BEGUN, SWEEPS_ENDED].map(|index| self.flag(index));
+        begun.load(Ordering::Acquire) != ended.load(Ordering::Acquire)
+    }
+
+    /// Marks a frame as one that an entry maps, if it is data, with what [`mapped_word`](Self::mapped_word) says; otherwise returns what it is.
+    pub(super) fn mark(
+        &self,
+        _window: &Window<'_>,
+        to_alias: usize,
+        frame: PhysAddr,
+        mapped: u32,
+    ) -> Result<(), FrameType> {
+        let word = self.word(frame).ok_or(FrameType::NotRam)?;
+        // SAFETY: as in `change`.
+        let stored = unsafe { &*displaced(word, to_alias) };
+        let mut now = word.load(Ordering::Relaxed);
+        loop {
+            if !FrameType::is_data_word(now) {
+                return Err(FrameType::of_word(now));
+            }
+            // Marked by a sweep that has begun since: that mark holds longer.
+            if now >= mapped {
+                return Ok(());
+            }
+            match stored.compare_exchange(now, mapped, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return Ok(()),
+                Err(changed) => now = changed,
+            }
+        }
+    }
+
+    /// Begins a sweep and returns its number, if there can be one more.
+    pub(super) fn begin_sweep(&self, _window: &Window<'_>, to_alias: usize) -> Option<u64> {
+        // SAFETY: as in `change`.
+        let begun = unsafe { &*displaced(self.flag(SWEEPS_BEGUN), to_alias) };
+        let more = |begun| (begun < MAX_SWEEPS).then_some(begun + 1);
+        begun.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok().map(|before| before + 1)
+    }
+
+    /// Ends a sweep: what was not marked since it began is not mapped.
+    pub(super) fn end_sweep(&self, _window: &Window<'_>, to_alias: usize, number: u64) {
+        // SAFETY: as in `change`.
+        let ended = unsafe { &*displaced(self.flag(SWEEPS_ENDED), to_alias) };
+        ended.fetch_max(number, Ordering::AcqRel);
+    }
+
+    /// Every table in use but the linear map's and the alias's, with the level of its entries.
+    pub(super) fn tables(&self) -> impl Iterator<Item = (PhysAddr, Level)> {
+        (0..self.memory.pages).filter_map(|number| {
+            let frame = self.memory.frame(number);
+            match self.of(frame) {
+                FrameType::Table { level, kind: Kind::User | Kind::Kernel, linked: true } => {
+                    Some((frame, level))
+                }
+                _ => None,
+            }
+        })
     }
 
     /// The frame that an entry is in.
@@ -134,6 +226,11 @@ impl Types {
     /// Whether a frame is a root of this kind that is in use: one that a root register may be loaded with.
     pub fn is_root(&self, frame: PhysAddr, kind: Kind) -> bool {
         frame.is_aligned(PAGE_SIZE) && self.of(frame) == FrameType::linked(Level::Pgd, kind)
+    }
+
+    /// How often all tables were looked at, to find what is not mapped any more.
+    pub fn sweeps(&self) -> u64 {
+        self.flag(SWEEPS_ENDED).load(Ordering::Relaxed)
     }
 
     /// Whether protection is on.
@@ -161,8 +258,8 @@ impl Types {
         self.raise(window, 0, THROUGH_ALIAS);
     }
 
-    /// Changes what a frame is, if it is what it is said to be; otherwise returns what it is. `to_alias` is how far behind its address a
-    /// word is stored.
+    /// Changes what a frame is, if it is what it is said to be; otherwise returns what it is. Data that may be mapped is not
+    /// [`FrameType::Data`]; what is said to be [`FrameType::Mapped`] may as well be not mapped. `to_alias` is how far behind its address a word is stored.
     #[inline]
     pub(super) fn change(
         &self,
@@ -173,11 +270,18 @@ impl Types {
         to: FrameType,
     ) -> Result<(), FrameType> {
         let word = self.word(frame).ok_or(FrameType::NotRam)?;
+        // What was data and is not mapped any more still has its mark.
+        let before = match (from, word.load(Ordering::Relaxed)) {
+            (FrameType::Data, now) if FrameType::is_data_word(now) && !self.is_marked(now) => now,
+            (FrameType::Mapped, now) if FrameType::is_data_word(now) => now,
+            (FrameType::Data | FrameType::Mapped, now) => return Err(self.meaning(now)),
+            (from, _) => from.word(),
+        };
         // SAFETY: guarded memory is stored as tables are: `to_alias` is zero, or leads to the alias that it has as they do.
         let word = unsafe { &*displaced(word, to_alias) };
-        word.compare_exchange(from.word(), to.word(), Ordering::AcqRel, Ordering::Relaxed)
+        word.compare_exchange(before, to.word(), Ordering::AcqRel, Ordering::Relaxed)
             .map(|_| ())
-            .map_err(FrameType::of_word)
+            .map_err(|now| self.meaning(now))
     }
 
     #[inline(always)]

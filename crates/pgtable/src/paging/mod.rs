@@ -8,6 +8,8 @@
 mod build;
 mod tables;
 
+use core::panic::Location;
+
 use kpkeys::{Backend, Pkey, Scheme, context};
 use spin::Mutex;
 
@@ -229,13 +231,24 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         if self.is_protected() {
             return Err(Error::TooLate(start));
         }
-        self.building().retype(start, pages, FrameType::Data, is)
+        // The kernel has mapped its image before it says what is where.
+        self.building().retype(start, pages, FrameType::Mapped, is)
     }
 
     /// What every frame is, in modes that check.
     #[inline(always)]
     pub fn types(&self) -> Option<&Types> {
         self.machine().anchor().get()
+    }
+
+    /// Looks at every table to find out which data no entry maps any more, in modes that check: only such data can become a page table. This
+    /// is done by itself when the pool meets data that may be mapped; a kernel that is idle can do it ahead.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`] if the machine cannot [wait for gates](Machine::wait_for_gates), or there were four million sweeps.
+    pub fn sweep(&self) -> Result<(), Error> {
+        self.types().map_or(Ok(()), |types| self.ground.section(Space::Linear).sweep(types))
     }
 
     /// How many spare pages the calling CPU has, and where that is kept, if there is a pool. For attacks.
@@ -377,7 +390,12 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     fn check_kernel_root(&self) -> Result<(), Error> {
         let Some(types) = self.types() else { return Ok(()) };
         let section = self.section(&self.kernel);
-        section.check_table(types, self.root_table(&self.kernel).slot(0), Level::Pgd)
+        section.check_table(
+            types,
+            self.root_table(&self.kernel).slot(0),
+            Level::Pgd,
+            Location::caller(),
+        )
     }
 
     /// Ends a user address space whose tables are all unlinked: flushes it from every TLB and releases its root.

@@ -28,7 +28,7 @@ impl<M: Machine, F: Frames> PtpAllocator<M, F> for PerPage {
     ) -> Result<Ptp, Error> {
         let frame = ground.frames().allocate(0).ok_or(Error::OutOfMemory)?;
         // What is no data was never free: it is not given back.
-        section.retype(frame, 1, FrameType::Data, FrameType::Spare)?;
+        ground.make_spare(section, frame, 1)?;
         let protected = if ground.is_protected() {
             // An operation of its own, so the window of the one that needs the page is closed meanwhile.
             section.paused(|| ground.protect_page(frame))

@@ -44,9 +44,6 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         for piece in range.by_table(Level::Pte) {
             let Some(parent) = self.find_table(from, piece.start(), Level::Pte) else { continue };
             let child = self.table_for(section, to, piece.start(), Level::Pte)?;
-            if let Some(types) = section.types() {
-                section.check_table(types, child.slot(0), Level::Pte)?;
-            }
             let _lazy = section.lazy();
             section.will_store(2 * piece.pages());
             let (parent, child) = (slots_of(parent, piece), slots_of(child, piece));
@@ -87,7 +84,7 @@ fn copy_in_gate<M: Machine, S: Share>(
         };
     }
     if shares_any {
-        section.copy_valid(parent.sub(0, i), child.sub(0, i));
+        section.copy_valid(parent.sub(0, i), child.sub(0, i))?;
     }
     failed.map_or(Ok(()), Err)
 }

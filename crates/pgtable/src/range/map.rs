@@ -181,8 +181,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         if !now.is_empty() {
             return Err(Error::AlreadyMapped(va));
         }
-        section.admit_run(slot, Level::Pmd, entry, Level::Pmd.entry_pages())?;
-        section.set_upper(slot, entry);
+        section.set_block(slot, Level::Pmd, entry)?;
         Ok(true)
     }
 
@@ -196,7 +195,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     }
 }
 
-/// Asks for every frame, holds it against its type, and stores then.
+/// Asks for every frame, and then stores, holding each against its type.
 #[inline(never)]
 #[track_caller]
 fn commit<M: Machine>(
@@ -210,11 +209,9 @@ fn commit<M: Machine>(
     if unmappable != 0 {
         return Err(Error::NotMappable(PhysAddr(unmappable)));
     }
-    section.admit_each(slots, template, &frames)?;
     // There are as many as entries; the default is never reached.
     let frame_of = |i: usize| frames.get(i).map_or(0, |frame| frame.0 & FRAME_BITS);
-    section.set_range(slots, |i| Entry(template.0 | frame_of(i)));
-    Ok(())
+    section.set_leaves(slots, template, |i| Entry(template.0 | frame_of(i)))
 }
 
 /// A PTE with these attributes that maps frame 0: frames are added to it.

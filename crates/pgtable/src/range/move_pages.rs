@@ -36,11 +36,8 @@ impl<M: Machine, F: Frames> Paging<M, F> {
             if let Some((source, into)) = tables {
                 let _lazy = section.lazy();
                 section.will_store(2 * piece.pages());
-                if let Some(types) = section.types() {
-                    section.check_table(types, into.slot(0), Level::Pte)?;
-                }
                 let into = into.slots(target.index(Level::Pte), piece.pages());
-                move_valid(section, slots_of(source, piece), into);
+                move_valid(section, slots_of(source, piece), into)?;
             }
         }
         Ok(())
@@ -60,7 +57,11 @@ fn pieces_to(from: PageRange, to: VirtAddr) -> impl Iterator<Item = (PageRange, 
 }
 
 /// Moves valid entries one by one, each emptied before it is stored anew, so that no walker finds a page twice.
-fn move_valid<M: Machine>(section: &Section<'_, M>, from: Slots<'_>, into: Slots<'_>) {
+fn move_valid<M: Machine>(
+    section: &Section<'_, M>,
+    from: Slots<'_>,
+    into: Slots<'_>,
+) -> Result<(), Error> {
     if section.has_gates() {
         return section.move_valid(from, into);
     }
@@ -70,4 +71,5 @@ fn move_valid<M: Machine>(section: &Section<'_, M>, from: Slots<'_>, into: Slots
             section.set_admitted(into, entry);
         }
     }
+    Ok(())
 }

@@ -17,7 +17,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     /// # Errors
     ///
     /// [`Error::MappedByBlock`] if any of the range is mapped by a block, or it cuts a contiguous run; nothing is changed then.
-    /// [`Error::Violation`] if an entry was to map a frame that it must not map so; it and nothing else stays as it was.
+    /// [`Error::Violation`] if an entry was to map a frame that it must not map so, or another frame; it and nothing else stays as it was.
     #[inline(always)]
     #[track_caller]
     pub fn protect(
@@ -48,8 +48,9 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         self.protect_admitted(section, root, range, |now| {
             let new = change(now);
             let rule = LeafRule::of::<M::Format>(section.space(), new);
-            let frame = M::Format::frame(Level::Pte, new);
-            if rule.only_takes::<M::Format>(now, new) || rule.admits(types, frame) {
+            let [was, frame] = [now, new].map(|entry| M::Format::frame(Level::Pte, entry));
+            let admitted = rule.only_takes::<M::Format>(now, new) || rule.admits(types, frame);
+            if was == frame && admitted {
                 return new;
             }
             refused.set(Some((rule, frame)));

@@ -199,6 +199,12 @@ impl<'m, M: Machine> Section<'m, M> {
         self.space
     }
 
+    /// How far behind an entry its alias is that it is stored through; zero if that is none.
+    #[inline(always)]
+    pub(crate) fn to_alias(&self) -> usize {
+        self.to_alias
+    }
+
     /// The machine this section acts on.
     #[inline(always)]
     pub(crate) fn machine(&self) -> &'m M {

@@ -1,12 +1,15 @@
 //! The stores of a section: each is counted, and made in the window that the mode has for it.
 
+use core::panic::Location;
+
 use kpkeys::{Backend, Scheme, Window};
 
 use super::{Section, Space};
 use crate::addr::{ENTRIES, Level, PAGE_SIZE};
 use crate::entry::{Entry, Format};
 use crate::error::Error;
-use crate::machine::{Event, Machine};
+use crate::guarded::Types;
+use crate::machine::{Event, Flush, Machine};
 use crate::store;
 use crate::table::{Slot, Slots, Table};
 
@@ -34,12 +37,34 @@ impl<M: Machine> Section<'_, M> {
     #[inline(always)]
     #[track_caller]
     pub fn set(&self, slot: Slot<'_>, entry: Entry) -> Result<(), Error> {
-        self.admit(slot, entry)?;
-        self.set_admitted(slot, entry);
+        self.store_leaf(Event::EntryStore, (slot, Level::Pte), entry, |window, slot| {
+            store::set(window, slot, entry);
+        })?;
+        self.stored_valid(entry);
         Ok(())
     }
 
-    /// [`set`](Self::set) for an entry that was held against the types before, or is the linear map's or the alias's.
+    /// Stores a block: a leaf above the last level.
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Self::set).
+    #[track_caller]
+    pub(crate) fn set_block(
+        &self,
+        slot: Slot<'_>,
+        level: Level,
+        entry: Entry,
+    ) -> Result<(), Error> {
+        self.will_store(1);
+        self.store_leaf(Event::UpperStore, (slot, level), entry, |window, slot| {
+            store::set(window, slot, entry);
+        })?;
+        self.stored_valid(entry);
+        Ok(())
+    }
+
+    /// [`set`](Self::set) for an entry of the linear map's or the alias's, or where there are no types.
     #[inline(always)]
     pub(crate) fn set_admitted(&self, slot: Slot<'_>, entry: Entry) {
         self.store(Event::EntryStore, slot, |window, slot| store::set(window, slot, entry));
@@ -54,14 +79,62 @@ impl<M: Machine> Section<'_, M> {
     #[inline(always)]
     #[track_caller]
     pub fn set_consecutive(&self, slots: Slots<'_>, first: Entry) -> Result<(), Error> {
-        if let Some(slot) = slots.iter().next() {
-            self.admit_run(slot, Level::Pte, first, slots.len())?;
-        }
-        self.set_range(slots, |i| Entry(first.0 + i as u64 * PAGE_SIZE));
-        Ok(())
+        self.set_leaves(slots, first, |i| Entry(first.0 + i as u64 * PAGE_SIZE))
     }
 
-    /// Stores PTEs of a table, each at its place: all, or none.
+    /// Stores `leaf(i)` to each PTE of a run: valid leaves that differ from `template` in nothing but the frame.
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Self::set), for the first that is refused.
+    #[inline(always)]
+    #[track_caller]
+    pub(crate) fn set_leaves(
+        &self,
+        slots: Slots<'_>,
+        template: Entry,
+        leaf: impl Fn(usize) -> Entry,
+    ) -> Result<(), Error> {
+        let (Some(types), Some(first)) = (self.types(), slots.iter().next()) else {
+            self.set_range(slots, leaf);
+            return Ok(());
+        };
+        let by = Location::caller();
+        let result = self.in_window(|window| {
+            let admission = self.admission(types, first, Level::Pte, template, by);
+            let admission = admission.map_err(|error| (0, error))?;
+            self.count(Event::EntryStore, slots.len() as u64);
+            let writable = self.writable_slots(slots);
+            let stored = store::set_range_until(window, writable, |i| {
+                // Computed once: what is judged is what is stored.
+                let leaf = leaf(i);
+                let frame = M::Format::frame(Level::Pte, leaf);
+                if admission.admits(window, frame) { Ok(leaf) } else { Err(frame) }
+            });
+            stored.map_err(|(done, frame)| {
+                store::set_range(window, writable.sub(0, done), |_| Entry::EMPTY);
+                (done, self.refused(&admission, frame, slots.slot(done), by))
+            })
+        });
+        if self.space == Space::Kernel {
+            self.valid_kernel_entries_stored();
+        }
+        result.map_err(|(done, error)| {
+            if done > 0 {
+                self.forget_all();
+            }
+            error
+        })
+    }
+
+    /// Flushes everything, since leaves were valid for a moment that are taken back.
+    #[cold]
+    fn forget_all(&self) {
+        self.count(Event::TlbFlush, 1);
+        self.machine.flush_tlb(Flush::All);
+    }
+
+    /// Stores PTEs of a table, each at its place: all, or none, unless they are changed meanwhile.
     ///
     /// # Errors
     ///
@@ -69,26 +142,33 @@ impl<M: Machine> Section<'_, M> {
     #[inline(always)]
     #[track_caller]
     pub fn set_at(&self, table: Table<'_>, entries: &[(usize, Entry)]) -> Result<(), Error> {
-        for &(index, entry) in entries {
-            self.admit(table.slot(index), entry)?;
-        }
         if !self.has_gates() {
             for &(index, entry) in entries {
-                self.set_admitted(table.slot(index), entry);
+                self.set(table.slot(index), entry)?;
             }
             return Ok(());
         }
+        let by = Location::caller();
         self.in_window(|window| {
-            self.count(Event::EntryStore, entries.len() as u64);
-            for &(index, entry) in entries.iter().take(ENTRIES) {
+            let admit = |slot, entry| match self.types() {
+                Some(types) => self.admit(window, types, (slot, Level::Pte), entry, by),
+                None => Ok(()),
+            };
+            let entries = &entries[..entries.len().min(ENTRIES)];
+            entries.iter().try_for_each(|&(index, entry)| admit(table.slot(index), entry))?;
+            for &(index, entry) in entries {
+                // Once more, since they lie in the caller's memory: what is judged is what is stored.
+                admit(table.slot(index), entry)?;
+                self.count(Event::EntryStore, 1);
                 store::set(window, self.writable(table.slot(index)), entry);
             }
-        });
+            Ok::<_, Error>(())
+        })?;
         entries.iter().for_each(|&(_, entry)| self.stored_valid(entry));
         Ok(())
     }
 
-    /// Stores `entry(i)` to each PTE of a run: entries that were held against the types before, or are the linear map's or the alias's.
+    /// Stores `entry(i)` to each PTE of a run: entries of the linear map's or the alias's, or where there are no types.
     #[inline(always)]
     pub(crate) fn set_range(&self, slots: Slots<'_>, mut entry: impl FnMut(usize) -> Entry) {
         if self.runs_in_gate() {
@@ -167,8 +247,15 @@ impl<M: Machine> Section<'_, M> {
 
     /// Copies each valid PTE of a run to the same place of another, where nothing is: write-protected in both, and old in the copy. All
     /// of it is computed from the entries as they are now.
-    pub(crate) fn copy_valid(&self, from: Slots<'_>, to: Slots<'_>) {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Violation`] if what is copied to is in no table in use. Nothing is stored then.
+    #[track_caller]
+    pub(crate) fn copy_valid(&self, from: Slots<'_>, to: Slots<'_>) -> Result<(), Error> {
+        let by = Location::caller();
         self.in_window(|window| {
+            let marking = self.check_target(to, by)?;
             let (mut stores, to) = (0, self.writable_slots(to));
             for (from, to) in self.writable_slots(from).iter().zip(to.iter()) {
                 let entry = from.load_relaxed();
@@ -177,28 +264,54 @@ impl<M: Machine> Section<'_, M> {
                         store::modify_from::<M>(window, from, entry, M::Format::write_protected);
                         stores += 1;
                     }
+                    self.mark_moved(window, marking, entry);
                     store::set(window, to, M::Format::old(M::Format::write_protected(entry)));
                     stores += 1;
                 }
             }
             self.count(Event::EntryStore, stores);
-        });
+            Ok(())
+        })
     }
 
     /// Empties valid PTEs of a run and puts each into the same place of another.
-    pub(crate) fn move_valid(&self, from: Slots<'_>, into: Slots<'_>) {
+    ///
+    /// # Errors
+    ///
+    /// As [`copy_valid`](Self::copy_valid).
+    #[track_caller]
+    pub(crate) fn move_valid(&self, from: Slots<'_>, into: Slots<'_>) -> Result<(), Error> {
+        let by = Location::caller();
         self.in_window(|window| {
+            let marking = self.check_target(into, by)?;
             let (mut stores, into) = (0, self.writable_slots(into));
             for (from, into) in self.writable_slots(from).iter().zip(into.iter()) {
                 let entry = from.load_relaxed();
                 if M::Format::is_present(entry) {
+                    self.mark_moved(window, marking, entry);
                     // First emptied, so that no walker finds a page twice.
                     store::set(window, into, store::clear_from::<M>(window, from, entry));
                     stores += 2;
                 }
             }
             self.count(Event::EntryStore, stores);
-        });
+            Ok(())
+        })
+    }
+
+    /// Holds the table of PTEs that entries are to be stored to against its type. Returns the types if a sweep is under way, so that what the
+    /// entries map is to be [marked](Self::mark_moved).
+    #[inline(always)]
+    fn check_target(
+        &self,
+        slots: Slots<'_>,
+        by: &'static Location<'static>,
+    ) -> Result<Option<&Types>, Error> {
+        let (Some(types), Some(first)) = (self.types(), slots.iter().next()) else {
+            return Ok(None);
+        };
+        self.check_table(types, first, Level::Pte, by)?;
+        Ok(types.is_sweeping().then_some(types))
     }
 
     /// Replaces a PTE and returns the old one.
@@ -209,10 +322,10 @@ impl<M: Machine> Section<'_, M> {
     #[inline(always)]
     #[track_caller]
     pub fn establish(&self, slot: Slot<'_>, entry: Entry) -> Result<Entry, Error> {
-        self.admit(slot, entry)?;
-        let old = self.store(Event::EntryStore, slot, |window, slot| {
-            store::establish::<M>(window, slot, entry)
-        });
+        let old =
+            self.store_leaf(Event::EntryStore, (slot, Level::Pte), entry, |window, slot| {
+                store::establish::<M>(window, slot, entry)
+            })?;
         self.stored_valid(entry);
         Ok(old)
     }
@@ -231,10 +344,9 @@ impl<M: Machine> Section<'_, M> {
     #[inline(always)]
     #[track_caller]
     pub fn set_access_flags(&self, slot: Slot<'_>, old: Entry, new: Entry) -> Result<bool, Error> {
-        self.admit(slot, new)?;
-        Ok(self.store(Event::EntryStore, slot, |window, slot| {
+        self.store_leaf(Event::EntryStore, (slot, Level::Pte), new, |window, slot| {
             store::set_access_flags::<M>(window, slot, old, new)
-        }))
+        })
     }
 
     /// Clears the young flag of a leaf and returns whether it was set.
@@ -388,6 +500,25 @@ impl<M: Machine> Section<'_, M> {
                 f(window, slot, first + i, slot.load_relaxed());
             });
         }
+    }
+
+    /// One store of a leaf at a level, held against the types in the same window.
+    #[inline(always)]
+    #[track_caller]
+    fn store_leaf<'s, R>(
+        &self,
+        event: Event,
+        (slot, level): (Slot<'s>, Level),
+        leaf: Entry,
+        f: impl FnOnce(&Window<'_>, Slot<'s>) -> R,
+    ) -> Result<R, Error> {
+        let Some(types) = self.types() else { return Ok(self.store(event, slot, f)) };
+        let by = Location::caller();
+        self.in_window(|window| {
+            self.admit(window, types, (slot, level), leaf, by)?;
+            self.count(event, 1);
+            Ok(f(window, self.writable(slot)))
+        })
     }
 
     /// One store. It is counted while its window is open, so that a probe can tell which window it belongs to.

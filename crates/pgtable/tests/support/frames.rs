@@ -42,6 +42,11 @@ impl Scarce {
         *self.forged.lock().expect("no test panics with the lock held") = Some(block);
     }
 
+    /// Whether what was forged was not asked for yet.
+    pub fn is_forging(&self) -> bool {
+        self.forged.lock().expect("no test panics with the lock held").is_some()
+    }
+
     /// Refuses everything after this many more allocations.
     pub fn fail_after(&self, allocations: usize) {
         self.allocations_left.store(allocations, Ordering::Relaxed);

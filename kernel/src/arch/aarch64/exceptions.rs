@@ -4,7 +4,7 @@ use super::cpu_state::CpuState;
 use super::entry::{self, Frame, Kind, Origin};
 use super::gic::{self, Interrupt};
 use super::register::{mrs, msr, synchronize};
-use super::{ipi, irq, probe, time, user};
+use super::{ipi, irq, probe, time, tlb, user};
 use crate::cpu::calls;
 use crate::cpu::fault::Fault;
 use crate::cpu::stack;
@@ -139,6 +139,7 @@ fn handle_interrupt(frame: &mut Frame) {
             let register = kept_register(frame);
             cpu::this().arch.interrupted_register.store(register, Ordering::Relaxed);
             let_nmis_in(frame);
+            tlb::answer_pending();
             calls::run_interrupt_call();
         }
         number if number == time::interrupt() => handle_timer(frame, interrupt),

@@ -51,7 +51,8 @@ pub fn wait() {
     unsafe { asm!("dsb sy", "wfi", options(nostack, preserves_flags)) };
 }
 
-/// One turn of a loop that waits for another CPU.
+/// One turn of a loop that waits for another CPU: answers one that waits for gates, since with interrupts off nobody else does it.
 pub fn relax() {
+    super::tlb::answer_pending();
     core::hint::spin_loop();
 }

@@ -3,9 +3,11 @@
 //! A flush is three steps: DSB ISHST makes the changed entries visible to every table walk, TLBI ...IS tells every CPU, DSB ISH waits until
 //! all have done it. ISB then drops what this CPU has already fetched by an old translation. No CPU is interrupted.
 
-use super::asid;
-use crate::cpu;
+use super::{asid, ipi};
+use crate::cpu::{self, CpuId};
+use crate::lock::IrqsOff;
 use core::arch::asm;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kpkeys_pgtable::{Flush, PAGE_SIZE, PageRange};
 
 /// Above this many pages one flush of everything is cheaper than an instruction each; Linux's limit.
@@ -32,7 +34,7 @@ pub fn flush_everywhere(flush: Flush) -> usize {
             // Kernel translations are global: they match under every identifier.
             pages(range).for_each(|page| tlbi!("vaae1is", page));
         }
-        Flush::Kernel(_) | Flush::AllKernel => flush_all(),
+        Flush::Kernel(_) | Flush::AllKernel | Flush::All => flush_all(),
         Flush::User(root, range) => flush_user(root.0, Some(range)),
         Flush::AddressSpace(root) => flush_user(root.0, None),
     }
@@ -81,5 +83,37 @@ fn complete() {
     unsafe { asm!("dsb ish", "isb", options(nostack, preserves_flags)) };
 }
 
-/// Nothing: hardware carries flushes to the other CPUs, and none waits for another's answer.
-pub fn answer_pending() {}
+/// Whether a CPU waits for gates.
+static BUSY: AtomicBool = AtomicBool::new(false);
+/// One bit for each CPU that may still be in a gate.
+static PENDING: AtomicU64 = AtomicU64::new(0);
+
+/// Waits until every other CPU has been outside of any gate at some moment since the call, by an interrupt to each: a gate keeps
+/// interrupts off. (Hardware carries flushes to the other CPUs, so that no flush tells.)
+pub fn wait_for_gates() {
+    let _irqs_off = IrqsOff::new();
+    let this = cpu::this().id;
+    while BUSY.swap(true, Ordering::Acquire) {
+        super::irq::relax();
+    }
+    let others = || cpu::online().filter(|cpu| cpu.id != this);
+    PENDING.store(others().fold(0, |mask, cpu| mask | bit(cpu.id)), Ordering::Release);
+    others().for_each(ipi::send_call);
+    while PENDING.load(Ordering::Acquire) != 0 {
+        core::hint::spin_loop();
+    }
+    BUSY.store(false, Ordering::Release);
+}
+
+/// Says that this CPU is in no gate, if another waits for that: in the handler of its interrupt, and in each loop that waits with
+/// interrupts off for what the other may hold.
+pub fn answer_pending() {
+    if PENDING.load(Ordering::Relaxed) != 0 {
+        let _irqs_off = IrqsOff::new();
+        PENDING.fetch_and(!bit(cpu::this().id), Ordering::AcqRel);
+    }
+}
+
+const fn bit(cpu: CpuId) -> u64 {
+    1 << cpu.0
+}

@@ -47,7 +47,7 @@ impl From<kpkeys_pgtable::Flush> for Flush {
                 let end = range.end().0.wrapping_sub(1);
                 Self::Range { start: range.start().0, end: end.saturating_add(1) }
             }
-            Wanted::AllKernel => Self::All,
+            Wanted::AllKernel | Wanted::All => Self::All,
             Wanted::AddressSpace(_) => Self::User,
         }
     }
@@ -127,6 +127,12 @@ pub fn flush_everywhere(flush: kpkeys_pgtable::Flush) -> usize {
     }
     BUSY.store(false, Ordering::Release);
     1 + mask.count_ones() as usize
+}
+
+/// Waits until every other CPU has been outside of any gate at some moment since the call: a gate keeps interrupts off and waits for
+/// nothing, so a CPU that answers a shootdown is in none.
+pub fn wait_for_gates() {
+    flush_everywhere(kpkeys_pgtable::Flush::AllKernel);
 }
 
 /// The request must be visible before the bits: `Release` here, `Acquire` in

@@ -38,7 +38,7 @@ impl<P: Probe> Bare<P> {
 
 // SAFETY: the linear map has every frame of RAM at its physical address above `LINEAR_MAP`, readable always and writable
 // unless its key forbids it (or it holds the image's code and constants, which no allocator hands out); holes between RAM are not
-// mapped and never handed out either. Where flags are said not to be set by walkers, `TCR_EL1.HA` is clear. Flushes take effect on every online CPU before `flush_everywhere` returns. CPU numbers are the online CPUs',
+// mapped and never handed out either. Where flags are said not to be set by walkers, `TCR_EL1.HA` is clear. Flushes take effect on every online CPU before `flush_everywhere` returns; `wait_for_gates` has an answer of each, which a gate delays. CPU numbers are the online CPUs',
 // which are numbered from 0 without gaps.
 unsafe impl<P: Probe> Machine for Bare<P> {
     type Format = arch::Format;
@@ -115,6 +115,11 @@ unsafe impl<P: Probe> Machine for Bare<P> {
 
     fn flush_tlb(&self, flush: Flush) {
         tlb::flush_everywhere(flush);
+    }
+
+    fn wait_for_gates(&self) -> bool {
+        tlb::wait_for_gates();
+        true
     }
 
     #[inline(always)]

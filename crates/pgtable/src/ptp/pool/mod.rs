@@ -48,6 +48,9 @@ use state::Array;
 pub const REFILL_ORDERS: [u8; 3] = [9, 4, LEAST_ORDER];
 const LEAST_ORDER: u8 = 2;
 
+/// The part of the pool that it grows by once every table was looked at for its sake.
+const GROWTH: usize = 8;
+
 /// Spare pages that shrinking leaves.
 const KEEP: usize = 16;
 
@@ -186,44 +189,75 @@ impl Pool {
     ) -> Result<(), Error> {
         let mut failure = Error::OutOfMemory;
         for order in REFILL_ORDERS {
-            let Some(start) = ground.frames().allocate(order) else { continue };
-            match self.adopt(ground, spares, start, order) {
-                Ok(()) => {
+            match self.take_block(ground, spares, order) {
+                Ok(swept) => {
+                    if swept {
+                        self.add_swept(ground, spares, order);
+                    }
                     self.top_up_reserve(ground, spares);
                     return Ok(());
                 }
-                // What is no data was never free: it is not given back.
                 Err(error @ Error::Violation(_)) => return Err(error),
-                Err(error) => {
-                    failure = error;
-                    // SAFETY: the block was allocated above and never used.
-                    unsafe { ground.frames().release(start, order) };
-                }
+                Err(error) => failure = error,
             }
         }
         Err(failure)
     }
 
-    /// Makes a new block the pool's, protected if protection is on.
+    /// Takes more blocks of an order, since every table was just looked at to find which are not mapped: until the pool has grown by an eighth,
+    /// so that the looking costs each page of it a few entries' time, however many tables there are.
+    #[cold]
+    fn add_swept<M: Machine, F: Frames>(
+        &self,
+        ground: &Ground<M, F>,
+        spares: &mut Spares,
+        order: u8,
+    ) {
+        let goal = spares.owned() + spares.owned() / GROWTH;
+        while spares.owned() < goal && self.take_block(ground, spares, order) == Ok(false) {}
+    }
+
+    /// Takes a block from the frame allocator. Returns whether every table had to be looked at for it.
+    fn take_block<M: Machine, F: Frames>(
+        &self,
+        ground: &Ground<M, F>,
+        spares: &mut Spares,
+        order: u8,
+    ) -> Result<bool, Error> {
+        let start = ground.frames().allocate(order).ok_or(Error::OutOfMemory)?;
+        let adopted = self.adopt(ground, spares, start, order);
+        // What is no data, or is mapped, was never free: it is not given back.
+        if adopted.as_ref().is_err_and(|error| !matches!(error, Error::Violation(_))) {
+            // SAFETY: the block was allocated above and never used.
+            unsafe { ground.frames().release(start, order) };
+        }
+        adopted
+    }
+
+    /// Makes a new block the pool's, protected if protection is on. Returns whether every table had to be looked at for it.
     fn adopt<M: Machine, F: Frames>(
         &self,
         ground: &Ground<M, F>,
         spares: &mut Spares,
         start: PhysAddr,
         order: u8,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         if !ground.machine().memory().contains(start, 1 << order) {
             return Err(Error::OutsideLinearMap(start, 1 << order));
         }
         self.records.prepare(ground.machine(), ground.frames(), start)?;
         let regions = self.records.of(ground.machine());
         let place = regions.place(start).ok_or(Error::OutsideLinearMap(start, 1 << order))?;
-        let retype = |from, to| ground.section(Space::Linear).retype(start, 1 << order, from, to);
-        retype(FrameType::Data, FrameType::Spare)?;
+        let swept = ground.make_spare(&ground.section(Space::Linear), start, 1 << order)?;
         let protected = match self.protect_new(ground, start, order) {
             Ok(protected) => protected,
             Err(error) => {
-                retype(FrameType::Spare, FrameType::Data)?;
+                ground.section(Space::Linear).retype(
+                    start,
+                    1 << order,
+                    FrameType::Spare,
+                    FrameType::Data,
+                )?;
                 return Err(error);
             }
         };
@@ -232,7 +266,7 @@ impl Pool {
         if protected {
             place.region.note(block, Done::Protected);
         }
-        Ok(())
+        Ok(swept)
     }
 
     /// Protects a new block. Kernel mappings that the frames had before may still be in TLBs, writable: they are flushed first, so that no

@@ -16,16 +16,23 @@ pub(super) struct Spares {
     last: u32,
     /// Free pages in all blocks.
     pages: usize,
+    /// All pages of all blocks.
+    owned: usize,
 }
 
 impl Spares {
     pub(super) const fn new() -> Self {
-        Spares { first: NOWHERE, last: NOWHERE, pages: 0 }
+        Spares { first: NOWHERE, last: NOWHERE, pages: 0, owned: 0 }
     }
 
     /// Free pages in all blocks.
     pub(super) fn pages(&self) -> usize {
         self.pages
+    }
+
+    /// All pages of all blocks, free or not.
+    pub(super) fn owned(&self) -> usize {
+        self.owned
     }
 
     /// A free page.
@@ -67,6 +74,7 @@ impl Spares {
         let linked = region.spare() != 0;
         region.add(block);
         self.pages += block.pages();
+        self.owned += block.pages();
         if !linked {
             self.link_last(regions, number, region);
         }
@@ -81,6 +89,7 @@ impl Spares {
     ) {
         region.remove(block);
         self.pages -= block.pages();
+        self.owned -= block.pages();
         if region.spare() == 0 {
             self.unlink(regions, region);
         }

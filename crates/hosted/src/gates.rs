@@ -1,0 +1,66 @@
+//! Which CPU is in a gate: what interrupts are to a kernel, which a process has none of.
+//!
+//! A thread says that it is in a gate by a plain store to a cache line of its own, which costs about what turning interrupts off does. That it is seen
+//! in time by one that waits is that one's business: `membarrier` makes every running thread of the process execute a full barrier.
+
+use std::hint;
+use std::sync::atomic::{AtomicBool, Ordering, compiler_fence};
+
+use crossbeam_utils::CachePadded;
+use rustix::thread::{MembarrierCommand, membarrier};
+
+use crate::cpu;
+
+/// One flag for each CPU.
+#[derive(Debug)]
+pub(crate) struct Gates {
+    inside: Box<[CachePadded<AtomicBool>]>,
+    can_wait: bool,
+}
+
+impl Gates {
+    pub(crate) fn new(cpus: usize) -> Gates {
+        let inside = (0..cpus).map(|_| CachePadded::new(AtomicBool::new(false))).collect();
+        let can_wait = membarrier(MembarrierCommand::RegisterPrivateExpedited).is_ok();
+        Gates { inside, can_wait }
+    }
+
+    /// Enters a gate. Returns whether this CPU was in none.
+    #[inline(always)]
+    pub(crate) fn enter(&self) -> bool {
+        let inside = self.own();
+        let was_inside = inside.load(Ordering::Relaxed);
+        inside.store(true, Ordering::Relaxed);
+        // The processor may order it later than what follows; `wait` sees to that.
+        compiler_fence(Ordering::SeqCst);
+        !was_inside
+    }
+
+    /// Leaves it.
+    #[inline(always)]
+    pub(crate) fn leave(&self) {
+        self.own().store(false, Ordering::Release);
+    }
+
+    /// Waits until every other CPU has been outside of a gate. False if the host has no means for that.
+    pub(crate) fn wait(&self) -> bool {
+        if !self.can_wait || membarrier(MembarrierCommand::PrivateExpedited).is_err() {
+            return self.inside.len() == 1;
+        }
+        let others = self.inside.iter().enumerate().filter(|(cpu, _)| *cpu != cpu::current());
+        for (_, inside) in others {
+            while inside.load(Ordering::Acquire) {
+                hint::spin_loop();
+            }
+        }
+        true
+    }
+
+    /// # Panics
+    ///
+    /// If this thread plays a CPU that the machine has not.
+    #[inline(always)]
+    fn own(&self) -> &AtomicBool {
+        &self.inside[cpu::current()]
+    }
+}

@@ -1,0 +1,126 @@
+//! Holding leaves against the types of what they map, in the gate that stores them.
+//!
+//! What is judged is what is stored: an entry is loaded from the caller's memory once, into a register, and no other CPU can change a type meanwhile
+//! without being noticed. Data that is mapped gets its mark first, so that at no moment an entry maps data without one.
+
+use core::panic::Location;
+
+use kpkeys::Window;
+
+use super::frame_type::FrameType;
+use super::rules::LeafRule;
+use super::types::Types;
+use crate::addr::{Level, PAGE_SIZE, PhysAddr};
+use crate::entry::{Entry, Format};
+use crate::error::Error;
+use crate::machine::Machine;
+use crate::section::Section;
+use crate::table::Slot;
+
+/// What leaves of one kind are held against, for the length of a gate.
+pub(crate) struct Admission<'a> {
+    types: &'a Types,
+    rule: LeafRule,
+    /// What the word of a frame is that such a leaf may map, and that has its mark: nearly every frame's.
+    usual: u32,
+    to_alias: usize,
+}
+
+impl<'a> Admission<'a> {
+    #[inline(always)]
+    fn new<F: Format>(types: &'a Types, section: &Section<'_, impl Machine>, leaf: Entry) -> Self {
+        let rule = LeafRule::of::<F>(section.space(), leaf);
+        Admission { types, rule, usual: types.mapped_word(), to_alias: section.to_alias() }
+    }
+
+    /// Whether such a leaf may map a frame, which is marked then.
+    #[inline(always)]
+    pub(crate) fn admits(&self, window: &Window<'_>, frame: PhysAddr) -> bool {
+        (self.types.has_word(frame, self.usual) && self.rule.admits_data())
+            || self.admits_unusual(window, frame)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn admits_unusual(&self, window: &Window<'_>, frame: PhysAddr) -> bool {
+        let is = self.types.of(frame);
+        if !self.rule.admits_type(is) {
+            return false;
+        }
+        // What is no data needs no mark: it never becomes a table.
+        !is.is_data() || self.types.mark(window, self.to_alias, frame, self.usual).is_ok()
+    }
+}
+
+impl<'m, M: Machine> Section<'m, M> {
+    /// Holds the table that an entry is in against its type, and returns what leaves like `leaf` in it are held against.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Violation`] if it is no such table.
+    #[inline(always)]
+    pub(crate) fn admission<'a>(
+        &self,
+        types: &'a Types,
+        slot: Slot<'_>,
+        level: Level,
+        leaf: Entry,
+        by: &'static Location<'static>,
+    ) -> Result<Admission<'a>, Error> {
+        self.check_table(types, slot, level, by)?;
+        Ok(Admission::new::<M::Format>(types, self, leaf))
+    }
+
+    /// Holds a leaf at a level against the types of what it maps, and its table against the table's.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Violation`].
+    #[inline(always)]
+    pub(crate) fn admit(
+        &self,
+        window: &Window<'_>,
+        types: &Types,
+        (slot, level): (Slot<'_>, Level),
+        leaf: Entry,
+        by: &'static Location<'static>,
+    ) -> Result<(), Error> {
+        let admission = self.admission(types, slot, level, leaf, by)?;
+        if !M::Format::is_present(leaf) {
+            return Ok(());
+        }
+        let first = M::Format::frame(level, leaf);
+        for page in 0..level.entry_pages() as u64 {
+            let frame = first.offset(page * PAGE_SIZE);
+            if !admission.admits(window, frame) {
+                return Err(self.refused(&admission, frame, slot, by));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is said of a frame that a leaf may not map.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn refused(
+        &self,
+        admission: &Admission<'_>,
+        frame: PhysAddr,
+        slot: Slot<'_>,
+        by: &'static Location<'static>,
+    ) -> Error {
+        admission.rule.violation(admission.types, frame, Some(slot.address()), by).into()
+    }
+
+    /// While a sweep is under way, marks what a leaf maps that is stored to another place than it was found at: the sweep may have looked there
+    /// before, and look at the first too late.
+    #[inline(always)]
+    pub(crate) fn mark_moved(&self, window: &Window<'_>, types: Option<&Types>, leaf: Entry) {
+        if let Some(types) = types {
+            let frame = M::Format::frame(Level::Pte, leaf);
+            // What is no data needs no mark.
+            let _: Result<(), FrameType> =
+                types.mark(window, self.to_alias(), frame, types.mapped_word());
+        }
+    }
+}
