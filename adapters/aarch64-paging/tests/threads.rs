@@ -8,6 +8,7 @@ mod per_cpu;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Barrier};
 
+use aarch64_paging::descriptor::PhysicalAddress;
 use aarch64_paging::paging::{Constraints, MemoryRegion, VaRange};
 use kpkeys::encoding::Por;
 use kpkeys::keyed::{Keyed, Register};
@@ -23,6 +24,8 @@ use support::{
 };
 
 const VA: usize = 0x40_0000_0000;
+/// Beyond all memory of the machine.
+const FAR: PhysicalAddress = PhysicalAddress(0x80_0000_0000);
 
 /// Changes tables, the same whoever does it, and leaves some mapped.
 fn work<B: Backend>(thread: u64, tables: &mut Tables<'_, B>) {
@@ -37,7 +40,7 @@ fn work<B: Backend>(thread: u64, tables: &mut Tables<'_, B>) {
         let region = pages(at, 1 + random(700));
         if random(3) > 0 {
             let constraints = Constraints::NO_BLOCK_MAPPINGS;
-            tables.map_range(&region, MEMORY, USER, constraints).expect("there is room");
+            tables.map_range(&region, FAR, USER, constraints).expect("there is room");
         } else {
             tables.unmap_range(&region).expect("there is room");
         }
@@ -71,14 +74,14 @@ fn alone(thread: u64) -> Vec<(usize, usize, usize)> {
     leaves(&user)
 }
 
-fn two_cpus<B, V>(arena: Arena, backend: impl Fn(PerCpu<V>) -> B)
+fn two_cpus<B, V>(arena: Arena, backend: impl Fn(PerCpu<V>) -> B, reset: fn(&B))
 where
     B: Backend + Clone + Sync,
     V: Opens,
 {
     let arena = Arc::new(arena);
     let backend = backend(PerCpu::new(arena.clone()));
-    backend.reset();
+    reset(&backend);
     // SAFETY: the arena lives as long as the pool, its views have all of it; the register is each thread's own.
     let pool = unsafe { Pool::through(layout(256), views(&arena), backend) }.expect("a fit layout");
     let mut kernel = Tables::new(&pool, 0, 0, VaRange::Upper).expect("room for a root");
@@ -93,7 +96,7 @@ where
         let (pool, start) = (&pool, &start);
         let cpu = |thread| {
             move || {
-                pool.backend().reset();
+                reset(pool.backend());
                 let mut user = Tables::new(pool, 1, 0, VaRange::Lower).expect("room for a root");
                 start.wait();
                 work(thread, &mut user);
@@ -113,26 +116,26 @@ where
 
 #[test]
 fn two_cpus_change_tables_of_their_own_by_key() {
-    two_cpus(Keys::arena(), Keyed::<PerCpu<Por>, Por>::new);
+    two_cpus(Keys::arena(), Keyed::<PerCpu<Por>, Por>::new, Keyed::reset);
 }
 
 #[test]
 fn two_cpus_change_tables_of_their_own_by_alias() {
-    two_cpus(Aliased::arena(), Pan::<PerCpu<PanFlag>>::new);
+    two_cpus(Aliased::arena(), Pan::<PerCpu<PanFlag>>::new, Pan::reset);
 }
 
 fn what_panics_closes_its_window_and_loses_nothing<S: Protection>() {
     let system = System::<S>::new(64);
     let _kernel = system.protected();
     let mut user = system.user();
-    user.map_range(&pages(VA, 1024), MEMORY, USER, NO_CONSTRAINTS).unwrap();
+    user.map_range(&pages(VA, 1024), FAR, USER, NO_CONSTRAINTS).unwrap();
     let free = system.pool.free_pages();
     let before = leaves(&user);
 
     let in_batch = catch_unwind(AssertUnwindSafe(|| {
         // SAFETY: the only window of this CPU; what runs in it changes tables.
         let mut batch = unsafe { user.batch() };
-        batch.map_range(&pages(VA + (1 << 30), 1), MEMORY, USER, NO_CONSTRAINTS).unwrap();
+        batch.map_range(&pages(VA + (1 << 30), 1), FAR, USER, NO_CONSTRAINTS).unwrap();
         panic!("half-way");
     }));
     assert!(in_batch.is_err());
@@ -147,7 +150,7 @@ fn what_panics_closes_its_window_and_loses_nothing<S: Protection>() {
     assert!(system.pool.backend().is_in::<context::Default>(), "the window is closed");
     user.unmap_range(&pages(VA + (1 << 30), 1)).unwrap();
     user.compact_subtables().unwrap();
-    user.map_range(&pages(VA, 1024), MEMORY, USER, Constraints::NO_BLOCK_MAPPINGS).unwrap();
+    user.map_range(&pages(VA, 1024), FAR, USER, Constraints::NO_BLOCK_MAPPINGS).unwrap();
     user.unmap_range(&pages(VA, 1024)).unwrap();
     user.compact_subtables().unwrap();
     let root_and = system.tables_of(&user).len();
