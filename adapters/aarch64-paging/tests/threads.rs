@@ -142,9 +142,9 @@ fn what_panics_closes_its_window_and_loses_nothing<S: Protection>() {
     assert!(system.pool.backend().is_in::<context::Default>(), "the window is closed");
     assert_eq!(leaves(&user).len(), before.len() + 1, "what came before is there");
 
-    // The updater of a range that would need tables to be split.
+    // The updater of a range that splits two blocks, before the second one is.
     let in_call = catch_unwind(AssertUnwindSafe(|| {
-        user.modify_range(&pages(VA + 4096, 1), &|_, _| panic!("half-way"))
+        user.modify_range(&pages(VA + 4096, 1000), &|_, _| panic!("half-way"))
     }));
     assert!(in_call.is_err());
     assert!(system.pool.backend().is_in::<context::Default>(), "the window is closed");
