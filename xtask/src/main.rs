@@ -3,7 +3,7 @@
 //! `test` is the one gate that a contributor and CI both pass; it is a list of named steps
 //! ([`checks`]) handed to a runner that times and summarises them ([`step`]). `setup` installs what
 //! the steps need, `docs` builds the documentation for reading. On request: `trees` reads the device trees of a distribution's kernel,
-//! `slurm` runs a campaign on a cluster of its own, `browser` opens a report in Chromium, `verify` runs models, proofs and planted faults, and
+//! `overhead` counts what adapters cost, `slurm` runs a campaign on a cluster of its own, `browser` opens a report in Chromium, `verify` runs models, proofs and planted faults, and
 //! `history` collects what the gate on instructions counted at each commit.
 
 mod audit;

@@ -9,13 +9,8 @@ use anyhow::{Context, Result, bail};
 use crate::{command, workspace};
 
 const PACKAGE: &str = "kpkeys-adapter-overhead";
-const ADAPTERS: [&str; 5] = [
-    "x86_64",
-    "page_table_multiarch",
-    "page-table-generic",
-    "patina_paging",
-    "hyperlight-common",
-];
+const ADAPTERS: [&str; 5] =
+    ["x86_64", "page_table_multiarch", "page-table-generic", "patina_paging", "hyperlight-common"];
 const THROUGH: [&str; 3] = ["bare", "hardened", "batch"];
 /// Two sizes, whose difference is free of what happens once.
 const PAGES: [u64; 2] = [20_480, 40_960];

@@ -58,7 +58,7 @@ where
     ///
     /// # Safety
     ///
-    /// As there; `T::P` is the entry of x86-64.
+    /// As there, and as for [`new`](Self::new).
     pub unsafe fn join(
         protection: &'static Protection<M, L>,
         mut tables: PageTable<T, A>,
@@ -84,7 +84,7 @@ where
     ///
     /// # Safety
     ///
-    /// `T::P` is the entry of x86-64.
+    /// `T::P` is the entry of x86-64, and no CPU uses the root any more when this is dropped.
     pub unsafe fn new(protection: &'static Protection<M, L>, frames: A) -> PagingResult<Self> {
         let root = protection.new_root(&mut Own(&frames)).map_err(no_memory)?;
         // SAFETY: a new root, whose upper half is the kernel's.

@@ -45,15 +45,15 @@ impl<'p, M: Machine, A: PageAllocator> HardenedPageTable<'p, M, A> {
         HardenedPageTable { protection, root: protection.root(), frames }
     }
 
-    /// Protects the tables of another root, made by the wrapped crate: they must have no map of themselves.
+    /// Tables for an address space: an empty lower half, and the upper half of the root that was adopted, as it is now.
     ///
     /// # Errors
     ///
-    /// [`PtError`] of the allocator.
+    /// What the allocator says.
     ///
     /// # Safety
     ///
-    /// As for [`Protection::new_root`] and [`Protection::tables`].
+    /// As for [`Protection::tables`].
     pub unsafe fn new(
         protection: &'p Protection<M, LinearMap>,
         mut frames: A,

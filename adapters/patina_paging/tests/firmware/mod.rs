@@ -144,7 +144,7 @@ impl Bare {
         attack_at(&self.model, self.root, 0b1000, address)
     }
 
-    pub fn harden(mut self) -> Result<Booted, (AdoptError, Bare)> {
+    pub fn harden(mut self) -> Result<Booted, (AdoptError, Box<Bare>)> {
         let root = self.tables.take().expect("the firmware runs").into_page_table_root();
         assert_eq!(root, self.root.start_address().as_u64());
         let memory = PhysFrame::range(frame(0), frame(PAGES - 1) + 1);
@@ -162,7 +162,7 @@ impl Bare {
                 let tables =
                     unsafe { X64PageTable::from_existing(root, pages, PagingType::Paging4Level) };
                 self.tables = Some(tables.unwrap());
-                Err((error, self))
+                Err((error, Box::new(self)))
             }
         }
     }
