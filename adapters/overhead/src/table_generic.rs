@@ -1,18 +1,19 @@
 //! `page-table-generic`, with an entry of x86-64.
 
+#[path = "../../page-table-generic/tests/kernel/pte.rs"]
+mod pte;
+
 use std::cell::RefCell;
 
 use kpkeys_page_table_generic::HardenedPageTable;
 use kpkeys_x86_64::LinearMap;
-use page_table_generic::{
-    FrameAllocator, PageTable, PageTableEntry, PageTableRef, PhysAddr, TableMeta, VirtAddr,
-};
+use page_table_generic::{FrameAllocator, PageTable, PageTableRef, PhysAddr, TableMeta, VirtAddr};
+
+use pte::Pte;
 
 use crate::Who;
 use crate::machine::{Calls, Memory, NoRegister, RUN, TARGET, calls, run_of};
 
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-const HUGE: u64 = 1 << 7;
 const DATA: u64 = 1 << 63 | 0b11;
 const READ_ONLY: u64 = 1 << 63 | 0b01;
 
@@ -22,9 +23,6 @@ thread_local! {
 
 #[derive(Clone, Copy)]
 struct FourLevels;
-
-#[derive(Clone, Copy, Debug)]
-struct Pte(u64);
 
 #[derive(Clone)]
 struct Allocator;
@@ -36,42 +34,6 @@ impl TableMeta for FourLevels {
     const MAX_BLOCK_LEVEL: usize = 3;
 
     fn flush(_: Option<VirtAddr>) {}
-}
-
-impl PageTableEntry for Pte {
-    type PteConfig = u64;
-
-    fn new_page(page: PhysAddr, flags: u64, is_huge: bool) -> Self {
-        Pte(page.as_usize() as u64 | flags | if is_huge { HUGE } else { 0 })
-    }
-
-    fn new_table(table: PhysAddr) -> Self {
-        Pte(table.as_usize() as u64 | 0b11)
-    }
-
-    fn paddr(&self, _: bool) -> PhysAddr {
-        PhysAddr::from_usize((self.0 & ADDRESS) as usize)
-    }
-
-    fn config(&self, is_dir: bool) -> u64 {
-        self.0 & !ADDRESS & !if is_dir { HUGE } else { 0 }
-    }
-
-    fn present(&self) -> bool {
-        self.0 & 1 != 0
-    }
-
-    fn huge(&self, is_dir: bool) -> bool {
-        is_dir && self.0 & HUGE != 0
-    }
-
-    fn unused(&self) -> bool {
-        self.0 == 0
-    }
-
-    fn clear(&mut self) {
-        self.0 = 0;
-    }
 }
 
 impl FrameAllocator for Allocator {

@@ -4,6 +4,8 @@
 #[path = "../../../x86_64/tests/support/mod.rs"]
 pub mod support;
 
+mod pte;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -16,9 +18,8 @@ use kpkeys_hosted::mmu::Fault;
 use kpkeys_hosted::register::ArenaRegister;
 use kpkeys_page_table_generic::{HardenedPageTable, adopt};
 use kpkeys_x86_64::{LinearMap, Machine, Protection};
-use page_table_generic::{
-    FrameAllocator, MapConfig, PageTable, PageTableEntry, PhysAddr, TableMeta, VirtAddr,
-};
+use page_table_generic::{FrameAllocator, MapConfig, PageTable, PhysAddr, TableMeta, VirtAddr};
+use pte::Pte;
 use support::{Counts, Frames, Model, OFFSET, PAGES, TestMachine};
 use x86_64::structures::paging::{self, FrameDeallocator, PhysFrame};
 
@@ -29,50 +30,6 @@ pub const START: usize = 0xffff_c900_0000_0000;
 pub const SMALL: usize = 4096;
 pub const HUGE: usize = SMALL << 9;
 pub const GIANT: usize = HUGE << 9;
-
-/// An entry of x86-64: what a kernel writes to use the crate.
-#[derive(Clone, Copy, Debug)]
-pub struct Pte(pub u64);
-
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-const IS_HUGE: u64 = 1 << 7;
-
-impl PageTableEntry for Pte {
-    /// Flags.
-    type PteConfig = u64;
-
-    fn new_page(page: PhysAddr, flags: u64, is_huge: bool) -> Self {
-        Pte(page.as_usize() as u64 | flags | if is_huge { IS_HUGE } else { 0 })
-    }
-
-    fn new_table(table: PhysAddr) -> Self {
-        Pte(table.as_usize() as u64 | 0b11)
-    }
-
-    fn paddr(&self, _: bool) -> PhysAddr {
-        PhysAddr::from_usize((self.0 & ADDRESS) as usize)
-    }
-
-    fn config(&self, is_dir: bool) -> u64 {
-        self.0 & !ADDRESS & !if is_dir { IS_HUGE } else { 0 }
-    }
-
-    fn present(&self) -> bool {
-        self.0 & 1 != 0
-    }
-
-    fn huge(&self, is_dir: bool) -> bool {
-        is_dir && self.0 & IS_HUGE != 0
-    }
-
-    fn unused(&self) -> bool {
-        self.0 == 0
-    }
-
-    fn clear(&mut self) {
-        self.0 = 0;
-    }
-}
 
 thread_local! {
     /// The register of the CPU that flushes, once it has one.
