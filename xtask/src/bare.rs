@@ -8,7 +8,7 @@ use crate::step::Outcome;
 use crate::toolchain::Toolchain;
 
 /// The crates that a kernel links.
-const NO_STD_CRATES: [&str; 8] = [
+const NO_STD_CRATES: [&str; 10] = [
     "kpkeys",
     "kpkeys-pgtable",
     "kpkeys-mm",
@@ -17,6 +17,8 @@ const NO_STD_CRATES: [&str; 8] = [
     "kpkeys-aarch64-paging",
     "kpkeys-x86_64",
     "kpkeys-page_table_multiarch",
+    "kpkeys-page-table-generic",
+    "kpkeys-patina_paging",
 ];
 
 /// Builds them for both bare targets. Those have no `std` at all, so that a use of it anywhere in the

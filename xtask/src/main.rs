@@ -3,7 +3,7 @@
 //! `test` is the one gate that a contributor and CI both pass; it is a list of named steps
 //! ([`checks`]) handed to a runner that times and summarises them ([`step`]). `setup` installs what
 //! the steps need, `docs` builds the documentation for reading. On request: `trees` reads the device trees of a distribution's kernel,
-//! `slurm` runs a campaign on a cluster of its own, `browser` opens a report in Chromium, `verify` runs models, proofs and planted faults, and
+//! `overhead` counts what adapters cost, `slurm` runs a campaign on a cluster of its own, `browser` opens a report in Chromium, `verify` runs models, proofs and planted faults, and
 //! `history` collects what the gate on instructions counted at each commit.
 
 mod audit;
@@ -17,6 +17,7 @@ mod instructions;
 mod kernel;
 mod links;
 mod oldest;
+mod overhead;
 mod package;
 mod packages;
 mod requested;
@@ -52,6 +53,8 @@ enum Task {
     Instructions,
     /// Count instructions up to the largest sizes and write the table of the book (takes minutes)
     Growth,
+    /// Count what each adapter adds to a call of the crate it wraps (needs valgrind)
+    Overhead,
     /// Add what the gate on instructions counted at each commit to a history
     History(history::Arguments),
     /// Build the API documentation, and the book if mdbook is installed
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Task::Audit => audit::update(),
         Task::Instructions => instructions::update(),
         Task::Growth => growth::run(),
+        Task::Overhead => overhead::run(),
         Task::History(arguments) => history::run(&arguments),
         Task::Docs => docs::build(),
         Task::Slurm => requested::slurm(),

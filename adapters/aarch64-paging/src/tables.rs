@@ -33,6 +33,8 @@ pub struct Tables<'p, B: Backend> {
     active: AtomicUsize,
     /// Whether the wrapped crate's address of the root is that of after protection was turned on.
     settled: bool,
+    /// Pages that the pool has promised to the call that is under way, and how many had been taken before it.
+    promised: Option<(usize, usize)>,
 }
 
 /// Several changes in one window.
@@ -72,6 +74,7 @@ impl<'p, B: Backend> Tables<'p, B> {
             half,
             active: AtomicUsize::new(0),
             settled: pool.is_protected(),
+            promised: None,
         })
     }
 
@@ -260,6 +263,7 @@ impl<'p, B: Backend> Tables<'p, B> {
         if self.settled || !self.pool.is_protected() {
             return;
         }
+        self.return_unused();
         let root = self.pool.layout().page(self.root_address());
         let frames = Frames::of(self.pool, root.expect("the root is in the table memory"));
         let asid = self.mapping.asid();
@@ -292,19 +296,19 @@ impl<'p, B: Backend> Tables<'p, B> {
     where
         F: Fn(&MemoryRegion, &mut Updatable<'_>) -> Result<(), ()> + ?Sized,
     {
-        let before = self.mapping.translation().taken;
+        self.promise(reserved);
         let modified = self.mapping.modify_range(range, f);
-        self.return_unused(reserved, before);
+        self.return_unused();
         Ok(modified?)
     }
 
     fn carry_out(&mut self, plan: Plan) -> Result<(), Error> {
-        let before = self.mapping.translation().taken;
+        self.promise(plan.reserved);
         let mut pieces = plan.pieces.iter().flatten();
         let mapped = pieces.try_for_each(|piece| {
             self.mapping.map_range(&piece.region, piece.pa, piece.flags, piece.constraints)
         });
-        self.return_unused(plan.reserved, before);
+        self.return_unused();
         mapped?;
         if plan.maps_all_linear {
             self.pool.linear_mapped.store(true, Ordering::Release);
@@ -312,8 +316,16 @@ impl<'p, B: Backend> Tables<'p, B> {
         Ok(())
     }
 
-    fn return_unused(&self, reserved: usize, before: usize) {
-        self.pool.unreserve(reserved - (self.mapping.translation().taken - before));
+    fn promise(&mut self, pages: usize) {
+        self.return_unused();
+        self.promised = Some((pages, self.mapping.translation().taken));
+    }
+
+    /// Also what is left of a call whose updater has panicked.
+    fn return_unused(&mut self) {
+        if let Some((reserved, before)) = self.promised.take() {
+            self.pool.unreserve(reserved - (self.mapping.translation().taken - before));
+        }
     }
 }
 
@@ -360,6 +372,7 @@ impl<B: Backend> Batch<'_, '_, B> {
 impl<B: Backend> Drop for Tables<'_, B> {
     /// Gives all tables back, in one window, unless a CPU may still walk them.
     fn drop(&mut self) {
+        self.return_unused();
         let whole = self.walk().check_below(self.root_address(), self.level).is_ok();
         if self.active() || !whole {
             return;

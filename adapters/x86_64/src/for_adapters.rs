@@ -3,9 +3,11 @@
 //! Such a call takes what it needs from stock, and leaves what it frees to be released after it: `Protection::call`.
 
 use kpkeys::Window;
+use x86_64::VirtAddr;
+use x86_64::structures::paging::page_table::PageTableLevel;
 use x86_64::structures::paging::{FrameAllocator, FrameDeallocator, PhysFrame, Size4KiB};
 
-use crate::entry::{Entry, Slot, zero};
+use crate::entry::{Entry, Place, Slot, walk, zero};
 use crate::error::OutOfFrames;
 use crate::frames::{List, is_keyed};
 use crate::linear::Linear;
@@ -33,12 +35,96 @@ impl<M: Machine, L: Linear> Protection<M, L> {
     where
         A: FrameAllocator<Size4KiB> + FrameDeallocator<Size4KiB>,
     {
+        // SAFETY: the caller's promise.
+        let result = unsafe { self.call_of_many(tables, frames, f) };
+        self.give_back_freed(frames);
+        result
+    }
+
+    /// The same for one call of several in a row: what is freed waits for [`give_back_freed`](Self::give_back_freed), so that all of
+    /// it shares the flushes.
+    ///
+    /// # Errors
+    ///
+    /// As for [`call`](Self::call).
+    ///
+    /// # Safety
+    ///
+    /// As for [`call`](Self::call).
+    pub unsafe fn call_of_many<A, R>(
+        &self,
+        tables: usize,
+        frames: &mut A,
+        f: impl FnOnce() -> R,
+    ) -> Result<R, OutOfFrames>
+    where
+        A: FrameAllocator<Size4KiB> + ?Sized,
+    {
         let _lock = self.call.lock();
         self.reserve(tables, frames)?;
-        let result = in_window(&self.machine, |_| f());
+        Ok(in_window(&self.machine, |_| f()))
+    }
+
+    /// Gives back what calls have freed, those of other CPUs too: flushed, without its key, and flushed again.
+    pub fn give_back_freed<D: FrameDeallocator<Size4KiB>>(&self, frames: &mut D) {
         let freed = core::mem::replace(&mut *self.freed.lock(), List::EMPTY);
         self.give_back(freed, frames);
-        Ok(result)
+    }
+
+    /// Replaces the block in which an address is by a table that says the same, and flushes. Returns whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfFrames`].
+    ///
+    /// # Safety
+    ///
+    /// As for [`load`](Self::load), of the root; not within a call.
+    pub unsafe fn split<A: FrameAllocator<Size4KiB> + ?Sized>(
+        &self,
+        root: PhysFrame,
+        address: VirtAddr,
+        frames: &mut A,
+    ) -> Result<bool, OutOfFrames> {
+        // SAFETY: the caller's promise.
+        let place = unsafe { walk(&self.linear, root, address, PageTableLevel::One) };
+        let is_block = |place: &Place<'_>| {
+            let (level, entry) = (place.level, place.entry);
+            level != PageTableLevel::One && entry.is_leaf(level) && entry.is_aligned(level)
+        };
+        let Some(block) = place.ok().filter(is_block) else { return Ok(false) };
+        let mut list = self.take(1, frames)?;
+        let table = list.pop(&self.linear, self.root()).ok_or(OutOfFrames)?;
+        {
+            let _lock = self.spares.lock();
+            self.keys().split(block, table);
+        }
+        self.machine.flush_all();
+        Ok(true)
+    }
+
+    /// Where the tables map memory.
+    pub fn linear(&self) -> &L {
+        &self.linear
+    }
+
+    /// Where the walk for an address ends, at `lowest` or above: the level, and the entry, which is a leaf, or not present, or at `lowest`.
+    ///
+    /// # Safety
+    ///
+    /// As for [`load`](Self::load), of the root.
+    pub unsafe fn walk(
+        &self,
+        root: PhysFrame,
+        address: VirtAddr,
+        lowest: PageTableLevel,
+    ) -> (PageTableLevel, u64) {
+        // SAFETY: the caller's promise.
+        match unsafe { walk(&self.linear, root, address, lowest) } {
+            Ok(place) => (place.level, place.entry.0),
+            // A table without an address was neither adopted nor made here.
+            Err(_) => (PageTableLevel::Four, 0),
+        }
     }
 
     /// A frame from stock, within [`call`](Self::call): protected, and to be emptied before it is linked.

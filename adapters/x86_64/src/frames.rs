@@ -77,7 +77,7 @@ pub(crate) fn is_keyed<L: Linear>(linear: &L, root: PhysFrame, frame: PhysFrame)
 ///
 /// That crate links a new table first and zeroes it then; here it is empty before it is linked.
 pub(crate) struct Prepared<'w, L> {
-    pub(crate) list: List,
+    pub(crate) list: &'w mut List,
     pub(crate) linear: L,
     pub(crate) root: PhysFrame,
     pub(crate) window: &'w Window<'w>,

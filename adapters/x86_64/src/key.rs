@@ -96,7 +96,7 @@ impl<M: Machine, L: Linear> Keys<'_, M, L> {
     }
 
     /// Replaces a block by a table that says the same. Until the flush, the table itself has no key to be held by.
-    fn split(&self, block: Place<'_>, table: PhysFrame) {
+    pub(crate) fn split(&self, block: Place<'_>, table: PhysFrame) {
         in_window(self.machine, |window| {
             for index in 0..512 {
                 // SAFETY: the frame is the allocator's to give, and has an address (`leaf`).

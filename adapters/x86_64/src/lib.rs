@@ -10,6 +10,7 @@ mod key;
 mod linear;
 mod machine;
 mod mapper;
+pub mod pieces;
 mod protection;
 
 pub use error::{AdoptError, OutOfFrames};

@@ -123,17 +123,14 @@ impl<'p, M: Machine, L: Linear> HardenedPageTable<'p, M, L> {
     #[inline(always)]
     fn with<R>(&mut self, list: List, f: impl FnOnce(&mut Batch<'_, L>) -> R) -> R {
         let protection = self.protection;
-        let (left, result) = in_window(&protection.machine, |window| {
-            let prepared =
-                Prepared { list, linear: protection.linear, root: protection.root(), window };
+        let mut left = PutBack { protection, list };
+        in_window(&protection.machine, |window| {
+            let (list, linear) = (&mut left.list, protection.linear);
+            let prepared = Prepared { list, linear, root: protection.root(), window };
             // SAFETY: the root's tables are this mapper's, which is borrowed exclusively, and can be written while the window is open.
             let bare = unsafe { bare(protection.linear, self.root) };
-            let mut batch = Batch { bare, prepared, root: self.root };
-            let result = f(&mut batch);
-            (batch.prepared.list, result)
-        });
-        protection.put(left);
-        result
+            f(&mut Batch { bare, prepared, root: self.root })
+        })
     }
 
     /// Runs `f` in a window, if it needs no frames.
@@ -146,6 +143,19 @@ impl<'p, M: Machine, L: Linear> HardenedPageTable<'p, M, L> {
     fn reader(&self) -> Bare<L> {
         // SAFETY: nothing is stored through it, and this mapper, the only one of the root, is not shared.
         unsafe { bare(self.protection.linear, self.root) }
+    }
+}
+
+/// Frames that a call has at hand. What is left goes back to stock after its window, also when a batch's closure panics.
+struct PutBack<'p, M: Machine, L: Linear> {
+    protection: &'p Protection<M, L>,
+    list: List,
+}
+
+impl<M: Machine, L: Linear> Drop for PutBack<'_, M, L> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.protection.put(core::mem::replace(&mut self.list, List::EMPTY));
     }
 }
 

@@ -279,7 +279,7 @@ impl<M: Machine, L: Linear> Protection<M, L> {
         freed
     }
 
-    fn keys(&self) -> Keys<'_, M, L> {
+    pub(crate) fn keys(&self) -> Keys<'_, M, L> {
         Keys { machine: &self.machine, linear: self.linear, root: self.root }
     }
 }

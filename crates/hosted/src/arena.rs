@@ -74,7 +74,16 @@ impl Arena {
     ///
     /// What the kernel says if it refuses the memory or the addresses.
     pub fn guarded(pages: usize) -> io::Result<Arena> {
-        Self::of_views(pages, ProtFlags::READ, false)
+        Self::of_views(pages, None, ProtFlags::READ, false)
+    }
+
+    /// The same with the tables' view where the caller says: for code that takes a physical address for a pointer.
+    ///
+    /// # Errors
+    ///
+    /// As for [`guarded`](Self::guarded), and if something is mapped there.
+    pub fn guarded_at(address: PhysAddr, pages: usize) -> io::Result<Arena> {
+        Self::of_views(pages, Some(address), ProtFlags::READ, false)
     }
 
     /// An arena whose tables have a view for loads, a view for stores, and whose data has a third. The one for loads can be
@@ -85,28 +94,31 @@ impl Arena {
     ///
     /// What the kernel says if it refuses the memory or the addresses.
     pub fn aliased(pages: usize) -> io::Result<Arena> {
-        Self::of_views(pages, READ_WRITE, true)
+        Self::of_views(pages, None, READ_WRITE, true)
     }
 
-    fn of_views(pages: usize, tables: ProtFlags, alias: bool) -> io::Result<Arena> {
+    fn of_views(
+        pages: usize,
+        at: Option<PhysAddr>,
+        tables: ProtFlags,
+        alias: bool,
+    ) -> io::Result<Arena> {
         let bytes = pages * PAGE_SIZE as usize;
         let memory = rustix::fs::memfd_create("kpkeys-arena", rustix::fs::MemfdFlags::CLOEXEC)?;
         rustix::fs::ftruncate(&memory, bytes as u64)?;
-        let view = |protection| {
-            // SAFETY: a new shared mapping at an address the kernel chooses touches no memory of ours.
+        let view_at = |at: Option<PhysAddr>, protection| {
+            let address = at.map_or(std::ptr::null_mut(), |at| {
+                std::ptr::with_exposed_provenance_mut(at.0 as usize)
+            });
+            let fixed = at.map_or(MapFlags::empty(), |_| MapFlags::FIXED_NOREPLACE);
+            // SAFETY: a new shared mapping at an address the kernel chooses, or where nothing is, touches no memory of ours.
             unsafe {
-                rustix::mm::mmap(
-                    std::ptr::null_mut(),
-                    bytes,
-                    protection,
-                    MapFlags::SHARED,
-                    &memory,
-                    0,
-                )
+                rustix::mm::mmap(address, bytes, protection, MapFlags::SHARED | fixed, &memory, 0)
             }
         };
+        let view = |protection| view_at(None, protection);
         Ok(Arena {
-            tables: non_null(view(tables)?)?,
+            tables: non_null(view_at(at, tables)?)?,
             alias: alias.then(|| non_null(view(ProtFlags::empty())?)).transpose()?,
             data: non_null(view(READ_WRITE)?)?,
             bytes,

@@ -7,7 +7,8 @@
 //! - a [`Context`] is a symbolic configuration of every managed key, fixed at compile time;
 //! - a [`Backend`] is one way to tell a CPU to enter and leave a context;
 //! - a [`Guard`] is the time a CPU spends in a context, and gives it back when dropped;
-//! - a [`Window`] is the proof, needed by every page-table store, that page tables may be written now.
+//! - a [`Window`] is the proof, needed by every page-table store, that page tables may be written now;
+//! - a [`Guarded`](guarded::Guarded) is a value of one's own, with another key, whose stores need such a proof as well.
 //!
 //! A CPU without such a register can protect one class of pages, page tables, by older features: the pages are read-only where
 //! they are mapped, and have a second mapping, their *alias*, that one bit of the CPU opens and closes ([`pan`]). The protocol
@@ -49,6 +50,7 @@ pub mod backend;
 pub mod context;
 pub mod encoding;
 mod guard;
+pub mod guarded;
 mod key;
 pub mod keyed;
 #[cfg(feature = "mock")]

@@ -151,8 +151,12 @@ pub unsafe trait Machine: Sync + Sized {
     /// The linear-map address of a frame that holds a table. `frame` is page-aligned and in [`memory`](Self::memory).
     fn table(&self, frame: PhysAddr) -> NonNull<u8>;
 
-    /// The linear-map address of a frame that holds data. `frame` is page-aligned and in [`memory`](Self::memory).
-    fn data(&self, frame: PhysAddr) -> NonNull<u8>;
+    /// The linear-map address of a frame that holds data. `frame` is page-aligned and in [`memory`](Self::memory). It is another one than a
+    /// [`table`](Self::table)'s in a model alone.
+    #[inline(always)]
+    fn data(&self, frame: PhysAddr) -> NonNull<u8> {
+        self.table(frame)
+    }
 
     /// Where the alias of memory starts, which [`Scheme::Alias`](kpkeys::Scheme::Alias) needs: the second mapping of page-table
     /// pages, which they are stored through. A range as large as memory in the kernel's half, at a multiple of 1 GiB, that

@@ -42,6 +42,7 @@ impl<const NEEDS_BARRIER: bool> Fake<NEEDS_BARRIER> {
     }
 
     /// The value now.
+    #[allow(dead_code, reason = "each test program uses its own part")]
     pub fn value(&self) -> u64 {
         self.value.get()
     }

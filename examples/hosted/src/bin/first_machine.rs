@@ -119,10 +119,6 @@ unsafe impl Machine for MyMachine {
         unsafe { self.ram.add((frame.0 - MEMORY.start.0) as usize) }
     }
 
-    fn data(&self, frame: PhysAddr) -> NonNull<u8> {
-        self.table(frame)
-    }
-
     /// In a kernel: in a section of its image that becomes read-only when start is over.
     fn anchor(&self) -> &Anchor {
         &self.anchor
