@@ -1,5 +1,6 @@
 //! What is changed, and to what: words in which the kernel keeps state, values that mean something there.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use anyhow::Result;
@@ -34,32 +35,54 @@ pub struct Region {
     pub range: Range<u64>,
 }
 
-/// Words that were not zero at a moment, and those that the workload changes from there.
+/// Words of each region that were not zero at a moment, and those that the workload changes from there.
+#[derive(Default)]
 pub struct Words {
-    regions: Vec<(Vec<u64>, Vec<u64>)>,
+    used: Vec<Vec<u64>>,
+    changed: Vec<BTreeSet<u64>>,
 }
 
 impl Words {
-    /// Compares memory at a moment with memory after the workload, as far as it is ordinary.
-    pub fn of(
+    /// The words of memory as it is at a moment, as far as it is ordinary.
+    pub fn of(regions: &[Region], memory: &Copied, is_ordinary: impl Fn(u64) -> bool) -> Words {
+        let used = |region: &Region| {
+            let pages = region.range.clone().step_by(PAGE as usize).filter(|&at| is_ordinary(at));
+            let words = pages.flat_map(|page| (page..page + PAGE).step_by(8));
+            words.filter(|&at| memory.word(at) != 0).collect()
+        };
+        let used = regions.iter().map(used).collect();
+        Words { used, changed: vec![BTreeSet::new(); regions.len()] }
+    }
+
+    /// Adds what is different between two states of memory.
+    pub fn changed(
+        &mut self,
         regions: &[Region],
         before: &Copied,
         after: &Copied,
         is_ordinary: impl Fn(u64) -> bool,
-    ) -> Words {
-        let of = |region: &Region| {
-            let pages = region.range.clone().step_by(PAGE as usize).filter(|&page| is_ordinary(page));
-            let at = pages.flat_map(|page| (page..page + PAGE).step_by(8));
-            let used = at.clone().filter(|&at| before.word(at) != 0).collect();
-            let changed = at.filter(|&at| before.word(at) != after.word(at)).collect();
-            (used, changed)
-        };
-        Words { regions: regions.iter().map(of).collect() }
+    ) {
+        for (region, changed) in regions.iter().zip(&mut self.changed) {
+            let pages = region.range.clone().step_by(PAGE as usize);
+            let pages = pages.filter(|&at| before.page(at) != after.page(at) && is_ordinary(at));
+            let words = pages.flat_map(|page| (page..page + PAGE).step_by(8));
+            changed.extend(words.filter(|&at| before.word(at) != after.word(at)));
+        }
     }
 
-    /// How many there are.
-    pub fn count(&self) -> (usize, usize) {
-        self.regions.iter().fold((0, 0), |sum, one| (sum.0 + one.0.len(), sum.1 + one.1.len()))
+    /// A word of a region: most often one that the workload changes, since that is where its state is.
+    fn choose(&self, random: &mut Random, which: usize, region: &Region) -> u64 {
+        let size = (region.range.end - region.range.start) / 8;
+        let anywhere = region.range.start + random.below(size as usize) as u64 * 8;
+        let chosen = match random.below(16) {
+            0 => None,
+            1..=4 => random.one_of(&self.used[which]),
+            _ => {
+                let changed = &self.changed[which];
+                changed.iter().nth(random.below(changed.len())).copied()
+            }
+        };
+        chosen.unwrap_or(anywhere)
     }
 }
 
@@ -76,6 +99,11 @@ impl Copied {
         let mut bytes = vec![0; (range.end - range.start) as usize];
         memory.read(range.start, &mut bytes)?;
         Ok(Copied { start: range.start, bytes })
+    }
+
+    fn page(&self, at: u64) -> Option<&[u8]> {
+        let at = at.wrapping_sub(self.start) as usize;
+        self.bytes.get(at..at + PAGE as usize)
     }
 
     /// A word of it.
@@ -111,7 +139,6 @@ enum Form {
     Alias,
     Physical,
     Number,
-    NumberFromStart,
 }
 
 /// Chooses a change of a kind that a number under a seed stands for.
@@ -125,21 +152,16 @@ pub fn choose(
 ) -> Change {
     loop {
         let which = random.below(regions.len());
-        let (region, (used, changed)) = (&regions[which], &words.regions[which]);
-        let size = (region.range.end - region.range.start) / 8;
-        let anywhere = region.range.start + random.below(size as usize) as u64 * 8;
-        let from = if random.below(2) == 0 { changed } else { used };
-        let at = match random.below(16) {
-            0 => anywhere,
-            _ => random.one_of(from).unwrap_or(anywhere),
-        };
-        let word = now.word(at);
-        // Counts, links and frame numbers are half words, words are pointers: whoever looks like one is changed as one.
-        let is_pointer = form(word, frames).is_some_and(|form| form != Form::Number);
-        let width = if is_pointer || random.below(3) == 0 { 8 } else { 4 };
-        let at = if width == 4 { at + 4 * random.below(2) as u64 } else { at };
-        let old = if width == 8 { word } else { now.word(at) & u64::from(u32::MAX) };
-        let (new, is) = value(random, old, at, now, frames);
+        let region = &regions[which];
+        let word_at = words.choose(random, which, region);
+        let word = now.word(word_at);
+        // Counts, links and frame numbers are half words, addresses are words: what looks like one is changed as one.
+        let is_address = form(word, frames).is_some_and(|form| form != Form::Number);
+        let width = if is_address || random.below(2) == 0 { 8 } else { 4 };
+        let at = if width == 4 { word_at + 4 * random.below(2) as u64 } else { word_at };
+        let shift = 8 * (at - word_at);
+        let old = if width == 8 { word } else { word >> shift & u64::from(u32::MAX) };
+        let (new, is) = value(random, old, width, word_at, now, frames);
         let new = if width == 8 { new } else { new & u64::from(u32::MAX) };
         if new != old {
             return Change { at, width, old, new, of: name(image, region, regions, at), is };
@@ -175,13 +197,20 @@ fn form(value: u64, frames: &Frames) -> Option<Form> {
     }
 }
 
-fn value(random: &mut Random, old: u64, at: u64, now: &Copied, frames: &Frames) -> (u64, String) {
+fn value(
+    random: &mut Random,
+    old: u64,
+    width: u8,
+    at: u64,
+    now: &Copied,
+    frames: &Frames,
+) -> (u64, String) {
     let simple = |value, is: &str| (value, is.to_owned());
     match random.below(12) {
         0 => simple(0, "0"),
         1 => simple(1, "1"),
         2 => simple(u64::MAX, "all ones"),
-        3 => simple(old ^ 1 << random.below(64), "one bit else"),
+        3 => simple(old ^ 1 << random.below(8 * usize::from(width)), "one bit else"),
         4 | 5 => {
             let near = at.wrapping_add(8 * random.below(17) as u64).wrapping_sub(64);
             simple(now.word(near), "a neighbour's value")
@@ -191,31 +220,36 @@ fn value(random: &mut Random, old: u64, at: u64, now: &Copied, frames: &Frames) 
                 0 => (frames.text, "the kernel's code"),
                 _ => (frames.attackers, "an attacker's page"),
             };
-            named(random, old, frame, is, frames)
+            named(random, old, width, frame, is, frames)
         }
         _ => {
             let (frame, is) = random.one_of(&frames.protected).unwrap_or((frames.attackers, "an attacker's page"));
-            named(random, old, frame, is, frames)
+            named(random, old, width, frame, is, frames)
         }
     }
 }
 
 /// A frame as the old value names one; as any, if that names none.
-fn named(random: &mut Random, old: u64, frame: u64, is: &str, frames: &Frames) -> (u64, String) {
-    const FORMS: [Form; 5] =
-        [Form::Linear, Form::Alias, Form::Physical, Form::Number, Form::NumberFromStart];
+fn named(
+    random: &mut Random,
+    old: u64,
+    width: u8,
+    frame: u64, is: &str, frames: &Frames) -> (u64, String) {
+    const FORMS: [Form; 4] = [Form::Linear, Form::Alias, Form::Physical, Form::Number];
     let like = form(old, frames).filter(|_| random.below(4) != 0);
-    let form = like.unwrap_or(FORMS[random.below(FORMS.len())]);
+    let form = match like {
+        Some(form) => form,
+        // Nothing else fits half a word.
+        None if width == 4 => Form::Number,
+        None => FORMS[random.below(FORMS.len())],
+    };
     let offset = if random.below(2) == 0 { old & 0xff8 } else { 0 };
-    let number_from_start = (frame - frames.ram.start) / PAGE;
     let (value, form) = match (form, frames.alias) {
         (Form::Alias, Some(alias)) => (alias + frame + offset, "alias"),
         (Form::Linear | Form::Alias, _) => (frames.linear + frame + offset, "linear"),
         (Form::Physical, _) => (frame, "physical"),
         // Frames are counted from the start of memory.
-        (Form::Number, _) if like.is_some() => (number_from_start, "number"),
-        (Form::Number, _) => (frame / PAGE, "number by address"),
-        (Form::NumberFromStart, _) => (number_from_start, "number"),
+        (Form::Number, _) => ((frame - frames.ram.start) / PAGE, "number"),
     };
     (value, format!("{is}, {form}"))
 }

@@ -160,7 +160,7 @@ impl Lab {
         lab.emulator.stub.set_breakpoint(lab.places.exit)?;
         lab.survey()?;
         lab.keep_moments()?;
-        for moment in 0..lab.moments.len() {
+        for moment in 0..plan.moments {
             lab.rehearse(moment)?;
         }
         Ok(lab)
@@ -179,7 +179,8 @@ impl Lab {
             format: Some(if x86 { Format::X86_64 } else { Format::Aarch64 }),
             kernel_root: register & ROOT,
             linear: 0xffff_8880_0000_0000,
-            alias: (!x86).then_some(0xffff_b000_0000_0000),
+            // The alias begins with the first frame of memory.
+            alias: (!x86).then_some(0xffff_b000_0000_0000 - memory.start),
             protects: self.plan.mode != "off",
             ..Ground::default()
         };
@@ -266,7 +267,8 @@ impl Lab {
         let name = format!("m{moment}");
         self.emulator.load(&name)?;
         let before = Copied::of(&self.emulator.memory)?;
-        let (mut slowest, mut frames) = (Duration::ZERO, None);
+        let mut words: Option<Words> = None;
+        let (mut slowest, mut frames, mut last) = (Duration::ZERO, None, None);
         for access in 0..self.plan.accesses {
             let begun = Instant::now();
             self.must_reach(self.places.access)?;
@@ -275,13 +277,16 @@ impl Lab {
                 bail!("nothing is changed at moment {moment}, and the judge says at access {access}: {finding}");
             }
             frames = frames.or(self.frames()?);
+            let now = Copied::of(&self.emulator.memory)?;
+            let ordinary = self.shadow(None).ordinary();
+            let words = words.get_or_insert_with(|| Words::of(&self.regions, &before, &ordinary));
+            words.changed(&self.regions, last.as_ref().unwrap_or(&before), &now, ordinary);
+            last = Some(now);
         }
-        let after = Copied::of(&self.emulator.memory)?;
         if let Some(outcome) = self.probe_all()? {
             bail!("nothing is changed at moment {moment}: {outcome:?}");
         }
-        let ordinary = self.shadow(None).ordinary();
-        let words = Words::of(&self.regions, &before, &after, ordinary);
+        let words = words.unwrap_or_default();
         let frames = frames.context("no program could write a page")?;
         self.patience = Duration::from_millis(500) + slowest * 20;
         self.moments.push(Moment { name, before, words, frames });

@@ -42,7 +42,7 @@ impl Stub {
         let target = stub.description("target.xml")?;
         let mut next = 0;
         for file in target.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next()) {
-            let description = stub.description(file)?;
+            let description = without_comments(&stub.description(file)?);
             for register in description.split("<reg ").skip(1) {
                 let attribute = |name: &str| {
                     let (_, rest) = register.split('>').next()?.split_once(&format!("{name}=\""))?;
@@ -172,6 +172,13 @@ impl Stub {
     }
 }
 
+/// The emulator has registers in comments.
+fn without_comments(text: &str) -> String {
+    let mut parts = text.split("<!--");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |kept, part| kept + part.split_once("-->").map_or("", |(_, rest)| rest))
+}
+
 fn is_timeout(error: &anyhow::Error) -> bool {
     let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
     matches!(kind, Some(ErrorKind::WouldBlock | ErrorKind::TimedOut))
@@ -210,6 +217,7 @@ mod tests {
         assert_eq!(bounds(b"+$OK#9a"), Some((2, 4)));
         assert_eq!(bounds(b"+$OK#9"), None);
         assert_eq!(unescaped(b"l<a b=\"}\x03\">"), "l<a b=\"#\">");
+        assert_eq!(without_comments("a<!-- b\nc -->d<!--e-->"), "ad");
         assert_eq!(from_hex("00ff7"), None);
         assert_eq!(from_hex("00ff"), Some(vec![0, 255]));
     }
