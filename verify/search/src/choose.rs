@@ -173,7 +173,7 @@ pub fn choose(
 fn name(image: &Image, region: &Region, regions: &[Region], at: u64) -> String {
     let offset = at - region.range.start;
     // Where data lie in memory says where the image does.
-    let virt = image.data + (at - regions[0].range.start);
+    let virt = image.data.wrapping_add(at.wrapping_sub(regions[0].range.start));
     match image.variable_at(virt) {
         Some((variable, 0)) => variable.name.clone(),
         Some((variable, offset)) => format!("{}+{offset:#x}", variable.name),
@@ -183,7 +183,9 @@ fn name(image: &Image, region: &Region, regions: &[Region], at: u64) -> String {
 
 /// What the value of a word seems to be.
 fn form(value: u64, frames: &Frames) -> Option<Form> {
-    let inside = |start: u64| value.wrapping_sub(start).wrapping_sub(frames.ram.start) < frames.ram.end - frames.ram.start;
+    let inside = |start: u64| {
+        value.wrapping_sub(start).wrapping_sub(frames.ram.start) < frames.ram.end - frames.ram.start
+    };
     if inside(frames.linear) {
         Some(Form::Linear)
     } else if frames.alias.is_some_and(inside) {
@@ -223,7 +225,9 @@ fn value(
             named(random, old, width, frame, is, frames)
         }
         _ => {
-            let (frame, is) = random.one_of(&frames.protected).unwrap_or((frames.attackers, "an attacker's page"));
+            let (frame, is) = random
+                .one_of(&frames.protected)
+                .unwrap_or((frames.attackers, "an attacker's page"));
             named(random, old, width, frame, is, frames)
         }
     }
@@ -234,7 +238,10 @@ fn named(
     random: &mut Random,
     old: u64,
     width: u8,
-    frame: u64, is: &str, frames: &Frames) -> (u64, String) {
+    frame: u64,
+    is: &str,
+    frames: &Frames,
+) -> (u64, String) {
     const FORMS: [Form; 4] = [Form::Linear, Form::Alias, Form::Physical, Form::Number];
     let like = form(old, frames).filter(|_| random.below(4) != 0);
     let form = match like {

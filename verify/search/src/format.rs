@@ -111,9 +111,8 @@ mod tests {
 
     #[test]
     fn entries_of_both_formats_are_read() {
-        let table = |frame, write, user, execute| {
-            Entry::Table(frame, Rights { write, user, execute })
-        };
+        let table =
+            |frame, write, user, execute| Entry::Table(frame, Rights { write, user, execute });
         let x86 = |level, entry| Format::X86_64.decode(level, entry);
         assert_eq!(x86(0, 0x8000_0000_0000_1002), Entry::Nothing);
         assert_eq!(x86(3, 0x5023), table(0x5000, true, false, true));

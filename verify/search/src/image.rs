@@ -47,14 +47,24 @@ impl Image {
             .collect();
         let symbols: Vec<_> =
             named.iter().map(|(name, symbol)| (name.clone(), symbol.address())).collect();
-        let mut image =
-            Image { symbols, variables: Vec::new(), data: 0, functions: Vec::new(), fingerprint: fingerprint(&bytes) };
+        let mut image = Image {
+            symbols,
+            variables: Vec::new(),
+            data: 0,
+            functions: Vec::new(),
+            fingerprint: fingerprint(&bytes),
+        };
         image.data = image.address("image_data_start")?;
-        let writable = [image.between("image_data_start", "image_data_end")?, image.between("image_bss_start", "image_bss_end")?];
+        let writable = [
+            image.between("image_data_start", "image_data_end")?,
+            image.between("image_bss_start", "image_bss_end")?,
+        ];
         for (name, symbol) in named {
             let (at, size) = (symbol.address(), symbol.size());
             match symbol.kind() {
-                SymbolKind::Data if size > 0 && writable.iter().any(|range| range.contains(&at)) => {
+                SymbolKind::Data
+                    if size > 0 && writable.iter().any(|range| range.contains(&at)) =>
+                {
                     image.variables.push(Variable { name, range: at..at + size });
                 }
                 SymbolKind::Text if STOPPED_IN.iter().any(|part| name.contains(part)) => {
@@ -90,8 +100,8 @@ impl Image {
 
 /// FNV-1a: tells one build from another, and no more.
 fn fingerprint(bytes: &[u8]) -> String {
-    let hash = bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     format!("{hash:016x}")
 }

@@ -17,6 +17,8 @@ pub struct Ground {
     pub format: Option<Format>,
     /// The root of the kernel's half.
     pub kernel_root: u64,
+    /// The root that is loaded where no program's is: the kernel's, or one that translates nothing.
+    pub idle_root: u64,
     /// Where the linear map begins, and which address it has there.
     pub linear: u64,
     /// Where the alias begins that tables are stored through, if one is there.
@@ -135,7 +137,8 @@ impl Shadow<'_> {
                 let what = format!("{frame:#x}, {table:?}, is writable in the linear map");
                 findings.push(Finding { rule: Rule::Protected, what });
             }
-            let guarded = self.ground.guarded.iter().cloned().flat_map(|range| range.step_by(PAGE as usize));
+            let guarded =
+                self.ground.guarded.iter().cloned().flat_map(|range| range.step_by(PAGE as usize));
             for frame in guarded.filter(|frame| !is_protected(*frame)) {
                 let what = format!("{frame:#x}, guarded, is writable in the linear map");
                 findings.push(Finding { rule: Rule::Protected, what });
@@ -183,10 +186,8 @@ impl Shadow<'_> {
 
     /// Where an address of the kernel leads.
     pub fn translate(&self, va: u64) -> Option<u64> {
-        let leaf = self
-            .leaves
-            .iter()
-            .find(|one| !one.user_half && va.wrapping_sub(one.va) < one.bytes)?;
+        let leaf =
+            self.leaves.iter().find(|one| !one.user_half && va.wrapping_sub(one.va) < one.bytes)?;
         Some(leaf.frame + (va - leaf.va))
     }
 
@@ -263,7 +264,9 @@ impl Shadow<'_> {
     fn protected(&self) -> Vec<bool> {
         let ram = self.memory.range();
         let mut protected = vec![true; ((ram.end - ram.start) / PAGE) as usize];
-        for mapped in self.leaves.iter().filter(|mapped| !mapped.user_half && self.is_linear(mapped.va)) {
+        for mapped in
+            self.leaves.iter().filter(|mapped| !mapped.user_half && self.is_linear(mapped.va))
+        {
             let keyed = mapped.leaf.key != 0 && !mapped.leaf.rights.user;
             let is = if self.ground.alias.is_some() { !mapped.leaf.rights.write } else { keyed };
             let first = mapped.frame.wrapping_sub(ram.start) / PAGE;
@@ -301,7 +304,9 @@ impl Shadow<'_> {
         if leaf.device {
             find(Rule::Memory, "which is RAM, as a device");
         }
-        if linear && va - self.ground.linear != frame || alias && self.ground.alias.is_some_and(|alias| va - alias != frame) {
+        if linear && va - self.ground.linear != frame
+            || alias && self.ground.alias.is_some_and(|alias| va - alias != frame)
+        {
             find(Rule::Memory, "which is not the frame of this address");
         }
         if rights.write && (overlaps(&self.ground.text) || overlaps(&self.ground.constants)) {
@@ -316,7 +321,11 @@ impl Shadow<'_> {
             return;
         }
         let mut pages = frames.clone().step_by(PAGE as usize);
-        if rights.write && pages.any(|page| self.tables.contains_key(&page) || self.ground.protects && is_protected(page)) {
+        if rights.write
+            && pages.any(|page| {
+                self.tables.contains_key(&page) || self.ground.protects && is_protected(page)
+            })
+        {
             find(Rule::Protected, "which is a table or guarded, for stores");
         } else if rights.user && !user_half {
             find(Rule::Program, "for programs, in the kernel's half");

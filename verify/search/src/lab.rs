@@ -170,6 +170,8 @@ impl Lab {
     fn survey(&mut self) -> Result<()> {
         self.must_reach(self.places.attack)?;
         let register = self.emulator.stub.register(self.registers.kernel_root)?;
+        // The attacker's thread has no program.
+        let idle = self.emulator.stub.register(self.registers.user_root)?;
         let offset = self.image.address("image_start")?;
         let (ram, free) = (self.printed_ranges("memory: RAM"), self.printed_ranges("memory: free"));
         let memory = self.emulator.memory.range();
@@ -178,6 +180,7 @@ impl Lab {
         self.ground = Ground {
             format: Some(if x86 { Format::X86_64 } else { Format::Aarch64 }),
             kernel_root: register & ROOT,
+            idle_root: idle & ROOT,
             linear: 0xffff_8880_0000_0000,
             // The alias begins with the first frame of memory.
             alias: (!x86).then_some(0xffff_b000_0000_0000 - memory.start),
@@ -190,13 +193,20 @@ impl Lab {
         self.ground.devices = shadow.devices();
         let physical = |range: Range<u64>| range.start - offset + start..range.end - offset + start;
         let between = |start: &str, end: &str| self.image.between(start, end).map(&physical);
-        let (data, bss) = (between("image_data_start", "image_data_end")?, between("image_bss_start", "image_bss_end")?);
-        let (stacks, whole) = (between("image_stacks_start", "image_stacks_end")?, between("image_start", "image_end")?);
+        let (data, bss) = (
+            between("image_data_start", "image_data_end")?,
+            between("image_bss_start", "image_bss_end")?,
+        );
+        let (stacks, whole) = (
+            between("image_stacks_start", "image_stacks_end")?,
+            between("image_start", "image_end")?,
+        );
         let settled = between("image_data_end", "image_bss_start")?;
         self.ground.text = between("image_text_start", "image_text_end")?;
         self.ground.constants = between("image_text_end", "image_rodata_end")?;
         // Low memory is only for the start, and is given up in modes that protect.
-        let first_free = free.iter().find(|range| !x86 || !self.ground.protects || range.start >= 1 << 20);
+        let first_free =
+            free.iter().find(|range| !x86 || !self.ground.protects || range.start >= 1 << 20);
         let frames_start = first_free.context("free memory")?.start;
         let frames = frames_start..frames_start + (memory.end - memory.start) / PAGE * 16;
         let heap = heap_of(&ram, &free, &whole).context("the heap is nowhere in memory")?;
@@ -220,15 +230,24 @@ impl Lab {
         let memory = &self.emulator.memory;
         let anchor = self.image.address("ANCHOR")?;
         let anchor = physical(anchor..anchor + 64);
-        let frame = |word: u64| word.checked_sub(self.ground.linear).filter(|frame| frame % PAGE == 0 && memory.range().contains(frame));
+        let frame = |word: u64| {
+            word.checked_sub(self.ground.linear)
+                .filter(|frame| frame % PAGE == 0 && memory.range().contains(frame))
+        };
         let words: Result<Vec<_>> = anchor.step_by(8).map(|at| memory.word(at)).collect();
-        let Some(directory) = words?.into_iter().filter_map(frame).find(|&frame| frame != memory.range().start && frame != 0) else {
+        let Some(directory) = words?
+            .into_iter()
+            .filter_map(frame)
+            .find(|&frame| frame != memory.range().start && frame != 0)
+        else {
             return Ok(Vec::new());
         };
         let entries = memory.page(directory).context("the directory")?;
         let blocks = entries[..510].iter().copied().filter(|&word| word != 0).filter_map(frame);
         let bytes = ((memory.range().end - memory.range().start) / PAGE * 4).next_multiple_of(PAGE);
-        Ok(std::iter::once(directory..directory + PAGE).chain(blocks.map(|block| block..block + bytes)).collect())
+        Ok(std::iter::once(directory..directory + PAGE)
+            .chain(blocks.map(|block| block..block + bytes))
+            .collect())
     }
 
     /// Ranges that the kernel printed at its start behind a text.
@@ -274,7 +293,9 @@ impl Lab {
             self.must_reach(self.places.access)?;
             slowest = slowest.max(begun.elapsed());
             if let Some(finding) = self.judge()?.first() {
-                bail!("nothing is changed at moment {moment}, and the judge says at access {access}: {finding}");
+                bail!(
+                    "nothing is changed at moment {moment}, and the judge says at access {access}: {finding}"
+                );
             }
             frames = frames.or(self.frames()?);
             let now = Copied::of(&self.emulator.memory)?;
@@ -356,7 +377,9 @@ impl Lab {
             for &target in &targets {
                 let outcome = match self.probe(self.ground.linear + target)? {
                     Some(false) => continue,
-                    Some(true) => Outcome::Bypass(format!("a store of {thread} to {target:#x} passes")),
+                    Some(true) => {
+                        Outcome::Bypass(format!("a store of {thread} to {target:#x} passes"))
+                    }
                     None => Outcome::Crashed("a store to a table does not come back".to_owned()),
                 };
                 return Ok(Some(outcome));
@@ -375,7 +398,8 @@ impl Lab {
         let Registers { pc, sp, arguments, result, link, .. } = *self.registers;
         let kept = [&[pc, sp], &arguments[..], &result[..]].concat();
         let kept: Vec<_> = kept.into_iter().chain(link).collect();
-        let values: Result<Vec<_>> = kept.iter().map(|name| self.emulator.stub.register(name)).collect();
+        let values: Result<Vec<_>> =
+            kept.iter().map(|name| self.emulator.stub.register(name)).collect();
         let values = values?;
         let value = self.emulator.memory.word(va - self.ground.linear)?;
         let stack = ((values[1] - 0x400) & !0xf) - 8 * u64::from(link.is_none());
@@ -413,13 +437,15 @@ impl Lab {
     /// The root that is loaded for a program, if one is.
     fn user_root(&mut self) -> Result<Option<u64>> {
         let root = self.emulator.stub.register(self.registers.user_root)? & ROOT;
-        Ok((root != self.ground.kernel_root).then_some(root))
+        Ok((root != self.ground.idle_root).then_some(root))
     }
 
     fn must_reach(&mut self, place: u64) -> Result<()> {
         match self.go_to(place)? {
             None => Ok(()),
-            Some(outcome) => bail!("with nothing changed: {outcome:?}; {}", self.emulator.printed().join("\n")),
+            Some(outcome) => {
+                bail!("with nothing changed: {outcome:?}; {}", self.emulator.printed().join("\n"))
+            }
         }
     }
 
@@ -461,9 +487,11 @@ impl Lab {
         // What it printed is on its way through a pipe.
         std::thread::sleep(Duration::from_millis(3));
         let printed = self.emulator.printed();
-        let reason = printed.iter().find(|line| line.contains("panicked") || line.contains("ended early"));
+        let reason =
+            printed.iter().find(|line| line.contains("panicked") || line.contains("ended early"));
         let reason = reason.or(printed.last()).cloned().unwrap_or_default();
-        let reason = reason.split_once("] ").map_or(reason.as_str(), |(_, reason)| reason).to_owned();
+        let reason =
+            reason.split_once("] ").map_or(reason.as_str(), |(_, reason)| reason).to_owned();
         Ok(Outcome::Stopped(reason))
     }
 }

@@ -146,7 +146,11 @@ fn search(arguments: &Arguments, plan: &Plan, kernel: &Kernel, book: &Mutex<Book
 fn again(plan: &Plan, number: u64) -> String {
     format!(
         "cargo run --manifest-path verify/Cargo.toml -p kpkeys-search -- --machine {} --mode {} --seed {} --moments {} --accesses {} --replay {number}",
-        plan.target.name(), plan.mode, plan.seed, plan.moments, plan.accesses
+        plan.target.name(),
+        plan.mode,
+        plan.seed,
+        plan.moments,
+        plan.accesses
     )
 }
 
@@ -154,7 +158,14 @@ fn attempt(lab: &mut Lab, plan: &Plan, number: u64) -> Result<Trial> {
     let mut random = Random::new(plan.seed, number);
     let moment = random.below(lab.moments.len());
     let from = &lab.moments[moment];
-    let change = choose::choose(&mut random, &lab.regions, &from.words, &from.before, &from.frames, &lab.image);
+    let change = choose::choose(
+        &mut random,
+        &lab.regions,
+        &from.words,
+        &from.before,
+        &from.frames,
+        &lab.image,
+    );
     let bytes = change.new.to_le_bytes();
     let begun = Instant::now();
     let outcome = lab.attempt(moment, change.at, &bytes[..change.width.into()])?;

@@ -59,7 +59,10 @@ impl fmt::Display for Trial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Trial { trial, moment, change, outcome, why, .. } = self;
         let Change { at, width, old, new, of, is } = change;
-        write!(f, "trial {trial}, moment {moment}: {width} bytes at {at:#x}, {of}: {old:#x} to {new:#x} ({is}): {outcome}: {why}")
+        write!(
+            f,
+            "trial {trial}, moment {moment}: {width} bytes at {at:#x}, {of}: {old:#x} to {new:#x} ({is}): {outcome}: {why}"
+        )
     }
 }
 
@@ -84,9 +87,14 @@ impl Book {
             Some(line) => {
                 let found: Header = serde_json::from_str(line)
                     .with_context(|| format!("{name} does not begin as a search's file does"))?;
-                ensure!(found == book.header, "{name} is of another search: {found:?}, and this is {:?}", book.header);
+                ensure!(
+                    found == book.header,
+                    "{name} is of another search: {found:?}, and this is {:?}",
+                    book.header
+                );
                 for line in lines.clone() {
-                    let trial: Trial = serde_json::from_str(line).with_context(|| format!("{name}: {line}"))?;
+                    let trial: Trial =
+                        serde_json::from_str(line).with_context(|| format!("{name}: {line}"))?;
                     book.done.insert(trial.trial);
                     book.trials.push(trial);
                 }
@@ -139,11 +147,16 @@ impl Book {
             words.insert((trial.moment, trial.change.at));
         }
         let Header { machine, mode, seed, .. } = &self.header;
-        let mut text = format!("{machine}, {mode}, seed {seed}: {} trials, {} words\n", self.tried(), words.len());
+        let mut text = format!(
+            "{machine}, {mode}, seed {seed}: {} trials, {} words\n",
+            self.tried(),
+            words.len()
+        );
         for (outcome, count) in outcomes {
             let _ = writeln!(text, "  {outcome:<8} {count:>7}");
         }
-        let mut reasons: Vec<_> = reasons.into_iter().filter(|((_, why), _)| !why.is_empty()).collect();
+        let mut reasons: Vec<_> =
+            reasons.into_iter().filter(|((_, why), _)| !why.is_empty()).collect();
         reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         for ((outcome, why), count) in reasons.into_iter().take(20) {
             let _ = writeln!(text, "  {count:>7}  {outcome}: {why}");
@@ -154,7 +167,9 @@ impl Book {
 
 /// A reason without its numbers, and no longer than a line.
 fn alike(why: &str) -> String {
-    let words = why.split(' ').map(|word| if word.chars().any(|c| c.is_ascii_digit()) && !word.contains(".rs:") { "#" } else { word });
+    let words = why.split(' ').map(|word| {
+        if word.chars().any(|c| c.is_ascii_digit()) && !word.contains(".rs:") { "#" } else { word }
+    });
     words.collect::<Vec<_>>().join(" ").chars().take(140).collect()
 }
 
@@ -163,12 +178,26 @@ mod tests {
     use super::*;
 
     fn header(seed: u64) -> Header {
-        Header { machine: "m".into(), mode: "fused".into(), seed, moments: 1, accesses: 1, kernel: "k".into() }
+        Header {
+            machine: "m".into(),
+            mode: "fused".into(),
+            seed,
+            moments: 1,
+            accesses: 1,
+            kernel: "k".into(),
+        }
     }
 
     fn trial(number: u64, outcome: &str) -> Trial {
         let change = Change { at: 8, width: 8, old: 1, new: 2, of: "heap".into(), is: "1".into() };
-        Trial { trial: number, moment: 0, change, outcome: outcome.into(), why: "0x10 is 3".into(), took_ms: 1 }
+        Trial {
+            trial: number,
+            moment: 0,
+            change,
+            outcome: outcome.into(),
+            why: "0x10 is 3".into(),
+            took_ms: 1,
+        }
     }
 
     #[test]

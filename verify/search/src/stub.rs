@@ -45,7 +45,8 @@ impl Stub {
             let description = without_comments(&stub.description(file)?);
             for register in description.split("<reg ").skip(1) {
                 let attribute = |name: &str| {
-                    let (_, rest) = register.split('>').next()?.split_once(&format!("{name}=\""))?;
+                    let (_, rest) =
+                        register.split('>').next()?.split_once(&format!("{name}=\""))?;
                     rest.split('"').next()
                 };
                 let number = attribute("regnum").and_then(|number| number.parse().ok());
