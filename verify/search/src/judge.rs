@@ -228,7 +228,7 @@ impl Shadow<'_> {
         }
         let Some(format) = self.ground.format else { return };
         for index in self.indices(level, user) {
-            let va = sign(va | index as u64 * bytes(level), level, user);
+            let va = sign(va | (index as u64 * bytes(level)), level, user);
             match format.decode(level, entries[index]) {
                 Entry::Nothing => {}
                 Entry::Table(next, allows) => {
