@@ -68,6 +68,19 @@ const POLL: Duration = Duration::from_millis(5);
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
 impl Kernel {
+    /// The emulator as [`run`](Self::run) starts it, for whoever wants more of it, such as a debugger's port: standard input closed, the
+    /// serial line on standard output, the emulator's own messages on standard error. Of the machine the time limit is the caller's to keep.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::EmulatorMissing`].
+    pub fn command(&self, machine: &Machine) -> Result<Command, Error> {
+        let mut command = Command::new(self.target().find_emulator()?);
+        command.args(self.target().arguments(self.image(), machine));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(command)
+    }
+
     /// Runs the kernel and hands each line it prints to `on_line` as soon as it is complete.
     ///
     /// # Errors
@@ -75,16 +88,11 @@ impl Kernel {
     /// [`Error::EmulatorMissing`]; [`Error::Io`] when it does not start; [`Error::TimeLimit`]
     /// and [`Error::Died`], with what was printed last.
     pub fn run(&self, machine: &Machine, on_line: &mut dyn FnMut(Line<'_>)) -> Result<Run, Error> {
-        let program = self.target().find_emulator()?;
-        let arguments = self.target().arguments(self.image(), machine);
+        let mut command = self.command(machine)?;
+        let program = PathBuf::from(command.get_program());
         let start = Instant::now();
-        let child = Command::new(&program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|source| Error::Io { program: program.clone(), source })?;
+        let child =
+            command.spawn().map_err(|source| Error::Io { program: program.clone(), source })?;
         Watch::new(child, program, on_line).until_end(start, machine.time_limit)
     }
 }

@@ -90,7 +90,7 @@ struct Copy {
 impl Copy {
     fn make() -> Result<Copy> {
         let copy = Copy { root: workspace::target_dir()?.join("verify-faults") };
-        for folder in ["crates/kpkeys", "crates/pgtable", "verify"] {
+        for folder in ["crates/kpkeys", "crates/pgtable", "crates/emulator", "verify"] {
             copy.copy(Path::new(folder))?;
         }
         for file in ["Cargo.toml", "verify/Cargo.lock"] {

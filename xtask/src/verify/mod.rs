@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::Args;
+use kpkeys_emulator::Target;
 
 use crate::command;
 
@@ -27,6 +28,12 @@ pub struct Arguments {
     /// Of the stage `faults`, only those whose names contain this
     #[arg(long, value_name = "PART", default_value = "")]
     fault: String,
+    /// The stage `search`: how long, for each of its three searches
+    #[arg(long, value_name = "MINUTES", default_value_t = 10.0)]
+    minutes: f64,
+    /// The stage `search`: which moments and changes
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
 }
 
 /// One kind of evidence.
@@ -40,7 +47,7 @@ struct Stage {
     run: fn(&Arguments) -> Result<()>,
 }
 
-const STAGES: [Stage; 3] = [
+const STAGES: [Stage; 4] = [
     Stage {
         name: "protocol",
         covers: "windows, gates, exceptions, thread switches, flushes, life of tables: the code of kpkeys and kpkeys-pgtable under a model checker, 2 CPUs, 2 \
@@ -65,6 +72,15 @@ const STAGES: [Stage; 3] = [
         leaves_out: "faults that nobody thought of",
         missing: missing_for_proofs,
         run: |arguments| faults::run(&arguments.fault),
+    },
+    Stage {
+        name: "search",
+        covers: "one word of ordinary memory of the running kernel is changed, thousands of times: in mode fused no rule of page tables may break, by an outside \
+                 walker and by stores to tables; in fused-lean, which checks nothing, a break must be found; QEMU, x86-64 and arm64",
+        takes: "three times --minutes, or less where a break is found",
+        leaves_out: "two words, several CPUs, stale TLBs, what the kernel's work does not reach, tables of programs that are not loaded",
+        missing: missing_for_search,
+        run: search,
     },
 ];
 
@@ -106,6 +122,28 @@ fn protocol(exploration: &[&str], further: &[&str]) -> Result<()> {
 fn proofs() -> Result<()> {
     verify(&["test", "--release", "-p", "kpkeys-proofs"])?;
     verify(&["run", "--release", "-p", "kpkeys-proofs"])
+}
+
+/// First without integrity, where it must find something.
+fn search(arguments: &Arguments) -> Result<()> {
+    let (seed, minutes) = (arguments.seed.to_string(), arguments.minutes.to_string());
+    let same = ["run", "-p", "kpkeys-search", "--", "--seed", &seed, "--minutes", &minutes];
+    for (machine, mode, until) in [
+        ("qemu-x86_64", "fused-lean", &["--until-bypass"][..]),
+        ("qemu-x86_64", "fused", &[]),
+        ("qemu-aarch64", "fused", &[]),
+    ] {
+        verify(&[&same[..], &["--machine", machine, "--mode", mode], until].concat())?;
+    }
+    Ok(())
+}
+
+fn missing_for_search() -> Option<String> {
+    let missing: Vec<_> =
+        Target::ALL.into_iter().filter(|target| target.find_emulator().is_err()).collect();
+    let programs: Vec<_> = missing.iter().map(|target| target.program()).collect();
+    let advice = Target::install_advice(&missing);
+    (!missing.is_empty()).then(|| format!("{}; {advice}", programs.join(", ")))
 }
 
 fn verify(arguments: &[&str]) -> Result<()> {
@@ -191,6 +229,11 @@ fn has_library() -> bool {
 mod tests {
     use super::*;
 
+    fn arguments(list: bool, only: &[&str]) -> Arguments {
+        let only = only.iter().map(|name| (*name).to_owned()).collect();
+        Arguments { list, only, short: false, fault: String::new(), minutes: 1.0, seed: 1 }
+    }
+
     #[test]
     fn every_stage_says_what_it_leaves_out() {
         let list = list();
@@ -202,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_stage_that_cannot_run_is_named_with_what_is_missing() {
-        let arguments = Arguments { list: false, only: vec![], short: false, fault: String::new() };
+        let arguments = arguments(false, &[]);
         let stage = Stage {
             missing: || Some("package x".into()),
             run: |_| panic!("it is not run"),
@@ -216,13 +259,11 @@ mod tests {
 
     #[test]
     fn an_unknown_stage_is_refused_with_the_stages() {
-        let arguments = Arguments {
-            list: true,
-            only: vec!["prove".into()],
-            short: false,
-            fault: String::new(),
-        };
+        let arguments = arguments(true, &["prove"]);
         let error = run(&arguments).unwrap_err().to_string();
-        assert_eq!(error, "there is no stage `prove`; the stages are protocol, proofs, faults");
+        assert_eq!(
+            error,
+            "there is no stage `prove`; the stages are protocol, proofs, faults, search"
+        );
     }
 }
