@@ -4,7 +4,7 @@
 //! then, it does with interrupts on, as any thread; right before it goes back it looks for signals.
 
 use super::errno::{Errno, Outcome};
-use super::memory::{Memory, UserAddress};
+use super::memory::{Access, Memory, UserAddress};
 use super::process::{Process, Status};
 use super::signals::{self, AlternateStack, Info, Signal, error_value};
 use super::{calls, process};
@@ -46,8 +46,8 @@ pub struct Task {
 pub enum Event {
     /// A system call.
     Call,
-    /// An access that needs the memory manager: where, and whether it is a store.
-    Fault(u64, bool),
+    /// An access that needs the memory manager: where, and what for.
+    Fault(u64, Access),
     /// An instruction that does not exist, or is the kernel's.
     Illegal,
     /// A division that has no result.
@@ -151,7 +151,7 @@ impl Task {
         let mut interrupted = None;
         match event {
             Event::Call => interrupted = self.call(registers),
-            Event::Fault(address, write) => self.fault(address, write),
+            Event::Fault(address, access) => self.fault(address, access),
             Event::Illegal => self.force(SIGILL, 1, registers.instruction()),
             Event::Arithmetic => self.force(SIGFPE, 1, registers.instruction()),
             Event::Breakpoint => self.force(SIGTRAP, 1, registers.instruction()),
@@ -187,11 +187,11 @@ impl Task {
         None
     }
 
-    fn fault(&self, address: u64, write: bool) {
+    fn fault(&self, address: u64, access: Access) {
         const NOT_MAPPED: i32 = 1;
         const FORBIDDEN: i32 = 2;
         use kpkeys_mm::Error;
-        match self.process.memory().fault(address, write) {
+        match self.process.memory().fault(address, access) {
             Ok(()) => {}
             Err(Error::NotMapped(_)) => self.force(SIGSEGV, NOT_MAPPED, address),
             Err(Error::Forbidden(_)) => self.force(SIGSEGV, FORBIDDEN, address),

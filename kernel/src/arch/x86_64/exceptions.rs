@@ -7,7 +7,7 @@ use super::{apic, probe, tlb};
 use crate::cpu::calls;
 use crate::cpu::fault::Fault;
 use crate::cpu::stack;
-use crate::program::memory::UserAddress;
+use crate::program::memory::{Access, UserAddress};
 use crate::program::{self, End, Event, Flow, Mistake, Task, task};
 use crate::protection::interrupted::{self, way};
 use crate::{cpu, protection, sched};
@@ -148,12 +148,18 @@ fn handle_program(frame: &mut Frame, exception: u8) {
 /// The same for a Linux program.
 fn handle_task(frame: &mut Frame, exception: u8, task: &Task) {
     const WRITE: u64 = 1 << 1;
+    const FETCH: u64 = 1 << 4;
+    let access = match frame.error_code {
+        code if code & FETCH != 0 => Access::Execute,
+        code if code & WRITE != 0 => Access::Write,
+        _ => Access::Read,
+    };
     let mut registers = Registers::of(frame);
     let event = match exception {
         0 | 16 | 19 => Event::Arithmetic,
         1 | 3 => Event::Breakpoint,
         6 => Event::Illegal,
-        PAGE_FAULT => Event::Fault(frame.fault_address, frame.error_code & WRITE != 0),
+        PAGE_FAULT => Event::Fault(frame.fault_address, access),
         vector::TIMER => Event::Interrupt,
         _ => Event::BadAddress,
     };

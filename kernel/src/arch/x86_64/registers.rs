@@ -161,8 +161,8 @@ impl Extended {
     }
 
     /// What a signal's frame keeps.
-    pub fn kept(&self) -> &[u8; Self::KEPT] {
-        &self.vector
+    pub fn kept(&self) -> [u8; Self::KEPT] {
+        self.vector
     }
 
     /// Takes back what a signal's frame kept. Bits that may not be set are cleared.
@@ -186,6 +186,11 @@ impl Extended {
     pub fn thread_pointer(&self) -> u64 {
         self.thread_pointer
     }
+}
+
+/// Sets the thread pointer of a thread to be; false if it is none that a program may have.
+pub fn set_thread_pointer(_: &mut Registers, extended: &mut Extended, address: u64) -> bool {
+    extended.set_thread_pointer(address)
 }
 
 /// Runs a program with these registers until [`leave`](super::user::leave), and returns what that was given.

@@ -2,7 +2,7 @@
 
 use super::Arguments;
 use super::paths;
-use crate::arch::registers::Extended;
+use crate::arch::registers::{Extended, set_thread_pointer};
 use crate::program::errno::{Errno, Outcome};
 use crate::program::load::{self, Request};
 use crate::program::memory::UserAddress;
@@ -86,7 +86,9 @@ fn make(call: &mut Arguments<'_>, request: &Making) -> Outcome {
     let mut extended = sched::current()
         .change_extended(|extended| extended.clone())
         .unwrap_or_else(|| Box::new(Extended::new()));
-    if has(CLONE_SETTLS) && !extended.set_thread_pointer(request.thread_pointer) {
+    if has(CLONE_SETTLS)
+        && !set_thread_pointer(&mut registers, &mut extended, request.thread_pointer)
+    {
         return Err(Errno::EPERM);
     }
     let child_process = if has(CLONE_THREAD) {

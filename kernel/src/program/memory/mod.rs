@@ -46,6 +46,17 @@ impl Permission {
     }
 }
 
+/// What a program wants of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// To read.
+    Read,
+    /// To write.
+    Write,
+    /// To run what is there.
+    Execute,
+}
+
 /// What a mapping shows.
 #[derive(Clone)]
 pub enum Source {
@@ -111,8 +122,16 @@ impl Memory {
     /// # Errors
     ///
     /// What the memory manager says.
-    pub fn fault(&self, address: u64, write: bool) -> Result<(), kpkeys_mm::Error> {
-        self.inner.lock().fault(VirtAddr(address), write)
+    pub fn fault(&self, address: u64, access: Access) -> Result<(), kpkeys_mm::Error> {
+        let mut inner = self.inner.lock();
+        let va = VirtAddr(address);
+        // The memory manager is not asked about code: what is mapped and no code would fault for ever.
+        if access == Access::Execute
+            && inner.space.mappings().any(|(range, flags)| range.contains(va) && !flags.execute)
+        {
+            return Err(kpkeys_mm::Error::Forbidden(va));
+        }
+        inner.fault(va, access == Access::Write)
     }
 
     /// Maps `bytes` at `at`, over whatever is there.
