@@ -58,9 +58,21 @@ fn bytes_of(archive: PhysRange) -> &'static [u8] {
 }
 
 fn start(root: &Arc<Node>, command: &Command) -> Result<Arc<Process>, String> {
-    let no_memory = |_: Errno| "not enough memory for the first process".to_string();
-    let name = command.words.first().ok_or("no command follows `--`")?;
     let process = Process::first(root.clone()).map_err(no_memory)?;
+    begin(&process, root, command).inspect_err(|_| {
+        process.finish();
+        // It is there, and has just ended.
+        let _ = process::reap(process.number);
+    })?;
+    Ok(process)
+}
+
+fn no_memory(_: Errno) -> String {
+    "not enough memory for the first process".to_string()
+}
+
+fn begin(process: &Arc<Process>, root: &Arc<Node>, command: &Command) -> Result<(), String> {
+    let name = command.words.first().ok_or("no command follows `--`")?;
     let here = process.place.lock().clone();
     let path = path_of(root, &here, name);
     let request = Request {
@@ -76,13 +88,12 @@ fn start(root: &Arc<Node>, command: &Command) -> Result<Arc<Process>, String> {
         let mut identity = process.identity.lock();
         (identity.executable, identity.arguments) = (loaded.path, loaded.arguments);
     }
-    open_console(root, &here, &process).map_err(no_memory)?;
+    open_console(root, &here, process).map_err(no_memory)?;
     terminal::set_foreground(process.number);
     terminal::open(command.interactive);
     Task::new(process.number, process.clone(), 0)
         .start(loaded.registers, Box::new(Extended::new()))
-        .map_err(|_| "no stack is left for the first process")?;
-    Ok(process)
+        .map_err(|_| "no stack is left for the first process".to_string())
 }
 
 fn path_of(root: &Arc<Node>, here: &Place, name: &str) -> String {
