@@ -235,7 +235,7 @@ fn call_handler(
 pub fn return_from_handler(task: &Task, registers: &mut Registers) -> Result<u64, Errno> {
     let memory = task.process.memory();
     let (restored, mask, kept) =
-        registers.from_handler(|at, bytes| memory.read(UserAddress(at), bytes))?;
+        registers.after_handler(|at, bytes| memory.read(UserAddress(at), bytes))?;
     *registers = restored;
     task.set_mask(mask);
     sched::current().change_extended(|extended| {

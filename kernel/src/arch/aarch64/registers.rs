@@ -335,7 +335,7 @@ impl Registers {
     /// # Errors
     ///
     /// What `read` says.
-    pub fn from_handler<E>(
+    pub fn after_handler<E>(
         &self,
         read: impl Fn(u64, &mut [u8]) -> Result<(), E>,
     ) -> Result<(Self, u64, [u8; Extended::KEPT]), E> {

@@ -253,10 +253,9 @@ fn make_pipe(task: &Task, to: UserAddress, flags: u32) -> Outcome {
     let written = to_write.and_then(|number| {
         drop(descriptors);
         let numbers = [from as u32, number as u32].map(u32::to_le_bytes);
-        task.process.memory().write(to, numbers.as_flattened()).map_err(|error| {
+        task.process.memory().write(to, numbers.as_flattened()).inspect_err(|_| {
             // The program never learns the numbers.
             let _ = task.process.descriptors.lock().remove(number);
-            error
         })
     });
     if let Err(error) = written {

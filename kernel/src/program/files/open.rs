@@ -107,7 +107,8 @@ impl OpenFile {
         let len = to.len().min(from.len() - start);
         to[..len].copy_from_slice(&from[start..start + len]);
         if at.is_none() {
-            *offset = (start + len) as u64;
+            // Behind the end it stays where it is.
+            *offset += len as u64;
         }
         len
     }
