@@ -39,6 +39,29 @@ pub fn write_line(line: fmt::Arguments<'_>) {
     }
 }
 
+/// Writes bytes as they are, but for a carriage return before each newline if `maps_newline`.
+pub fn write_bytes(bytes: &[u8], maps_newline: bool) {
+    let mut console = CONSOLE.lock();
+    let Some(serial) = console.as_mut() else { return };
+    if !maps_newline {
+        return serial.write(bytes);
+    }
+    for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+        match line.strip_suffix(b"\n") {
+            Some(text) => {
+                serial.write(text);
+                serial.write(b"\r\n");
+            }
+            None => serial.write(line),
+        }
+    }
+}
+
+/// A byte that has come in, if one has.
+pub fn read_byte() -> Option<u8> {
+    CONSOLE.lock().as_mut()?.read()
+}
+
 /// From now on the console is taken even if its lock is held.
 pub fn take_over_for_panic() {
     PANICKING.store(true, Ordering::Relaxed);

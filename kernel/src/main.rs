@@ -30,8 +30,9 @@ use evidence::{attack, bench, report, soak, tests};
 use exit::Exit;
 use kpkeys_pgtable::check::Report;
 use kpkeys_pgtable::{Config, Level, NoProbe, Probe};
-use memory::boot::BootMemory;
+use memory::boot::{BootMemory, PhysRange};
 use memory::{heap, paging};
+use program::command;
 use start::boot_info::BootInfo;
 use start::command_line::{self, Crash, Options};
 use start::{early_tables, image};
@@ -51,7 +52,8 @@ fn kernel_main(mut info: BootInfo, start_machine: impl FnOnce(Choice, heap::Read
     protection::settle(options.mode());
     start_machine(options.backend(), heap);
     log_machine(&info);
-    let first = sched::spawn("main", None, move || run(options, info.memory));
+    let BootInfo { memory, initramfs, .. } = info;
+    let first = sched::spawn("main", None, move || run(options, memory, initramfs));
     if let Err(error) = first {
         exit::refuse(format_args!("the first thread: {error}"));
     }
@@ -93,7 +95,7 @@ fn log_machine(info: &BootInfo) {
 }
 
 /// The first thread.
-fn run(options: Options, mut memory: BootMemory) {
+fn run(options: Options, mut memory: BootMemory, initramfs: Option<PhysRange>) {
     match options.crash {
         Some(Crash::Panic) => panic!("as the command line asked"),
         Some(Crash::StackOverflow) => log::info!("overflowed to {}", overflow_stack(1)),
@@ -109,13 +111,13 @@ fn run(options: Options, mut memory: BootMemory) {
         failures(bench::count(kernel, request).map(|()| 0))
     } else {
         paging::adopt(start_memory::<NoProbe>(&mut memory, config));
-        run_on_memory(options, config)
+        run_on_memory(options, config, initramfs)
     };
     exit::exit(if failed == 0 { Exit::Success } else { Exit::Failed })
 }
 
 /// Does what was asked for, once memory is up; returns how much went wrong.
-fn run_on_memory(options: Options, config: Config) -> usize {
+fn run_on_memory(options: Options, config: Config, initramfs: Option<PhysRange>) -> usize {
     let mut failed = options.tests.map_or(0, |part| tests::run_all(&part));
     if let Some(request) = options.bench {
         failed += failures(bench::time(paging::memories(), request).map(|()| 0));
@@ -125,6 +127,10 @@ fn run_on_memory(options: Options, config: Config) -> usize {
     }
     if let Some(length) = options.soak {
         failed += failures(soak::run(length, options.seed.unwrap_or(1)));
+    }
+    if let Some(command) = options.command {
+        failed +=
+            failures(command::run(&command, initramfs).map(|ended_well| usize::from(!ended_well)));
     }
     failed + final_check()
 }

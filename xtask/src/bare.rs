@@ -8,12 +8,13 @@ use crate::step::Outcome;
 use crate::toolchain::Toolchain;
 
 /// The crates that a kernel links.
-const NO_STD_CRATES: [&str; 10] = [
+const NO_STD_CRATES: [&str; 11] = [
     "kpkeys",
     "kpkeys-pgtable",
     "kpkeys-mm",
     "kpkeys-workloads",
     "kpkeys-devicetree",
+    "kpkeys-program",
     "kpkeys-aarch64-paging",
     "kpkeys-x86_64",
     "kpkeys-page_table_multiarch",

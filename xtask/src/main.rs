@@ -10,6 +10,7 @@ mod audit;
 mod bare;
 mod checks;
 mod command;
+mod debian;
 mod docs;
 mod growth;
 mod history;
@@ -20,6 +21,7 @@ mod oldest;
 mod overhead;
 mod package;
 mod packages;
+mod programs;
 mod requested;
 mod setup;
 mod step;
@@ -69,6 +71,8 @@ enum Task {
     Tutorial,
     /// Read every device tree of the distribution's arm64 kernel and compare with dtc (fetches 60 MB)
     Trees(trees::Arguments),
+    /// Run a static busybox of the distribution on the reference kernel, in every mode on both machines (fetches 2 MB, minutes)
+    Programs,
     /// Check the protocol by a model, prove the arithmetic, and find planted faults (minutes; proofs need Z3)
     Verify(verify::Arguments),
 }
@@ -88,6 +92,7 @@ fn main() -> ExitCode {
         Task::Package => package::run(),
         Task::Tutorial => tutorial::run(),
         Task::Trees(arguments) => trees::run(&arguments),
+        Task::Programs => programs::run(),
         Task::Verify(arguments) => verify::run(&arguments),
     };
     match outcome {

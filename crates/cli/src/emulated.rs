@@ -130,6 +130,35 @@ impl Emulated {
         machine.build()
     }
 
+    /// The same machine with an archive of files to run programs from.
+    pub fn with_initramfs(&self, archive: &Path) -> Emulated {
+        let machine = Machine { initramfs: Some(archive.to_owned()), ..self.machine.clone() };
+        Emulated { machine, ..self.clone() }
+    }
+
+    /// Boots the kernel with the caller's terminal as its serial line; returns whether what it was asked for was done and held.
+    ///
+    /// # Errors
+    ///
+    /// The kernel did not start, or panicked.
+    pub fn boot_attached(&self, words: &str) -> Result<bool> {
+        let command_line = self.command_line(words);
+        let machine = Machine { command_line, ..self.machine.clone() };
+        match self.kernel.run_attached(&machine)? {
+            Outcome::Success => Ok(true),
+            Outcome::Failed => Ok(false),
+            other => bail!("the kernel ended with {other:?}; what it said is above"),
+        }
+    }
+
+    /// The kernel's words, and the backend before them: behind a command's `--` everything is the command's.
+    fn command_line(&self, words: &str) -> String {
+        match &self.backend {
+            Some(backend) => format!("backend={backend} {words}"),
+            None => words.to_owned(),
+        }
+    }
+
     /// The file of the kernel it boots.
     pub fn kernel_file(&self) -> &Path {
         self.kernel.image()
@@ -165,10 +194,7 @@ impl Emulated {
     ///
     /// The kernel did not start, panicked, or did not end in time; with what it printed last.
     pub fn boot(&self, words: &str, on_line: &mut dyn FnMut(Line<'_>)) -> Result<Boot> {
-        let mut command_line = words.to_owned();
-        if let Some(backend) = &self.backend {
-            command_line += &format!(" backend={backend}");
-        }
+        let command_line = self.command_line(words);
         let machine = Machine { command_line, ..self.machine.clone() };
         let mut protected_by = None;
         let run = self

@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Problem};
 use crate::memory::Region;
-use crate::node::Node;
+use crate::node::{Node, number};
 
 /// The registers a driver writes end with the interrupt clear register at 0x44 (PL011, DDI 0183,
 /// 3.2).
@@ -51,6 +51,30 @@ fn model<'a>(node: &Node<'a>) -> Result<&'a str, Error> {
 pub(crate) fn boot_arguments<'a>(root: &Node<'a>) -> Result<&'a str, Error> {
     let Some(chosen) = root.child("chosen") else { return Ok("") };
     Ok(chosen.text("bootargs")?.unwrap_or_default())
+}
+
+/// Where the initramfs is: two addresses, each of one cell or two, as the loader likes (`linux,initrd-start` and `-end`).
+pub(crate) fn initramfs(root: &Node) -> Result<Option<Region>, Error> {
+    let Some(chosen) = root.child("chosen") else { return Ok(None) };
+    let address = |name: &'static str| match chosen.property(name) {
+        None => Ok(None),
+        Some(cells) if matches!(cells.len(), 4 | 8) => Ok(Some(number(cells))),
+        Some(cells) => {
+            let expected = "an address of 1 or 2 cells";
+            Err(chosen.error(name, Problem::Length { bytes: cells.len(), expected }))
+        }
+    };
+    let (start, end) = (address("linux,initrd-start")?, address("linux,initrd-end")?);
+    match (start, end) {
+        (Some(start), Some(end)) if start == end => Ok(None),
+        (Some(start), Some(end)) => {
+            let region = end.checked_sub(start).and_then(|size| Region::new(start, size));
+            let problem = Problem::Value { found: end, expected: "an address behind the start" };
+            region.map(Some).ok_or_else(|| chosen.error("linux,initrd-end", problem))
+        }
+        (None, None) => Ok(None),
+        _ => Err(chosen.error("linux,initrd-start", Problem::Missing("both start and end"))),
+    }
 }
 
 fn is_pl011(node: &Node) -> bool {

@@ -67,6 +67,8 @@ pub struct Machine<'a> {
     pub console: Result<Console<'a>, Error>,
     /// The kernel's command line; empty where the tree has none.
     pub boot_arguments: Result<&'a str, Error>,
+    /// The archive of files that the loader put into memory; `None` where it put none.
+    pub initramfs: Result<Option<Region>, Error>,
 }
 
 impl<'a> Machine<'a> {
@@ -96,6 +98,7 @@ impl<'a> Machine<'a> {
             gic,
             console,
             boot_arguments: chosen::boot_arguments(&root),
+            initramfs: chosen::initramfs(&root),
         })
     }
 
@@ -110,6 +113,7 @@ impl<'a> Machine<'a> {
             ("timer", self.timer.as_ref().err()),
             ("console", self.console.as_ref().err()),
             ("command line", self.boot_arguments.as_ref().err()),
+            ("initramfs", self.initramfs.as_ref().err()),
         ];
         parts.into_iter().filter_map(|(part, error)| Some((part, error?)))
     }

@@ -17,6 +17,8 @@ pub struct Machine {
     /// A device tree to boot with instead of the board's own, where the target has any. The emulator puts the memory and the command line
     /// into it.
     pub device_tree: Option<PathBuf>,
+    /// An archive of files (cpio, newc) for the kernel to run programs from.
+    pub initramfs: Option<PathBuf>,
     /// Whether the emulated time is the number of instructions executed, one nanosecond each, instead of
     /// the host's. The same run then takes the same time to the nanosecond. With more than one
     /// CPU their instructions add up.
@@ -36,6 +38,7 @@ impl Default for Machine {
             cpu_model: "max".to_owned(),
             board_options: String::new(),
             device_tree: None,
+            initramfs: None,
             clock_by_instructions: false,
             command_line: String::new(),
             time_limit: Duration::from_secs(60),

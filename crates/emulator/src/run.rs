@@ -97,6 +97,26 @@ impl Kernel {
     }
 }
 
+impl Kernel {
+    /// Runs the kernel with the caller's own terminal as its serial line, for as long as it takes. `time_limit` does not hold.
+    ///
+    /// # Errors
+    ///
+    /// As [`Kernel::run`]; nothing is known of the lines printed.
+    pub fn run_attached(&self, machine: &Machine) -> Result<Outcome, Error> {
+        let program = self.target().find_emulator()?;
+        let arguments = self.target().arguments(self.image(), machine);
+        let status = Command::new(&program)
+            .args(arguments)
+            .status()
+            .map_err(|source| Error::Io { program, source })?;
+        Outcome::from_status(status).ok_or(Error::Died {
+            status,
+            last: LastLines { serial: Vec::new(), emulator: Vec::new() },
+        })
+    }
+}
+
 /// What an emulator's pipes deliver.
 enum Printed {
     Serial(String),

@@ -163,7 +163,9 @@ impl Target {
             ["-m", &memory],
             ["-accel", "tcg"],
             ["-display", "none"],
-            ["-serial", "stdio"],
+            // Ctrl-C is the program's, if one runs.
+            ["-chardev", "stdio,id=console,signal=off"],
+            ["-serial", "chardev:console"],
             ["-monitor", "none"],
             facts.exit_device,
         ];
@@ -171,6 +173,9 @@ impl Target {
         arguments.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(Into::into));
         if let Some(tree) = &machine.device_tree {
             arguments.extend(["-dtb".into(), tree.into()]);
+        }
+        if let Some(archive) = &machine.initramfs {
+            arguments.extend(["-initrd".into(), archive.into()]);
         }
         if machine.clock_by_instructions {
             arguments.extend(["-icount", "shift=0,sleep=off"].map(Into::into));

@@ -79,6 +79,11 @@ pub enum Record<'a> {
         /// The most stores that one window covered.
         longest_window_stores: u64,
     },
+    /// The command that was to be run has ended.
+    Program {
+        /// As a shell shows it: what it exited with, or 128 and the signal that ended it.
+        status: u32,
+    },
     /// The soak has ended.
     Soak {
         /// Operations of all workers.

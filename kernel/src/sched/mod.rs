@@ -9,16 +9,18 @@
 //! acts on that word ([`finish_switch`]). So a thread enters the queue, or is freed, only when
 //! no CPU uses its stack any more, and no lock is held over a switch.
 
+pub mod events;
 mod thread;
 
 pub use thread::{JoinHandle, SpawnError, Thread, spawn};
 
 use crate::cpu::{self, CpuId};
 use crate::lock::{IrqLock, IrqsOff};
-use crate::{arch, protection};
+use crate::{arch, program, protection};
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
+use core::time::Duration;
 
 /// Threads that are ready and not running.
 static READY: IrqLock<VecDeque<Arc<Thread>>> = IrqLock::new(VecDeque::new());
@@ -50,6 +52,8 @@ enum Fate {
     Ready,
     /// It waits for this thread's end.
     Joining(Arc<Thread>),
+    /// It waits for an announcement since then, or for that time.
+    Waiting(events::Moment, Option<Duration>),
     /// It has ended.
     Ended,
 }
@@ -96,6 +100,8 @@ pub fn yield_now() {
 /// The timer's tick: the running thread's turn is over. What protection rests on is looked at again meanwhile.
 pub fn tick() {
     protection::control::verify();
+    events::tick();
+    program::files::terminal::tick();
     switch_away(Fate::Ready);
 }
 
@@ -129,6 +135,8 @@ fn switch_away(fate: Fate) {
     protection::switch_thread(&mut this.protection.lock(), &mut next.protection.lock());
     arch::root::load(next.root());
     arch::user::set_kernel_stack(next.kernel_stack());
+    this.suspend_program();
+    next.resume_program();
     drop(next); // `sched.current` keeps it
     *cpu.sched.left.lock() = Some((this, fate));
     // SAFETY: interrupts are off. `next` was not running: it came from the queue, which only
@@ -147,6 +155,7 @@ fn finish_switch() {
         Fate::Ready if thread.is_idle() => {}
         Fate::Ready => make_ready(thread),
         Fate::Joining(target) => target.add_joiner(thread),
+        Fate::Waiting(moment, deadline) => events::enqueue(thread, moment, deadline),
         Fate::Ended => drop(thread),
     }
 }

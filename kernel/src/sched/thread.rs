@@ -1,11 +1,12 @@
 //! Threads: making, ending and waiting for them.
 
 use super::{Fate, finish_switch, make_ready, switch_away};
+use crate::arch::registers::Extended;
 use crate::arch::root::RootTable;
 use crate::cpu::stack::Stack;
 use crate::cpu::{self, CpuId};
 use crate::lock::{IrqLock, IrqsOff};
-use crate::program::Running;
+use crate::program::{Running, Task};
 use crate::{arch, protection};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
@@ -30,6 +31,11 @@ pub struct Thread {
     kernel_stack: AtomicU64,
     /// The program it runs.
     running: AtomicPtr<Running>,
+    /// The registers of its program that the kernel has no use for, while it does not run. Only the switch that suspends or resumes it, and the thread
+    /// itself, take the lock.
+    extended: IrqLock<Option<Box<Extended>>>,
+    /// The Linux program that it is a thread of.
+    task: spin::Once<Arc<Task>>,
     /// `None` for idle threads, which use the stack their CPU started on.
     stack: Option<Stack>,
     start: IrqLock<Option<Box<dyn FnOnce() + Send>>>,
@@ -66,6 +72,8 @@ impl Thread {
             root: AtomicU64::new(0),
             kernel_stack: AtomicU64::new(0),
             running: AtomicPtr::new(core::ptr::null_mut()),
+            extended: IrqLock::new(None),
+            task: spin::Once::new(),
             stack,
             start: IrqLock::new(None),
             ended: AtomicBool::new(false),
@@ -117,6 +125,44 @@ impl Thread {
     /// Remembers the program it runs.
     pub fn set_running(&self, running: *mut Running) {
         self.running.store(running, Ordering::Relaxed);
+    }
+
+    /// The Linux program that it is a thread of.
+    pub fn task(&self) -> Option<&Arc<Task>> {
+        self.task.get()
+    }
+
+    /// Makes the running thread one of a Linux program, with these registers besides the general ones.
+    pub fn become_task(&self, task: Arc<Task>, extended: Box<Extended>) {
+        self.task.call_once(|| task);
+        self.change_extended(|registers| *registers = Some(extended));
+    }
+
+    /// Changes the registers besides the general ones of the running thread's program.
+    pub fn change_extended<R>(&self, change: impl FnOnce(&mut Option<Box<Extended>>) -> R) -> R {
+        let mut extended = self.extended.lock();
+        if let Some(registers) = extended.as_mut() {
+            registers.save();
+        }
+        let result = change(&mut extended);
+        if let Some(registers) = extended.as_ref() {
+            registers.load();
+        }
+        result
+    }
+
+    /// Takes the program's registers out of the CPU. Interrupts are off.
+    pub(super) fn suspend_program(&self) {
+        if let Some(registers) = self.extended.lock().as_mut() {
+            registers.save();
+        }
+    }
+
+    /// Puts the program's registers into the CPU. Interrupts are off.
+    pub(super) fn resume_program(&self) {
+        if let Some(registers) = self.extended.lock().as_ref() {
+            registers.load();
+        }
     }
 
     /// Where its root table's address is kept. For attacks.

@@ -1,6 +1,6 @@
 //! What the boot loader told, copied out of its memory.
 
-use crate::memory::boot::BootMemory;
+use crate::memory::boot::{BootMemory, PhysRange};
 use arrayvec::ArrayString;
 use core::fmt;
 
@@ -13,6 +13,8 @@ pub struct BootInfo {
     pub memory: BootMemory,
     /// The kernel's command line.
     pub command_line: ArrayString<MAX_COMMAND_LINE>,
+    /// Where the loader put an archive of files, if it did.
+    pub initramfs: Option<PhysRange>,
 }
 
 /// The command line does not fit; holds its length.
@@ -26,14 +28,21 @@ impl fmt::Display for CommandLineTooLong {
 }
 
 impl BootInfo {
-    /// Copies `command_line`.
+    /// Copies `command_line`, and keeps the archive from being used as memory.
     ///
     /// # Errors
     ///
     /// [`CommandLineTooLong`].
-    pub fn new(memory: BootMemory, command_line: &str) -> Result<Self, CommandLineTooLong> {
+    pub fn new(
+        mut memory: BootMemory,
+        command_line: &str,
+        initramfs: Option<PhysRange>,
+    ) -> Result<Self, CommandLineTooLong> {
         let command_line =
             ArrayString::from(command_line).map_err(|_| CommandLineTooLong(command_line.len()))?;
-        Ok(Self { memory, command_line })
+        if let Some(archive) = initramfs {
+            memory.reserve(archive);
+        }
+        Ok(Self { memory, command_line, initramfs })
     }
 }

@@ -13,6 +13,8 @@
 //! | `iterations=N` | times each benchmark N times; 3 if not given |
 //! | `backend=NAME` | one of `arch::backend::Choice`: selects the backend; the best the CPU has if not given |
 //! | `mode=off\|unbatched\|batched\|fused-lean\|fused` | selects the protection mode; `fused` if not given, `off` without backend |
+//! | `interactive` | a person is at the serial line: what is typed for the command is shown |
+//! | `-- COMMAND...` | runs a command from the initramfs; its words may be quoted as in a shell |
 //! | `crash=panic` | panics, to show how that is reported |
 //! | `crash=stack-overflow` | overflows a thread's stack, likewise |
 //! | `crash=hang` | never ends, to show that the emulator's time limit holds |
@@ -22,6 +24,7 @@
 
 use crate::arch::backend::Choice;
 use crate::evidence::bench::Request;
+use crate::program::command::Command;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
@@ -46,6 +49,8 @@ pub struct Options {
     pub backend: Option<Choice>,
     /// The protection mode.
     pub mode: Option<Mode>,
+    /// Run a command.
+    pub command: Option<Command>,
     /// End badly on purpose.
     pub crash: Option<Crash>,
 }
@@ -115,7 +120,7 @@ impl fmt::Display for UnknownWords {
             write!(f, "{}{}", if place == 0 { "" } else { "|" }, choice.name())?;
         }
         f.write_str(
-            ", mode=off|unbatched|batched|fused-lean|fused, crash=panic|stack-overflow|hang",
+            ", mode=off|unbatched|batched|fused-lean|fused, crash=panic|stack-overflow|hang, interactive, and -- COMMAND...",
         )
     }
 }
@@ -129,7 +134,18 @@ pub fn parse(line: &str) -> Result<Options, UnknownWords> {
     let mut options = Options::default();
     let mut bench = Request { rows: Vec::new(), scale: 1000, iterations: 3, count: false };
     let mut unknown = Vec::new();
+    let (line, command) = match line.split_once("-- ") {
+        Some((words, command)) if words.is_empty() || words.ends_with(' ') => {
+            (words, Some(command))
+        }
+        _ => (line, None),
+    };
+    let mut interactive = false;
     for word in line.split_whitespace() {
+        if word == "interactive" {
+            interactive = true;
+            continue;
+        }
         let known = match word.split_once('=') {
             Some((name, value)) => {
                 options.set(name, value).or_else(|| set_bench(&mut bench, name, value))
@@ -138,6 +154,12 @@ pub fn parse(line: &str) -> Result<Options, UnknownWords> {
         };
         if known.is_none() {
             unknown.push(word.to_string());
+        }
+    }
+    if let Some(command) = command {
+        match shlex::split(command) {
+            Some(words) => options.command = Some(Command { words, interactive }),
+            None => unknown.push("a quotation without end in the command behind `--`".to_string()),
         }
     }
     if !bench.rows.is_empty() {

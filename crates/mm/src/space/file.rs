@@ -49,12 +49,16 @@ impl FilePages<'_> {
 
     /// The frame that holds page `page` of the mapping.
     pub(super) fn frame(self, page: usize) -> PhysAddr {
-        let frames = &self.file.frames;
-        frames[self.first.wrapping_add(page) % frames.len()].address()
+        self.file.frame(self.first.wrapping_add(page))
     }
 }
 
 impl File {
+    /// The frame that holds a page. Pages behind the last one repeat from the first.
+    pub fn frame(&self, page: usize) -> PhysAddr {
+        self.frames[page % self.frames.len()].address()
+    }
+
     /// How many pages a read fault maps, aligned to as many.
     pub(super) fn fault_around(&self) -> usize {
         self.fault_around.get()

@@ -24,6 +24,8 @@ pub const SCTLR: u64 = SCTLR_MMU_OFF | 1 << 0 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 
 
 const SCTLR_WXN: u64 = 1 << 19;
 const SCTLR_SPAN: u64 = 1 << 23;
+/// Programs have floating point and vectors; the kernel, which is built without, only keeps them.
+const CPACR_FP: u64 = 0b11 << 20;
 const TCR_E0PD1: u64 = 1 << 56;
 const TCR2_POE: u64 = 1 << 3;
 
@@ -92,10 +94,12 @@ pub fn enable_required() -> Result<(), Missing> {
         return Err(Missing(missing));
     }
     let sctlr = mrs!("sctlr_el1") | SCTLR_WXN;
+    let cpacr = mrs!("cpacr_el1") | CPACR_FP;
     // SAFETY: the CPU has PAN, whose MSR with the immediate 1 this is; nothing of the kernel's is a user mapping. The tables in use
     // have nothing writable and executable. TLBs may keep WXN with a translation, hence the invalidation.
     unsafe {
         msr!("sctlr_el1", sctlr);
+        msr!("cpacr_el1", cpacr);
         asm!(
             ".inst 0xd500419f",
             "isb",

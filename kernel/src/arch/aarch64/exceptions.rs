@@ -4,12 +4,14 @@ use super::cpu_state::CpuState;
 use super::entry::{self, Frame, Kind, Origin};
 use super::gic::{self, Interrupt};
 use super::register::{mrs, msr, synchronize};
+use super::registers::Registers;
 use super::{ipi, irq, probe, time, tlb, user};
 use crate::cpu::calls;
 use crate::cpu::fault::Fault;
 use crate::cpu::stack;
 use crate::cpu::stack::Stack;
-use crate::program::{self, End, Mistake};
+use crate::program::memory::Access;
+use crate::program::{self, End, Event, Flow, Mistake, Task, task};
 use crate::protection::interrupted::{self, way};
 use crate::{cpu, protection, sched};
 use core::fmt;
@@ -157,12 +159,17 @@ fn kept_register(frame: &mut Frame) -> *mut u64 {
 }
 
 /// The next tick may preempt, so this one is finished first.
-fn handle_timer(frame: &Frame, interrupt: Interrupt) {
+fn handle_timer(frame: &mut Frame, interrupt: Interrupt) {
     cpu::this().ticks.fetch_add(1, Ordering::Relaxed);
     time::next_tick();
     gic::end(interrupt);
     let_nmis_in(frame);
     sched::tick();
+    if frame.origin() == Origin::Program
+        && let Some(task) = task::current().filter(|task| task.is_wanted())
+    {
+        handle_task(frame, Event::Interrupt, &task);
+    }
 }
 
 /// NMIs stay masked until the handler's own return, so there is never one inside another. One without a request is counted
@@ -177,6 +184,9 @@ fn handle_nmi(interrupt: Interrupt) {
 /// A program's system call, page fault or mistake. Interrupts are on while the memory manager works.
 fn handle_program(frame: &mut Frame) {
     irq::enable_nmi();
+    if let Some(task) = task::current() {
+        return handle_task(frame, event_of(frame), &task);
+    }
     let mistake = match frame.class() {
         class::SYSTEM_CALL => return end_program(frame, End::Exit(frame.x[0])),
         class::PROGRAM_DATA | class::PROGRAM_FETCH => {
@@ -193,6 +203,34 @@ fn handle_program(frame: &mut Frame) {
         other => Mistake::Other(name(other)),
     };
     end_program(frame, End::Killed(mistake));
+}
+
+/// What a Linux program's exception is.
+fn event_of(frame: &Frame) -> Event {
+    match frame.class() {
+        class::SYSTEM_CALL => Event::Call,
+        class::PROGRAM_FETCH => Event::Fault(frame.far, Access::Execute),
+        class::PROGRAM_DATA if probe::is_write(frame.esr) => Event::Fault(frame.far, Access::Write),
+        class::PROGRAM_DATA => Event::Fault(frame.far, Access::Read),
+        class::UNKNOWN | class::WAIT | class::SYSTEM_REGISTER => Event::Illegal,
+        0x2c => Event::Arithmetic,
+        0x30..=0x3c => Event::Breakpoint,
+        _ => Event::BadAddress,
+    }
+}
+
+/// Does what a Linux program's exception asks for. Interrupts are on meanwhile.
+fn handle_task(frame: &mut Frame, event: Event, task: &Task) {
+    let mut registers = Registers::of(frame);
+    irq::enable();
+    let flow = task.handle(&mut registers, event);
+    irq::disable();
+    registers.put(frame);
+    if flow == Flow::Leave {
+        let kernel_stack = sched::current().kernel_stack_address();
+        // SAFETY: only this thread writes it.
+        user::leave(frame, unsafe { *kernel_stack }, 0);
+    }
 }
 
 fn end_program(frame: &mut Frame, end: End) {

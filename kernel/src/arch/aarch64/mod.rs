@@ -1,7 +1,7 @@
 //! arm64: booted as a Linux Image with a device tree, driven by a GIC and the generic timer.
 //!
 //! What the rest of the kernel uses: `backend`, `boot`, `context`, `control`,
-//! `cpu_state`, `error`, `exit`, `ipi`, `irq`, `layout`, `probe`, `root`, `serial`, `time`, `tlb`, `user`.
+//! `cpu_state`, `error`, `exit`, `ipi`, `irq`, `layout`, `probe`, `registers`, `root`, `serial`, `time`, `tlb`, `user`.
 
 mod asid;
 pub mod backend;
@@ -22,6 +22,7 @@ pub mod layout;
 pub mod probe;
 mod psci;
 mod register;
+pub mod registers;
 pub mod root;
 pub mod serial;
 mod smp;

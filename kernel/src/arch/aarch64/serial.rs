@@ -45,6 +45,11 @@ impl Serial {
         Some(Self(uart))
     }
 
+    /// A byte that has come in, if one has.
+    pub fn read(&mut self) -> Option<u8> {
+        self.0.read_word().ok().flatten()
+    }
+
     /// Sends all bytes, waiting for the device.
     pub fn write(&mut self, bytes: &[u8]) {
         for byte in bytes {

@@ -96,12 +96,19 @@ pub fn enable_required() -> Result<(), Missing> {
         | Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION
         | Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION
         | Cr4Flags::PAGE_GLOBAL
+        | Cr4Flags::OSFXSR // programs have SSE; the kernel saves it
+        | Cr4Flags::OSXMMEXCPT_ENABLE
         | Cr4Flags::MACHINE_CHECK_EXCEPTION; // in every 64-bit CPU; without it the machine just stops
     // SAFETY: the CPU has the features. The kernel's mappings are all supervisor ones, and it
     // keeps W^X, so none of the bits takes an access away that the kernel makes.
     unsafe {
         Efer::update(|efer| efer.insert(EferFlags::NO_EXECUTE_ENABLE));
-        Cr0::update(|cr0| cr0.insert(Cr0Flags::WRITE_PROTECT));
+        Cr0::update(|cr0| {
+            cr0.insert(
+                Cr0Flags::WRITE_PROTECT | Cr0Flags::MONITOR_COPROCESSOR | Cr0Flags::NUMERIC_ERROR,
+            );
+            cr0.remove(Cr0Flags::EMULATE_COPROCESSOR | Cr0Flags::TASK_SWITCHED);
+        });
         Cr4::update(|bits| bits.insert(cr4));
     }
     Ok(())

@@ -1,12 +1,14 @@
 //! What the kernel does about each exception and interrupt.
 
 use super::entry::{DOUBLE_FAULT, Frame, MACHINE_CHECK, NMI, PAGE_FAULT, WITHOUT_IRET};
+use super::registers::{self, Registers};
 use super::user::{self, SYSTEM_CALL};
 use super::{apic, probe, tlb};
 use crate::cpu::calls;
 use crate::cpu::fault::Fault;
 use crate::cpu::stack;
-use crate::program::{self, End, Mistake};
+use crate::program::memory::{Access, UserAddress};
+use crate::program::{self, End, Event, Flow, Mistake, Task, task};
 use crate::protection::interrupted::{self, way};
 use crate::{cpu, protection, sched};
 use core::fmt;
@@ -93,7 +95,13 @@ fn handle(frame: &mut Frame) {
         DOUBLE_FAULT => die_of_double_fault(frame),
         MACHINE_CHECK if calls::run_error_call() => {}
         MACHINE_CHECK => die(frame, "machine check"),
-        vector::TIMER => handle_timer(),
+        vector::TIMER => {
+            handle_timer();
+            let task = if frame.is_from_user() { task::current() } else { None };
+            if let Some(task) = task.filter(|task| task.is_wanted()) {
+                handle_task(frame, vector::TIMER, &task);
+            }
+        }
         vector::CALL => {
             apic::end_of_interrupt();
             let register = (&raw mut frame.protection).cast();
@@ -116,6 +124,9 @@ fn handle_program(frame: &mut Frame, exception: u8) {
     const WRITE: u64 = 1 << 1;
     const INVALID_OPCODE: u8 = 6;
     const GENERAL_PROTECTION: u8 = 13;
+    if let Some(task) = task::current() {
+        return handle_task(frame, exception, &task);
+    }
     let mistake = match exception {
         SYSTEM_CALL => return end_program(frame, End::Exit(frame.rdi)),
         PAGE_FAULT => {
@@ -132,6 +143,47 @@ fn handle_program(frame: &mut Frame, exception: u8) {
         _ => Mistake::Other(name(exception)),
     };
     end_program(frame, End::Killed(mistake));
+}
+
+/// The same for a Linux program.
+fn handle_task(frame: &mut Frame, exception: u8, task: &Task) {
+    const WRITE: u64 = 1 << 1;
+    const FETCH: u64 = 1 << 4;
+    let access = match frame.error_code {
+        code if code & FETCH != 0 => Access::Execute,
+        code if code & WRITE != 0 => Access::Write,
+        _ => Access::Read,
+    };
+    let mut registers = Registers::of(frame);
+    let event = match exception {
+        0 | 16 | 19 => Event::Arithmetic,
+        1 | 3 => Event::Breakpoint,
+        6 => Event::Illegal,
+        PAGE_FAULT => Event::Fault(frame.fault_address, access),
+        vector::TIMER => Event::Interrupt,
+        _ => Event::BadAddress,
+    };
+    super::irq::enable();
+    let event = if event == Event::Illegal && is_system_call(task, registers.rip) {
+        Event::Call
+    } else {
+        event
+    };
+    let flow = task.handle(&mut registers, event);
+    super::irq::disable();
+    registers.put(frame);
+    if flow == Flow::Leave {
+        let kernel_stack = sched::current().kernel_stack_address();
+        // SAFETY: only this thread writes it.
+        user::leave(frame, unsafe { *kernel_stack }, 0);
+    }
+}
+
+/// Whether the instruction is SYSCALL, which is undefined here: see `registers`.
+fn is_system_call(task: &Task, at: u64) -> bool {
+    let mut instruction = [0; registers::SYSTEM_CALL.len()];
+    let read = task.process.memory().read(UserAddress(at), &mut instruction);
+    read.is_ok() && instruction == registers::SYSTEM_CALL
 }
 
 fn end_program(frame: &mut Frame, end: End) {

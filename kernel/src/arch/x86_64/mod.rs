@@ -1,7 +1,7 @@
 //! x86-64: booted by PVH, driven by local APICs.
 //!
 //! What the rest of the kernel uses: `backend`, `boot`, `context`, `control`,
-//! `cpu_state`, `error`, `exit`, `ipi`, `irq`, `layout`, `probe`, `root`, `serial`, `time`, `tlb`, `user`.
+//! `cpu_state`, `error`, `exit`, `ipi`, `irq`, `layout`, `probe`, `registers`, `root`, `serial`, `time`, `tlb`, `user`.
 
 mod acpi;
 mod apic;
@@ -19,6 +19,7 @@ pub mod ipi;
 pub mod irq;
 pub mod layout;
 pub mod probe;
+pub mod registers;
 pub mod root;
 pub mod serial;
 mod smp;

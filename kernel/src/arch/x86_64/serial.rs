@@ -21,6 +21,11 @@ impl Serial {
         Some(Self(port))
     }
 
+    /// A byte that has come in, if one has.
+    pub fn read(&mut self) -> Option<u8> {
+        self.0.try_receive_byte().ok()
+    }
+
     /// Sends all bytes, waiting for the device.
     pub fn write(&mut self, bytes: &[u8]) {
         self.0.send_bytes_exact(bytes);

@@ -10,6 +10,7 @@ mod frees;
 mod image;
 mod memory;
 mod paging;
+mod pointers;
 mod programs;
 mod protection;
 mod smp;

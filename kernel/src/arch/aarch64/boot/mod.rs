@@ -35,6 +35,7 @@ struct Board<'a> {
     gic: &'a Gic,
     console: Region,
     boot_arguments: &'a str,
+    initramfs: Option<Region>,
 }
 
 /// What [`boot_cpu`] found, on its way to [`on_final_stack`].
@@ -114,7 +115,8 @@ unsafe fn discover(blob: &'static [u8]) -> (BootInfo, Devices) {
     let Some(board) = board(&machine) else {
         exit::refuse(format_args!("what the device tree says is not enough, see above"));
     };
-    let info = BootInfo::new(memory(&board, blob), board.boot_arguments)
+    let initramfs = board.initramfs.as_ref().map(range);
+    let info = BootInfo::new(memory(&board, blob), board.boot_arguments, initramfs)
         .unwrap_or_else(|error| exit::refuse(format_args!("{error}")));
     register_devices(&board);
     let cpus: ArrayVec<_, MAX_CPUS> = board.cpus.listed.iter().copied().take(MAX_CPUS).collect();
@@ -155,6 +157,7 @@ fn board<'a>(machine: &'a Machine<'a>) -> Option<Board<'a>> {
         gic: machine.gic.as_ref().ok()?,
         console: console?,
         boot_arguments: machine.boot_arguments.as_ref().ok()?,
+        initramfs: *machine.initramfs.as_ref().ok()?,
     })
 }
 

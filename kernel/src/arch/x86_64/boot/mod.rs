@@ -91,7 +91,7 @@ unsafe fn discover(start_info: u32) -> (BootInfo, acpi::Topology) {
         Ok(topology) => topology,
         Err(error) => exit::refuse(format_args!("{error}")),
     };
-    match BootInfo::new(memory, command_line) {
+    match BootInfo::new(memory, command_line, info.module()) {
         Ok(info) => (info, topology),
         Err(error) => exit::refuse(format_args!("{error}")),
     }

@@ -34,6 +34,15 @@ struct MemoryMapEntry {
     reserved: u32,
 }
 
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Module {
+    start: u64,
+    len: u64,
+    command_line: u64,
+    reserved: u64,
+}
+
 /// What is wrong with the boot information.
 #[derive(Debug)]
 pub enum PvhError {
@@ -105,6 +114,16 @@ impl BootInformation {
         // SAFETY: a non-zero address is that of a NUL-terminated string below 4 GiB.
         let text = unsafe { CStr::from_ptr(self.info.command_line as usize as *const i8) };
         text.to_str().ok()
+    }
+
+    /// The first module, which is the initramfs.
+    pub fn module(&self) -> Option<PhysRange> {
+        if self.info.module_count == 0 {
+            return None;
+        }
+        // SAFETY: with a count, the address is that of an array below 4 GiB, mapped one to one, at no particular alignment.
+        let module = unsafe { (self.info.module_list as usize as *const Module).read_unaligned() };
+        Some(PhysRange::new(module.start, module.len))
     }
 
     /// Physical address of ACPI's root pointer; zero when the loader knows none.

@@ -1,4 +1,4 @@
-//! Programs: user code in an address space, with its page faults handled by the memory manager.
+//! Small programs: a few instructions in an address space, without files or system calls but the one that ends them.
 
 use crate::arch::root::RootTable;
 use crate::arch::{self, layout, user::Start};

@@ -1,0 +1,406 @@
+//! The registers of Linux programs: the general ones, as a system call finds and leaves them, and those that the kernel has no use for.
+//!
+//! [`enter`] goes to ring 3 with every general register given; from there the CPU comes back as for any program
+//! ([`user`](super::user)).
+//!
+//! There is no `SYSCALL` entry: the instruction is left off (EFER.SCE), so it is an undefined one, and the exception's entry, which
+//! arrives on a stack of the kernel's with interrupts off and nothing of the program's in use, is the only way in.
+
+use super::descriptors::{USER_CODE, USER_DATA};
+use super::entry::Frame;
+use core::arch::{asm, naked_asm};
+use core::mem::offset_of;
+
+/// Flags that programs may have set: arithmetic, direction, trap, alignment check, identification.
+const USER_FLAGS: u64 = 0x24_0dd5;
+/// The flag that is always set, and interrupts on.
+const FIXED_FLAGS: u64 = 0x202;
+/// First address behind those of programs.
+const USER_END: u64 = 1 << 47;
+/// The instruction SYSCALL.
+pub const SYSTEM_CALL: [u8; 2] = [0x0f, 0x05];
+
+/// The general registers.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Registers {
+    pub r15: u64,
+    pub r14: u64,
+    pub r13: u64,
+    pub r12: u64,
+    pub r11: u64,
+    pub r10: u64,
+    pub r9: u64,
+    pub r8: u64,
+    pub rbp: u64,
+    pub rdi: u64,
+    pub rsi: u64,
+    pub rdx: u64,
+    pub rcx: u64,
+    pub rbx: u64,
+    pub rax: u64,
+    pub rip: u64,
+    pub rflags: u64,
+    pub rsp: u64,
+}
+
+macro_rules! general {
+    ($do:ident) => {
+        $do!(
+            r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax, rip, rflags,
+            rsp
+        )
+    };
+}
+
+impl Registers {
+    /// What a program starts with.
+    pub fn start(instruction: u64, stack: u64) -> Self {
+        Self { rip: instruction, rsp: stack, rflags: FIXED_FLAGS, ..Self::default() }
+    }
+
+    /// As an exception found them.
+    pub fn of(frame: &Frame) -> Self {
+        macro_rules! copy {
+            ($($name:ident),*) => { Self { $($name: frame.$name),* } };
+        }
+        general!(copy)
+    }
+
+    /// Makes an exception return with them. What only the kernel may say is left out.
+    pub fn put(&self, frame: &mut Frame) {
+        macro_rules! copy {
+            ($($name:ident),*) => { $(frame.$name = self.$name;)* };
+        }
+        general!(copy);
+        // IRETQ would fault in the kernel on an address that is none.
+        frame.rip = if self.rip < USER_END { self.rip } else { 0 };
+        frame.rflags = self.rflags & USER_FLAGS | FIXED_FLAGS;
+        frame.cs = u64::from(USER_CODE);
+        frame.ss = u64::from(USER_DATA);
+    }
+
+    /// The number of the system call, and its arguments.
+    pub fn call(&self) -> (u64, [u64; 6]) {
+        (self.rax, [self.rdi, self.rsi, self.rdx, self.r10, self.r8, self.r9])
+    }
+
+    /// Behind the system call's instruction, with what that leaves in registers (Intel SDM vol. 2B, "SYSCALL").
+    pub fn pass_call(&mut self) {
+        self.rip += SYSTEM_CALL.len() as u64;
+        self.rcx = self.rip;
+        self.r11 = self.rflags;
+    }
+
+    /// Makes the system call again whose result has not been set.
+    pub fn repeat_call(&mut self, number: u64, _: u64) {
+        self.rip -= SYSTEM_CALL.len() as u64;
+        self.rax = number;
+    }
+
+    /// What a system call returns.
+    pub fn set_result(&mut self, value: u64) {
+        self.rax = value;
+    }
+
+    /// The stack pointer.
+    pub fn stack(&self) -> u64 {
+        self.rsp
+    }
+
+    /// Sets the stack pointer.
+    pub fn set_stack(&mut self, stack: u64) {
+        self.rsp = stack;
+    }
+
+    /// Where it executes.
+    pub fn instruction(&self) -> u64 {
+        self.rip
+    }
+}
+
+/// The registers that the kernel has no use for.
+#[repr(C, align(16))]
+#[derive(Clone)]
+pub struct Extended {
+    /// x87 and SSE, as FXSAVE lays them out. AVX is off (CR4.OSXSAVE), and programs see that.
+    vector: [u8; 512],
+    /// Where FS points to: the thread pointer.
+    thread_pointer: u64,
+}
+
+impl Extended {
+    /// Bytes that a signal's frame keeps of it.
+    pub const KEPT: usize = 512;
+
+    /// As a program starts: the control words of the ABI (System V ABI, AMD64 supplement, 3.2.1).
+    pub fn new() -> Self {
+        let mut vector = [0; 512];
+        vector[..2].copy_from_slice(&0x37f_u16.to_le_bytes());
+        vector[24..28].copy_from_slice(&0x1f80_u32.to_le_bytes());
+        Self { vector, thread_pointer: 0 }
+    }
+
+    /// Takes the CPU's. The thread pointer is not read: what a program sets by itself, by a selector, is not kept.
+    pub fn save(&mut self) {
+        // SAFETY: the area is as large and aligned as FXSAVE wants it, and CR4.OSFXSR is set.
+        unsafe {
+            asm!("fxsave64 [{}]", in(reg) self.vector.as_mut_ptr(), options(nostack, preserves_flags))
+        };
+    }
+
+    /// Puts them into the CPU.
+    pub fn load(&self) {
+        // SAFETY: the area was saved by FXSAVE, or made as it does, with reserved bits of MXCSR clear (`set_kept`).
+        unsafe {
+            asm!("fxrstor64 [{}]", in(reg) self.vector.as_ptr(), options(nostack, preserves_flags))
+        };
+        x86_64::registers::model_specific::FsBase::write(x86_64::VirtAddr::new_truncate(
+            self.thread_pointer,
+        ));
+    }
+
+    /// What a signal's frame keeps.
+    pub fn kept(&self) -> [u8; Self::KEPT] {
+        self.vector
+    }
+
+    /// Takes back what a signal's frame kept. Bits that may not be set are cleared.
+    pub fn set_kept(&mut self, kept: &[u8; Self::KEPT]) {
+        const MXCSR_BITS: u32 = 0xffbf;
+        self.vector = *kept;
+        let mxcsr = u32::from_le_bytes([kept[24], kept[25], kept[26], kept[27]]) & MXCSR_BITS;
+        self.vector[24..28].copy_from_slice(&mxcsr.to_le_bytes());
+    }
+
+    /// Sets the thread pointer; false if it is none that a program may have.
+    pub fn set_thread_pointer(&mut self, address: u64) -> bool {
+        let good = address < 1 << 47;
+        if good {
+            self.thread_pointer = address;
+        }
+        good
+    }
+
+    /// The thread pointer.
+    pub fn thread_pointer(&self) -> u64 {
+        self.thread_pointer
+    }
+}
+
+/// Sets the thread pointer of a thread to be; false if it is none that a program may have.
+pub fn set_thread_pointer(_: &mut Registers, extended: &mut Extended, address: u64) -> bool {
+    extended.set_thread_pointer(address)
+}
+
+/// Runs a program with these registers until [`leave`](super::user::leave), and returns what that was given.
+///
+/// # Safety
+///
+/// As [`user::enter`](super::user::enter).
+pub unsafe fn enter(registers: &Registers, kernel_stack: *mut u64) -> u64 {
+    let on_this_cpu = crate::cpu::this().arch.kernel_stack().as_ptr();
+    // SAFETY: interrupts are off, so the CPU stays this thread's until the program runs.
+    unsafe { enter_with(registers, kernel_stack, on_this_cpu) }
+}
+
+/// The counterpart of `back_from_user`: what is pushed first here is popped there.
+#[unsafe(naked)]
+unsafe extern "C" fn enter_with(
+    registers: &Registers,
+    kernel_stack: *mut u64,
+    on_this_cpu: *mut u64,
+) -> u64 {
+    naked_asm!(
+        "push rbp",
+        "push rbx",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "mov [rsi], rsp",
+        "mov [rdx], rsp",
+        "push {data}",
+        "push [rdi + {rsp}]",
+        "mov rax, [rdi + {rflags}]",
+        "and rax, {user_flags}",
+        "or rax, {fixed_flags}",
+        "push rax",
+        "push {code}",
+        "push [rdi + {rip}]",
+        "mov r15, [rdi + {r15}]",
+        "mov r14, [rdi + {r14}]",
+        "mov r13, [rdi + {r13}]",
+        "mov r12, [rdi + {r12}]",
+        "mov r11, [rdi + {r11}]",
+        "mov r10, [rdi + {r10}]",
+        "mov r9, [rdi + {r9}]",
+        "mov r8, [rdi + {r8}]",
+        "mov rbp, [rdi + {rbp}]",
+        "mov rsi, [rdi + {rsi}]",
+        "mov rdx, [rdi + {rdx}]",
+        "mov rcx, [rdi + {rcx}]",
+        "mov rbx, [rdi + {rbx}]",
+        "mov rax, [rdi + {rax}]",
+        "mov rdi, [rdi + {rdi}]",
+        "iretq",
+        data = const USER_DATA,
+        code = const USER_CODE,
+        user_flags = const USER_FLAGS,
+        fixed_flags = const FIXED_FLAGS,
+        rsp = const offset_of!(Registers, rsp),
+        rflags = const offset_of!(Registers, rflags),
+        rip = const offset_of!(Registers, rip),
+        r15 = const offset_of!(Registers, r15),
+        r14 = const offset_of!(Registers, r14),
+        r13 = const offset_of!(Registers, r13),
+        r12 = const offset_of!(Registers, r12),
+        r11 = const offset_of!(Registers, r11),
+        r10 = const offset_of!(Registers, r10),
+        r9 = const offset_of!(Registers, r9),
+        r8 = const offset_of!(Registers, r8),
+        rbp = const offset_of!(Registers, rbp),
+        rsi = const offset_of!(Registers, rsi),
+        rdx = const offset_of!(Registers, rdx),
+        rcx = const offset_of!(Registers, rcx),
+        rbx = const offset_of!(Registers, rbx),
+        rax = const offset_of!(Registers, rax),
+        rdi = const offset_of!(Registers, rdi),
+    )
+}
+
+/// What a signal's handler is called with.
+pub struct SignalFrame {
+    /// The signal.
+    pub signal: u64,
+    /// As `siginfo` has it.
+    pub info: [u8; 128],
+    /// The mask to go back to.
+    pub mask: u64,
+    /// The alternate stack: start, flags, bytes.
+    pub stack: (u64, u32, u64),
+    /// The handler.
+    pub handler: u64,
+    /// Where it returns to.
+    pub restorer: u64,
+    /// The end of the stack to use; the program's own if none.
+    pub top: Option<u64>,
+}
+
+/// Bytes below the stack pointer that belong to the program (System V ABI, AMD64 supplement, 3.2.2).
+const RED_ZONE: u64 = 128;
+/// Where the parts of a frame are: as Linux's `struct rt_sigframe` has them.
+mod at {
+    pub const CONTEXT: usize = 8;
+    pub const STACK: usize = CONTEXT + 16;
+    pub const GENERAL: usize = CONTEXT + 40;
+    pub const MASK: usize = GENERAL + 256;
+    pub const INFO: usize = MASK + 8;
+    pub const END: usize = INFO + 128;
+    /// Of the registers' words: the segments, and the pointer to the vector registers.
+    pub const SEGMENTS: usize = 18;
+    pub const VECTOR: usize = 23;
+}
+
+macro_rules! context {
+    ($do:ident) => {
+        $do!(
+            r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip,
+            rflags
+        )
+    };
+}
+
+impl Registers {
+    /// The bytes to put on the stack before a handler is called, where, and the registers to call it with.
+    pub fn for_handler(
+        &self,
+        frame: &SignalFrame,
+        kept: &[u8; Extended::KEPT],
+    ) -> (alloc::vec::Vec<u8>, u64, Self) {
+        let top = frame.top.unwrap_or(self.rsp.wrapping_sub(RED_ZONE));
+        let vector = top.wrapping_sub(Extended::KEPT as u64) & !63;
+        // As behind a call: the stack pointer is 8 off a multiple of 16.
+        let start = (vector.wrapping_sub(at::END as u64) & !15).wrapping_sub(8);
+        let mut bytes = alloc::vec![0; (vector.wrapping_sub(start)) as usize + Extended::KEPT];
+        let mut put =
+            |at: usize, value: u64| bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        put(0, frame.restorer);
+        put(at::STACK, frame.stack.0);
+        put(at::STACK + 8, frame.stack.1.into());
+        put(at::STACK + 16, frame.stack.2);
+        macro_rules! values {
+            ($($name:ident),*) => { [$(self.$name),*] };
+        }
+        for (place, value) in context!(values).into_iter().enumerate() {
+            put(at::GENERAL + 8 * place, value);
+        }
+        put(at::GENERAL + 8 * at::SEGMENTS, u64::from(USER_CODE) | u64::from(USER_DATA) << 48);
+        put(at::GENERAL + 8 * at::VECTOR, vector);
+        put(at::MASK, frame.mask);
+        bytes[at::INFO..at::END].copy_from_slice(&frame.info);
+        let behind = (vector - start) as usize;
+        bytes[behind..].copy_from_slice(kept);
+        let inside = Self {
+            rip: frame.handler,
+            rsp: start,
+            rdi: frame.signal,
+            rsi: start + at::INFO as u64,
+            rdx: start + at::CONTEXT as u64,
+            rax: 0,
+            rflags: FIXED_FLAGS,
+            ..*self
+        };
+        (bytes, start, inside)
+    }
+
+    /// What a handler that returns has left on the stack: registers, mask, and the vector registers.
+    ///
+    /// # Errors
+    ///
+    /// What `read` says.
+    pub fn after_handler<E>(
+        &self,
+        read: impl Fn(u64, &mut [u8]) -> Result<(), E>,
+    ) -> Result<(Self, u64, [u8; Extended::KEPT]), E> {
+        // The handler's return took the restorer's address off.
+        let start = self.rsp.wrapping_sub(8);
+        let mut bytes = [0; at::INFO];
+        read(start, &mut bytes)?;
+        let word = |at: usize| u64::from_le_bytes(core::array::from_fn(|byte| bytes[at + byte]));
+        let mut restored = *self;
+        let mut place = at::GENERAL;
+        macro_rules! take {
+            ($($name:ident),*) => { $({ restored.$name = word(place); place += 8; })* };
+        }
+        context!(take);
+        let _ = place;
+        let mut kept = [0; Extended::KEPT];
+        let vector = word(at::GENERAL + 8 * at::VECTOR);
+        if vector == 0 {
+            kept = Extended::new().vector;
+        } else {
+            read(vector, &mut kept)?;
+        }
+        Ok((restored, word(at::MASK), kept))
+    }
+
+    /// The register of results.
+    pub fn result(&self) -> u64 {
+        self.rax
+    }
+}
+
+/// Nothing: programs bring the code that handlers return to.
+///
+/// # Errors
+///
+/// Never.
+pub fn map_trampoline(_: &crate::program::memory::Memory) -> crate::program::errno::Outcome<()> {
+    Ok(())
+}
+
+/// What the CPU can do, as the auxiliary vector says it: programs ask the CPU here, which says what is switched on (OSXSAVE is not).
+pub fn capabilities() -> (u64, u64) {
+    (u64::from(core::arch::x86_64::__cpuid(1).edx), 0)
+}

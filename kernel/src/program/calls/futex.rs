@@ -1,0 +1,118 @@
+//! `futex`: waiting for a word of memory to change.
+//!
+//! Who waits stands in one list, by memory and address. The word is looked at while the list is locked, so a wake-up between the
+//! look and the wait is not lost. Memory that processes share by a mapping is told apart by process: a futex in it does not reach others.
+
+use super::{Arguments, time};
+use crate::arch;
+use crate::program::errno::{Errno, Outcome};
+use crate::program::memory::{Memory, UserAddress};
+use crate::sched::events;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
+use linux_raw_sys::general::{
+    FUTEX_CLOCK_REALTIME, FUTEX_CMP_REQUEUE, FUTEX_PRIVATE_FLAG, FUTEX_REQUEUE, FUTEX_WAIT,
+    FUTEX_WAIT_BITSET, FUTEX_WAKE, FUTEX_WAKE_BITSET,
+};
+use spin::Mutex;
+
+struct Waiter {
+    memory: usize,
+    at: u64,
+    mask: u32,
+    woken: Arc<AtomicBool>,
+}
+
+static WAITING: Mutex<Vec<Waiter>> = Mutex::new(Vec::new());
+
+fn identity(memory: &Arc<Memory>) -> usize {
+    Arc::as_ptr(memory) as usize
+}
+
+/// Wakes up to `most` who wait for a word; how many it were.
+pub fn wake(memory: &Arc<Memory>, at: UserAddress, most: u64) -> u64 {
+    wake_masked(memory, at, most, u32::MAX)
+}
+
+fn wake_masked(memory: &Arc<Memory>, at: UserAddress, most: u64, mask: u32) -> u64 {
+    let mut woken = 0;
+    WAITING.lock().retain(|waiter| {
+        let is_meant =
+            waiter.memory == identity(memory) && waiter.at == at.0 && waiter.mask & mask != 0;
+        if !is_meant || woken >= most {
+            return true;
+        }
+        waiter.woken.store(true, Ordering::Release);
+        woken += 1;
+        false
+    });
+    if woken > 0 {
+        events::announce();
+    }
+    woken
+}
+
+fn wait(call: &Arguments<'_>, expected: u32, mask: u32, deadline: Option<Duration>) -> Outcome {
+    let (memory, at) = (call.task.process.memory(), call.address(0));
+    let woken = Arc::new(AtomicBool::new(false));
+    {
+        let mut waiting = WAITING.lock();
+        if memory.load_word(at)? != expected {
+            return Err(Errno::EAGAIN);
+        }
+        waiting.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        waiting.push(Waiter { memory: identity(&memory), at: at.0, mask, woken: woken.clone() });
+    }
+    let result = call.task.wait(deadline, || Ok(woken.load(Ordering::Acquire).then_some(0)));
+    if result.is_err() {
+        WAITING.lock().retain(|waiter| !Arc::ptr_eq(&waiter.woken, &woken));
+        if woken.load(Ordering::Acquire) {
+            return Ok(0);
+        }
+    }
+    result
+}
+
+fn requeue(call: &Arguments<'_>, compares: bool) -> Outcome {
+    let (memory, at, to) = (call.task.process.memory(), call.address(0), call.address(4));
+    if compares && memory.load_word(at)? != call.value(5) as u32 {
+        return Err(Errno::EAGAIN);
+    }
+    let woken = wake(&memory, at, call.value(2));
+    let mut moved = 0;
+    for waiter in WAITING.lock().iter_mut() {
+        if waiter.memory == identity(&memory) && waiter.at == at.0 && moved < call.value(3) {
+            waiter.at = to.0;
+            moved += 1;
+        }
+    }
+    Ok(woken + moved)
+}
+
+/// `futex`
+pub fn futex(call: &mut Arguments<'_>) -> Outcome {
+    let operation = call.value(1) as u32 & !(FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME);
+    let value = call.value(2) as u32;
+    match operation {
+        FUTEX_WAIT => {
+            let limit = time::optional(call.task, call.address(3))?;
+            wait(call, value, u32::MAX, limit.map(|limit| arch::time::since_boot() + limit))
+        }
+        // Until a time of the clock, which both clocks have counted from boot on.
+        FUTEX_WAIT_BITSET => {
+            wait(call, value, call.value(5) as u32, time::optional(call.task, call.address(3))?)
+        }
+        FUTEX_WAKE => Ok(wake(&call.task.process.memory(), call.address(0), value.into())),
+        FUTEX_WAKE_BITSET => Ok(wake_masked(
+            &call.task.process.memory(),
+            call.address(0),
+            value.into(),
+            call.value(5) as u32,
+        )),
+        FUTEX_REQUEUE => requeue(call, false),
+        FUTEX_CMP_REQUEUE => requeue(call, true),
+        _ => Err(Errno::ENOSYS),
+    }
+}

@@ -1,0 +1,200 @@
+//! The table of system calls: of each its number, the kinds of its arguments, and what makes it.
+
+use super::{
+    Arguments, control, files, futex, identity, memory, paths, poll, processes, signals, time,
+};
+use crate::program::errno::Outcome;
+use linux_raw_sys::general as number;
+
+/// What an argument is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A number.
+    Value,
+    /// Points to text that ends with a zero.
+    Text,
+    /// Points to so many bytes, or is null.
+    Bytes(u64),
+    /// Points to elements of so many bytes, as many as the argument at that place says; or is null.
+    Counted(u64, usize),
+}
+
+/// A system call.
+pub struct Call {
+    /// Its name.
+    pub name: &'static str,
+    /// Its number.
+    pub number: u64,
+    /// What its arguments are.
+    pub arguments: &'static [Kind],
+    /// What makes it.
+    pub run: fn(&mut Arguments<'_>) -> Outcome,
+}
+
+macro_rules! calls {
+    ($($(#[$only:meta])? $number:ident = $run:path [$($kind:expr),*];)*) => {
+        /// Every system call there is.
+        pub static CALLS: &[Call] = &[
+            $($(#[$only])? Call {
+                name: stringify!($number),
+                number: number::$number as u64,
+                arguments: &[$($kind),*],
+                run: $run,
+            },)*
+        ];
+    };
+}
+
+use Kind::{Bytes, Counted, Text, Value as V};
+
+/// Bytes of the structures that calls point to.
+mod size {
+    #[cfg(target_arch = "x86_64")]
+    pub const STAT: u64 = 144;
+    #[cfg(target_arch = "aarch64")]
+    pub const STAT: u64 = 128;
+    pub const STATX: u64 = 256;
+    pub const STATFS: u64 = 120;
+    pub const TIME: u64 = 16;
+    pub const POLL: u64 = 8;
+    pub const VECTOR: u64 = 16;
+    pub const NAMES: u64 = 390;
+    pub const ACTION: u64 = 32;
+    pub const MASK: u64 = 8;
+    pub const USAGE: u64 = 144;
+    pub const SYSTEM: u64 = 112;
+    pub const LIMIT: u64 = 16;
+    pub const STACK: u64 = 24;
+    pub const SETS: u64 = 128;
+}
+use size::*;
+
+calls! {
+    __NR_read = files::read [V, Counted(1, 2), V];
+    __NR_write = files::write [V, Counted(1, 2), V];
+    __NR_readv = files::readv [V, Counted(VECTOR, 2), V];
+    __NR_writev = files::writev [V, Counted(VECTOR, 2), V];
+    __NR_pread64 = files::pread [V, Counted(1, 2), V, V];
+    __NR_pwrite64 = files::pwrite [V, Counted(1, 2), V, V];
+    __NR_lseek = files::lseek [V, V, V];
+    __NR_close = files::close [V];
+    __NR_close_range = files::close_range [V, V, V];
+    __NR_dup = files::dup [V];
+    __NR_dup3 = files::dup3 [V, V, V];
+    __NR_pipe2 = files::pipe2 [Bytes(8), V];
+    __NR_fcntl = files::fcntl [V, V, V];
+    __NR_ftruncate = files::ftruncate [V, V];
+    __NR_fsync = files::nothing [V];
+    __NR_fdatasync = files::nothing [V];
+    __NR_sync = files::nothing [];
+    __NR_fadvise64 = files::nothing [V, V, V, V];
+    __NR_getdents64 = files::getdents64 [V, Counted(1, 2), V];
+    __NR_ioctl = control::ioctl [V, V, V];
+    __NR_openat = paths::openat [V, Text, V, V];
+    __NR_newfstatat = paths::newfstatat [V, Text, Bytes(STAT), V];
+    __NR_fstat = paths::fstat [V, Bytes(STAT)];
+    __NR_statx = paths::statx [V, Text, V, V, Bytes(STATX)];
+    __NR_statfs = paths::statfs [Text, Bytes(STATFS)];
+    __NR_fstatfs = paths::fstatfs [V, Bytes(STATFS)];
+    __NR_faccessat = paths::faccessat [V, Text, V];
+    __NR_faccessat2 = paths::faccessat [V, Text, V, V];
+    __NR_readlinkat = paths::readlinkat [V, Text, Counted(1, 3), V];
+    __NR_mkdirat = paths::mkdirat [V, Text, V];
+    __NR_unlinkat = paths::unlinkat [V, Text, V];
+    __NR_renameat = paths::renameat [V, Text, V, Text];
+    __NR_renameat2 = paths::renameat2 [V, Text, V, Text, V];
+    __NR_linkat = paths::linkat [V, Text, V, Text, V];
+    __NR_symlinkat = paths::symlinkat [Text, V, Text];
+    __NR_fchmodat = paths::fchmodat [V, Text, V];
+    __NR_fchmod = paths::fchmod [V, V];
+    __NR_fchownat = paths::fchownat [V, Text, V, V, V];
+    __NR_fchown = paths::fchown [V, V, V];
+    __NR_utimensat = paths::utimensat [V, Text, Bytes(2 * TIME), V];
+    __NR_truncate = paths::truncate [Text, V];
+    __NR_chdir = paths::chdir [Text];
+    __NR_fchdir = paths::fchdir [V];
+    __NR_getcwd = paths::getcwd [Counted(1, 1), V];
+    __NR_umask = paths::umask [V];
+    __NR_ppoll = poll::ppoll [Counted(POLL, 1), V, Bytes(TIME), Bytes(MASK), V];
+    __NR_pselect6 = poll::pselect6 [V, Bytes(SETS), Bytes(SETS), Bytes(SETS), Bytes(TIME), Bytes(TIME)];
+    __NR_mmap = memory::mmap [V, V, V, V, V, V];
+    __NR_munmap = memory::munmap [V, V];
+    __NR_mprotect = memory::mprotect [V, V, V];
+    __NR_mremap = memory::mremap [V, V, V, V, V];
+    __NR_madvise = memory::madvise [V, V, V];
+    __NR_brk = memory::brk [V];
+    __NR_mlock = files::nothing [V, V];
+    __NR_munlock = files::nothing [V, V];
+    __NR_msync = files::nothing [V, V, V];
+    __NR_clone = processes::clone [V, V, Bytes(4), V, V];
+    __NR_execve = processes::execve [Text, Bytes(8), Bytes(8)];
+    __NR_wait4 = processes::wait4 [V, Bytes(4), V, Bytes(USAGE)];
+    __NR_exit = processes::exit [V];
+    __NR_exit_group = processes::exit_group [V];
+    __NR_set_tid_address = processes::set_tid_address [V];
+    __NR_set_robust_list = files::nothing [V, V];
+    __NR_getpid = identity::getpid [];
+    __NR_getppid = identity::getppid [];
+    __NR_gettid = identity::gettid [];
+    __NR_getpgid = identity::getpgid [V];
+    __NR_setpgid = identity::setpgid [V, V];
+    __NR_getsid = identity::getsid [V];
+    __NR_setsid = identity::setsid [];
+    __NR_getuid = identity::root [];
+    __NR_geteuid = identity::root [];
+    __NR_getgid = identity::root [];
+    __NR_getegid = identity::root [];
+    __NR_setuid = identity::set_root [V];
+    __NR_setgid = identity::set_root [V];
+    __NR_getgroups = identity::root [V, V];
+    __NR_uname = identity::uname [Bytes(NAMES)];
+    __NR_sysinfo = identity::sysinfo [Bytes(SYSTEM)];
+    __NR_prlimit64 = identity::prlimit64 [V, V, Bytes(LIMIT), Bytes(LIMIT)];
+    __NR_getrusage = identity::getrusage [V, Bytes(USAGE)];
+    __NR_prctl = identity::prctl [V, V, V, V, V];
+    __NR_getrandom = identity::getrandom [Counted(1, 1), V, V];
+    __NR_sched_yield = identity::sched_yield [];
+    __NR_sched_getaffinity = identity::sched_getaffinity [V, V, Counted(1, 1)];
+    __NR_getcpu = identity::getcpu [Bytes(4), Bytes(4)];
+    __NR_rt_sigaction = signals::rt_sigaction [V, Bytes(ACTION), Bytes(ACTION), V];
+    __NR_rt_sigprocmask = signals::rt_sigprocmask [V, Bytes(MASK), Bytes(MASK), V];
+    __NR_rt_sigpending = signals::rt_sigpending [Bytes(MASK), V];
+    __NR_rt_sigsuspend = signals::rt_sigsuspend [Bytes(MASK), V];
+    __NR_rt_sigreturn = signals::rt_sigreturn [];
+    __NR_sigaltstack = signals::sigaltstack [Bytes(STACK), Bytes(STACK)];
+    __NR_kill = signals::kill [V, V];
+    __NR_tkill = signals::tkill [V, V];
+    __NR_tgkill = signals::tgkill [V, V, V];
+    __NR_futex = futex::futex [Bytes(4), V, V, V, V, V];
+    __NR_nanosleep = time::nanosleep [Bytes(TIME), Bytes(TIME)];
+    __NR_clock_nanosleep = time::clock_nanosleep [V, V, Bytes(TIME), Bytes(TIME)];
+    __NR_clock_gettime = time::clock_gettime [V, Bytes(TIME)];
+    __NR_clock_getres = time::clock_getres [V, Bytes(TIME)];
+    __NR_gettimeofday = time::gettimeofday [Bytes(TIME), Bytes(8)];
+    __NR_times = time::times [Bytes(32)];
+    #[cfg(target_arch = "x86_64")] __NR_open = paths::open [Text, V, V];
+    #[cfg(target_arch = "x86_64")] __NR_creat = paths::creat [Text, V];
+    #[cfg(target_arch = "x86_64")] __NR_stat = paths::stat [Text, Bytes(STAT)];
+    #[cfg(target_arch = "x86_64")] __NR_lstat = paths::lstat [Text, Bytes(STAT)];
+    #[cfg(target_arch = "x86_64")] __NR_access = paths::access [Text, V];
+    #[cfg(target_arch = "x86_64")] __NR_readlink = paths::readlink [Text, Counted(1, 2), V];
+    #[cfg(target_arch = "x86_64")] __NR_mkdir = paths::mkdir [Text, V];
+    #[cfg(target_arch = "x86_64")] __NR_rmdir = paths::rmdir [Text];
+    #[cfg(target_arch = "x86_64")] __NR_unlink = paths::unlink [Text];
+    #[cfg(target_arch = "x86_64")] __NR_rename = paths::rename [Text, Text];
+    #[cfg(target_arch = "x86_64")] __NR_link = paths::link [Text, Text];
+    #[cfg(target_arch = "x86_64")] __NR_symlink = paths::symlink [Text, Text];
+    #[cfg(target_arch = "x86_64")] __NR_chmod = paths::chmod [Text, V];
+    #[cfg(target_arch = "x86_64")] __NR_chown = paths::chown [Text, V, V];
+    #[cfg(target_arch = "x86_64")] __NR_lchown = paths::chown [Text, V, V];
+    #[cfg(target_arch = "x86_64")] __NR_pipe = files::pipe [Bytes(8)];
+    #[cfg(target_arch = "x86_64")] __NR_dup2 = files::dup2 [V, V];
+    #[cfg(target_arch = "x86_64")] __NR_poll = poll::poll [Counted(POLL, 1), V, V];
+    #[cfg(target_arch = "x86_64")] __NR_select = poll::select [V, Bytes(SETS), Bytes(SETS), Bytes(SETS), Bytes(TIME)];
+    #[cfg(target_arch = "x86_64")] __NR_fork = processes::fork [];
+    #[cfg(target_arch = "x86_64")] __NR_vfork = processes::vfork [];
+    #[cfg(target_arch = "x86_64")] __NR_arch_prctl = identity::arch_prctl [V, V];
+    #[cfg(target_arch = "x86_64")] __NR_getpgrp = identity::getpgrp [];
+    #[cfg(target_arch = "x86_64")] __NR_time = time::time [Bytes(8)];
+    #[cfg(target_arch = "x86_64")] __NR_pause = signals::pause [];
+}

@@ -1,0 +1,124 @@
+//! Calls on time. There is no clock that knows the date: every clock counts from boot.
+
+use super::Arguments;
+use super::paths::Words;
+use crate::arch;
+use crate::program::errno::{Errno, Outcome};
+use crate::program::memory::UserAddress;
+use crate::program::task::Task;
+use core::time::Duration;
+
+/// A span of seconds and nanoseconds; none for null.
+///
+/// # Errors
+///
+/// [`Errno::EFAULT`]; [`Errno::EINVAL`] if it is none.
+pub fn optional(task: &Task, at: UserAddress) -> Outcome<Option<Duration>> {
+    span(task, at, 1)
+}
+
+/// A span of seconds and microseconds; none for null.
+///
+/// # Errors
+///
+/// As [`optional`].
+#[cfg(target_arch = "x86_64")]
+pub fn optional_micros(task: &Task, at: UserAddress) -> Outcome<Option<Duration>> {
+    span(task, at, 1000)
+}
+
+fn span(task: &Task, at: UserAddress, unit_ns: u64) -> Outcome<Option<Duration>> {
+    const SECOND_NS: u64 = 1_000_000_000;
+    if at.is_null() {
+        return Ok(None);
+    }
+    let memory = task.process.memory();
+    let (seconds, part) = (memory.read_u64(at)?, memory.read_u64(at.offset(8))?);
+    if seconds > i64::MAX as u64 || part >= SECOND_NS / unit_ns {
+        return Err(Errno::EINVAL);
+    }
+    // A hundred years are as good as for ever, and can be added to.
+    Ok(Some(Duration::new(seconds.min(u64::from(u32::MAX)), (part * unit_ns) as u32)))
+}
+
+fn tell(task: &Task, to: UserAddress, time: Duration) -> Outcome {
+    let mut words = Words::default();
+    words.u64(time.as_secs()).u64(time.subsec_nanos().into());
+    task.process.memory().write(to, &words.0).map(|()| 0)
+}
+
+fn sleep_until(task: &Task, deadline: Duration, rest: UserAddress) -> Outcome {
+    match task.wait::<u64>(Some(deadline), || Ok(None)) {
+        Err(Errno::ETIMEDOUT) => Ok(0),
+        Err(Errno::RESTART) => {
+            if !rest.is_null() {
+                tell(task, rest, deadline.saturating_sub(arch::time::since_boot()))?;
+            }
+            Err(Errno::EINTR)
+        }
+        other => other,
+    }
+}
+
+/// `nanosleep`
+pub fn nanosleep(call: &mut Arguments<'_>) -> Outcome {
+    let span = optional(call.task, call.address(0))?.ok_or(Errno::EFAULT)?;
+    sleep_until(call.task, arch::time::since_boot() + span, call.address(1))
+}
+
+/// `clock_nanosleep`
+pub fn clock_nanosleep(call: &mut Arguments<'_>) -> Outcome {
+    const ABSOLUTE: u64 = 1;
+    let span = optional(call.task, call.address(2))?.ok_or(Errno::EFAULT)?;
+    if call.value(1) & ABSOLUTE != 0 {
+        return sleep_until(call.task, span, UserAddress(0));
+    }
+    sleep_until(call.task, arch::time::since_boot() + span, call.address(3))
+}
+
+/// `clock_gettime`
+pub fn clock_gettime(call: &mut Arguments<'_>) -> Outcome {
+    const CLOCKS: u64 = 12;
+    if call.value(0) as u32 as u64 >= CLOCKS {
+        return Err(Errno::EINVAL);
+    }
+    tell(call.task, call.address(1), arch::time::since_boot())
+}
+
+/// `clock_getres`
+pub fn clock_getres(call: &mut Arguments<'_>) -> Outcome {
+    if call.address(1).is_null() {
+        return Ok(0);
+    }
+    tell(call.task, call.address(1), Duration::from_nanos(1))
+}
+
+/// `gettimeofday`
+pub fn gettimeofday(call: &mut Arguments<'_>) -> Outcome {
+    let now = arch::time::since_boot();
+    let mut words = Words::default();
+    words.u64(now.as_secs()).u64(now.subsec_micros().into());
+    if !call.address(0).is_null() {
+        call.task.process.memory().write(call.address(0), &words.0)?;
+    }
+    Ok(0)
+}
+
+/// `time`
+#[cfg(target_arch = "x86_64")]
+pub fn time(call: &mut Arguments<'_>) -> Outcome {
+    let now = arch::time::since_boot().as_secs();
+    if !call.address(0).is_null() {
+        call.task.process.memory().write(call.address(0), &now.to_le_bytes())?;
+    }
+    Ok(now)
+}
+
+/// `times`: nobody counts what a process takes, so there is only the clock.
+pub fn times(call: &mut Arguments<'_>) -> Outcome {
+    const TICK_MS: u128 = 10;
+    if !call.address(0).is_null() {
+        call.task.process.memory().write(call.address(0), &[0; 32])?;
+    }
+    Ok((arch::time::since_boot().as_millis() / TICK_MS) as u64)
+}

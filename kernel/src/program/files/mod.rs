@@ -1,0 +1,19 @@
+//! What programs read and write: a tree of nodes in memory, and what is open.
+//!
+//! | module | concept |
+//! |---|---|
+//! | [`node`] | files, directories, links and devices |
+//! | [`tree`] | finding nodes by path, and the tree that an initramfs makes |
+//! | [`open`] | open files and the descriptors of a process |
+//! | [`pipe`] | pipes |
+//! | [`terminal`] | the terminal on the serial line |
+//! | [`proc`] | `/proc` |
+
+pub mod node;
+pub mod open;
+pub mod pipe;
+pub mod proc;
+pub mod terminal;
+pub mod tree;
+
+pub use open::{Descriptors, Object, OpenFile};

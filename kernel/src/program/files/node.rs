@@ -1,0 +1,279 @@
+//! Nodes: files, directories, links and devices. All of them are in memory; what the initramfs holds stays there until it is written.
+
+use crate::arch;
+use crate::program::errno::{Errno, Outcome};
+use crate::program::files::proc::Proc;
+use crate::program::memory::Pages;
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+use spin::Mutex;
+
+/// Bits of `st_mode` that say what a node is.
+pub const TYPE_BITS: u32 = 0o170_000;
+
+/// What a node is, as `st_mode` has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Kind {
+    /// A pipe.
+    Pipe = 0o010_000,
+    /// A character device.
+    Device = 0o020_000,
+    /// A directory.
+    Directory = 0o040_000,
+    /// A file.
+    File = 0o100_000,
+    /// A symbolic link.
+    Link = 0o120_000,
+}
+
+/// A character device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// Takes everything and has nothing.
+    Null,
+    /// Has zeroes.
+    Zero,
+    /// Is full.
+    Full,
+    /// Has random bytes.
+    Random,
+    /// The terminal.
+    Terminal,
+}
+
+impl Device {
+    /// Every device with its name in `/dev`, and its number.
+    pub const ALL: [(Self, &'static str, u64); 6] = [
+        (Self::Null, "null", 0x103),
+        (Self::Zero, "zero", 0x105),
+        (Self::Full, "full", 0x107),
+        (Self::Random, "urandom", 0x109),
+        (Self::Terminal, "console", 0x501),
+        (Self::Terminal, "tty", 0x500),
+    ];
+}
+
+/// What is in a node.
+pub enum Content {
+    /// Names.
+    Directory(Mutex<Directory>),
+    /// Bytes.
+    File(Mutex<Data>),
+    /// The path it leads to.
+    Link(String),
+    /// A device.
+    Device(Device),
+    /// Something of `/proc`.
+    Proc(Proc),
+}
+
+/// The names in a directory.
+pub struct Directory {
+    /// What each leads to.
+    pub entries: BTreeMap<String, Arc<Node>>,
+    /// What `..` leads to; nowhere for the root.
+    pub parent: Weak<Node>,
+}
+
+/// The bytes of a file.
+pub struct Data {
+    bytes: Bytes,
+    /// The same as pages, once somebody has mapped them.
+    pages: Option<Arc<Pages>>,
+}
+
+enum Bytes {
+    Archive(&'static [u8]),
+    Own(Vec<u8>),
+}
+
+/// What is said of a node.
+#[derive(Clone, Copy, Debug)]
+pub struct Meta {
+    /// Permission bits.
+    pub permissions: u32,
+    /// Owner.
+    pub user: u32,
+    /// Group.
+    pub group: u32,
+    /// Seconds since 1970.
+    pub modified_s: u64,
+    /// Names.
+    pub links: u32,
+}
+
+/// A node.
+pub struct Node {
+    /// Its number.
+    pub number: u64,
+    /// What is said of it.
+    pub meta: Mutex<Meta>,
+    /// What is in it.
+    pub content: Content,
+}
+
+static NUMBERS: AtomicU64 = AtomicU64::new(2);
+
+impl Node {
+    /// A node of its own.
+    pub fn new(permissions: u32, content: Content) -> Arc<Self> {
+        let modified_s = arch::time::since_boot().as_secs();
+        let meta =
+            Meta { permissions: permissions & 0o7777, user: 0, group: 0, modified_s, links: 1 };
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Self { number, meta: Mutex::new(meta), content })
+    }
+
+    /// An empty file.
+    pub fn file(permissions: u32) -> Arc<Self> {
+        Self::new(permissions, Content::File(Mutex::new(Data::own(Vec::new()))))
+    }
+
+    /// An empty directory.
+    pub fn directory(permissions: u32, parent: Weak<Self>) -> Arc<Self> {
+        let directory = Directory { entries: BTreeMap::new(), parent };
+        Self::new(permissions, Content::Directory(Mutex::new(directory)))
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        match &self.content {
+            Content::Directory(_) => Kind::Directory,
+            Content::File(_) => Kind::File,
+            Content::Link(_) => Kind::Link,
+            Content::Device(_) => Kind::Device,
+            Content::Proc(proc) => proc.kind(),
+        }
+    }
+
+    /// Type and permissions.
+    pub fn mode(&self) -> u32 {
+        self.kind() as u32 | self.meta.lock().permissions
+    }
+
+    /// How long it is.
+    pub fn len(&self) -> u64 {
+        match &self.content {
+            Content::File(data) => data.lock().as_slice().len() as u64,
+            Content::Link(target) => target.len() as u64,
+            _ => 0,
+        }
+    }
+
+    /// The number of its device.
+    pub fn device_number(&self) -> u64 {
+        let Content::Device(device) = self.content else { return 0 };
+        Device::ALL.iter().find(|known| known.0 == device).map_or(0, |known| known.2)
+    }
+
+    /// Its names, if it is a directory of the tree.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::ENOTDIR`]; [`Errno::EROFS`] in `/proc`.
+    pub fn names(&self) -> Outcome<&Mutex<Directory>> {
+        match &self.content {
+            Content::Directory(directory) => Ok(directory),
+            Content::Proc(_) => Err(Errno::EROFS),
+            _ => Err(Errno::ENOTDIR),
+        }
+    }
+
+    /// Its bytes, if it is a file.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::EISDIR`], [`Errno::EINVAL`].
+    pub fn data(&self) -> Outcome<&Mutex<Data>> {
+        match &self.content {
+            Content::File(data) => Ok(data),
+            Content::Directory(_) => Err(Errno::EISDIR),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// It was changed just now.
+    pub fn touch(&self) {
+        self.meta.lock().modified_s = arch::time::since_boot().as_secs();
+    }
+}
+
+impl Data {
+    /// Bytes of its own.
+    pub fn own(bytes: Vec<u8>) -> Self {
+        Self { bytes: Bytes::Own(bytes), pages: None }
+    }
+
+    /// Bytes of the initramfs.
+    pub fn archive(bytes: &'static [u8]) -> Self {
+        Self { bytes: Bytes::Archive(bytes), pages: None }
+    }
+
+    /// All of them.
+    pub fn as_slice(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Archive(bytes) => bytes,
+            Bytes::Own(bytes) => bytes,
+        }
+    }
+
+    /// As pages, with zeroes behind the end. Those who map them do not see later writes.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::ENOMEM`].
+    pub fn pages(&mut self) -> Outcome<Arc<Pages>> {
+        if let Some(pages) = &self.pages {
+            return Ok(pages.clone());
+        }
+        let pages = Arc::new(Pages::holding(self.as_slice())?);
+        self.pages = Some(pages.clone());
+        Ok(pages)
+    }
+
+    /// Writes at an offset.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::ENOSPC`].
+    pub fn write(&mut self, offset: u64, from: &[u8]) -> Outcome<()> {
+        let end = offset.checked_add(from.len() as u64).ok_or(Errno::ENOSPC)?;
+        if end > self.as_slice().len() as u64 {
+            self.resize(end)?;
+        }
+        let bytes = self.writable()?;
+        bytes[offset as usize..end as usize].copy_from_slice(from);
+        Ok(())
+    }
+
+    /// Makes it so long.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::ENOSPC`].
+    pub fn resize(&mut self, len: u64) -> Outcome<()> {
+        let bytes = self.writable()?;
+        let len = usize::try_from(len).map_err(|_| Errno::ENOSPC)?;
+        bytes.try_reserve(len.saturating_sub(bytes.len())).map_err(|_| Errno::ENOSPC)?;
+        bytes.resize(len, 0);
+        Ok(())
+    }
+
+    fn writable(&mut self) -> Outcome<&mut Vec<u8>> {
+        self.pages = None;
+        if let Bytes::Archive(bytes) = self.bytes {
+            let mut own = Vec::new();
+            own.try_reserve_exact(bytes.len()).map_err(|_| Errno::ENOSPC)?;
+            own.extend_from_slice(bytes);
+            self.bytes = Bytes::Own(own);
+        }
+        match &mut self.bytes {
+            Bytes::Own(bytes) => Ok(bytes),
+            Bytes::Archive(_) => Err(Errno::EROFS),
+        }
+    }
+}

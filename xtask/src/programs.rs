@@ -1,0 +1,146 @@
+//! `cargo xtask programs`: a static busybox of the distribution, unmodified, on the reference kernel, in every mode.
+//!
+//! Run on request, since it fetches the package ([`Apt`]) and boots ten times. The archive it makes stays in the target directory, for
+//! `kpkeys run --rootfs`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use kpkeys_emulator::{Kernel, Line, Machine, Outcome, Target};
+use kpkeys_pgtable::Mode;
+
+use crate::debian::Apt;
+use crate::workspace;
+
+const PACKAGE: &str = "busybox-static";
+/// Applets that are there by their own names.
+const APPLETS: [&str; 25] = [
+    "awk", "cat", "cp", "dd", "echo", "env", "find", "grep", "head", "id", "kill", "ls", "mkdir",
+    "mv", "ps", "readlink", "rm", "sed", "seq", "sh", "sleep", "sort", "tr", "uname", "wc",
+];
+
+/// What is run, and the lines that it must print.
+struct Case {
+    script: &'static str,
+    prints: &'static [&'static str],
+    /// What it must exit with.
+    status: u32,
+}
+
+const CASES: [Case; 5] = [
+    Case {
+        script: "echo one two; ls -1 /; readlink /proc/self/exe; exit 7",
+        prints: &["one two", "bin", "dev", "proc", "tmp", "/bin/busybox"],
+        status: 7,
+    },
+    Case {
+        script: "seq 1 1000 | grep 7 | wc -l; echo $(( $(seq 1 100 | tr '\\n' +) 0 ))",
+        prints: &["271", "5050"],
+        status: 0,
+    },
+    Case {
+        script: "mkdir /tmp/a; echo x > /tmp/a/b; cp /tmp/a/b /tmp/c; mv /tmp/c /tmp/d; cat /tmp/d; rm -r /tmp/a; ls /tmp",
+        prints: &["x", "d"],
+        status: 0,
+    },
+    Case {
+        script: "trap 'echo caught' USR1; kill -USR1 $$; sh -c 'kill -SEGV $$'; echo $?; sleep 5 & kill $!; wait $!; echo $?",
+        prints: &["caught", "Segmentation fault", "139", "Terminated", "143"],
+        status: 0,
+    },
+    Case {
+        script: "for i in 1 2 3 4 5 6 7 8; do (seq 1 200 | sort -n | awk '{s+=$1} END {print s}') & done; wait",
+        prints: &["20100", "20100", "20100", "20100", "20100", "20100", "20100", "20100"],
+        status: 0,
+    },
+];
+
+/// Runs everything.
+pub fn run() -> Result<()> {
+    for (target, architecture) in [(Target::X86_64, "amd64"), (Target::Aarch64, "arm64")] {
+        let archive = archive(architecture)?;
+        let kernel = Kernel::build(target)?;
+        for mode in Mode::ALL {
+            for case in &CASES {
+                check(&kernel, &archive, mode.name(), case)?;
+            }
+            println!("{}, {}: {} scripts as on Linux", target.name(), mode.name(), CASES.len());
+        }
+    }
+    Ok(())
+}
+
+fn check(kernel: &Kernel, archive: &Path, mode: &str, case: &Case) -> Result<()> {
+    let machine = Machine {
+        cpus: 4,
+        command_line: format!("mode={mode} -- sh -c '{}'", case.script.replace('\'', "'\\''")),
+        initramfs: Some(archive.to_owned()),
+        time_limit: Duration::from_secs(300),
+        ..Machine::default()
+    };
+    let (mut printed, mut status, mut findings) = (Vec::new(), None, true);
+    let run = kernel.run(&machine, &mut |line| match line {
+        Line::Log(text) if text.ends_with(" 0 findings") => findings = false,
+        Line::Log(text) if text.starts_with('[') => {}
+        Line::Log(text) => printed.push(text.to_owned()),
+        Line::Record(json) => {
+            let record: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
+            if record["type"] == "program" {
+                status = record["status"].as_u64();
+            }
+        }
+    })?;
+    let expected = if case.status == 0 { Outcome::Success } else { Outcome::Failed };
+    if printed != case.prints
+        || status != Some(case.status.into())
+        || run.outcome != expected
+        || findings
+    {
+        bail!(
+            "mode {mode}: `{}` printed {printed:?} and ended with {status:?}; expected {:?} and {}; the checker had findings: {findings}",
+            case.script,
+            case.prints,
+            case.status
+        );
+    }
+    Ok(())
+}
+
+/// An archive with busybox and links to it.
+fn archive(architecture: &'static str) -> Result<PathBuf> {
+    let folder = workspace::target_dir()?.join("programs").join(architecture);
+    let apt = Apt::new(architecture, folder.clone())?;
+    let busybox = apt.unpacked(PACKAGE)?.join("bin/busybox");
+    let busybox =
+        fs::read(&busybox).with_context(|| format!("cannot read {}", busybox.display()))?;
+    let mut archive = Vec::new();
+    let mut number = 1;
+    let mut add = |name: &str, mode: u32, data: &[u8]| {
+        number += 1;
+        add_file(&mut archive, name, number, mode, data);
+    };
+    add("bin", 0o040_755, &[]);
+    add("bin/busybox", 0o100_755, &busybox);
+    for applet in APPLETS {
+        add(&format!("bin/{applet}"), 0o120_777, b"busybox");
+    }
+    add("TRAILER!!!", 0, &[]);
+    let file = folder.join("root.cpio");
+    fs::write(&file, archive)?;
+    println!("{}", file.display());
+    Ok(file)
+}
+
+/// A file in cpio's newc format.
+fn add_file(archive: &mut Vec<u8>, name: &str, number: u32, mode: u32, data: &[u8]) {
+    let (name_len, data_len) = (name.len() as u32 + 1, data.len() as u32);
+    let fields = [number, mode, 0, 0, 1, 0, data_len, 0, 0, 0, 0, name_len, 0];
+    archive.extend(b"070701");
+    archive.extend(fields.iter().flat_map(|field| format!("{field:08x}").into_bytes()));
+    archive.extend(name.bytes().chain([0]));
+    archive.resize(archive.len().next_multiple_of(4), 0);
+    archive.extend(data);
+    archive.resize(archive.len().next_multiple_of(4), 0);
+}
