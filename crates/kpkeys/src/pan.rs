@@ -3,7 +3,7 @@
 //! Page-table pages are read-only in the linear map. A second mapping of them in the kernel's half, the *alias*, is marked
 //! accessible from EL0 (AP\[1\]), writable and never executable. While PSTATE.PAN is set, a privileged load or store through such
 //! a mapping is a permission fault; a window is the time in which it is clear. `kpkeys-pgtable` makes both mappings
-//! ([`Scheme::Alias`]).
+//! ([`Scheme::Alias`](crate::Scheme::Alias)).
 //!
 //! Facts, from the Arm ARM (DDI 0487), by register and section name since numbers change between issues:
 //!
@@ -18,24 +18,23 @@
 //!   to an address that `TTBR1_EL1` translates is a translation fault at level 0, whatever the tables say. LDTR and STTR at
 //!   EL1 are unprivileged accesses, so a user copy pointed at the alias faults too.
 //!
-//! There is one class of protected pages, not one per key: the only contexts this backend can enter are those that say of every
-//! key but [`Pkey::PAGE_TABLES`] what [`context::Default`](struct@crate::context::Default) says. Another one does not compile. And whoever clears PAN for a
-//! purpose of their own opens page tables: user memory must be reached by LDTR and STTR.
+//! Whoever clears PAN for a purpose of their own opens page tables: user memory must be reached by LDTR and STTR.
 
-use crate::backend::{Backend, Saved, Scheme};
-use crate::context::Context;
-use crate::key::{Access, AccessMap, Pkey};
-use crate::keyed::{Register, Value};
+use crate::flagged::{Bit, Flagged};
 
 /// PSTATE.PAN in the value that MRS gives, and in `SPSR_EL1`: bit 22.
 pub const PAN: u64 = 1 << 22;
 
 /// The PAN backend. Having one of [`PstatePan`] means that the CPU that made it keeps everyone out of the alias.
-///
-/// The register is a parameter for tests and models on other hosts: its value is [`PAN`] or 0.
+pub type Pan<R = PstatePan> = Flagged<R, PanBit>;
+
+/// [`PAN`], clear in windows.
 #[derive(Clone, Copy, Debug)]
-pub struct Pan<R = PstatePan> {
-    flag: R,
+pub struct PanBit;
+
+impl Bit for PanBit {
+    const MASK: u64 = PAN;
+    const OPEN: u64 = 0;
 }
 
 /// PSTATE.PAN of the calling CPU; made by `Pan::init` alone, which exists on arm64.
@@ -125,137 +124,6 @@ impl Control {
             return Err(InitError::E0pd1Clear);
         }
         Ok(())
-    }
-}
-
-/// Whether a context opens page tables.
-///
-/// # Panics
-///
-/// If it says anything that one flag cannot say. Used in constants, that is a compile error.
-const fn opens<C: Context>() -> bool {
-    let mut number = 0;
-    while let Some(key) = Pkey::new(number) {
-        if number != Pkey::PAGE_TABLES.number() {
-            let same = match (C::ACCESS.get(key), AccessMap::PROTECTED.get(key)) {
-                (Some(found), Some(default)) => found as u8 == default as u8,
-                (None, None) => true,
-                _ => false,
-            };
-            assert!(same, "PAN protects page tables alone: a context cannot change another key");
-        }
-        number += 1;
-    }
-    match C::ACCESS.get(Pkey::PAGE_TABLES) {
-        Some(Access::ReadWrite) => true,
-        Some(Access::ReadOnly) => false,
-        _ => panic!("PAN cannot take away reading page tables: the linear map has them read-only"),
-    }
-}
-
-/// What the flag is in a context.
-const fn flag_of<C: Context>() -> u64 {
-    if opens::<C>() { 0 } else { PAN }
-}
-
-impl<R: Register> Pan<R> {
-    /// The backend of a flag that is ready: verified on every CPU that will use it.
-    pub const fn new(flag: R) -> Self {
-        Pan { flag }
-    }
-
-    /// Sets PAN on this CPU, whatever it was.
-    #[inline(always)]
-    pub fn reset(&self) {
-        self.write(PAN);
-    }
-
-    /// What this CPU may do to the pages of a key now. `None` for keys that the backend knows nothing of.
-    pub fn access(&self, key: Pkey) -> Option<Access> {
-        match key {
-            Pkey::DEFAULT => Some(Access::ReadWrite),
-            Pkey::PAGE_TABLES if self.flag.read() & PAN == 0 => Some(Access::ReadWrite),
-            Pkey::PAGE_TABLES => Some(Access::ReadOnly),
-            _ => None,
-        }
-    }
-
-    /// What to keep of a thread: 0 closed, [`PAN`] open, so that memory of zeroes is no open window.
-    #[inline(always)]
-    fn state(&self) -> Saved {
-        Saved(!self.flag.read() & PAN)
-    }
-
-    #[inline(always)]
-    fn write(&self, value: u64) {
-        self.flag.write(Value(value));
-        if R::NEEDS_BARRIER {
-            self.flag.synchronize();
-        }
-    }
-}
-
-// SAFETY: entering sets or clears the flag as the context says, a constant, and `opens` accepts no context that one flag cannot
-// enforce; every method that writes is always inlined. Enforcement is the register's, and that of whoever maps page tables by
-// `Scheme::Alias`.
-unsafe impl<R: Register> Backend for Pan<R> {
-    #[inline(always)]
-    fn write_needs_barrier(&self) -> bool {
-        R::NEEDS_BARRIER
-    }
-
-    /// A window is two writes of a flag that synchronise themselves.
-    #[inline(always)]
-    fn windows_are_cheap(&self) -> bool {
-        !R::NEEDS_BARRIER
-    }
-
-    #[inline(always)]
-    fn scheme(&self) -> Scheme {
-        Scheme::Alias
-    }
-
-    #[inline(always)]
-    unsafe fn enter<C: Context>(&self) {
-        self.write(const { flag_of::<C>() });
-    }
-
-    #[inline(always)]
-    unsafe fn enter_before_barrier<C: Context>(&self) {
-        self.flag.write(Value(const { flag_of::<C>() }));
-    }
-
-    #[inline(always)]
-    fn is_in<C: Context>(&self) -> bool {
-        self.flag.read() & PAN == const { flag_of::<C>() }
-    }
-
-    /// Nothing: taking the exception saved PAN in `SPSR_EL1` and set it, since SPAN is clear.
-    #[inline(always)]
-    fn exception_entry(&self) -> Saved {
-        Saved(0)
-    }
-
-    /// Nothing: ERET restores PAN from `SPSR_EL1`.
-    #[inline(always)]
-    unsafe fn exception_return(&self, _saved: Saved) {}
-
-    /// A thread that is preempted left its window when the interrupt was taken, and gets it back by its own ERET: here PAN is set on
-    /// both sides, and nothing is written. One that gives the CPU away inside a window takes the open state along, and gets it
-    /// back here when it is resumed.
-    #[inline(always)]
-    unsafe fn thread_switch(&self, previous: &mut Saved, next: &mut Saved) {
-        let current = self.state();
-        let Saved(wanted) = next.take(self);
-        if current.0 != wanted & PAN {
-            if wanted & PAN == 0 { self.write(PAN) } else { self.write(0) }
-        }
-        *previous = current;
-    }
-
-    #[inline(always)]
-    fn initial(&self) -> Saved {
-        Saved(0)
     }
 }
 
@@ -363,7 +231,7 @@ mod cpu {
         pub unsafe fn verify(&self) -> Result<(), InitError> {
             // SAFETY: EL1 is the caller's promise.
             unsafe { read_control() }.verify()?;
-            if self.flag.read() == PAN { Ok(()) } else { Err(InitError::NotClosed) }
+            if self.is_open() { Err(InitError::NotClosed) } else { Ok(()) }
         }
     }
 
@@ -437,33 +305,5 @@ mod tests {
             assert_eq!(after.tcr & !(1 << 56), bits & !(1 << 56));
             assert_eq!((after.mmfr1, after.mmfr2), (before.mmfr1, before.mmfr2));
         }
-    }
-
-    #[test]
-    fn the_two_contexts_there_are_can_be_entered() {
-        assert!(!const { opens::<crate::context::Default>() });
-        assert!(const { opens::<crate::context::PageTables>() });
-    }
-
-    #[test]
-    #[should_panic(expected = "page tables alone")]
-    fn a_context_of_another_key_is_refused() {
-        struct Credentials;
-        impl Context for Credentials {
-            const ACCESS: AccessMap =
-                AccessMap::PROTECTED.with(Pkey::WRITE_RARELY, Access::ReadWrite);
-        }
-        opens::<Credentials>();
-    }
-
-    #[test]
-    #[should_panic(expected = "cannot take away reading")]
-    fn a_context_that_hides_page_tables_is_refused() {
-        struct Hidden;
-        impl Context for Hidden {
-            const ACCESS: AccessMap =
-                AccessMap::PROTECTED.with(Pkey::PAGE_TABLES, Access::NoAccess);
-        }
-        opens::<Hidden>();
     }
 }

@@ -4,6 +4,13 @@
 //! it is mapped once more with the permissions of user data, which PSTATE.PAN (or SMAP) keeps the kernel out of except in windows.
 //! Nothing but page-table pages is mapped there.
 //!
+//! # Programs
+//!
+//! To a program the alias would be memory of its own. arm64 keeps it out without a look at the tables (E0PD). Where address spaces' roots
+//! have a copy of the kernel's half (x86-64), theirs lacks the root entries of the alias, which therefore translate nothing else: programs
+//! run on their own roots, and the kernel that serves them on its own. The alias's leaves are not global there, so that no TLB keeps them
+//! over the change of roots.
+//!
 //! # The alias's own tables
 //!
 //! They are page-table pages like all others, so they are read-only in the linear map and have aliases themselves. Giving a page its
@@ -36,7 +43,8 @@ pub(crate) struct Alias {
 }
 
 impl Alias {
-    /// The alias of `memory` from `start` up, in the tables of a root that does not translate anything there yet.
+    /// The alias of `memory` from `start` up, in the tables of a root that does not translate anything there yet. Where other roots have
+    /// copies of that one's entries, those of the alias must be its own.
     ///
     /// # Errors
     ///
@@ -45,6 +53,7 @@ impl Alias {
         memory: Memory,
         start: Option<VirtAddr>,
         root: PhysAddr,
+        has_root_copies: bool,
     ) -> Result<Alias, Error> {
         let start = start.ok_or(Error::AliasMisplaced(None))?;
         let misplaced = Error::AliasMisplaced(Some(start));
@@ -55,7 +64,17 @@ impl Alias {
         if overlaps || !is_kernel || !start.is_aligned(Level::Pud.entry_bytes()) {
             return Err(misplaced);
         }
-        Ok(Alias { memory, start, root })
+        let alias = Alias { memory, start, root };
+        let shares_root_entries = has_root_copies
+            && (!start.is_aligned(Level::Pgd.entry_bytes())
+                || linear.by_table(Level::Pud).any(|piece| alias.owns_root_entry_of(piece.start())));
+        if shares_root_entries { Err(misplaced) } else { Ok(alias) }
+    }
+
+    /// Whether the root entry that translates an address translates aliases.
+    pub(crate) fn owns_root_entry_of(&self, va: VirtAddr) -> bool {
+        let first = va.0 & !(Level::Pgd.entry_bytes() - 1);
+        self.overlaps(first, first + (Level::Pgd.entry_bytes() - 1))
     }
 
     /// The address of a frame's alias.

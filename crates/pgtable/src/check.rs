@@ -8,7 +8,8 @@
 //! 3. no mapping outside the linear map reaches a page-table page with write permission and without its key - or for user mode,
 //!    which the key does not bind;
 //! 4. the linear map maps each frame at its own address or not at all, for the kernel alone, and not to be executed;
-//! 5. no root has entries in a half that is not its own, except that user roots may hold the kernel root's own entries.
+//! 5. no root has entries in a half that is not its own, except that user roots may hold the kernel root's own entries, other than
+//!    those of the alias.
 //!
 //! Where page tables are protected by an [alias](mod@crate::alias), what is said of the key above is said of these two:
 //!
@@ -271,7 +272,8 @@ pub fn check<M: Machine, F: Frames>(
         let kernel = paging.root_table(paging.kernel());
         let shared = M::Format::USER_ROOT_HAS_KERNEL_HALF;
         walk.find_foreign_entries(user, KERNEL_HALF, |index| {
-            if shared { kernel.slot(index).load() } else { Entry::EMPTY }
+            let is_shared = shared && paging.is_for_every_root(index);
+            if is_shared { kernel.slot(index).load() } else { Entry::EMPTY }
         });
     }
     if paging.is_protected() {

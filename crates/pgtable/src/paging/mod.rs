@@ -110,7 +110,10 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         };
         let by_alias = ground.machine().backend().scheme() == Scheme::Alias;
         let alias = (by_alias && config.mode.protects())
-            .then(|| Alias::new(memory, ground.machine().alias(), kernel.frame))
+            .then(|| {
+                let has_copies = M::Format::USER_ROOT_HAS_KERNEL_HALF;
+                Alias::new(memory, ground.machine().alias(), kernel.frame, has_copies)
+            })
             .transpose()?;
         let ground = ground.with_linear(Linear::new(memory, kernel.frame, alias));
         let paging = Paging { ground, pool, kernel };
@@ -349,7 +352,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         self.ground.section(root.space)
     }
 
-    /// Makes the root of a new user address space. Where user roots hold the kernel's half (x86-64), that is copied: kernel
+    /// Makes the root of a new user address space. Where user roots hold the kernel's half (x86-64), that is copied, but for an alias: kernel
     /// entries of the root must not change from then on, so link all tables below them first with
     /// [`link_kernel_half`](Self::link_kernel_half).
     ///
@@ -362,7 +365,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         if M::Format::USER_ROOT_HAS_KERNEL_HALF {
             let kernel = self.table(self.kernel.frame);
             let user = page.table(self.machine());
-            for i in KERNEL_HALF {
+            for i in KERNEL_HALF.filter(|&i| self.is_for_every_root(i)) {
                 let entry = kernel.slot(i).load();
                 if !entry.is_empty() {
                     section.set_upper(user.slot(i), entry);
@@ -370,6 +373,12 @@ impl<M: Machine, F: Frames> Paging<M, F> {
             }
         }
         Ok(Root::new(section.found_root(page, Space::User)?, Space::User))
+    }
+
+    /// Whether an entry of the kernel's root may be in an address space's: those of the alias may not, which is user memory to programs.
+    pub(crate) fn is_for_every_root(&self, index: usize) -> bool {
+        let first = VirtAddr(!0 << 48 | (index as u64) << Level::Pgd.shift());
+        self.alias().is_none_or(|alias| !alias.owns_root_entry_of(first))
     }
 
     /// Whether the kernel's root, of which every address space has a part on some machines, is one by its type.

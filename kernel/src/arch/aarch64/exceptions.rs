@@ -62,7 +62,7 @@ pub const KINDS: usize = 4;
 ///
 /// The window that was interrupted is closed before anything else runs, and resumed last, so that a handler never starts inside it.
 pub extern "C" fn dispatch(frame: &mut Frame) -> u64 {
-    interrupted::enter(frame);
+    interrupted::enter(frame, interrupted_open);
     handle(frame);
     irq::disable_all();
     match interrupted::leave(frame) {

@@ -71,6 +71,11 @@ pub fn load(root: RootTable) {
     }
 }
 
+/// Runs `f` on the running thread's root, where its program's memory is mapped: that is loaded already.
+pub fn on_threads_root<R>(f: impl FnOnce() -> R) -> R {
+    f()
+}
+
 /// Moves the running CPU from the boot tables to the early tables, and takes the user half away.
 ///
 /// # Safety

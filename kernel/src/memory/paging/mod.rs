@@ -116,6 +116,9 @@ pub unsafe fn start<P: Probe + Default + 'static>(
     }
     verify_every_cpu()?;
     kernel.enable_protection()?;
+    if config.mode.protects() {
+        protection::now_protected();
+    }
     Ok(kernel)
 }
 
