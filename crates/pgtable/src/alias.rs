@@ -34,6 +34,9 @@ use crate::machine::{Machine, Memory};
 use crate::section::Section;
 use crate::table::{Slot, Table};
 
+/// Addresses for devices' registers.
+const DEVICE_BYTES: u64 = 1 << 21;
+
 /// The range of addresses that page-table pages have a second mapping in.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Alias {
@@ -82,10 +85,29 @@ impl Alias {
         self.start.offset(frame.0 - self.memory.start.0)
     }
 
-    /// Whether any of the addresses from `first` to `last` is one for aliases.
+    /// Whether any of the addresses from `first` to `last` is one for aliases, those of devices included.
     pub(crate) fn overlaps(&self, first: u64, last: u64) -> bool {
         let bytes = self.memory.pages as u64 * PAGE_SIZE;
-        first < self.start.0 + bytes && self.start.0 <= last
+        let is_in = |start: u64, bytes: u64| first <= start + (bytes - 1) && start <= last;
+        is_in(self.start.0, bytes) || is_in(self.devices().0, DEVICE_BYTES)
+    }
+
+    /// Whether an address is one for aliases, those of devices included.
+    pub(crate) fn contains(&self, va: VirtAddr) -> bool {
+        self.overlaps(va.0, va.0)
+    }
+
+    /// Where devices' registers are that can be written in windows alone: the end of the root entry that the alias ends in.
+    fn devices(&self) -> VirtAddr {
+        let last = self.start.0 + (self.memory.pages as u64 * PAGE_SIZE - 1);
+        VirtAddr((last | (Level::Pgd.entry_bytes() - 1)) - (DEVICE_BYTES - 1))
+    }
+
+    /// The address of a device's page, if memory leaves room for it.
+    pub(crate) fn device(&self, number: usize) -> Option<VirtAddr> {
+        let va = self.devices().offset_pages(number);
+        let is_one = (number as u64) < DEVICE_BYTES / PAGE_SIZE && self.frame_at(va).is_none();
+        is_one.then_some(va)
     }
 
     /// The frame whose alias is at an address, if it is one for aliases.

@@ -474,7 +474,7 @@ impl<M: Machine, F: Frames> Walk<'_, M, F> {
         let linear = self.memory.linear.0;
         let in_linear = address.0.wrapping_sub(linear) / PAGE_SIZE < self.memory.pages as u64;
         let alias = self.paging.alias();
-        if in_linear || alias.is_some_and(|alias| alias.frame_at(address).is_some()) {
+        if in_linear || alias.is_some_and(|alias| alias.contains(address)) {
             return;
         }
         let Some(types) = self.paging.types() else { return };

@@ -118,6 +118,7 @@ pub unsafe fn start<P: Probe + Default + 'static>(
     kernel.enable_protection()?;
     if config.mode.protects() {
         protection::now_protected();
+        layout::close_devices(kernel)?;
     }
     Ok(kernel)
 }
