@@ -22,6 +22,7 @@ pub mod probe;
 pub mod root;
 pub mod serial;
 mod smp;
+mod tests;
 pub mod time;
 pub mod tlb;
 pub mod user;
