@@ -54,7 +54,9 @@ const fn opens<C: Context>() -> bool {
     match C::ACCESS.get(Pkey::PAGE_TABLES) {
         Some(Access::ReadWrite) => true,
         Some(Access::ReadOnly) => false,
-        _ => panic!("a flag cannot take away reading page tables: the linear map has them read-only"),
+        _ => {
+            panic!("a flag cannot take away reading page tables: the linear map has them read-only")
+        }
     }
 }
 

@@ -70,7 +70,9 @@ impl Alias {
         let alias = Alias { memory, start, root };
         let shares_root_entries = has_root_copies
             && (!start.is_aligned(Level::Pgd.entry_bytes())
-                || linear.by_table(Level::Pud).any(|piece| alias.owns_root_entry_of(piece.start())));
+                || linear
+                    .by_table(Level::Pud)
+                    .any(|piece| alias.owns_root_entry_of(piece.start())));
         if shares_root_entries { Err(misplaced) } else { Ok(alias) }
     }
 

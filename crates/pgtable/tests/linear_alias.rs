@@ -328,7 +328,11 @@ mod misplaced {
             }
             assert_eq!(build::<F>(Some(ALIAS_START), mode), Ok(()));
         }
-        assert_eq!(build::<F>(None, Mode::Off), Ok(()), "nothing is protected, so nothing is needed");
+        assert_eq!(
+            build::<F>(None, Mode::Off),
+            Ok(()),
+            "nothing is protected, so nothing is needed"
+        );
     }
 
     #[test]

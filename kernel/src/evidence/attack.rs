@@ -179,9 +179,8 @@ impl Site<Bare<NoProbe>> for Here {
     }
 
     fn load_root(&self, root: PhysAddr) -> Result<bool, String> {
-        let victim = Victim::spawn(self.cpu, || {
-            arch::root::on_threads_root(|| arch::root::current().0)
-        })?;
+        let victim =
+            Victim::spawn(self.cpu, || arch::root::on_threads_root(|| arch::root::current().0))?;
         let stored = overwrite(victim.thread().root_address(), root.0);
         let loaded = victim.run();
         stored?;

@@ -47,7 +47,8 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         }
         let no_room = Error::AliasMisplaced(self.machine().alias());
         let va = alias.device(number).ok_or(no_room)?;
-        let leaf = M::Format::alias(Level::Pte, device).ok_or(Error::OutsideLinearMap(device, 1))?;
+        let leaf =
+            M::Format::alias(Level::Pte, device).ok_or(Error::OutsideLinearMap(device, 1))?;
         let section = self.building();
         let table = self.table_for(&section, &self.kernel, va, Level::Pte)?;
         section.set_upper(table.slot(va.index(Level::Pte)), attributes(leaf));

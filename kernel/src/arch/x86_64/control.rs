@@ -34,11 +34,8 @@ bitflags! {
 
 impl Features {
     /// Without these the kernel does not start.
-    pub const REQUIRED: Self = Self::NX
-        .union(Self::WP)
-        .union(Self::SMEP)
-        .union(Self::SMAP)
-        .union(Self::PGE);
+    pub const REQUIRED: Self =
+        Self::NX.union(Self::WP).union(Self::SMEP).union(Self::SMAP).union(Self::PGE);
 }
 
 /// What the running CPU supports.

@@ -1,7 +1,7 @@
 //! What the kernel does about each exception and interrupt.
 
-use super::entry::{DOUBLE_FAULT, Frame, MACHINE_CHECK, NMI, PAGE_FAULT, WITHOUT_IRET};
 use super::descriptors::{KERNEL_CODE, KERNEL_DATA, USER_CODE, USER_DATA};
+use super::entry::{DOUBLE_FAULT, Frame, MACHINE_CHECK, NMI, PAGE_FAULT, WITHOUT_IRET};
 use super::user::{self, SYSTEM_CALL};
 use super::{apic, probe, root, tlb};
 use crate::cpu::calls;

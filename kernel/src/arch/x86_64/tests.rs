@@ -1,6 +1,5 @@
 //! What only x86-64 has to show: EFLAGS.AC, which opens page tables with backend `smap`, is the kernel's alone.
 
-use super::backend::Choice;
 use super::user::Start;
 use super::{descriptors, entry, root};
 use crate::cpu::calls;
@@ -12,8 +11,8 @@ use crate::protection::{has_alias, selected};
 use crate::{arch, cpu, ensure, kernel_test, sched, skip};
 use alloc::string::ToString;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use kpkeys::Access;
 use kpkeys::smap::AC;
-use kpkeys::{Access, Pkey};
 use kpkeys_mm::MapFlags;
 use kpkeys_pgtable::{Level, PageRange, VirtAddr};
 
@@ -118,13 +117,5 @@ kernel_test! {
         };
         let own = paging.kernel().frame();
         ensure!(seen == (own, frame, own), "roots: {seen:?}");
-    }
-
-    /// Where the CPU has PKS that is better, and SMAP elsewhere: this kernel starts on no CPU without.
-    fn the_best_backend_enforces() {
-        let best = Choice::best();
-        ensure!(matches!(best, Choice::Pks | Choice::Smap), "{best:?}");
-        let knows = selected().page_table_access().is_some();
-        ensure!(knows || selected().choice() == Choice::None, "{:?} of {:?}", selected(), Pkey::PAGE_TABLES);
     }
 }

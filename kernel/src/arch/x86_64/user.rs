@@ -106,11 +106,7 @@ unsafe extern "C" {
 
 /// Returns by a frame, after what [`back_from_user`] takes up again.
 #[unsafe(naked)]
-unsafe extern "C" fn enter_user(
-    frame: u64,
-    kernel_stack: *mut u64,
-    on_this_cpu: *mut u64,
-) -> u64 {
+unsafe extern "C" fn enter_user(frame: u64, kernel_stack: *mut u64, on_this_cpu: *mut u64) -> u64 {
     naked_asm!(
         "push rbp",
         "push rbx",
