@@ -16,7 +16,8 @@
 //!   goes on without an instruction of software.
 //! - *EL0* is kept out by *FEAT_E0PD*, `ID_AA64MMFR2_EL1.E0PD`, bits 63:60: with `TCR_EL1.E0PD1`, bit 56, an unprivileged access
 //!   to an address that `TTBR1_EL1` translates is a translation fault at level 0, whatever the tables say. LDTR and STTR at
-//!   EL1 are unprivileged accesses, so a user copy pointed at the alias faults too.
+//!   EL1 are unprivileged accesses, so a user copy pointed at the alias faults too. A CPU without it keeps EL0 out by tables that lack
+//!   the alias (`Pan::init_by_tables`).
 //!
 //! Whoever clears PAN for a purpose of their own opens page tables: user memory must be reached by LDTR and STTR.
 
@@ -100,6 +101,35 @@ impl Control {
             return Err(InitError::NoE0pd);
         }
         Ok(())
+    }
+
+    /// Whether the CPU has PAN, and EL0 is kept out by its tables.
+    ///
+    /// # Errors
+    ///
+    /// That it has not.
+    pub const fn supported_by_tables(&self) -> Result<(), InitError> {
+        match self.supported() {
+            Err(InitError::NoPan) => Err(InitError::NoPan),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the CPU has PAN and is set up for it, and EL0 is kept out by its tables.
+    ///
+    /// # Errors
+    ///
+    /// What is missing.
+    pub const fn verify_by_tables(&self) -> Result<(), InitError> {
+        match self.verify() {
+            Err(InitError::NoE0pd | InitError::E0pd1Clear)
+                if self.sctlr & Self::SCTLR_SPAN == 0 =>
+            {
+                Ok(())
+            }
+            Err(InitError::NoE0pd | InitError::E0pd1Clear) => Err(InitError::SpanSet),
+            other => other,
+        }
     }
 
     /// These registers as they must be: SPAN clear, E0PD1 set, all else as it is.
@@ -201,22 +231,36 @@ mod cpu {
                 let control = read_control();
                 control.supported()?;
                 let Control { sctlr, tcr, .. } = control.enforcing();
-                asm!(
-                    "msr sctlr_el1, {sctlr}",
-                    "msr tcr_el1, {tcr}",
-                    "isb",
-                    "tlbi vmalle1",
-                    "dsb nsh",
-                    "isb",
-                    sctlr = in(reg) sctlr,
-                    tcr = in(reg) tcr,
-                    options(nostack, preserves_flags)
-                );
+                set(sctlr, tcr);
             }
             let pan = Pan::new(PstatePan(()));
             pan.reset();
             // SAFETY: as before.
             unsafe { pan.verify() }.map(|()| pan)
+        }
+
+        /// The same on a CPU without E0PD (Neoverse N1 and V1, Cortex-A76), whose EL0 is kept out of the alias by its tables: clears
+        /// `SCTLR_EL1.SPAN`, sets PSTATE.PAN, and verifies both.
+        ///
+        /// # Errors
+        ///
+        /// As [`init`](Self::init).
+        ///
+        /// # Safety
+        ///
+        /// As [`init`](Self::init); and whenever this CPU is at EL0, or executes LDTR or STTR, what `TTBR1_EL1` has loaded translates no
+        /// alias, under an address space identifier under which no TLB knows one.
+        pub unsafe fn init_by_tables() -> Result<Pan, InitError> {
+            // SAFETY: EL1 is the caller's promise; SPAN takes nothing away that kernel code does without user memory.
+            unsafe {
+                let control = read_control();
+                control.supported_by_tables()?;
+                set(control.enforcing().sctlr, control.tcr);
+            }
+            let pan = Pan::new(PstatePan(()));
+            pan.reset();
+            // SAFETY: as before.
+            unsafe { pan.verify_by_tables() }.map(|()| pan)
         }
 
         /// Whether this CPU, outside any window, still keeps everyone out: the control bits, and PSTATE.PAN.
@@ -232,6 +276,43 @@ mod cpu {
             // SAFETY: EL1 is the caller's promise.
             unsafe { read_control() }.verify()?;
             if self.is_open() { Err(InitError::NotClosed) } else { Ok(()) }
+        }
+
+        /// The same after [`init_by_tables`](Self::init_by_tables).
+        ///
+        /// # Errors
+        ///
+        /// What does not.
+        ///
+        /// # Safety
+        ///
+        /// Must run at EL1.
+        pub unsafe fn verify_by_tables(&self) -> Result<(), InitError> {
+            // SAFETY: EL1 is the caller's promise.
+            unsafe { read_control() }.verify_by_tables()?;
+            if self.is_open() { Err(InitError::NotClosed) } else { Ok(()) }
+        }
+    }
+
+    /// Writes the control registers, and drops what the CPU cached of the second.
+    ///
+    /// # Safety
+    ///
+    /// EL1; the values must be the registers' own but for SPAN and E0PD1.
+    unsafe fn set(sctlr: u64, tcr: u64) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            asm!(
+                "msr sctlr_el1, {sctlr}",
+                "msr tcr_el1, {tcr}",
+                "isb",
+                "tlbi vmalle1",
+                "dsb nsh",
+                "isb",
+                sctlr = in(reg) sctlr,
+                tcr = in(reg) tcr,
+                options(nostack, preserves_flags)
+            );
         }
     }
 
@@ -292,6 +373,22 @@ mod tests {
             assert_eq!(span.verify(), Err(InitError::SpanSet));
             let open_to_el0 = Control { tcr: other & !(1 << 56), ..READY };
             assert_eq!(open_to_el0.verify(), Err(InitError::E0pd1Clear));
+        }
+    }
+
+    #[test]
+    fn tables_stand_for_e0pd_and_for_nothing_else() {
+        let no_e0pd = Control { mmfr2: 0, tcr: 0, ..READY };
+        assert_eq!((no_e0pd.supported_by_tables(), no_e0pd.verify_by_tables()), (Ok(()), Ok(())));
+        assert_eq!((READY.supported_by_tables(), READY.verify_by_tables()), (Ok(()), Ok(())));
+        let open_to_el0 = Control { tcr: 0, ..READY };
+        assert_eq!(open_to_el0.verify_by_tables(), Ok(()));
+        for control in [no_e0pd, READY, open_to_el0] {
+            let no_pan = Control { mmfr1: 0, ..control };
+            assert_eq!(no_pan.supported_by_tables(), Err(InitError::NoPan));
+            assert_eq!(no_pan.verify_by_tables(), Err(InitError::NoPan));
+            let span = Control { sctlr: u64::MAX, ..control };
+            assert_eq!(span.verify_by_tables(), Err(InitError::SpanSet));
         }
     }
 

@@ -6,10 +6,10 @@
 //!
 //! # Programs
 //!
-//! To a program the alias would be memory of its own. arm64 keeps it out without a look at the tables (E0PD). Where address spaces' roots
-//! have a copy of the kernel's half (x86-64), theirs lacks the root entries of the alias, which therefore translate nothing else: programs
-//! run on their own roots, and the kernel that serves them on its own. The alias's leaves are not global there, so that no TLB keeps them
-//! over the change of roots.
+//! To a program the alias would be memory of its own. Newer arm64 CPUs keep it out without a look at the tables (E0PD). Elsewhere programs run
+//! on tables that lack the alias, whose root entries therefore translate nothing else: where address spaces' roots have a copy of the kernel's
+//! half (x86-64), theirs is one without; where that half has a register of its own (arm64), it is loaded with a second root meanwhile
+//! ([`Paging::make_programs_kernel_root`](crate::Paging::make_programs_kernel_root)). The alias's leaves are not global, so that no TLB keeps them over the change of roots.
 //!
 //! # The alias's own tables
 //!
@@ -68,12 +68,16 @@ impl Alias {
             return Err(misplaced);
         }
         let alias = Alias { memory, start, root };
-        let shares_root_entries = has_root_copies
-            && (!start.is_aligned(Level::Pgd.entry_bytes())
-                || linear
-                    .by_table(Level::Pud)
-                    .any(|piece| alias.owns_root_entry_of(piece.start())));
-        if shares_root_entries { Err(misplaced) } else { Ok(alias) }
+        if has_root_copies && !alias.has_own_root_entries() { Err(misplaced) } else { Ok(alias) }
+    }
+
+    /// Whether its root entries translate nothing of the linear map.
+    pub(crate) fn has_own_root_entries(&self) -> bool {
+        let linear = PageRange::new(self.memory.linear, self.memory.pages);
+        let is_shared = |range: PageRange| {
+            range.by_table(Level::Pud).any(|piece| self.owns_root_entry_of(piece.start()))
+        };
+        self.start.is_aligned(Level::Pgd.entry_bytes()) && !linear.is_ok_and(is_shared)
     }
 
     /// Whether the root entry that translates an address translates aliases.

@@ -267,13 +267,22 @@ pub fn check<M: Machine, F: Frames>(
     let mut walk = Walk { paging, memory, report: Report::default(), found: &mut found };
     walk.mark_tables(paging.kernel(), KERNEL_HALF, &mut scratch);
     walk.find_foreign_entries(paging.kernel(), USER_HALF, |_| Entry::EMPTY);
+    let kernel = paging.root_table(paging.kernel());
+    let for_every_root = |index| match paging.is_for_every_root(index) {
+        true => kernel.slot(index).load(),
+        false => Entry::EMPTY,
+    };
+    if let Some(root) = paging.programs_kernel_root() {
+        walk.mark(root.frame(), Level::Pgd, VirtAddr(0), &mut scratch);
+        walk.check_type(root.frame(), FrameType::linked(Level::Pgd, Kind::of_root(root.space())));
+        walk.find_foreign_entries(root, USER_HALF, |_| Entry::EMPTY);
+        walk.find_foreign_entries(root, KERNEL_HALF, for_every_root);
+    }
     for user in users {
         walk.mark_tables(user, USER_HALF, &mut scratch);
-        let kernel = paging.root_table(paging.kernel());
         let shared = M::Format::USER_ROOT_HAS_KERNEL_HALF;
         walk.find_foreign_entries(user, KERNEL_HALF, |index| {
-            let is_shared = shared && paging.is_for_every_root(index);
-            if is_shared { kernel.slot(index).load() } else { Entry::EMPTY }
+            if shared { for_every_root(index) } else { Entry::EMPTY }
         });
     }
     if paging.is_protected() {

@@ -82,13 +82,13 @@ fn an_alias_with_other_permissions_is_found<F: HostedFormat>() {
                 Attrs { execute: true, ..user },
                 user.with_key(Pkey::PAGE_TABLES),
             ];
-            // All of it right, but global where it must not be, or the reverse.
-            let differently_global = match F::USER_ROOT_HAS_KERNEL_HALF {
+            // All of it right, but global: bit 8 (G), or bit 11 (nG).
+            let global = match F::USER_ROOT_HAS_KERNEL_HALF {
                 true => Entry(place.entry.0 | 1 << 8),
-                false => F::leaf(place.level, start, user).unwrap(),
+                false => Entry(place.entry.0 & !(1 << 11)),
             };
             let wrong = wrong.map(|attrs| F::leaf(place.level, start, attrs).unwrap());
-            for entry in wrong.into_iter().chain([differently_global]) {
+            for entry in wrong.into_iter().chain([global]) {
                 victim.with_planted(place, entry, |findings| {
                     let expected = Finding::WrongAlias { frame, address, entry };
                     assert!(findings.contains(&expected), "{config:?} {findings:?}");

@@ -136,7 +136,7 @@ pub trait Format: Send + Sync + Sized + 'static {
     fn writable(entry: Entry) -> Entry;
 
     /// An entry at `level` that maps a page or block of page tables a second time, for [`Scheme::Alias`](kpkeys::Scheme::Alias):
-    /// marked accessible for user mode, writable, never executable, key 0; global unless user roots have the kernel's half, since theirs lack it. `None` as for [`leaf`](Self::leaf).
+    /// marked accessible for user mode, writable, never executable, key 0, not global. `None` as for [`leaf`](Self::leaf).
     fn alias(level: Level, frame: PhysAddr) -> Option<Entry>;
 
     /// A leaf entry with the young flag cleared.
@@ -247,7 +247,6 @@ mod tests {
         }
     }
 
-    /// Global only where programs' roots cannot lack them.
     fn aliases_are_what_user_data_is<F: Format>() {
         for level in [Level::Pte, Level::Pmd, Level::Pud] {
             let frame = PhysAddr(0x7fff_c000_0000);
@@ -255,8 +254,7 @@ mod tests {
             assert!(F::is_leaf(level, alias));
             assert_eq!(F::frame(level, alias), frame);
             assert_eq!(F::attrs(alias), Attrs::USER_DATA);
-            let user = F::leaf(level, frame, Attrs::USER_DATA);
-            assert_eq!(user == Some(alias), F::USER_ROOT_HAS_KERNEL_HALF, "that one is not global");
+            assert_eq!(F::leaf(level, frame, Attrs::USER_DATA), Some(alias), "not global");
         }
         assert_eq!(F::alias(Level::Pmd, PhysAddr(0x1000)), None, "unaligned block");
         assert_eq!(F::alias(Level::Pgd, PhysAddr(0)), None, "no block at the root");

@@ -69,6 +69,11 @@ impl fmt::Display for Unusable {
     }
 }
 
+/// Whether programs must run on a second root of the kernel's half: their roots have one of their own here.
+pub fn are_programs_apart() -> bool {
+    false
+}
+
 type Mock = Keyed<TscAux, Pkrs>;
 
 /// Makes the running CPU ready for a backend and verifies it.

@@ -87,12 +87,13 @@ fn load_checked(root: RootTable) {
     }
 }
 
-/// Makes `root` the kernel's own root and moves the running CPU to it, dropping every old translation. Every CPU must do it.
+/// Makes `root` the kernel's own root and moves the running CPU to it, dropping every old translation. Every CPU must do it. There is no second
+/// root of its half.
 ///
 /// # Safety
 ///
 /// The table must map everything the kernel uses where the present one does, and live for ever.
-pub unsafe fn adopt(root: PhysAddr) {
+pub unsafe fn adopt(root: PhysAddr, _: Option<PhysAddr>) {
     let _irqs_off = IrqsOff::new();
     KERNEL_ROOT.store(root.0, Ordering::Relaxed);
     // SAFETY: forwarded.
