@@ -224,9 +224,9 @@ fn pan(cpu: &Cpu) -> Finding {
         ),
         (true, false) => for_kernels(
             "PAN",
-            false,
+            true,
             "PAN without E0PD, to judge by other features of Armv8.1",
-            "backend Pan refuses to start where E0PD is missing",
+            "backend Pan could enforce, with tables for programs that lack the alias",
         ),
         (false, false) => {
             for_kernels("PAN", false, "no sign of Armv8.1", "backend Pan refuses to start")
