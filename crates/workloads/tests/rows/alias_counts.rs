@@ -13,7 +13,7 @@
 
 use kpkeys_hosted::HostedFormat;
 use kpkeys_mm::Kernel;
-use kpkeys_pgtable::{Event, Format as _, Machine, Mode};
+use kpkeys_pgtable::{Event, Machine, Mode};
 use kpkeys_workloads::{ALL_ROWS, Row, Test};
 
 use crate::support::{

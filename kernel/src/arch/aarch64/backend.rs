@@ -106,12 +106,12 @@ pub unsafe fn init(choice: Choice) -> Result<Selected, Unusable> {
             };
             poe.map(Selected::Poe).map_err(Unusable::Poe)
         }
-        // SAFETY: EL1; user memory is reached by LDTR and STTR alone. Where tables keep EL0 out, `root` loads none of the alias's for it. The
-        // rest is the caller's promise.
         Choice::Pan => {
-            unsafe { if are_programs_apart() { Pan::init_by_tables() } else { Pan::init() } }
-                .map(Selected::Pan)
-                .map_err(Unusable::Pan)
+            // SAFETY: EL1; user memory is reached by LDTR and STTR alone. Where tables keep EL0 out, `root` loads none of the alias's for it.
+            // The rest is the caller's promise.
+            let pan =
+                unsafe { if are_programs_apart() { Pan::init_by_tables() } else { Pan::init() } };
+            pan.map(Selected::Pan).map_err(Unusable::Pan)
         }
         Choice::Mock => {
             // SAFETY: EL1, and this kernel does not use the register otherwise.
