@@ -32,6 +32,7 @@ const EXAMPLES: &str = "\
 Examples:
   kpkeys attack                         every attack in every mode, on x86-64 with PKS
   kpkeys attack --on qemu-aarch64       on arm64 with PAN
+  kpkeys attack --backend smap          on x86-64 with SMAP; --cpu Broadwell for a CPU of 2014
   kpkeys attack --modes off,fused       two modes only
   kpkeys attack --backend mock          what happens where nothing enforces
   kpkeys attack --format json           one object for scripts";

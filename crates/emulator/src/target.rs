@@ -35,7 +35,7 @@ const X86_64: Facts = Facts {
     debian_package: "qemu-system-x86",
     rust_target: "x86_64-unknown-none",
     entry_format: "x86_64",
-    backends: &["pks", "mock", "none"],
+    backends: &["pks", "smap", "mock", "none"],
     enforces: "PKS and SMAP",
     board: "pc",
     // The value `v` that the kernel writes there becomes the exit status `2 * v + 1`.

@@ -3,6 +3,7 @@
 
 use core::arch::asm;
 
+#[cfg(any(feature = "mock", feature = "pks"))]
 use crate::keyed::Value;
 
 /// Reads MSR `MSR`.
@@ -26,6 +27,7 @@ pub(crate) unsafe fn read<const MSR: u32>() -> u64 {
 /// # Safety
 ///
 /// Privilege level 0, on a CPU that has the MSR; whatever depends on its value is the caller's to answer for.
+#[cfg(any(feature = "mock", feature = "pks"))]
 #[inline(always)]
 pub(crate) unsafe fn write<const MSR: u32>(value: Value) {
     // SAFETY: the MSR exists and may be written (caller's promise). Not `nomem`, as for `read`.

@@ -3,7 +3,7 @@
 //! Page-table pages are read-only in the linear map. A second mapping of them in the kernel's half, the *alias*, is marked
 //! accessible from EL0 (AP\[1\]), writable and never executable. While PSTATE.PAN is set, a privileged load or store through such
 //! a mapping is a permission fault; a window is the time in which it is clear. `kpkeys-pgtable` makes both mappings
-//! ([`Scheme::Alias`]).
+//! ([`Scheme::Alias`](crate::Scheme::Alias)).
 //!
 //! Facts, from the Arm ARM (DDI 0487), by register and section name since numbers change between issues:
 //!
@@ -16,26 +16,26 @@
 //!   goes on without an instruction of software.
 //! - *EL0* is kept out by *FEAT_E0PD*, `ID_AA64MMFR2_EL1.E0PD`, bits 63:60: with `TCR_EL1.E0PD1`, bit 56, an unprivileged access
 //!   to an address that `TTBR1_EL1` translates is a translation fault at level 0, whatever the tables say. LDTR and STTR at
-//!   EL1 are unprivileged accesses, so a user copy pointed at the alias faults too.
+//!   EL1 are unprivileged accesses, so a user copy pointed at the alias faults too. A CPU without it keeps EL0 out by tables that lack
+//!   the alias (`Pan::init_by_tables`).
 //!
-//! There is one class of protected pages, not one per key: the only contexts this backend can enter are those that say of every
-//! key but [`Pkey::PAGE_TABLES`] what [`context::Default`](struct@crate::context::Default) says. Another one does not compile. And whoever clears PAN for a
-//! purpose of their own opens page tables: user memory must be reached by LDTR and STTR.
+//! Whoever clears PAN for a purpose of their own opens page tables: user memory must be reached by LDTR and STTR.
 
-use crate::backend::{Backend, Saved, Scheme};
-use crate::context::Context;
-use crate::key::{Access, AccessMap, Pkey};
-use crate::keyed::{Register, Value};
+use crate::flagged::{Bit, Flagged};
 
 /// PSTATE.PAN in the value that MRS gives, and in `SPSR_EL1`: bit 22.
 pub const PAN: u64 = 1 << 22;
 
 /// The PAN backend. Having one of [`PstatePan`] means that the CPU that made it keeps everyone out of the alias.
-///
-/// The register is a parameter for tests and models on other hosts: its value is [`PAN`] or 0.
+pub type Pan<R = PstatePan> = Flagged<R, PanBit>;
+
+/// [`PAN`], clear in windows.
 #[derive(Clone, Copy, Debug)]
-pub struct Pan<R = PstatePan> {
-    flag: R,
+pub struct PanBit;
+
+impl Bit for PanBit {
+    const MASK: u64 = PAN;
+    const OPEN: u64 = 0;
 }
 
 /// PSTATE.PAN of the calling CPU; made by `Pan::init` alone, which exists on arm64.
@@ -103,6 +103,35 @@ impl Control {
         Ok(())
     }
 
+    /// Whether the CPU has PAN, and EL0 is kept out by its tables.
+    ///
+    /// # Errors
+    ///
+    /// That it has not.
+    pub const fn supported_by_tables(&self) -> Result<(), InitError> {
+        match self.supported() {
+            Err(InitError::NoPan) => Err(InitError::NoPan),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the CPU has PAN and is set up for it, and EL0 is kept out by its tables.
+    ///
+    /// # Errors
+    ///
+    /// What is missing.
+    pub const fn verify_by_tables(&self) -> Result<(), InitError> {
+        match self.verify() {
+            Err(InitError::NoE0pd | InitError::E0pd1Clear)
+                if self.sctlr & Self::SCTLR_SPAN == 0 =>
+            {
+                Ok(())
+            }
+            Err(InitError::NoE0pd | InitError::E0pd1Clear) => Err(InitError::SpanSet),
+            other => other,
+        }
+    }
+
     /// These registers as they must be: SPAN clear, E0PD1 set, all else as it is.
     #[must_use]
     pub const fn enforcing(self) -> Control {
@@ -125,137 +154,6 @@ impl Control {
             return Err(InitError::E0pd1Clear);
         }
         Ok(())
-    }
-}
-
-/// Whether a context opens page tables.
-///
-/// # Panics
-///
-/// If it says anything that one flag cannot say. Used in constants, that is a compile error.
-const fn opens<C: Context>() -> bool {
-    let mut number = 0;
-    while let Some(key) = Pkey::new(number) {
-        if number != Pkey::PAGE_TABLES.number() {
-            let same = match (C::ACCESS.get(key), AccessMap::PROTECTED.get(key)) {
-                (Some(found), Some(default)) => found as u8 == default as u8,
-                (None, None) => true,
-                _ => false,
-            };
-            assert!(same, "PAN protects page tables alone: a context cannot change another key");
-        }
-        number += 1;
-    }
-    match C::ACCESS.get(Pkey::PAGE_TABLES) {
-        Some(Access::ReadWrite) => true,
-        Some(Access::ReadOnly) => false,
-        _ => panic!("PAN cannot take away reading page tables: the linear map has them read-only"),
-    }
-}
-
-/// What the flag is in a context.
-const fn flag_of<C: Context>() -> u64 {
-    if opens::<C>() { 0 } else { PAN }
-}
-
-impl<R: Register> Pan<R> {
-    /// The backend of a flag that is ready: verified on every CPU that will use it.
-    pub const fn new(flag: R) -> Self {
-        Pan { flag }
-    }
-
-    /// Sets PAN on this CPU, whatever it was.
-    #[inline(always)]
-    pub fn reset(&self) {
-        self.write(PAN);
-    }
-
-    /// What this CPU may do to the pages of a key now. `None` for keys that the backend knows nothing of.
-    pub fn access(&self, key: Pkey) -> Option<Access> {
-        match key {
-            Pkey::DEFAULT => Some(Access::ReadWrite),
-            Pkey::PAGE_TABLES if self.flag.read() & PAN == 0 => Some(Access::ReadWrite),
-            Pkey::PAGE_TABLES => Some(Access::ReadOnly),
-            _ => None,
-        }
-    }
-
-    /// What to keep of a thread: 0 closed, [`PAN`] open, so that memory of zeroes is no open window.
-    #[inline(always)]
-    fn state(&self) -> Saved {
-        Saved(!self.flag.read() & PAN)
-    }
-
-    #[inline(always)]
-    fn write(&self, value: u64) {
-        self.flag.write(Value(value));
-        if R::NEEDS_BARRIER {
-            self.flag.synchronize();
-        }
-    }
-}
-
-// SAFETY: entering sets or clears the flag as the context says, a constant, and `opens` accepts no context that one flag cannot
-// enforce; every method that writes is always inlined. Enforcement is the register's, and that of whoever maps page tables by
-// `Scheme::Alias`.
-unsafe impl<R: Register> Backend for Pan<R> {
-    #[inline(always)]
-    fn write_needs_barrier(&self) -> bool {
-        R::NEEDS_BARRIER
-    }
-
-    /// A window is two writes of a flag that synchronise themselves.
-    #[inline(always)]
-    fn windows_are_cheap(&self) -> bool {
-        !R::NEEDS_BARRIER
-    }
-
-    #[inline(always)]
-    fn scheme(&self) -> Scheme {
-        Scheme::Alias
-    }
-
-    #[inline(always)]
-    unsafe fn enter<C: Context>(&self) {
-        self.write(const { flag_of::<C>() });
-    }
-
-    #[inline(always)]
-    unsafe fn enter_before_barrier<C: Context>(&self) {
-        self.flag.write(Value(const { flag_of::<C>() }));
-    }
-
-    #[inline(always)]
-    fn is_in<C: Context>(&self) -> bool {
-        self.flag.read() & PAN == const { flag_of::<C>() }
-    }
-
-    /// Nothing: taking the exception saved PAN in `SPSR_EL1` and set it, since SPAN is clear.
-    #[inline(always)]
-    fn exception_entry(&self) -> Saved {
-        Saved(0)
-    }
-
-    /// Nothing: ERET restores PAN from `SPSR_EL1`.
-    #[inline(always)]
-    unsafe fn exception_return(&self, _saved: Saved) {}
-
-    /// A thread that is preempted left its window when the interrupt was taken, and gets it back by its own ERET: here PAN is set on
-    /// both sides, and nothing is written. One that gives the CPU away inside a window takes the open state along, and gets it
-    /// back here when it is resumed.
-    #[inline(always)]
-    unsafe fn thread_switch(&self, previous: &mut Saved, next: &mut Saved) {
-        let current = self.state();
-        let Saved(wanted) = next.take(self);
-        if current.0 != wanted & PAN {
-            if wanted & PAN == 0 { self.write(PAN) } else { self.write(0) }
-        }
-        *previous = current;
-    }
-
-    #[inline(always)]
-    fn initial(&self) -> Saved {
-        Saved(0)
     }
 }
 
@@ -333,22 +231,36 @@ mod cpu {
                 let control = read_control();
                 control.supported()?;
                 let Control { sctlr, tcr, .. } = control.enforcing();
-                asm!(
-                    "msr sctlr_el1, {sctlr}",
-                    "msr tcr_el1, {tcr}",
-                    "isb",
-                    "tlbi vmalle1",
-                    "dsb nsh",
-                    "isb",
-                    sctlr = in(reg) sctlr,
-                    tcr = in(reg) tcr,
-                    options(nostack, preserves_flags)
-                );
+                set(sctlr, tcr);
             }
             let pan = Pan::new(PstatePan(()));
             pan.reset();
             // SAFETY: as before.
             unsafe { pan.verify() }.map(|()| pan)
+        }
+
+        /// The same on a CPU without E0PD (Neoverse N1 and V1, Cortex-A76), whose EL0 is kept out of the alias by its tables: clears
+        /// `SCTLR_EL1.SPAN`, sets PSTATE.PAN, and verifies both.
+        ///
+        /// # Errors
+        ///
+        /// As [`init`](Self::init).
+        ///
+        /// # Safety
+        ///
+        /// As [`init`](Self::init); and whenever this CPU is at EL0, or executes LDTR or STTR, what `TTBR1_EL1` has loaded translates no
+        /// alias, under an address space identifier under which no TLB knows one.
+        pub unsafe fn init_by_tables() -> Result<Pan, InitError> {
+            // SAFETY: EL1 is the caller's promise; SPAN takes nothing away that kernel code does without user memory.
+            unsafe {
+                let control = read_control();
+                control.supported_by_tables()?;
+                set(control.enforcing().sctlr, control.tcr);
+            }
+            let pan = Pan::new(PstatePan(()));
+            pan.reset();
+            // SAFETY: as before.
+            unsafe { pan.verify_by_tables() }.map(|()| pan)
         }
 
         /// Whether this CPU, outside any window, still keeps everyone out: the control bits, and PSTATE.PAN.
@@ -363,7 +275,44 @@ mod cpu {
         pub unsafe fn verify(&self) -> Result<(), InitError> {
             // SAFETY: EL1 is the caller's promise.
             unsafe { read_control() }.verify()?;
-            if self.flag.read() == PAN { Ok(()) } else { Err(InitError::NotClosed) }
+            if self.is_open() { Err(InitError::NotClosed) } else { Ok(()) }
+        }
+
+        /// The same after [`init_by_tables`](Self::init_by_tables).
+        ///
+        /// # Errors
+        ///
+        /// What does not.
+        ///
+        /// # Safety
+        ///
+        /// Must run at EL1.
+        pub unsafe fn verify_by_tables(&self) -> Result<(), InitError> {
+            // SAFETY: EL1 is the caller's promise.
+            unsafe { read_control() }.verify_by_tables()?;
+            if self.is_open() { Err(InitError::NotClosed) } else { Ok(()) }
+        }
+    }
+
+    /// Writes the control registers, and drops what the CPU cached of the second.
+    ///
+    /// # Safety
+    ///
+    /// EL1; the values must be the registers' own but for SPAN and E0PD1.
+    unsafe fn set(sctlr: u64, tcr: u64) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            asm!(
+                "msr sctlr_el1, {sctlr}",
+                "msr tcr_el1, {tcr}",
+                "isb",
+                "tlbi vmalle1",
+                "dsb nsh",
+                "isb",
+                sctlr = in(reg) sctlr,
+                tcr = in(reg) tcr,
+                options(nostack, preserves_flags)
+            );
         }
     }
 
@@ -428,6 +377,22 @@ mod tests {
     }
 
     #[test]
+    fn tables_stand_for_e0pd_and_for_nothing_else() {
+        let no_e0pd = Control { mmfr2: 0, tcr: 0, ..READY };
+        assert_eq!((no_e0pd.supported_by_tables(), no_e0pd.verify_by_tables()), (Ok(()), Ok(())));
+        assert_eq!((READY.supported_by_tables(), READY.verify_by_tables()), (Ok(()), Ok(())));
+        let open_to_el0 = Control { tcr: 0, ..READY };
+        assert_eq!(open_to_el0.verify_by_tables(), Ok(()));
+        for control in [no_e0pd, READY, open_to_el0] {
+            let no_pan = Control { mmfr1: 0, ..control };
+            assert_eq!(no_pan.supported_by_tables(), Err(InitError::NoPan));
+            assert_eq!(no_pan.verify_by_tables(), Err(InitError::NoPan));
+            let span = Control { sctlr: u64::MAX, ..control };
+            assert_eq!(span.verify_by_tables(), Err(InitError::SpanSet));
+        }
+    }
+
+    #[test]
     fn enforcing_changes_two_bits_alone() {
         for bits in [0, u64::MAX, 0x5555_5555_5555_5555] {
             let before = Control { sctlr: bits, tcr: bits, ..READY };
@@ -437,33 +402,5 @@ mod tests {
             assert_eq!(after.tcr & !(1 << 56), bits & !(1 << 56));
             assert_eq!((after.mmfr1, after.mmfr2), (before.mmfr1, before.mmfr2));
         }
-    }
-
-    #[test]
-    fn the_two_contexts_there_are_can_be_entered() {
-        assert!(!const { opens::<crate::context::Default>() });
-        assert!(const { opens::<crate::context::PageTables>() });
-    }
-
-    #[test]
-    #[should_panic(expected = "page tables alone")]
-    fn a_context_of_another_key_is_refused() {
-        struct Credentials;
-        impl Context for Credentials {
-            const ACCESS: AccessMap =
-                AccessMap::PROTECTED.with(Pkey::WRITE_RARELY, Access::ReadWrite);
-        }
-        opens::<Credentials>();
-    }
-
-    #[test]
-    #[should_panic(expected = "cannot take away reading")]
-    fn a_context_that_hides_page_tables_is_refused() {
-        struct Hidden;
-        impl Context for Hidden {
-            const ACCESS: AccessMap =
-                AccessMap::PROTECTED.with(Pkey::PAGE_TABLES, Access::NoAccess);
-        }
-        opens::<Hidden>();
     }
 }

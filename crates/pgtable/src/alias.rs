@@ -4,6 +4,13 @@
 //! it is mapped once more with the permissions of user data, which PSTATE.PAN (or SMAP) keeps the kernel out of except in windows.
 //! Nothing but page-table pages is mapped there.
 //!
+//! # Programs
+//!
+//! To a program the alias would be memory of its own. Newer arm64 CPUs keep it out without a look at the tables (E0PD). Elsewhere programs run
+//! on tables that lack the alias, whose root entries therefore translate nothing else: where address spaces' roots have a copy of the kernel's
+//! half (x86-64), theirs is one without; where that half has a register of its own (arm64), it is loaded with a second root meanwhile
+//! ([`Paging::make_programs_kernel_root`](crate::Paging::make_programs_kernel_root)). The alias's leaves are not global, so that no TLB keeps them over the change of roots.
+//!
 //! # The alias's own tables
 //!
 //! They are page-table pages like all others, so they are read-only in the linear map and have aliases themselves. Giving a page its
@@ -27,6 +34,9 @@ use crate::machine::{Machine, Memory};
 use crate::section::Section;
 use crate::table::{Slot, Table};
 
+/// Addresses for devices' registers.
+const DEVICE_BYTES: u64 = 1 << 21;
+
 /// The range of addresses that page-table pages have a second mapping in.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Alias {
@@ -36,7 +46,8 @@ pub(crate) struct Alias {
 }
 
 impl Alias {
-    /// The alias of `memory` from `start` up, in the tables of a root that does not translate anything there yet.
+    /// The alias of `memory` from `start` up, in the tables of a root that does not translate anything there yet. Where other roots have
+    /// copies of that one's entries, those of the alias must be its own.
     ///
     /// # Errors
     ///
@@ -45,6 +56,7 @@ impl Alias {
         memory: Memory,
         start: Option<VirtAddr>,
         root: PhysAddr,
+        has_root_copies: bool,
     ) -> Result<Alias, Error> {
         let start = start.ok_or(Error::AliasMisplaced(None))?;
         let misplaced = Error::AliasMisplaced(Some(start));
@@ -55,7 +67,23 @@ impl Alias {
         if overlaps || !is_kernel || !start.is_aligned(Level::Pud.entry_bytes()) {
             return Err(misplaced);
         }
-        Ok(Alias { memory, start, root })
+        let alias = Alias { memory, start, root };
+        if has_root_copies && !alias.has_own_root_entries() { Err(misplaced) } else { Ok(alias) }
+    }
+
+    /// Whether its root entries translate nothing of the linear map.
+    pub(crate) fn has_own_root_entries(&self) -> bool {
+        let linear = PageRange::new(self.memory.linear, self.memory.pages);
+        let is_shared = |range: PageRange| {
+            range.by_table(Level::Pud).any(|piece| self.owns_root_entry_of(piece.start()))
+        };
+        self.start.is_aligned(Level::Pgd.entry_bytes()) && !linear.is_ok_and(is_shared)
+    }
+
+    /// Whether the root entry that translates an address translates aliases.
+    pub(crate) fn owns_root_entry_of(&self, va: VirtAddr) -> bool {
+        let first = va.0 & !(Level::Pgd.entry_bytes() - 1);
+        self.overlaps(first, first + (Level::Pgd.entry_bytes() - 1))
     }
 
     /// The address of a frame's alias.
@@ -63,10 +91,29 @@ impl Alias {
         self.start.offset(frame.0 - self.memory.start.0)
     }
 
-    /// Whether any of the addresses from `first` to `last` is one for aliases.
+    /// Whether any of the addresses from `first` to `last` is one for aliases, those of devices included.
     pub(crate) fn overlaps(&self, first: u64, last: u64) -> bool {
         let bytes = self.memory.pages as u64 * PAGE_SIZE;
-        first < self.start.0 + bytes && self.start.0 <= last
+        let is_in = |start: u64, bytes: u64| first <= start + (bytes - 1) && start <= last;
+        is_in(self.start.0, bytes) || is_in(self.devices().0, DEVICE_BYTES)
+    }
+
+    /// Whether an address is one for aliases, those of devices included.
+    pub(crate) fn contains(&self, va: VirtAddr) -> bool {
+        self.overlaps(va.0, va.0)
+    }
+
+    /// Where devices' registers are that can be written in windows alone: the end of the root entry that the alias ends in.
+    fn devices(&self) -> VirtAddr {
+        let last = self.start.0 + (self.memory.pages as u64 * PAGE_SIZE - 1);
+        VirtAddr((last | (Level::Pgd.entry_bytes() - 1)) - (DEVICE_BYTES - 1))
+    }
+
+    /// The address of a device's page, if memory leaves room for it.
+    pub(crate) fn device(&self, number: usize) -> Option<VirtAddr> {
+        let va = self.devices().offset_pages(number);
+        let is_one = (number as u64) < DEVICE_BYTES / PAGE_SIZE && self.frame_at(va).is_none();
+        is_one.then_some(va)
     }
 
     /// The frame whose alias is at an address, if it is one for aliases.

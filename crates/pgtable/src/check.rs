@@ -8,7 +8,8 @@
 //! 3. no mapping outside the linear map reaches a page-table page with write permission and without its key - or for user mode,
 //!    which the key does not bind;
 //! 4. the linear map maps each frame at its own address or not at all, for the kernel alone, and not to be executed;
-//! 5. no root has entries in a half that is not its own, except that user roots may hold the kernel root's own entries.
+//! 5. no root has entries in a half that is not its own, except that user roots may hold the kernel root's own entries, other than
+//!    those of the alias.
 //!
 //! Where page tables are protected by an [alias](mod@crate::alias), what is said of the key above is said of these two:
 //!
@@ -266,12 +267,22 @@ pub fn check<M: Machine, F: Frames>(
     let mut walk = Walk { paging, memory, report: Report::default(), found: &mut found };
     walk.mark_tables(paging.kernel(), KERNEL_HALF, &mut scratch);
     walk.find_foreign_entries(paging.kernel(), USER_HALF, |_| Entry::EMPTY);
+    let kernel = paging.root_table(paging.kernel());
+    let for_every_root = |index| match paging.is_for_every_root(index) {
+        true => kernel.slot(index).load(),
+        false => Entry::EMPTY,
+    };
+    if let Some(root) = paging.programs_kernel_root() {
+        walk.mark(root.frame(), Level::Pgd, VirtAddr(0), &mut scratch);
+        walk.check_type(root.frame(), FrameType::linked(Level::Pgd, Kind::of_root(root.space())));
+        walk.find_foreign_entries(root, USER_HALF, |_| Entry::EMPTY);
+        walk.find_foreign_entries(root, KERNEL_HALF, for_every_root);
+    }
     for user in users {
         walk.mark_tables(user, USER_HALF, &mut scratch);
-        let kernel = paging.root_table(paging.kernel());
         let shared = M::Format::USER_ROOT_HAS_KERNEL_HALF;
         walk.find_foreign_entries(user, KERNEL_HALF, |index| {
-            if shared { kernel.slot(index).load() } else { Entry::EMPTY }
+            if shared { for_every_root(index) } else { Entry::EMPTY }
         });
     }
     if paging.is_protected() {
@@ -472,7 +483,7 @@ impl<M: Machine, F: Frames> Walk<'_, M, F> {
         let linear = self.memory.linear.0;
         let in_linear = address.0.wrapping_sub(linear) / PAGE_SIZE < self.memory.pages as u64;
         let alias = self.paging.alias();
-        if in_linear || alias.is_some_and(|alias| alias.frame_at(address).is_some()) {
+        if in_linear || alias.is_some_and(|alias| alias.contains(address)) {
             return;
         }
         let Some(types) = self.paging.types() else { return };

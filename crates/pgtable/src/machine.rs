@@ -160,7 +160,7 @@ pub unsafe trait Machine: Sync + Sized {
 
     /// Where the alias of memory starts, which [`Scheme::Alias`](kpkeys::Scheme::Alias) needs: the second mapping of page-table
     /// pages, which they are stored through. A range as large as memory in the kernel's half, at a multiple of 1 GiB, that
-    /// nothing else is mapped in.
+    /// nothing else is mapped in; on x86-64 at a multiple of 512 GiB, and nothing else up to the next one behind it.
     #[inline(always)]
     fn alias(&self) -> Option<VirtAddr> {
         None

@@ -81,17 +81,36 @@ fn an_alias_with_other_permissions_is_found<F: HostedFormat>() {
                 user.read_only(),
                 Attrs { execute: true, ..user },
                 user.with_key(Pkey::PAGE_TABLES),
-                // All of it right, but not global.
-                user,
             ];
-            for attrs in wrong {
-                let entry = F::leaf(place.level, start, attrs).unwrap();
+            // All of it right, but global: bit 8 (G), or bit 11 (nG).
+            let global = match F::USER_ROOT_HAS_KERNEL_HALF {
+                true => Entry(place.entry.0 | 1 << 8),
+                false => Entry(place.entry.0 & !(1 << 11)),
+            };
+            let wrong = wrong.map(|attrs| F::leaf(place.level, start, attrs).unwrap());
+            for entry in wrong.into_iter().chain([global]) {
                 victim.with_planted(place, entry, |findings| {
                     let expected = Finding::WrongAlias { frame, address, entry };
-                    assert!(findings.contains(&expected), "{config:?} {attrs:?} {findings:?}");
+                    assert!(findings.contains(&expected), "{config:?} {findings:?}");
                 });
             }
         }
+    }
+}
+
+/// To a program the alias is memory of its own: its root must not lead there.
+fn a_programs_root_leads_to_no_alias_and_one_that_does_is_found<F: HostedFormat>() {
+    for config in protecting_configs() {
+        let victim = Victim::<F>::new(config);
+        let root = victim.user_table(Level::Pgd);
+        let index = ALIAS_START.index(Level::Pgd);
+        let kernel = victim.system.read(victim.system.paging.kernel().frame(), index);
+        let own = victim.system.read(root, index);
+        assert!(!kernel.is_empty() && own.is_empty(), "{config:?}");
+        victim.system.plant(root, index, kernel);
+        let expected = Finding::ForeignRootEntry { root, index, entry: kernel };
+        assert!(victim.findings().contains(&expected), "{config:?}");
+        victim.system.plant(root, index, own);
     }
 }
 
@@ -224,6 +243,7 @@ for_both_formats!(
     a_table_that_is_writable_in_the_linear_map_is_found,
     a_table_without_its_alias_is_found,
     an_alias_with_other_permissions_is_found,
+    a_programs_root_leads_to_no_alias_and_one_that_does_is_found,
     an_alias_of_another_page_is_found_at_both,
     data_with_an_alias_is_found_whatever_it_allows,
     a_block_of_data_with_an_alias_is_found_page_by_page,

@@ -64,8 +64,8 @@ fn a_table_is_read_only_and_has_an_alias_as_long_as_it_is_one<F: HostedFormat>()
 fn a_page_allocated_singly_costs_two_changes_of_two_stores<F: HostedFormat>() {
     for (mode, windows) in [(Mode::Unbatched, 2), (Mode::Batched, 1)] {
         let system = System::<F>::boot(Config::of(mode), SMALL);
-        // A root on x86-64 is given entries, which have windows of their own.
-        let copied = if F::USER_ROOT_HAS_KERNEL_HALF { 2 } else { 0 };
+        // A root on x86-64 is given the linear map's entry, which has a window of its own, and not the alias's.
+        let copied = u64::from(F::USER_ROOT_HAS_KERNEL_HALF);
         let (counts, user) = system.counted(|| system.new_user_root());
         // And it is zeroed in one.
         let opened = windows + 1 + copied;
@@ -254,18 +254,18 @@ mod misplaced {
     use kpkeys_hosted::machine::LINEAR_START;
     use kpkeys_hosted::register::PanRegister;
     use kpkeys_hosted::{Counter, Hosted, arena::Arena};
-    use kpkeys_pgtable::entry::Aarch64;
+    use kpkeys_pgtable::entry::{Aarch64, X86_64};
     use kpkeys_pgtable::{Memory, Paging};
 
     use super::support::Scarce;
     use super::*;
 
-    struct Elsewhere(CountedPan<Aarch64>, Option<VirtAddr>);
+    struct Elsewhere<F>(CountedPan<F>, Option<VirtAddr>);
 
     // SAFETY: everything but the place of the alias is the inner machine's, which answers for it. The alias is never used: no test
     // comes as far as protection.
-    unsafe impl Machine for Elsewhere {
-        type Format = Aarch64;
+    unsafe impl<F: HostedFormat> Machine for Elsewhere<F> {
+        type Format = F;
         type Backend = Pan<PanRegister>;
         type Probe = Counter;
 
@@ -304,18 +304,17 @@ mod misplaced {
         }
     }
 
-    fn build(alias: Option<VirtAddr>, mode: Mode) -> Result<(), Error> {
+    fn build<F: HostedFormat>(alias: Option<VirtAddr>, mode: Mode) -> Result<(), Error> {
         let arena = std::sync::Arc::new(Arena::new(SMALL).expect("the host has memory"));
         let machine =
-            Elsewhere(Hosted::new(arena, Pan::new(PanRegister), Counter::default(), 1), alias);
+            Elsewhere::<F>(Hosted::new(arena, Pan::new(PanRegister), Counter::default(), 1), alias);
         let frames = Scarce::new(machine.memory());
         Paging::new(machine, frames, Config::of(mode)).map(|_| ())
     }
 
-    #[test]
-    fn an_alias_that_cannot_be_is_refused() {
+    fn is_refused_where_it_cannot_be<F: HostedFormat>() {
         for mode in Mode::ALL.into_iter().filter(|mode| mode.protects()) {
-            assert_eq!(build(None, mode), Err(Error::AliasMisplaced(None)));
+            assert_eq!(build::<F>(None, mode), Err(Error::AliasMisplaced(None)));
             let bad = [
                 LINEAR_START,
                 VirtAddr(0x4000_0000),
@@ -325,11 +324,31 @@ mod misplaced {
             ];
             for start in bad {
                 let refused = Err(Error::AliasMisplaced(Some(start)));
-                assert_eq!(build(Some(start), mode), refused, "{start:?}");
+                assert_eq!(build::<F>(Some(start), mode), refused, "{start:?}");
             }
-            assert_eq!(build(Some(ALIAS_START), mode), Ok(()));
+            assert_eq!(build::<F>(Some(ALIAS_START), mode), Ok(()));
         }
-        assert_eq!(build(None, Mode::Off), Ok(()), "nothing is protected, so nothing is needed");
+        assert_eq!(
+            build::<F>(None, Mode::Off),
+            Ok(()),
+            "nothing is protected, so nothing is needed"
+        );
+    }
+
+    #[test]
+    fn an_alias_that_cannot_be_is_refused() {
+        is_refused_where_it_cannot_be::<Aarch64>();
+        is_refused_where_it_cannot_be::<X86_64>();
+    }
+
+    /// Programs' roots on x86-64 have a copy of the kernel's half without the alias, which must have root entries of its own for that.
+    #[test]
+    fn an_alias_that_shares_a_root_entry_is_refused_where_roots_are_copied() {
+        let (mode, gib) = (Mode::Fused, Level::Pud.entry_bytes());
+        for start in [ALIAS_START.offset(gib), LINEAR_START.offset(64 * gib)] {
+            assert_eq!(build::<X86_64>(Some(start), mode), Err(Error::AliasMisplaced(Some(start))));
+            assert_eq!(build::<Aarch64>(Some(start), mode), Ok(()));
+        }
     }
 }
 

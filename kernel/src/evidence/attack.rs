@@ -179,7 +179,8 @@ impl Site<Bare<NoProbe>> for Here {
     }
 
     fn load_root(&self, root: PhysAddr) -> Result<bool, String> {
-        let victim = Victim::spawn(self.cpu, || arch::root::current().0)?;
+        let victim =
+            Victim::spawn(self.cpu, || arch::root::on_threads_root(|| arch::root::current().0))?;
         let stored = overwrite(victim.thread().root_address(), root.0);
         let loaded = victim.run();
         stored?;
@@ -326,7 +327,7 @@ fn overwrite(at: *mut u64, value: u64) -> Result<(), String> {
 }
 
 /// Whether the protection under test is what refuses a store of the kernel for this reason: the key; or, with an alias, that
-/// the linear map has page tables read-only, or PAN, both of which are refused permission.
+/// the linear map has page tables read-only, or PAN or SMAP, all of which are refused permission.
 fn refuses_kernel(cause: Cause) -> bool {
     match protection::selected().scheme() {
         Scheme::Keys => cause == Cause::Key,
@@ -334,7 +335,8 @@ fn refuses_kernel(cause: Cause) -> bool {
     }
 }
 
-/// The same of a store with a program's permissions. E0PD reports an alias, which is mapped, as not mapped (Arm ARM, `TCR_EL1.E0PD1`).
+/// The same of a store with a program's permissions. E0PD reports an alias, which is mapped, as not mapped (Arm ARM, `TCR_EL1.E0PD1`), and
+/// a program's root on x86-64 has none.
 fn refuses_programs(cause: Cause) -> bool {
     match protection::selected().scheme() {
         Scheme::Keys => cause == Cause::Key,

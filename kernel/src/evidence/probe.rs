@@ -7,6 +7,7 @@
 //! be preempted, nested, and used in interrupt and NMI handlers.
 
 use crate::arch::probe::decode;
+use crate::arch::root;
 use crate::cpu::fault::Fault;
 use core::ffi::c_void;
 
@@ -92,17 +93,17 @@ pub unsafe fn execute(code: *const u8) -> Result<(), Fault> {
     unsafe { probe_execute(code) }.into_result().map(drop)
 }
 
-/// Reads eight bytes of a user page of the loaded address space, as user mode may.
+/// Reads eight bytes of a user page of the running thread's address space, as user mode may.
 ///
 /// # Errors
 ///
 /// The fault, when the read is refused.
 pub fn load_user_u64(from: *const u64) -> Result<u64, Fault> {
     // SAFETY: as in `load_u64`.
-    unsafe { probe_load_user_u64(from) }.into_result()
+    root::on_threads_root(|| unsafe { probe_load_user_u64(from) }).into_result()
 }
 
-/// Writes eight bytes to a user page of the loaded address space, as user mode may.
+/// Writes eight bytes to a user page of the running thread's address space, as user mode may.
 ///
 /// # Errors
 ///
@@ -113,7 +114,7 @@ pub fn load_user_u64(from: *const u64) -> Result<u64, Fault> {
 /// As [`store_u8`].
 pub unsafe fn store_user_u64(to: *mut u64, value: u64) -> Result<(), Fault> {
     // SAFETY: as in `store_u8`.
-    unsafe { probe_store_user_u64(to, value) }.into_result().map(drop)
+    root::on_threads_root(|| unsafe { probe_store_user_u64(to, value) }).into_result().map(drop)
 }
 
 /// Runs `function` in a page-fault handler: takes a page fault on purpose, whose handler

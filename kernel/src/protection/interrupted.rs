@@ -42,6 +42,12 @@ struct Kept {
     /// The address of the frame on the stack; zero if none is kept.
     of: [u64; exceptions::KINDS],
     frames: [Frame; exceptions::KINDS],
+    /// The way back of those that were no gate; see [`leave_by_copy`].
+    #[cfg(target_arch = "x86_64")]
+    copies: [Frame; exceptions::KINDS],
+    /// The address of the frame that interrupted the kernel on a program's root; see [`note_root`].
+    #[cfg(target_arch = "x86_64")]
+    on_programs_root: [u64; exceptions::KINDS],
 }
 
 // SAFETY: only the CPU that a record belongs to reads or writes it, exceptions masked.
@@ -59,8 +65,14 @@ static RECORDS: [Record; crate::cpu::MAX_CPUS] =
 static TO_ALIAS: Settled<usize> = Settled::new();
 
 impl Kept {
-    const EMPTY: Self =
-        Self { of: [0; exceptions::KINDS], frames: [const { Frame::ZERO }; exceptions::KINDS] };
+    const EMPTY: Self = Self {
+        of: [0; exceptions::KINDS],
+        frames: [const { Frame::ZERO }; exceptions::KINDS],
+        #[cfg(target_arch = "x86_64")]
+        copies: [const { Frame::ZERO }; exceptions::KINDS],
+        #[cfg(target_arch = "x86_64")]
+        on_programs_root: [0; exceptions::KINDS],
+    };
 }
 
 /// Remembers where aliases are, before the final tables are loaded.
@@ -68,12 +80,12 @@ pub fn settle(to_alias: usize) {
     TO_ALIAS.settle(|| to_alias);
 }
 
-/// The first thing in every exception: closes the window that was interrupted.
+/// The first thing in every exception: closes the window that was interrupted, if `was_open` says so of the frame.
 #[inline(always)]
-pub fn enter(frame: &mut Frame) {
+pub fn enter(frame: &mut Frame, was_open: impl FnOnce(&Frame) -> bool) {
     if !protection::has_gates() {
         frame.protection = protection::backend().exception_entry();
-    } else if exceptions::interrupted_open(frame) {
+    } else if was_open(frame) {
         keep(frame);
     }
 }
@@ -136,6 +148,69 @@ fn resume(frame: &Frame) -> u64 {
     own as u64
 }
 
+/// Copies a frame to the record, has `corrected` make it one that may be returned by, and returns where the copy is. For a CPU whose return
+/// restores the flag that opens windows from the frame (x86-64, EFLAGS.AC): what IRETQ reads, no store can have changed.
+///
+/// It is used at once, exceptions masked. What can interrupt that still is of another kind.
+#[cfg(target_arch = "x86_64")]
+pub fn leave_by_copy(frame: &Frame, corrected: impl FnOnce(&mut Frame)) -> &'static Frame {
+    let record = record();
+    let kind = exceptions::kind_of(frame).unwrap_or(exceptions::KINDS - 1);
+    in_record(record, |kept| {
+        // SAFETY: as in `in_record`.
+        unsafe {
+            let copy = (&raw mut (*kept).copies).cast::<Frame>().add(kind);
+            core::ptr::copy_nonoverlapping(core::ptr::from_ref(frame), copy, 1);
+            corrected(&mut *copy);
+        }
+    });
+    // SAFETY: the copy is this CPU's, and stays until the next return of its kind.
+    unsafe { &(*record.0.get()).copies[kind] }
+}
+
+/// Notes that the kernel was interrupted on a program's root, which it is on for a few instructions: on the way to the program, and
+/// where it reaches its memory. It must go on there, and memory that anyone can write does not say so.
+#[cfg(target_arch = "x86_64")]
+pub fn note_root(frame: &Frame) {
+    set_noted_root(frame, core::ptr::from_ref(frame) as u64);
+}
+
+/// Whether that was noted of this frame; it is not any more then.
+#[cfg(target_arch = "x86_64")]
+pub fn take_noted_root(frame: &Frame) -> bool {
+    let Some(kind) = exceptions::kind_of(frame) else { return false };
+    // SAFETY: the record is this CPU's, and nobody writes it now.
+    let noted = unsafe { (*record().0.get()).on_programs_root[kind] };
+    let is_of_this = noted == core::ptr::from_ref(frame) as u64;
+    if is_of_this {
+        set_noted_root(frame, 0);
+    }
+    is_of_this
+}
+
+#[cfg(target_arch = "x86_64")]
+fn set_noted_root(frame: &Frame, to: u64) {
+    let Some(kind) = exceptions::kind_of(frame) else { return };
+    in_record(record(), |kept| {
+        // SAFETY: as in `in_record`.
+        unsafe { (&raw mut (*kept).on_programs_root).cast::<u64>().add(kind).write(to) };
+    });
+}
+
+/// Runs `f` in a window, with where the record can be written.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn in_record(record: &'static Record, f: impl FnOnce(*mut Kept)) {
+    let kept = writable(record);
+    // SAFETY: the record is this CPU's, and writable while page tables are, which they are between the two writes of the flag; exceptions
+    // are masked.
+    unsafe {
+        protection::backend().enter::<kpkeys::context::PageTables>();
+        f(kept);
+        protection::backend().enter::<kpkeys::context::Default>();
+    }
+}
+
 /// The record of this CPU.
 fn record() -> &'static Record {
     &RECORDS[crate::cpu::number_of(cpu_state::own_address())]
@@ -146,6 +221,12 @@ fn writable(record: &'static Record) -> *mut Kept {
     let linear = layout::linear(image::phys(core::ptr::from_ref(record) as u64));
     match protection::backend().scheme() {
         Scheme::Keys => linear.cast(),
-        Scheme::Alias => linear.wrapping_add(TO_ALIAS.get().copied().unwrap_or(0)).cast(),
+        Scheme::Alias => alias_of_settled(record.0.get()),
     }
+}
+
+/// The alias of something that settled during start.
+pub fn alias_of_settled<T>(settled: *mut T) -> *mut T {
+    let linear = layout::linear(image::phys(settled as u64));
+    linear.wrapping_add(TO_ALIAS.get().copied().unwrap_or(0)).cast()
 }

@@ -13,33 +13,56 @@ pub mod interrupted;
 pub mod selected;
 
 use crate::arch::backend::{self, Choice, Selected, Unusable};
+use crate::lock::IrqsOff;
 use crate::start::settled::Settled;
-use kpkeys::context::Default;
+use core::sync::atomic::{AtomicBool, Ordering};
+use kpkeys::context::{Default, PageTables};
 use kpkeys::null::Null;
-use kpkeys::{Backend, Saved};
+use kpkeys::{Backend, Guard, Saved, Scheme};
 use kpkeys_pgtable::Mode;
-#[cfg(target_arch = "x86_64")]
-use {crate::lock::IrqsOff, kpkeys::Guard, kpkeys::context::PageTables};
 
 #[unsafe(link_section = ".settled")]
 static SELECTED: Settled<Selected> = Settled::new();
 
-/// Whether windows are gates.
 #[unsafe(link_section = ".settled")]
-static GATES: Settled<bool> = Settled::new();
+static MODE: Settled<Mode> = Settled::new();
 
 /// What stands for a backend before one is selected.
 static NONE_YET: Selected = Selected::None(Null::new());
 
 /// Settles what depends on the protection mode, before any window is opened.
 pub fn settle(mode: Mode) {
-    GATES.settle(|| mode == Mode::Fused);
+    MODE.settle(|| mode);
 }
 
 /// Whether windows are gates: exceptions and thread switches restore none from ordinary memory.
 #[inline(always)]
 pub fn has_gates() -> bool {
-    GATES.get() == Some(&true)
+    MODE.get() == Some(&Mode::Fused)
+}
+
+/// Whether page tables are stored through an alias: from [`now_protected`] on. Until then no program runs.
+#[unsafe(link_section = ".settled")]
+static HAS_ALIAS: AtomicBool = AtomicBool::new(false);
+
+/// Whether page tables are stored through an alias, which programs must not reach.
+#[inline(always)]
+pub fn has_alias() -> bool {
+    HAS_ALIAS.load(Ordering::Relaxed)
+}
+
+/// Remembers that protection is on. Nothing but a window can say so.
+pub fn now_protected() {
+    if backend().scheme() == Scheme::Alias {
+        let alias = interrupted::alias_of_settled(HAS_ALIAS.as_ptr());
+        let _irqs_off = IrqsOff::new();
+        // SAFETY: no window is open on this CPU, interrupts are off, and what is written is this module's.
+        unsafe {
+            let open: Guard<'_, _, PageTables> = Guard::enter(backend());
+            alias.write_volatile(true);
+            drop(open);
+        }
+    }
 }
 
 /// Selects the backend, on the boot CPU.

@@ -92,7 +92,7 @@ impl Thread {
     }
 
     /// The root table it runs on.
-    pub(super) fn root(&self) -> RootTable {
+    pub fn root(&self) -> RootTable {
         RootTable(self.root.load(Ordering::Relaxed))
     }
 

@@ -59,7 +59,7 @@ properties! {
     x86_64_settled: "a walker changes no entry that the code takes for settled (SDM 4.8)" = settled_x86_64;
     aarch64_settled: "the same (FEAT_HAFDBS)" = settled_aarch64;
     x86_64_alias: "an alias is for user mode, writable, never executable, of key 0" = alias::<X86_64>;
-    aarch64_alias: "the same, and global" = alias_aarch64;
+    aarch64_alias: "the same, and not global" = alias_aarch64;
     x86_64_writable: "what the code takes for read-only no CPU writes through (R/W is bit 1)" = writable_x86_64;
     aarch64_writable: "the same (AP[2] is bit 7, DBM bit 51)" = writable_aarch64;
     aarch64_contiguous: "only the mark of a run is set" = contiguous;
@@ -254,7 +254,7 @@ fn alias<F: Format>(frame: u64, at: u64, _: u64, _: u64) -> bool {
 #[inline(always)]
 fn alias_aarch64(frame: u64, at: u64, c: u64, d: u64) -> bool {
     // AP[1] is bit 6, nG bit 11, PXN 53, UXN 54.
-    let bits = |entry: u64| entry >> 6 & 1 == 1 && entry >> 11 & 1 == 0 && entry >> 53 & 3 == 3;
+    let bits = |entry: u64| entry >> 6 & 1 == 1 && entry >> 11 & 1 == 1 && entry >> 53 & 3 == 3;
     alias::<Aarch64>(frame, at, c, d)
         & Aarch64::alias(level(at), PhysAddr(frame)).is_none_or(|entry| bits(entry.0))
 }

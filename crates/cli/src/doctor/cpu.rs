@@ -165,7 +165,7 @@ fn pks(leaf_7: Leaf7) -> Finding {
             "PKS",
             false,
             "CPUID.7.0:ECX bit 31 is clear",
-            "backend Pks refuses to start; an emulator enforces it (attack --on qemu-x86_64)",
+            "backend Pks refuses to start; an emulator enforces it (attack --backend pks)",
         ),
     }
 }
@@ -176,15 +176,15 @@ fn smap(leaf_7: Leaf7) -> Finding {
             "SMAP",
             true,
             "SMAP and LASS",
-            "backend Smap (planned) could enforce, with one set of tables",
+            "backend Smap enforces; with LASS programs could run on the kernel's tables",
         ),
         (true, false) => for_kernels(
             "SMAP",
             true,
             "SMAP, without LASS",
-            "backend Smap (planned) could enforce, with user tables that lack the alias",
+            "backend Smap enforces, with user tables that lack the alias",
         ),
-        (false, _) => for_kernels("SMAP", false, "no SMAP", "backend Smap could not enforce"),
+        (false, _) => for_kernels("SMAP", false, "no SMAP", "backend Smap refuses to start"),
     }
 }
 
@@ -224,9 +224,9 @@ fn pan(cpu: &Cpu) -> Finding {
         ),
         (true, false) => for_kernels(
             "PAN",
-            false,
+            true,
             "PAN without E0PD, to judge by other features of Armv8.1",
-            "backend Pan refuses to start where E0PD is missing",
+            "backend Pan could enforce, with tables for programs that lack the alias",
         ),
         (false, false) => {
             for_kernels("PAN", false, "no sign of Armv8.1", "backend Pan refuses to start")

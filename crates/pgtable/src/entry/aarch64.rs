@@ -139,8 +139,8 @@ impl Format for Aarch64 {
 
     #[inline(always)]
     fn alias(level: Level, frame: PhysAddr) -> Option<Entry> {
-        // AP[1] set and nG clear: it is the kernel's, whatever address space is loaded.
-        Self::leaf(level, frame, Attrs::USER_DATA).map(|entry| Entry(entry.0 & !NOT_GLOBAL))
+        // AP[1] set, and nG: where EL0 is kept out by its tables, its identifier must know none.
+        Self::leaf(level, frame, Attrs::USER_DATA)
     }
 
     #[inline(always)]

@@ -112,7 +112,8 @@ impl Format for X86_64 {
 
     #[inline(always)]
     fn alias(level: Level, frame: PhysAddr) -> Option<Entry> {
-        Self::leaf(level, frame, Attrs::USER_DATA).map(|entry| Entry(entry.0 | GLOBAL))
+        // Not global: no TLB may keep it when a program's root, which lacks the alias, is loaded.
+        Self::leaf(level, frame, Attrs::USER_DATA)
     }
 
     #[inline(always)]

@@ -1,7 +1,8 @@
 //! The tables that a kernel starts with: its linear map, and those that an alias must not need pages for.
 
 use super::Paging;
-use crate::addr::{Level, PhysAddr};
+use crate::addr::{Level, PhysAddr, VirtAddr};
+use crate::entry::{Entry, Format};
 use crate::error::Error;
 use crate::linear;
 use crate::machine::{Frames, Machine, Memory};
@@ -25,6 +26,33 @@ impl<M: Machine, F: Frames> Paging<M, F> {
             self.table_for(&section, &self.kernel, piece.start(), level)?;
         }
         Ok(())
+    }
+
+    /// Maps a page of a device's registers beside the aliases, so that it can be written in windows alone, and returns where; `None` without an
+    /// alias. `attributes` makes the leaf one for devices.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooLate`] once protection is on; [`Error::AliasMisplaced`] if memory leaves no room for this page, [`Error::OutsideLinearMap`] if no
+    /// entry can map it; [`Error::OutOfMemory`].
+    pub fn map_device_beside_alias(
+        &self,
+        number: usize,
+        device: PhysAddr,
+        attributes: impl Fn(Entry) -> Entry,
+    ) -> Result<Option<VirtAddr>, Error> {
+        let Some(alias) = self.alias() else { return Ok(None) };
+        if self.is_protected() {
+            return Err(Error::TooLate(device));
+        }
+        let no_room = Error::AliasMisplaced(self.machine().alias());
+        let va = alias.device(number).ok_or(no_room)?;
+        let leaf =
+            M::Format::alias(Level::Pte, device).ok_or(Error::OutsideLinearMap(device, 1))?;
+        let section = self.building();
+        let table = self.table_for(&section, &self.kernel, va, Level::Pte)?;
+        section.set_upper(table.slot(va.index(Level::Pte)), attributes(leaf));
+        Ok(Some(va))
     }
 
     pub(super) fn build_linear_map(&self, memory: Memory, granule: Level) -> Result<(), Error> {

@@ -11,7 +11,7 @@ mod tables;
 use core::panic::Location;
 
 use kpkeys::{Backend, Pkey, Scheme, context};
-use spin::Mutex;
+use spin::{Mutex, Once};
 
 use crate::addr::{Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
 use crate::alias::Alias;
@@ -83,6 +83,8 @@ pub struct Paging<M: Machine, F: Frames> {
     /// The keyed pool; without one, page-table pages are allocated one by one.
     pool: Option<Pool>,
     kernel: Root,
+    /// The kernel's half without the alias.
+    programs_kernel: Once<Root>,
 }
 
 impl<M: Machine, F: Frames> Paging<M, F> {
@@ -112,10 +114,13 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         };
         let by_alias = ground.machine().backend().scheme() == Scheme::Alias;
         let alias = (by_alias && config.mode.protects())
-            .then(|| Alias::new(memory, ground.machine().alias(), kernel.frame))
+            .then(|| {
+                let has_copies = M::Format::USER_ROOT_HAS_KERNEL_HALF;
+                Alias::new(memory, ground.machine().alias(), kernel.frame, has_copies)
+            })
             .transpose()?;
         let ground = ground.with_linear(Linear::new(memory, kernel.frame, alias));
-        let paging = Paging { ground, pool, kernel };
+        let paging = Paging { ground, pool, kernel, programs_kernel: Once::new() };
         paging.build_linear_map(memory, config.linear)?;
         paging.build_alias_tables()?;
         Ok(paging)
@@ -362,7 +367,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         self.ground.section(root.space)
     }
 
-    /// Makes the root of a new user address space. Where user roots hold the kernel's half (x86-64), that is copied: kernel
+    /// Makes the root of a new user address space. Where user roots hold the kernel's half (x86-64), that is copied, but for an alias: kernel
     /// entries of the root must not change from then on, so link all tables below them first with
     /// [`link_kernel_half`](Self::link_kernel_half).
     ///
@@ -373,16 +378,50 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         self.check_kernel_root()?;
         let page = self.allocate(section, Level::Pgd, Kind::of_root(Space::User))?;
         if M::Format::USER_ROOT_HAS_KERNEL_HALF {
-            let kernel = self.table(self.kernel.frame);
-            let user = page.table(self.machine());
-            for i in KERNEL_HALF {
-                let entry = kernel.slot(i).load();
-                if !entry.is_empty() {
-                    section.set_upper(user.slot(i), entry);
-                }
-            }
+            self.copy_kernel_half(section, page.table(self.machine()));
         }
         Ok(Root::new(section.found_root(page, Space::User)?, Space::User))
+    }
+
+    /// Makes a second root for the kernel's half, without the alias: what programs run on where that half has a root register of its own and the
+    /// CPU does not keep them out of it (arm64 without E0PD). Kernel entries of the root must not change from then on, as for
+    /// [`new_user_root`](Self::new_user_root).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AliasMisplaced`] if its root entries are not its own, [`Error::OutOfMemory`].
+    pub fn make_programs_kernel_root(&self) -> Result<&Root, Error> {
+        if self.alias().is_some_and(|alias| !alias.has_own_root_entries()) {
+            return Err(Error::AliasMisplaced(self.machine().alias()));
+        }
+        self.programs_kernel.try_call_once(|| {
+            let section = self.section(&self.kernel);
+            let page = self.allocate(&section, Level::Pgd, Kind::of_root(Space::Kernel))?;
+            self.copy_kernel_half(&section, page.table(self.machine()));
+            Ok(Root::new(section.found_root(page, Space::Kernel)?, Space::Kernel))
+        })
+    }
+
+    /// That root, if it was made.
+    pub fn programs_kernel_root(&self) -> Option<&Root> {
+        self.programs_kernel.get()
+    }
+
+    /// Copies the kernel's half to a new root, but for the alias.
+    fn copy_kernel_half(&self, section: &Section<'_, M>, to: Table<'_>) {
+        let kernel = self.table(self.kernel.frame);
+        for i in KERNEL_HALF.filter(|&i| self.is_for_every_root(i)) {
+            let entry = kernel.slot(i).load();
+            if !entry.is_empty() {
+                section.set_upper(to.slot(i), entry);
+            }
+        }
+    }
+
+    /// Whether an entry of the kernel's root may be in an address space's: those of the alias may not, which is user memory to programs.
+    pub(crate) fn is_for_every_root(&self, index: usize) -> bool {
+        let first = VirtAddr(!0 << 48 | (index as u64) << Level::Pgd.shift());
+        self.alias().is_none_or(|alias| !alias.owns_root_entry_of(first))
     }
 
     /// Whether the kernel's root, of which every address space has a part on some machines, is one by its type.

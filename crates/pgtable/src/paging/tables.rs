@@ -137,8 +137,8 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         if entry.is_empty() {
             let table = page.table(self.machine());
             // Leaves of the alias are marked as the user's, and so must be the way to them.
-            let user = root.space == Space::User
-                || self.alias().is_some_and(|alias| alias.frame_at(va).is_some());
+            let user =
+                root.space == Space::User || self.alias().is_some_and(|alias| alias.contains(va));
             section.link(slot, level, kind, user, page)?;
             return Ok(table);
         }

@@ -8,13 +8,12 @@
 //! | windows, mode `unbatched` | the same number more | a window around each store; in the others one window has both |
 //! | TLB flushes | one more for each page that is given back | two addresses must be flushed where they go, one where they come |
 //! | windows, `fused`, vmalloc rows | one for each map and each unmap | where windows are cheap no unmap waits for another's |
-//! | x86-64: upper stores of `fork`, and their windows | one more | a new root is given the kernel's half, and the alias is in an entry of its own |
 //!
 //! Everything else is equal: stores to page tables, tables, changes of protection, windows of the other modes.
 
 use kpkeys_hosted::HostedFormat;
 use kpkeys_mm::Kernel;
-use kpkeys_pgtable::{Event, Format, Machine, Mode};
+use kpkeys_pgtable::{Event, Machine, Mode};
 use kpkeys_workloads::{ALL_ROWS, Row, Test};
 
 use crate::support::{
@@ -32,24 +31,20 @@ fn ranges(row: &Row, loops: u64) -> u64 {
 }
 
 /// What a row does behind an alias, from what it does with keys.
-fn expected<F: Format>(mode: Mode, name: &str, by_key: Events, barriers_of_entries: u64) -> Events {
+fn expected(mode: Mode, by_key: Events, barriers_of_entries: u64) -> Events {
     // Without a pool every table that is freed is given back; with it no row gives back a block.
     let given_back = match mode {
         Mode::Unbatched | Mode::Batched => by_key.ptps_freed,
         Mode::Off | Mode::FusedLean | Mode::Fused => 0,
     };
     let second_stores = by_key.key_changes;
-    let of_new_root =
-        u64::from(F::USER_ROOT_HAS_KERNEL_HALF && mode.protects() && name.starts_with("fork"));
     let windows = match mode {
-        Mode::Off | Mode::FusedLean => 0,
-        Mode::Unbatched | Mode::Fused => second_stores + of_new_root,
-        // A key change has one window, and so has an upper store.
-        Mode::Batched => of_new_root,
+        Mode::Unbatched | Mode::Fused => second_stores,
+        // A key change has one window.
+        Mode::Off | Mode::FusedLean | Mode::Batched => 0,
     };
     Events {
         linear_stores: by_key.linear_stores + second_stores,
-        upper_stores: by_key.upper_stores + of_new_root,
         windows: by_key.windows + windows,
         barriers: barriers_of_entries,
         tlb_flushes: by_key.tlb_flushes + given_back,
@@ -83,7 +78,7 @@ fn rows_differ_from_those_by_key_by_what_the_alias_costs<F: HostedFormat>() {
             let (timing, counts) = run(&by_alias, row, 100);
             let found = Events::of(&counts);
             // How many barriers entries want is another test's business (`vmalloc_counts`). That they are all there are is seen below.
-            let mut expected = expected::<F>(mode, row.result_class, by_key, found.barriers);
+            let mut expected = expected(mode, by_key, found.barriers);
             if mode.fuses() && row.benchmark == "vmalloc" {
                 // Each range is mapped and unmapped in windows of its own; where they are gates, they were before.
                 if mode == Mode::FusedLean {

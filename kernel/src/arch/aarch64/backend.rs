@@ -3,6 +3,7 @@
 use super::control::{self, Features};
 use super::indirection;
 use crate::protection::selected::backends;
+use crate::start::settled::Settled;
 use core::fmt;
 use kpkeys::encoding::Por;
 use kpkeys::keyed::Keyed;
@@ -35,7 +36,7 @@ impl Choice {
         let supported = control::supported();
         if supported.contains(Features::POE) {
             Self::Poe
-        } else if supported.contains(Features::PAN | Features::E0PD) {
+        } else if supported.contains(Features::PAN) {
             Self::Pan
         } else {
             Self::None
@@ -68,6 +69,15 @@ impl fmt::Display for Unusable {
 
 type Mock = Keyed<ContextIdr, Por>;
 
+/// Whether the boot CPU lacks E0PD, so that EL0 must be kept out of an alias by its tables.
+#[unsafe(link_section = ".settled")]
+static NO_E0PD: Settled<bool> = Settled::new();
+
+/// Whether programs must run on tables that lack the alias: where there is one, and the boot CPU, which asks first, has no E0PD.
+pub fn are_programs_apart() -> bool {
+    *NO_E0PD.settle(|| !control::supported().contains(Features::E0PD))
+}
+
 /// The value of `POR_EL1`, and of the mock, that allows everything.
 const ALL_ALLOWED: u64 = 0x7777_7777;
 
@@ -96,8 +106,13 @@ pub unsafe fn init(choice: Choice) -> Result<Selected, Unusable> {
             };
             poe.map(Selected::Poe).map_err(Unusable::Poe)
         }
-        // SAFETY: EL1; user memory is reached by LDTR and STTR alone. The rest is the caller's promise.
-        Choice::Pan => unsafe { Pan::init() }.map(Selected::Pan).map_err(Unusable::Pan),
+        Choice::Pan => {
+            // SAFETY: EL1; user memory is reached by LDTR and STTR alone. Where tables keep EL0 out, `root` loads none of the alias's for it.
+            // The rest is the caller's promise.
+            let pan =
+                unsafe { if are_programs_apart() { Pan::init_by_tables() } else { Pan::init() } };
+            pan.map(Selected::Pan).map_err(Unusable::Pan)
+        }
         Choice::Mock => {
             // SAFETY: EL1, and this kernel does not use the register otherwise.
             let mock = Mock::new(unsafe { ContextIdr::new() });
@@ -153,6 +168,9 @@ impl Selected {
         unsafe {
             match self {
                 Self::Poe(_) => Poe::verify().map_err(Unusable::Poe),
+                Self::Pan(pan) if are_programs_apart() => {
+                    pan.verify_by_tables().map_err(Unusable::Pan)
+                }
                 Self::Pan(pan) => pan.verify().map_err(Unusable::Pan),
                 Self::Mock(_) | Self::None(_) => Ok(()),
             }

@@ -5,7 +5,7 @@ use super::entry::{self, Frame, Kind, Origin};
 use super::gic::{self, Interrupt};
 use super::register::{mrs, msr, synchronize};
 use super::registers::Registers;
-use super::{ipi, irq, probe, time, tlb, user};
+use super::{ipi, irq, probe, root, time, tlb, user};
 use crate::cpu::calls;
 use crate::cpu::fault::Fault;
 use crate::cpu::stack;
@@ -39,6 +39,8 @@ pub mod class {
     pub const SYSTEM_CALL: u8 = 0x15;
 }
 
+/// The exception level and stack pointer to return to: 0 is EL0.
+const SPSR_MODE: u64 = 0xf;
 /// FIQs are masked in the interrupted state.
 const SPSR_F: u64 = 1 << 6;
 
@@ -64,10 +66,16 @@ pub const KINDS: usize = 4;
 ///
 /// The window that was interrupted is closed before anything else runs, and resumed last, so that a handler never starts inside it.
 pub extern "C" fn dispatch(frame: &mut Frame) -> u64 {
-    interrupted::enter(frame);
+    root::enter_kernel();
+    interrupted::enter(frame, interrupted_open);
     handle(frame);
     irq::disable_all();
-    match interrupted::leave(frame) {
+    let way = interrupted::leave(frame);
+    if is_from_program(frame) && frame.spsr & SPSR_MODE == 0 {
+        // Only there; on the kernel's own root nothing that EL0 may execute is mapped.
+        root::enter_program();
+    }
+    match way {
         // Closed by the register, which no return changes; there may be no PAN.
         way::CLOSED if protection::backend().scheme() == Scheme::Keys => way::AS_SAVED,
         way => way,

@@ -57,6 +57,9 @@ pub fn devices() -> impl Iterator<Item = PhysAddr> {
     devices::pages()
 }
 
+/// The interrupt controller's driver is a library's, which knows of no windows.
+pub const DEVICES_ARE_WRITTEN_IN_WINDOWS: bool = false;
+
 /// Memory that nothing uses once the CPUs are up: none, since they start wherever PSCI is told to.
 pub fn only_for_start() -> Option<PhysRange> {
     None

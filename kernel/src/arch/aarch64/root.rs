@@ -4,6 +4,14 @@
 //! space of their own run on a table that translates nothing, so no CPU ever holds on to a root that is released: there is no lazy
 //! switching.
 //!
+//! # Behind an alias, without E0PD
+//!
+//! The alias is user memory to EL0, so while a program runs `TTBR1_EL1` holds a second root of the kernel's half, which lacks it. Its leaves are
+//! not global, and in this arrangement the identifier comes from `TTBR1_EL1` (`TCR_EL1.A1` stays set): a program's is never the
+//! kernel's, which is 0, and no TLB has the alias under it. So that none has a program's translations under the kernel's, the user half is empty
+//! while the kernel runs. A thread's root is loaded, with its identifier, on the way to its program ([`enter_program`]) and for one access to its memory
+//! ([`on_threads_root`]), with all exceptions masked, and taken away first thing on the way back ([`enter_kernel`]).
+//!
 //! # From one set of kernel tables to the next
 //!
 //! Boot tables, early tables and final tables map the same memory in blocks and pages of different sizes. A TLB must never hold two
@@ -12,21 +20,31 @@
 //! the final tables are in use, `TCR_EL1.A1` takes the identifier from `TTBR1_EL1`, whose write
 //! changes root and identifier at once. What a TLB holds of the former set no longer matches then.
 
-use super::asid;
 use super::boot::entry;
 use super::register::{mrs, msr, synchronize};
+use super::{asid, backend, irq};
 use crate::lock::IrqsOff;
 use crate::memory::boot::PhysAddr;
 use crate::memory::paging;
 use crate::start::early_tables;
 use crate::start::image;
+use crate::{protection, sched};
 use core::arch::asm;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Identifiers of the sets of tables, while `TCR_EL1.A1` is set.
 pub const BOOT_ASID: u64 = 1;
 const EARLY_ASID: u64 = 2;
 const FINAL_ASID: u64 = 3;
+
+/// The kernel's where programs run on another root of its half: no program's.
+const KERNEL_ASID: u64 = 0;
+
+/// The kernel's root, and the one that is loaded in its place for programs, or 0. Written on the early tables.
+#[unsafe(link_section = ".settled")]
+static KERNEL_ROOT: AtomicU64 = AtomicU64::new(0);
+#[unsafe(link_section = ".settled")]
+static PROGRAMS_KERNEL_ROOT: AtomicU64 = AtomicU64::new(0);
 
 const ASID_SHIFT: u32 = 48;
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
@@ -46,8 +64,40 @@ pub fn current() -> PhysAddr {
     PhysAddr(mrs!("ttbr0_el1") & ADDRESS)
 }
 
-/// Loads a root table, if it is not loaded already: none in place of one that is none by its type. Interrupts are off.
+/// Loads what a thread with this root runs on in the kernel: that root, or none where programs' tables lack something. Interrupts are off.
 pub fn load(root: RootTable) {
+    if !are_programs_apart() {
+        load_checked(root);
+    }
+}
+
+/// Whether programs run on a root of the kernel's half that lacks the alias.
+fn are_programs_apart() -> bool {
+    protection::has_alias() && backend::are_programs_apart()
+}
+
+/// On the way into the kernel: takes the thread's root away and loads the kernel's own, if it is not loaded.
+pub fn enter_kernel() {
+    if !are_programs_apart() || current().0 == empty() {
+        return;
+    }
+    // SAFETY: the empty table always is one, and the kernel's root maps what the programs' does.
+    unsafe {
+        write_user(empty(), 0);
+        write_kernel(KERNEL_ROOT.load(Ordering::Relaxed), KERNEL_ASID);
+    }
+    asid::forget();
+}
+
+/// On the way to the running thread's program: loads its root, if that is not loaded all the time. All exceptions are masked until then.
+pub fn enter_program() {
+    if are_programs_apart() {
+        load_checked(sched::current().root());
+    }
+}
+
+/// Loads a root table, if it is not loaded already: none in place of one that is none by its type.
+fn load_checked(root: RootTable) {
     let root = if root == RootTable::KERNEL || paging::may_be_loaded(PhysAddr(root.0)) {
         root
     } else {
@@ -66,9 +116,31 @@ pub fn load(root: RootTable) {
                 write_user(wanted, 0);
                 asid::forget();
             }
-            RootTable(address) => asid::with(address, |asid| write_user(address, asid.into())),
+            RootTable(address) => asid::with(address, |asid| {
+                let asid = u64::from(asid);
+                if are_programs_apart() {
+                    write_kernel(PROGRAMS_KERNEL_ROOT.load(Ordering::Relaxed), asid);
+                }
+                write_user(address, asid);
+            }),
         }
     }
+}
+
+/// Runs `f` on the running thread's root, where its program's memory is mapped, and an alias is not. All exceptions are masked meanwhile, unless
+/// that is loaded all the time.
+pub fn on_threads_root<R>(f: impl FnOnce() -> R) -> R {
+    if !are_programs_apart() {
+        return f();
+    }
+    let masks = mrs!("daif");
+    irq::disable_all();
+    enter_program();
+    let result = f();
+    enter_kernel();
+    // SAFETY: these are the masks that were in force.
+    unsafe { msr!("daif", masks) };
+    result
 }
 
 /// Moves the running CPU from the boot tables to the early tables, and takes the user half away.
@@ -86,17 +158,21 @@ pub unsafe fn enter_early_tables() {
     forget_all_translations();
 }
 
-/// Moves the running CPU to the kernel's final tables, dropping every old translation. Every CPU must do it.
+/// Moves the running CPU to the kernel's final tables, dropping every old translation. Every CPU must do it. `programs` is the second root of the
+/// kernel's half, if programs run on one.
 ///
 /// # Safety
 ///
-/// The table must map everything the kernel uses where the present one does, and live for ever.
-pub unsafe fn adopt(root: PhysAddr) {
+/// The table must map everything the kernel uses where the present one does, and live for ever; so must the second.
+pub unsafe fn adopt(root: PhysAddr, programs: Option<PhysAddr>) {
     let _irqs_off = IrqsOff::new();
-    let tcr = mrs!("tcr_el1") & !TCR_A1;
+    KERNEL_ROOT.store(root.0, Ordering::Relaxed);
+    PROGRAMS_KERNEL_ROOT.store(programs.map_or(0, |root| root.0), Ordering::Relaxed);
+    let (asid, a1) = if programs.is_some() { (KERNEL_ASID, TCR_A1) } else { (FINAL_ASID, 0) };
+    let tcr = mrs!("tcr_el1") & !TCR_A1 | a1;
     // SAFETY: forwarded. Without A1, identifiers are those of the user half, which is empty on this CPU.
     unsafe {
-        write_kernel(root.0, FINAL_ASID);
+        write_kernel(root.0, asid);
         forget_all_translations();
         msr!("tcr_el1", tcr);
     }

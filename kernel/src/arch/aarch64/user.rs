@@ -7,6 +7,7 @@
 //! The one system call is `svc #0`: it ends the program with the value in X0. Programs have no FPU.
 
 use super::entry::Frame;
+use super::{irq, root};
 use core::arch::{global_asm, naked_asm};
 use core::mem::offset_of;
 use kpkeys::pan::PAN;
@@ -32,6 +33,8 @@ pub fn set_kernel_stack(_: u64) {}
 /// Interrupts must be off; they are on in the program and off again afterwards. The running thread must have an address space loaded whose
 /// user half is the program's. `kernel_stack` must point to where the thread keeps the stack for its exceptions.
 pub unsafe fn enter(start: &Start, kernel_stack: *mut u64) -> u64 {
+    irq::disable_all();
+    root::enter_program();
     // SAFETY: forwarded.
     unsafe { enter_user(start, kernel_stack) }
 }

@@ -7,13 +7,16 @@ use kpkeys::encoding::Pkrs;
 use kpkeys::keyed::Keyed;
 use kpkeys::mock::TscAux;
 use kpkeys::null::Null;
-use kpkeys::pks::{InitError, Pks};
+use kpkeys::pks::{self, Pks};
+use kpkeys::smap::{self, AC, Smap};
 use kpkeys::{Access, Pkey};
 use kpkeys_workloads::attack::site::SavedIn;
 
 backends! {
     /// Protection keys for supervisor pages.
     Pks(Pks) = "pks",
+    /// EFLAGS.AC under SMAP, and an alias that they block.
+    Smap(Smap) = "smap",
     /// An unused register in their place; nothing is enforced.
     Mock(Mock) = "mock",
     /// No register at all.
@@ -28,7 +31,13 @@ impl Choice {
 
     /// The best that the running CPU has.
     pub fn best() -> Self {
-        if Pks::supported() { Self::Pks } else { Self::None }
+        if Pks::supported() {
+            Self::Pks
+        } else if Smap::supported().is_ok() {
+            Self::Smap
+        } else {
+            Self::None
+        }
     }
 }
 
@@ -36,7 +45,9 @@ impl Choice {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unusable {
     /// PKS cannot be, for this reason.
-    Pks(InitError),
+    Pks(pks::InitError),
+    /// SMAP cannot be, for this reason.
+    Smap(smap::InitError),
     /// The mock's register, `IA32_TSC_AUX`, does not exist.
     NoTscAux,
     /// The register does not say what it should outside windows.
@@ -47,6 +58,7 @@ impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pks(error) => write!(f, "backend pks: {error}"),
+            Self::Smap(error) => write!(f, "backend smap: {error}"),
             Self::NoTscAux => {
                 f.write_str("backend mock: this CPU has no RDTSCP, so no IA32_TSC_AUX")
             }
@@ -55,6 +67,11 @@ impl fmt::Display for Unusable {
             }
         }
     }
+}
+
+/// Whether programs must run on a second root of the kernel's half: their roots have one of their own here.
+pub fn are_programs_apart() -> bool {
+    false
 }
 
 type Mock = Keyed<TscAux, Pkrs>;
@@ -72,6 +89,8 @@ pub unsafe fn init(choice: Choice) -> Result<Selected, Unusable> {
     match choice {
         // SAFETY: ring 0; the rest is the caller's promise.
         Choice::Pks => unsafe { Pks::init() }.map(Selected::Pks).map_err(Unusable::Pks),
+        // SAFETY: ring 0; every entry executes CLAC, programs run on roots without the alias, and so does what reaches their memory (`root`).
+        Choice::Smap => unsafe { Smap::init() }.map(Selected::Smap).map_err(Unusable::Smap),
         Choice::Mock if !control::has_tsc_aux() => Err(Unusable::NoTscAux),
         Choice::Mock => {
             // SAFETY: ring 0, the register exists, and this kernel uses neither RDTSCP nor RDPID.
@@ -84,28 +103,38 @@ pub unsafe fn init(choice: Choice) -> Result<Selected, Unusable> {
 }
 
 impl Selected {
-    /// Whether hardware refuses stores to keyed pages.
+    /// Whether hardware refuses stores to page tables.
     pub fn enforces(&self) -> bool {
-        matches!(self, Self::Pks(_))
+        matches!(self, Self::Pks(_) | Self::Smap(_))
     }
 
     /// What the running CPU's register allows to page tables now; `None` where there is no register.
     pub fn page_table_access(&self) -> Option<Access> {
         match self {
             Self::Pks(pks) => pks.access(Pkey::PAGE_TABLES),
+            Self::Smap(smap) => smap.access(Pkey::PAGE_TABLES),
             Self::Mock(mock) => mock.access(Pkey::PAGE_TABLES),
             Self::None(_) => None,
         }
     }
 
-    /// What an attacker would write over a register that a frame or a suspended thread keeps: the value that allows everything.
-    pub fn forged(&self, _saved: u64, _in: SavedIn) -> u64 {
-        0
+    /// What an attacker would write over a register that a frame or a suspended thread keeps: the value that allows everything. With `smap` a
+    /// frame keeps AC in its RFLAGS, and a thread nothing but AC.
+    pub fn forged(&self, saved: u64, kept_in: SavedIn) -> u64 {
+        match (self, kept_in) {
+            (Self::Smap(_), SavedIn::Frame) => saved | AC,
+            (Self::Smap(_), SavedIn::Thread) => AC,
+            _ => 0,
+        }
     }
 
-    /// What undoes [`forged`](Self::forged) in a later frame of the same code: the first one's value.
-    pub fn restored(&self, _saved: u64, original: u64) -> u64 {
-        original
+    /// What undoes [`forged`](Self::forged) in a later frame of the same code, given that frame's value and the first one's: the rest of its
+    /// RFLAGS is the later frame's.
+    pub fn restored(&self, saved: u64, original: u64) -> u64 {
+        match self {
+            Self::Smap(_) => saved & !AC | original & AC,
+            _ => original,
+        }
     }
 
     /// Whether the running CPU's control bits make hardware refuse what this backend says it does.
@@ -114,11 +143,14 @@ impl Selected {
     ///
     /// What does not.
     pub fn verify_control(&self) -> Result<(), Unusable> {
-        if self.enforces() {
-            // SAFETY: ring 0.
-            unsafe { Pks::verify() }.map_err(Unusable::Pks)?;
+        // SAFETY: ring 0.
+        unsafe {
+            match self {
+                Self::Pks(_) => Pks::verify().map_err(Unusable::Pks),
+                Self::Smap(smap) => smap.verify().map_err(Unusable::Smap),
+                Self::Mock(_) | Self::None(_) => Ok(()),
+            }
         }
-        Ok(())
     }
 
     /// Whether the running CPU, outside any window, is as [`init`] left it.

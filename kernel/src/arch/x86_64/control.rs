@@ -2,8 +2,8 @@
 //!
 //! NX and WP give W^X its meaning (without WP the kernel writes through read-only
 //! entries), SMEP and SMAP keep the kernel from running or touching user memory by
-//! accident, UMIP keeps user code from reading descriptor-table addresses. PKS is detected
-//! here and enabled by `kpkeys` when that backend is selected. Bits: Intel SDM vol. 3A,
+//! accident; UMIP, where the CPU has it (Broadwell, Skylake and the first Zen have not), keeps user code from
+//! reading descriptor-table addresses. PKS is detected here and enabled by `kpkeys` when that backend is selected. Bits: Intel SDM vol. 3A,
 //! 2.5 "Control Registers"; CPUID leaves: vol. 2A, "CPUID".
 
 use crate::protection::control::Missing;
@@ -34,12 +34,8 @@ bitflags! {
 
 impl Features {
     /// Without these the kernel does not start.
-    pub const REQUIRED: Self = Self::NX
-        .union(Self::WP)
-        .union(Self::SMEP)
-        .union(Self::SMAP)
-        .union(Self::UMIP)
-        .union(Self::PGE);
+    pub const REQUIRED: Self =
+        Self::NX.union(Self::WP).union(Self::SMEP).union(Self::SMAP).union(Self::PGE);
 }
 
 /// What the running CPU supports.
@@ -82,7 +78,7 @@ pub fn keys_are_on() -> bool {
     active().contains(Features::PKS)
 }
 
-/// Switches the required features on, on the running CPU.
+/// Switches the required features on, on the running CPU, and UMIP where there is one.
 ///
 /// # Errors
 ///
@@ -92,9 +88,13 @@ pub fn enable_required() -> Result<(), Missing> {
     if !missing.is_empty() {
         return Err(Missing(missing));
     }
+    let umip = match supported().contains(Features::UMIP) {
+        true => Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION,
+        false => Cr4Flags::empty(),
+    };
     let cr4 = Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION
         | Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION
-        | Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION
+        | umip
         | Cr4Flags::PAGE_GLOBAL
         | Cr4Flags::OSFXSR // programs have SSE; the kernel saves it
         | Cr4Flags::OSXMMEXCPT_ENABLE

@@ -19,6 +19,11 @@
 //! The fault address (CR2) is saved on *every* entry and, for NMIs, restored: an NMI may hit
 //! between the delivery of a page fault and the handler's first look at CR2, and may itself
 //! fault. EFLAGS.AC and DF belong to the interrupted code; entry clears both.
+//!
+//! With backend `smap` AC is what opens page tables, and the CPU's delivery of an exception keeps it (Intel SDM vol. 3A, 6.12.1.3). An
+//! interrupt's stub starts with CLAC. An exception's, which may arrive in a gate, first takes the flags to a register, for which there is
+//! no way but two pushes: to the stack of the gate itself, or one that the task state names. That register, not the frame, says whether a
+//! gate was interrupted.
 
 use super::cpu_state::CpuState;
 use core::arch::global_asm;
@@ -107,7 +112,7 @@ impl Frame {
     }
 }
 
-/// Bytes from one stub to the next; the longest stub has 12.
+/// Bytes from one stub to the next, all of which the longest stubs have.
 const STUB_SIZE: u64 = 16;
 
 /// The address of the stub of `vector`.
@@ -129,12 +134,24 @@ exception_stubs:
     .set vector, 0
     .rept 256
     .balign 16
+    .if vector >= 32
+    clac
+    push 0
+    push vector
+    push rax
+    jmp interrupt_common
+    .else
     .if (vector == 8) || (vector >= 10 && vector <= 14) || (vector == 17) || (vector == 21) || (vector == 29) || (vector == 30)
     .else
     push 0
     .endif
     push vector
+    push rax
+    pushfq
+    pop rax
+    clac
     jmp exception_common
+    .endif
     .set vector, vector + 1
     .endr
 
@@ -158,10 +175,10 @@ exception_stubs:
     .endm
 
     .balign 16
+interrupt_common:
+    xor eax, eax
 exception_common:
     cld
-    clac
-    push rax
     push rbx
     push rcx
     push rdx
@@ -176,6 +193,7 @@ exception_common:
     push r13
     push r14
     push r15
+    mov r12, rax
     mov rax, cr2
     push rax
     push 0
@@ -203,6 +221,7 @@ exception_common:
     rep movsq
     mov rsp, rdx
 2:  mov rdi, rsp
+    mov rsi, r12
     xor ebp, ebp
     call {dispatch}
     # How to return stays in a register: ordinary memory does not decide it.
@@ -215,8 +234,16 @@ exception_common:
     add rsp, 16
     iretq
 
+    # What `enter_user` ends in: the first argument is the frame to return by.
+    .global return_by_frame
+return_by_frame:
+    mov rsp, rdi
+    jmp 3b
+
     # Rebuild what IRETQ would load as two words on the interrupted stack (RFLAGS below
-    # RIP), and let POPFQ and RET load them. CS and SS are the kernel's before and after.
+    # RIP), and let SAHF and RET load them. CS and SS are the kernel's before and after;
+    # interrupts stay off, since this is inside an NMI handler, and AC clear: POPF would
+    # load both from memory.
 return_without_iret:
     mov rcx, [rsp + {rsp_at}]
     mov rdx, [rsp + {rip_at}]
@@ -227,7 +254,16 @@ return_without_iret:
     mov [rsp + {vector_at}], rcx
     restore_registers
     pop rsp
-    popfq
+    push rax
+    mov eax, [rsp + 8]
+    mov ah, al                  # SF, ZF, AF, PF, CF
+    mov al, [rsp + 9]
+    shr al, 3
+    and al, 1                   # OF
+    add al, 127                 # overflows if it was set
+    sahf
+    pop rax
+    lea rsp, [rsp + 8]
     ret
 "#,
     dispatch = sym super::exceptions::dispatch,

@@ -1,9 +1,10 @@
 //! What the kernel does about each exception and interrupt.
 
+use super::descriptors::{KERNEL_CODE, KERNEL_DATA, USER_CODE, USER_DATA};
 use super::entry::{DOUBLE_FAULT, Frame, MACHINE_CHECK, NMI, PAGE_FAULT, WITHOUT_IRET};
 use super::registers::{self, Registers};
 use super::user::{self, SYSTEM_CALL};
-use super::{apic, probe, tlb};
+use super::{apic, probe, root, tlb};
 use crate::cpu::calls;
 use crate::cpu::fault::Fault;
 use crate::cpu::stack;
@@ -13,7 +14,8 @@ use crate::protection::interrupted::{self, way};
 use crate::{cpu, protection, sched};
 use core::fmt;
 use core::sync::atomic::Ordering;
-use kpkeys::Backend;
+use kpkeys::smap::AC;
+use kpkeys::{Backend, Scheme};
 
 /// Vectors of interrupts. The high nibble is the priority (Intel SDM vol. 3A, 11.8.3.1):
 /// a shootdown must get through whatever else is pending.
@@ -31,23 +33,56 @@ pub mod vector {
 /// Kinds of exceptions that each have a frame in a CPU's record (`interrupted`).
 pub const KINDS: usize = 3;
 
-/// Every exception and interrupt comes here from the entry code, interrupts off. Returns how it is returned from: one of the
-/// [`way`]s, or [`WITHOUT_IRET`].
+/// Every exception and interrupt comes here from the entry code, interrupts off, with the RFLAGS that were interrupted, unless it is an
+/// interrupt. Returns how it is returned from: one of the [`way`]s, or [`WITHOUT_IRET`].
 ///
 /// The window that was interrupted is closed before anything else runs, and resumed last, so that a handler never starts inside it.
-pub extern "C" fn dispatch(frame: &mut Frame) -> u64 {
+pub extern "C" fn dispatch(frame: &mut Frame, rflags: u64) -> u64 {
     if has_own_stack(frame.vector as u8) {
         // It may have interrupted the entry of another exception, before that put the GS base back.
         super::cpu_state::restore();
     }
-    interrupted::enter(frame);
+    let on_programs_root = root::enter_kernel();
+    // What has AC set on a program's root reaches that program's memory: no gate.
+    interrupted::enter(frame, |frame| !on_programs_root && interrupted_open(frame, rflags));
+    if on_programs_root && !frame.is_from_user() {
+        interrupted::note_root(frame);
+    }
     handle(frame);
     let is_inside_nmi = cpu::this().arch.in_nmi.load(Ordering::Relaxed);
     match interrupted::leave(frame) {
         way::AS_SAVED | way::CLOSED if is_inside_nmi => WITHOUT_IRET,
+        way::AS_SAVED | way::CLOSED if protection::has_alias() => way_back(frame),
         // Closed by the register, which no return changes.
         way::CLOSED => way::AS_SAVED,
         way => way,
+    }
+}
+
+/// How an exception is returned from where programs run on roots of their own: from here on on that of what was interrupted. And, in
+/// gates, by a copy of the frame that nobody can write, since IRETQ restores AC: it is clear there for the kernel, and where it
+/// is not the kernel is not what is returned to. (Elsewhere it comes back as it was saved: a window may have been interrupted.)
+pub fn way_back(frame: &Frame) -> u64 {
+    let by = match protection::has_gates() {
+        true => interrupted::leave_by_copy(frame, close),
+        false => frame,
+    };
+    if by.is_from_user() || interrupted::take_noted_root(frame) {
+        root::enter_program();
+    }
+    core::ptr::from_ref(by) as u64
+}
+
+/// Makes a frame one that opens no window, whatever it was.
+fn close(frame: &mut Frame) {
+    /// The system's flags that a program must not have: IOPL, NT, VM.
+    const SYSTEM: u64 = 3 << 12 | 1 << 14 | 1 << 17;
+    frame.rflags &= !SYSTEM;
+    if frame.is_from_user() {
+        (frame.cs, frame.ss) = (u64::from(USER_CODE), u64::from(USER_DATA));
+    } else {
+        (frame.cs, frame.ss) = (u64::from(KERNEL_CODE), u64::from(KERNEL_DATA));
+        frame.rflags &= !AC;
     }
 }
 
@@ -67,13 +102,21 @@ pub fn is_from_program(frame: &Frame) -> bool {
     frame.is_from_user()
 }
 
-/// Whether the exception interrupted an open window: the register is as it was.
-pub fn interrupted_open(_: &Frame) -> bool {
-    !protection::backend().is_in::<kpkeys::context::Default>()
+/// Whether the exception interrupted an open window. With keys the register is as it was; AC the entry code has cleared, and kept in a register
+/// what it was. It is a program's own.
+fn interrupted_open(frame: &Frame, rflags: u64) -> bool {
+    match protection::backend().scheme() {
+        Scheme::Keys => !protection::backend().is_in::<kpkeys::context::Default>(),
+        Scheme::Alias => !frame.is_from_user() && rflags & AC != 0,
+    }
 }
 
-/// Nothing: all that a frame holds was pushed.
-pub fn correct(_: &mut Frame) {}
+/// The flag that opens the gate again, which was pushed to memory.
+pub fn correct(gate: &mut Frame) {
+    if protection::backend().scheme() == Scheme::Alias {
+        gate.rflags |= AC;
+    }
+}
 
 /// If a gate was interrupted by the fault of a probe, it goes on behind it, with what the handler says of the fault.
 pub fn go_on_after_probe(gate: &mut Frame, handled: &Frame) {
@@ -104,7 +147,7 @@ fn handle(frame: &mut Frame) {
         }
         vector::CALL => {
             apic::end_of_interrupt();
-            let register = (&raw mut frame.protection).cast();
+            let register = kept_register(frame);
             cpu::this().arch.interrupted_register.store(register, Ordering::Relaxed);
             calls::run_interrupt_call();
         }
@@ -116,6 +159,14 @@ fn handle(frame: &mut Frame) {
         exception if frame.is_from_user() => handle_program(frame, exception),
         _ if probe::recover(frame) => {}
         exception => die(frame, name(exception)),
+    }
+}
+
+/// Where the frame keeps what says whether the interrupted code may write page tables: the register; or AC, in RFLAGS.
+fn kept_register(frame: &mut Frame) -> *mut u64 {
+    match protection::backend().scheme() {
+        Scheme::Keys => (&raw mut frame.protection).cast(),
+        Scheme::Alias => &raw mut frame.rflags,
     }
 }
 

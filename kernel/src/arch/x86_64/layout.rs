@@ -3,6 +3,7 @@
 //! | from | what |
 //! |---|---|
 //! | `0xffff_8880_0000_0000` | linear map: all RAM, 2 MiB blocks, never executable |
+//! | `0xffff_b000_0000_0000` | alias of page-table pages, with backend `smap`; in root entries of its own, which programs' roots lack |
 //! | `0xffff_ffff_8000_0000` | kernel image (see `image.ld`) |
 //! | `0xffff_ffff_c000_0000` | device registers, uncached |
 //!
@@ -12,8 +13,8 @@ use crate::memory::boot::PhysAddr;
 
 /// First address of the linear map.
 pub const LINEAR_MAP: u64 = 0xffff_8880_0000_0000;
-/// No backend here works by an alias.
-pub const ALIAS: Option<u64> = None;
+/// First address of the alias: as much room as memory needs, up to 40 TiB above the linear map and 25 TiB below the vmalloc area.
+pub const ALIAS: Option<u64> = Some(0xffff_b000_0000_0000);
 /// First address of the device mappings; the local APIC's page comes first.
 pub const DEVICES: u64 = 0xffff_ffff_c000_0000;
 

@@ -23,6 +23,7 @@ pub mod registers;
 pub mod root;
 pub mod serial;
 mod smp;
+mod tests;
 pub mod time;
 pub mod tlb;
 pub mod user;
@@ -48,6 +49,9 @@ pub fn devices() -> impl Iterator<Item = PhysAddr> {
     // Boot read the same register and refused a machine without a local APIC.
     apic::address().ok().flatten().into_iter()
 }
+
+/// Whether this kernel's own driver writes them, by `write_device`: they can be closed outside of windows then.
+pub const DEVICES_ARE_WRITTEN_IN_WINDOWS: bool = true;
 
 /// Memory that nothing uses once the CPUs are up, and that page tables that are protected must not map.
 pub fn only_for_start() -> Option<PhysRange> {

@@ -9,8 +9,9 @@
 
 use super::descriptors::{KERNEL_CODE, KERNEL_DATA, USER_CODE, USER_DATA};
 use super::entry::Frame;
+use super::exceptions;
+use crate::protection;
 use core::arch::{global_asm, naked_asm};
-use core::mem::offset_of;
 use core::sync::atomic::Ordering;
 
 /// The vector of the system call.
@@ -39,9 +40,27 @@ pub struct Start {
 /// Interrupts must be off; they are on in the program and off again afterwards. The running thread must have an address space loaded whose
 /// user half is the program's. `kernel_stack` must point to where the thread keeps the stack for its exceptions.
 pub unsafe fn enter(start: &Start, kernel_stack: *mut u64) -> u64 {
+    const INTERRUPTS_ON: u64 = 1 << 9 | 1 << 1; // and the bit that is always set
     let on_this_cpu = crate::cpu::this().arch.kernel_stack().as_ptr();
-    // SAFETY: interrupts are off, so the CPU stays this thread's until the program runs.
-    unsafe { enter_user(start, kernel_stack, on_this_cpu) }
+    let [rdi, rsi, rdx] = start.arguments;
+    let frame = Frame {
+        vector: u64::from(SYSTEM_CALL),
+        rip: start.instruction,
+        cs: u64::from(USER_CODE),
+        rflags: INTERRUPTS_ON,
+        rsp: start.stack,
+        ss: u64::from(USER_DATA),
+        rdi,
+        rsi,
+        rdx,
+        ..Frame::ZERO
+    };
+    let by = match protection::has_alias() {
+        true => exceptions::way_back(&frame),
+        false => &raw const frame as u64,
+    };
+    // SAFETY: interrupts are off, so the CPU stays this thread's until the program runs; the frame is one of a program.
+    unsafe { enter_user(by, kernel_stack, on_this_cpu) }
 }
 
 /// Ends the program that `frame` interrupted: its `enter` returns `result`.
@@ -85,13 +104,9 @@ unsafe extern "C" {
     static user_fill_end: u8;
 }
 
-/// IRETQ's frame (Intel SDM vol. 3A, 6.14.3): SS, RSP, RFLAGS with interrupts on, CS, RIP.
+/// Returns by a frame, after what [`back_from_user`] takes up again.
 #[unsafe(naked)]
-unsafe extern "C" fn enter_user(
-    start: &Start,
-    kernel_stack: *mut u64,
-    on_this_cpu: *mut u64,
-) -> u64 {
+unsafe extern "C" fn enter_user(frame: u64, kernel_stack: *mut u64, on_this_cpu: *mut u64) -> u64 {
     naked_asm!(
         "push rbp",
         "push rbx",
@@ -101,33 +116,7 @@ unsafe extern "C" fn enter_user(
         "push r15",
         "mov [rsi], rsp",
         "mov [rdx], rsp",
-        "mov rax, rdi",
-        "push {data}",
-        "push [rax + {stack}]",
-        "push 0x202",
-        "push {code}",
-        "push [rax + {instruction}]",
-        "mov rdi, [rax + {arguments}]",
-        "mov rsi, [rax + {arguments} + 8]",
-        "mov rdx, [rax + {arguments} + 16]",
-        "xor eax, eax",
-        "xor ebx, ebx",
-        "xor ecx, ecx",
-        "xor ebp, ebp",
-        "xor r8d, r8d",
-        "xor r9d, r9d",
-        "xor r10d, r10d",
-        "xor r11d, r11d",
-        "xor r12d, r12d",
-        "xor r13d, r13d",
-        "xor r14d, r14d",
-        "xor r15d, r15d",
-        "iretq",
-        data = const USER_DATA,
-        code = const USER_CODE,
-        stack = const offset_of!(Start, stack),
-        instruction = const offset_of!(Start, instruction),
-        arguments = const offset_of!(Start, arguments),
+        "jmp return_by_frame",
     )
 }
 

@@ -9,7 +9,7 @@ use crate::start::settled::Settled;
 use kpkeys::{Backend, Pkey, Scheme};
 use kpkeys_mm::Kernel;
 use kpkeys_pgtable::guarded::FrameType;
-use kpkeys_pgtable::{Attrs, Error, Format, Level, Machine, PageRange, Probe, VirtAddr};
+use kpkeys_pgtable::{Attrs, Error, Flush, Format, Level, Machine, PageRange, Probe, VirtAddr};
 
 /// Completes tables that have a linear map and nothing else.
 ///
@@ -95,10 +95,10 @@ fn map_image<P: Probe>(kernel: &Kernel<Bare<P>>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the devices' registers carry the page tables' key, so that writing one takes a window. An interrupt controller can start
-/// CPUs, in real mode on some architectures, where there is no paging.
+/// Where the devices' registers are written, from where they are read, if that takes a window once protection is on: there with keys, and
+/// beside the alias with one. An interrupt controller can start CPUs, in real mode on some architectures, where there is no paging.
 #[unsafe(link_section = ".settled")]
-static DEVICES_ARE_GUARDED: Settled<bool> = Settled::new();
+static TO_GUARDED_DEVICES: Settled<Option<usize>> = Settled::new();
 
 /// Writes a register of a device that is mapped from [`layout::DEVICES`] up.
 ///
@@ -107,27 +107,68 @@ static DEVICES_ARE_GUARDED: Settled<bool> = Settled::new();
 /// `at` must be such a register, and what the write causes must leave the kernel sound.
 #[cfg(target_arch = "x86_64")] // where the driver is this kernel's own
 pub unsafe fn write_device(at: *mut u32, value: u32) {
-    // SAFETY: the caller's promise.
-    let write = || unsafe { at.write_volatile(value) };
-    match DEVICES_ARE_GUARDED.get() {
-        Some(true) => crate::protection::in_window(write),
-        _ => write(),
+    // No flush of this CPU between the question and the store: see `close_devices`.
+    let _irqs_off = crate::lock::IrqsOff::new();
+    let is_guarded = match crate::protection::backend().scheme() {
+        Scheme::Keys => true,
+        Scheme::Alias => crate::protection::has_alias(),
+    };
+    match TO_GUARDED_DEVICES.get() {
+        Some(&Some(to_guarded)) if is_guarded => crate::protection::in_window(|| {
+            // SAFETY: the caller's promise; it is the same register.
+            unsafe { at.wrapping_byte_add(to_guarded).write_volatile(value) }
+        }),
+        // SAFETY: the caller's promise.
+        _ => unsafe { at.write_volatile(value) },
     }
 }
 
 fn map_devices<P: Probe>(kernel: &Kernel<Bare<P>>) -> Result<(), Error> {
     let paging = kernel.paging();
     let by_keys = kernel.machine().backend().scheme() == Scheme::Keys;
-    let guarded = *DEVICES_ARE_GUARDED.settle(|| paging.mode().protects() && by_keys);
-    let key = if guarded { Pkey::PAGE_TABLES } else { Pkey::DEFAULT };
-    let attrs = Attrs { key, ..Attrs::KERNEL_DATA };
+    let mut to_guarded = (paging.mode().protects() && by_keys).then_some(0);
+    let key = if to_guarded.is_some() { Pkey::PAGE_TABLES } else { Pkey::DEFAULT };
     let section = paging.section(paging.kernel());
     for (page, device) in arch::devices().enumerate() {
-        let range = pages(layout::DEVICES + page as u64 * PAGE_SIZE, PAGE_SIZE)?;
+        let range = device_page(page)?;
+        let attrs = Attrs { key, ..Attrs::KERNEL_DATA };
         paging.map(&section, paging.kernel(), range, attrs, |_| device)?;
         paging.protect(&section, paging.kernel(), range, arch::uncached)?;
+        if arch::DEVICES_ARE_WRITTEN_IN_WINDOWS
+            && let Some(alias) = paging.map_device_beside_alias(page, device, arch::uncached)?
+        {
+            to_guarded = Some(alias.0.wrapping_sub(range.start().0) as usize);
+        }
+    }
+    TO_GUARDED_DEVICES.settle(|| to_guarded);
+    Ok(())
+}
+
+/// Where devices are written beside the alias, takes write permission from where they are read, which they are written at as long as a CPU may be
+/// on the early tables.
+///
+/// # Errors
+///
+/// Why it could not be.
+pub fn close_devices<P: Probe>(kernel: &Kernel<Bare<P>>) -> Result<(), Error> {
+    let paging = kernel.paging();
+    if !(arch::DEVICES_ARE_WRITTEN_IN_WINDOWS && crate::protection::has_alias()) {
+        return Ok(());
+    }
+    for (page, _) in arch::devices().enumerate() {
+        let range = device_page(page)?;
+        {
+            let section = paging.section(paging.kernel());
+            let read_only = <Bare<P> as Machine>::Format::write_protected;
+            paging.protect(&section, paging.kernel(), range, read_only)?;
+        }
+        paging.flush(Flush::Kernel(range));
     }
     Ok(())
+}
+
+fn device_page(number: usize) -> Result<PageRange, Error> {
+    pages(layout::DEVICES + number as u64 * PAGE_SIZE, PAGE_SIZE)
 }
 
 fn linear(frames: PhysRange) -> Result<PageRange, Error> {

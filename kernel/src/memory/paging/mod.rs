@@ -33,6 +33,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering};
+use kpkeys::{Backend, Scheme};
 use kpkeys_mm::{Buddy, FrameMeta, FrameTable, Kernel, Layout};
 use kpkeys_pgtable::check::{self, Finding, Report, Scratch};
 use kpkeys_pgtable::guarded::Kind;
@@ -110,12 +111,17 @@ pub unsafe fn start<P: Probe + Default + 'static>(
     // SAFETY: forwarded.
     let kernel = unsafe { build::<P>(memory, config) }?;
     let root = kernel.paging().kernel().frame();
+    let programs = kernel.paging().programs_kernel_root().map(Root::frame);
     for target in cpu::online() {
         // SAFETY: the tables map the image, the devices and all RAM where the early ones do, and are never freed.
-        calls::run_in_interrupt(target.id, &|| unsafe { arch::root::adopt(root) });
+        calls::run_in_interrupt(target.id, &|| unsafe { arch::root::adopt(root, programs) });
     }
     verify_every_cpu()?;
     kernel.enable_protection()?;
+    if config.mode.protects() {
+        protection::now_protected();
+        layout::close_devices(kernel)?;
+    }
     Ok(kernel)
 }
 
@@ -179,6 +185,10 @@ unsafe fn build<P: Probe + Default + 'static>(
     let early = early_tables::page_table_pages().iter().copied();
     for pages in early.chain([image::boot_table_frames()]) {
         kernel.paging().record_early_ptps(pages.start, pages.pages())?;
+    }
+    let by_alias = config.mode.protects() && protection::backend().scheme() == Scheme::Alias;
+    if by_alias && arch::backend::are_programs_apart() {
+        kernel.paging().make_programs_kernel_root()?;
     }
     let settled = image::settled_frames();
     kernel.paging().record_settled(settled.start, settled.pages())?;

@@ -1,5 +1,5 @@
-//! PAN has one class of protected pages: a context that changes another key than that of page tables cannot be entered by it.
-//! expect: E0080 PAN protects page tables alone
+//! A flag, PAN or AC, has one class of protected pages: a context that changes another key than that of page tables cannot be entered by it.
+//! expect: E0080 a flag protects page tables alone
 
 use kpkeys::keyed::{Register, Value};
 use kpkeys::pan::Pan;
