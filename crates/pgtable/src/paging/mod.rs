@@ -384,7 +384,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     }
 
     /// Makes a second root for the kernel's half, without the alias: what programs run on where that half has a root register of its own and the
-    /// CPU does not keep them out of it (arm64 without E0PD). Kernel entries of the root must not change from then on, as for
+    /// CPU does not keep them out of it (arm64 without E0PD). Once, during start: a second call returns the first one's. Kernel entries of the root must not change from then on, as for
     /// [`new_user_root`](Self::new_user_root).
     ///
     /// # Errors
@@ -394,12 +394,14 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         if self.alias().is_some_and(|alias| !alias.has_own_root_entries()) {
             return Err(Error::AliasMisplaced(self.machine().alias()));
         }
-        self.programs_kernel.try_call_once(|| {
-            let section = self.section(&self.kernel);
-            let page = self.allocate(&section, Level::Pgd, Kind::of_root(Space::Kernel))?;
-            self.copy_kernel_half(&section, page.table(self.machine()));
-            Ok(Root::new(section.found_root(page, Space::Kernel)?, Space::Kernel))
-        })
+        if let Some(made) = self.programs_kernel.get() {
+            return Ok(made);
+        }
+        let section = self.section(&self.kernel);
+        let page = self.allocate(&section, Level::Pgd, Kind::of_root(Space::Kernel))?;
+        self.copy_kernel_half(&section, page.table(self.machine()));
+        let root = Root::new(section.found_root(page, Space::Kernel)?, Space::Kernel);
+        Ok(self.programs_kernel.call_once(|| root))
     }
 
     /// That root, if it was made.
