@@ -5,6 +5,7 @@
 
 use super::entry::Frame;
 use super::register::{mrs, msr};
+use super::{irq, root};
 use crate::memory::boot::PAGE_SIZE;
 use crate::program::errno::Outcome;
 use crate::program::memory::{Memory, Pages, Permission, STACK_TOP, Source};
@@ -216,6 +217,8 @@ impl Extended {
 ///
 /// As [`user::enter`](super::user::enter).
 pub unsafe fn enter(registers: &Registers, kernel_stack: *mut u64) -> u64 {
+    irq::disable_all();
+    root::enter_program();
     // SAFETY: forwarded.
     unsafe { enter_with(registers, kernel_stack) }
 }

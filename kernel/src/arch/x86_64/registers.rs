@@ -8,8 +8,8 @@
 
 use super::descriptors::{USER_CODE, USER_DATA};
 use super::entry::Frame;
-use core::arch::{asm, naked_asm};
-use core::mem::offset_of;
+use super::user;
+use core::arch::asm;
 
 /// Flags that programs may have set: arithmetic, direction, trap, alignment check, identification.
 const USER_FLAGS: u64 = 0x24_0dd5;
@@ -197,76 +197,12 @@ pub fn set_thread_pointer(_: &mut Registers, extended: &mut Extended, address: u
 ///
 /// # Safety
 ///
-/// As [`user::enter`](super::user::enter).
+/// As [`user::enter`].
 pub unsafe fn enter(registers: &Registers, kernel_stack: *mut u64) -> u64 {
-    let on_this_cpu = crate::cpu::this().arch.kernel_stack().as_ptr();
-    // SAFETY: interrupts are off, so the CPU stays this thread's until the program runs.
-    unsafe { enter_with(registers, kernel_stack, on_this_cpu) }
-}
-
-/// The counterpart of `back_from_user`: what is pushed first here is popped there.
-#[unsafe(naked)]
-unsafe extern "C" fn enter_with(
-    registers: &Registers,
-    kernel_stack: *mut u64,
-    on_this_cpu: *mut u64,
-) -> u64 {
-    naked_asm!(
-        "push rbp",
-        "push rbx",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
-        "mov [rsi], rsp",
-        "mov [rdx], rsp",
-        "push {data}",
-        "push [rdi + {rsp}]",
-        "mov rax, [rdi + {rflags}]",
-        "and rax, {user_flags}",
-        "or rax, {fixed_flags}",
-        "push rax",
-        "push {code}",
-        "push [rdi + {rip}]",
-        "mov r15, [rdi + {r15}]",
-        "mov r14, [rdi + {r14}]",
-        "mov r13, [rdi + {r13}]",
-        "mov r12, [rdi + {r12}]",
-        "mov r11, [rdi + {r11}]",
-        "mov r10, [rdi + {r10}]",
-        "mov r9, [rdi + {r9}]",
-        "mov r8, [rdi + {r8}]",
-        "mov rbp, [rdi + {rbp}]",
-        "mov rsi, [rdi + {rsi}]",
-        "mov rdx, [rdi + {rdx}]",
-        "mov rcx, [rdi + {rcx}]",
-        "mov rbx, [rdi + {rbx}]",
-        "mov rax, [rdi + {rax}]",
-        "mov rdi, [rdi + {rdi}]",
-        "iretq",
-        data = const USER_DATA,
-        code = const USER_CODE,
-        user_flags = const USER_FLAGS,
-        fixed_flags = const FIXED_FLAGS,
-        rsp = const offset_of!(Registers, rsp),
-        rflags = const offset_of!(Registers, rflags),
-        rip = const offset_of!(Registers, rip),
-        r15 = const offset_of!(Registers, r15),
-        r14 = const offset_of!(Registers, r14),
-        r13 = const offset_of!(Registers, r13),
-        r12 = const offset_of!(Registers, r12),
-        r11 = const offset_of!(Registers, r11),
-        r10 = const offset_of!(Registers, r10),
-        r9 = const offset_of!(Registers, r9),
-        r8 = const offset_of!(Registers, r8),
-        rbp = const offset_of!(Registers, rbp),
-        rsi = const offset_of!(Registers, rsi),
-        rdx = const offset_of!(Registers, rdx),
-        rcx = const offset_of!(Registers, rcx),
-        rbx = const offset_of!(Registers, rbx),
-        rax = const offset_of!(Registers, rax),
-        rdi = const offset_of!(Registers, rdi),
-    )
+    let mut frame = Frame { vector: u64::from(user::SYSTEM_CALL), ..Frame::ZERO };
+    registers.put(&mut frame);
+    // SAFETY: the caller's promise; `put` makes it a frame of a program.
+    unsafe { user::enter_by(&frame, kernel_stack) }
 }
 
 /// What a signal's handler is called with.

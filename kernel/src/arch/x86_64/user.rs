@@ -41,7 +41,6 @@ pub struct Start {
 /// user half is the program's. `kernel_stack` must point to where the thread keeps the stack for its exceptions.
 pub unsafe fn enter(start: &Start, kernel_stack: *mut u64) -> u64 {
     const INTERRUPTS_ON: u64 = 1 << 9 | 1 << 1; // and the bit that is always set
-    let on_this_cpu = crate::cpu::this().arch.kernel_stack().as_ptr();
     let [rdi, rsi, rdx] = start.arguments;
     let frame = Frame {
         vector: u64::from(SYSTEM_CALL),
@@ -55,9 +54,20 @@ pub unsafe fn enter(start: &Start, kernel_stack: *mut u64) -> u64 {
         rdx,
         ..Frame::ZERO
     };
+    // SAFETY: the caller's promise.
+    unsafe { enter_by(&frame, kernel_stack) }
+}
+
+/// Runs a program from a frame until [`leave`], and returns what that was given.
+///
+/// # Safety
+///
+/// As [`enter`]; the frame must be one of a program.
+pub(super) unsafe fn enter_by(frame: &Frame, kernel_stack: *mut u64) -> u64 {
+    let on_this_cpu = crate::cpu::this().arch.kernel_stack().as_ptr();
     let by = match protection::has_alias() {
-        true => exceptions::way_back(&frame),
-        false => &raw const frame as u64,
+        true => exceptions::way_back(frame),
+        false => &raw const *frame as u64,
     };
     // SAFETY: interrupts are off, so the CPU stays this thread's until the program runs; the frame is one of a program.
     unsafe { enter_user(by, kernel_stack, on_this_cpu) }
