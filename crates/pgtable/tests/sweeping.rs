@@ -4,7 +4,6 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use kpkeys::Backend;
 use kpkeys::keyed::Keyed;
 use kpkeys_hosted::arena::Arena;
 use kpkeys_hosted::cpu;
