@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(status(&smap, "SMAP"), Status::Ok);
         assert!(smap[1].consequence.contains("lack the alias"));
         let lass = backends("x86_64", &cpu, Leaf7 { ebx_0: 1 << 20, eax_1: 1 << 6, ..none });
-        assert!(lass[1].consequence.contains("one set of tables"));
+        assert!(lass[1].consequence.contains("on the kernel's tables"));
     }
 
     #[test]

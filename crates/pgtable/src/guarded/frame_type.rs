@@ -36,7 +36,7 @@ impl Kind {
 pub enum FrameType {
     /// Free, or data of the kernel or of programs, and mapped by no entry but the linear map's.
     Data,
-    /// Data that an entry maps, or has mapped since the tables were last [swept](super::sweep).
+    /// Data that an entry maps, or has mapped since the tables were last swept.
     Mapped,
     /// A page-table page: the level of its entries, whose they are, and whether it is in use: linked into another table, or, at
     /// [`Level::Pgd`], a root that may be loaded.

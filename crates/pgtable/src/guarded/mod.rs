@@ -22,7 +22,7 @@
 //!   a level and a kind when it is allocated, that becomes linked in the window of the store that links it, and `Spare` again in the window of the store
 //!   that unlinks it.
 //! - *Data that is mapped* never becomes a table: what an entry maps is marked in the gate that stores the entry, and a mark goes only
-//!   by a [sweep](mod@sweep) of all tables.
+//!   by a sweep of all tables.
 //! - *Where it begins.* The words are reached from an [`Anchor`], which the [machine](crate::Machine::anchor) keeps where it is read-only
 //!   once start is over. Where no anchor was laid nothing is checked: that is how the other modes are.
 

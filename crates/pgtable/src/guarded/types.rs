@@ -1,7 +1,7 @@
 //! What every frame is: one word each, in blocks of guarded memory that a directory leads to.
 //!
 //! The directory is one page. Its last four words decide as much as a frame's type does: whether protection is on, whether tables are stored
-//! through their alias, and how many [sweeps](super::sweep) were begun and have ended.
+//! through their alias, and how many sweeps were begun and have ended.
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
