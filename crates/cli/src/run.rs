@@ -83,7 +83,7 @@ fn run_command(options: &Options, archive: &Path) -> Result<bool> {
     let mut runs = false;
     let boot = emulated.boot(&format!("{mode}-- {command}"), &mut |line| match line {
         Line::Record(json) => {
-            runs = json.starts_with("{\"type\":\"protection\"");
+            runs |= json.starts_with("{\"type\":\"protection\"");
             if options.records {
                 eprintln!("{json}");
             }

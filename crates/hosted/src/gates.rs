@@ -64,3 +64,35 @@ impl Gates {
         &self.inside[cpu::current()]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn waiting_ends_when_the_other_cpu_has_left_its_gate() {
+        let gates = Gates::new(2);
+        let [entered, left] = [const { AtomicBool::new(false) }; 2];
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                cpu::become_cpu(1);
+                assert!(gates.enter(), "it was in none");
+                assert!(!gates.enter(), "a gate within a gate");
+                entered.store(true, Ordering::Release);
+                thread::sleep(Duration::from_millis(20));
+                left.store(true, Ordering::Release);
+                gates.leave();
+            });
+            while !entered.load(Ordering::Acquire) {
+                hint::spin_loop();
+            }
+            // Its own gate is not waited for.
+            gates.enter();
+            assert!(gates.wait());
+            assert!(left.load(Ordering::Acquire), "the other CPU was in its gate");
+        });
+    }
+}

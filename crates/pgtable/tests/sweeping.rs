@@ -50,6 +50,27 @@ fn boot<F: HostedFormat>() -> Paging<Threads<F>, Buddy> {
     paging
 }
 
+/// A system with two address spaces, the first of which maps a page. Tables of others lie between theirs, so that a sweep comes to the second's long
+/// after the first's.
+fn mapped<F: HostedFormat>() -> (Paging<Threads<F>, Buddy>, [Root; 2], PhysAddr) {
+    const BETWEEN: usize = 64;
+    let paging = boot::<F>();
+    let new_root = || {
+        let section = paging.section(paging.kernel());
+        paging.new_user_root(&section).unwrap()
+    };
+    let new_frame = || paging.frames().allocate(0).unwrap();
+    let (first, frame) = (new_root(), new_frame());
+    map(&paging, &first, frame);
+    for _ in 0..BETWEEN {
+        map(&paging, &new_root(), new_frame());
+    }
+    let second = new_root();
+    map(&paging, &second, new_frame());
+    unmap(&paging, &second);
+    (paging, [first, second], frame)
+}
+
 fn page(va: VirtAddr) -> PageRange {
     PageRange::new(va, 1).unwrap()
 }
@@ -90,13 +111,7 @@ fn sweep_beside<F: HostedFormat>(
 }
 
 fn a_page_that_moves_is_found<F: HostedFormat>() {
-    let paging = boot::<F>();
-    let root = {
-        let section = paging.section(paging.kernel());
-        paging.new_user_root(&section).unwrap()
-    };
-    let frame = paging.frames().allocate(0).unwrap();
-    map(&paging, &root, frame);
+    let (paging, [root, _], frame) = mapped::<F>();
     sweep_beside(&paging, frame, || {
         for (from, to) in [(PLACES[0], PLACES[1]), (PLACES[1], PLACES[0])] {
             let section = paging.section(&root);
@@ -106,12 +121,7 @@ fn a_page_that_moves_is_found<F: HostedFormat>() {
 }
 
 fn a_page_that_is_copied_is_found<F: HostedFormat>() {
-    let paging = boot::<F>();
-    let section = paging.section(paging.kernel());
-    let roots = [(); 2].map(|()| paging.new_user_root(&section).unwrap());
-    drop(section);
-    let frame = paging.frames().allocate(0).unwrap();
-    map(&paging, &roots[0], frame);
+    let (paging, roots, frame) = mapped::<F>();
     sweep_beside(&paging, frame, || {
         for (from, to) in [(0, 1), (1, 0)] {
             let section = paging.section(&roots[to]);
@@ -125,12 +135,7 @@ fn a_page_that_is_copied_is_found<F: HostedFormat>() {
 }
 
 fn a_page_that_is_mapped_again_is_found<F: HostedFormat>() {
-    let paging = boot::<F>();
-    let section = paging.section(paging.kernel());
-    let roots = [(); 2].map(|()| paging.new_user_root(&section).unwrap());
-    drop(section);
-    let frame = paging.frames().allocate(0).unwrap();
-    map(&paging, &roots[0], frame);
+    let (paging, roots, frame) = mapped::<F>();
     sweep_beside(&paging, frame, || {
         for (from, to) in [(0, 1), (1, 0)] {
             map(&paging, &roots[to], frame);

@@ -99,16 +99,36 @@ impl Process {
     ///
     /// [`Errno::ENOMEM`].
     pub fn first(root: Arc<Node>) -> Outcome<Arc<Self>> {
-        let place = Place { node: root.clone(), path: String::new() };
+        Ok(Self::new(Arc::new(Memory::new()?), root).known())
+    }
+
+    /// A child with this memory and copies of everything else.
+    pub fn child(&self, memory: Arc<Memory>) -> Arc<Self> {
+        let child = Self {
+            parent: AtomicU32::new(self.number),
+            group: AtomicU32::new(self.group.load(Ordering::Relaxed)),
+            session: AtomicU32::new(self.session.load(Ordering::Relaxed)),
+            descriptors: Mutex::new(self.descriptors.lock().clone()),
+            place: Mutex::new(self.place.lock().clone()),
+            mask: AtomicU32::new(self.mask.load(Ordering::Relaxed)),
+            identity: Mutex::new(self.identity.lock().clone()),
+            actions: IrqLock::new(*self.actions.lock()),
+            ..Self::new(memory, self.root.clone())
+        };
+        child.known()
+    }
+
+    /// A process that has inherited nothing.
+    fn new(memory: Arc<Memory>, root: Arc<Node>) -> Self {
         let number = next_number();
-        let process = Arc::new(Self {
+        Self {
             number,
             parent: AtomicU32::new(0),
             group: AtomicU32::new(number),
             session: AtomicU32::new(number),
-            memory: Mutex::new(Arc::new(Memory::new()?)),
+            memory: Mutex::new(memory),
             descriptors: Mutex::default(),
-            place: Mutex::new(place),
+            place: Mutex::new(Place { node: root.clone(), path: String::new() }),
             mask: AtomicU32::new(0o22),
             identity: Mutex::default(),
             actions: IrqLock::new([Action::DEFAULT; Signal::COUNT + 1]),
@@ -120,36 +140,14 @@ impl Process {
             memory_released: AtomicBool::new(false),
             is_orphan: AtomicBool::new(false),
             root,
-        });
-        PROCESSES.lock().insert(number, process.clone());
-        Ok(process)
+        }
     }
 
-    /// A child with this memory and copies of everything else.
-    pub fn child(&self, memory: Arc<Memory>) -> Arc<Self> {
-        let number = next_number();
-        let child = Arc::new(Self {
-            number,
-            parent: AtomicU32::new(self.number),
-            group: AtomicU32::new(self.group.load(Ordering::Relaxed)),
-            session: AtomicU32::new(self.session.load(Ordering::Relaxed)),
-            memory: Mutex::new(memory),
-            descriptors: Mutex::new(self.descriptors.lock().clone()),
-            place: Mutex::new(self.place.lock().clone()),
-            mask: AtomicU32::new(self.mask.load(Ordering::Relaxed)),
-            identity: Mutex::new(self.identity.lock().clone()),
-            actions: IrqLock::new(*self.actions.lock()),
-            pending: AtomicU64::new(0),
-            infos: IrqLock::new(BTreeMap::new()),
-            tasks: IrqLock::new(Vec::new()),
-            ending: IrqLock::new(None),
-            ended: AtomicBool::new(false),
-            memory_released: AtomicBool::new(false),
-            is_orphan: AtomicBool::new(false),
-            root: self.root.clone(),
-        });
-        PROCESSES.lock().insert(number, child.clone());
-        child
+    /// Puts it into the table.
+    fn known(self) -> Arc<Self> {
+        let process = Arc::new(self);
+        PROCESSES.lock().insert(process.number, process.clone());
+        process
     }
 
     /// Its memory.

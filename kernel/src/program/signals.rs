@@ -4,7 +4,7 @@ use super::errno::Errno;
 use super::memory::UserAddress;
 use super::process::Status;
 use super::task::{Flow, Task};
-use crate::arch::registers::{Extended, Registers, SignalFrame};
+use crate::arch::registers::{Extended, Registers};
 use crate::sched;
 use core::sync::atomic::Ordering;
 use linux_raw_sys::general::{
@@ -143,6 +143,24 @@ impl AlternateStack {
             () => 0,
         }
     }
+}
+
+/// What a signal's handler is called with; the architecture's registers lay it out.
+pub struct SignalFrame {
+    /// The signal.
+    pub signal: u64,
+    /// As `siginfo` has it.
+    pub info: [u8; 128],
+    /// The mask to go back to.
+    pub mask: u64,
+    /// The alternate stack: start, flags, bytes.
+    pub stack: (u64, u32, u64),
+    /// The handler.
+    pub handler: u64,
+    /// Where it returns to, if the program said so.
+    pub restorer: u64,
+    /// The end of the stack to use; the program's own if none.
+    pub top: Option<u64>,
 }
 
 /// A system call that a signal has interrupted: its number and first argument.

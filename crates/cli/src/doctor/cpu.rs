@@ -176,7 +176,7 @@ fn smap(leaf_7: Leaf7) -> Finding {
             "SMAP",
             true,
             "SMAP and LASS",
-            "backend Smap enforces; with LASS programs could run on the kernel's tables",
+            "backend Smap enforces; with LASS it could, with one set of tables",
         ),
         (true, false) => for_kernels(
             "SMAP",
@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(status(&smap, "SMAP"), Status::Ok);
         assert!(smap[1].consequence.contains("lack the alias"));
         let lass = backends("x86_64", &cpu, Leaf7 { ebx_0: 1 << 20, eax_1: 1 << 6, ..none });
-        assert!(lass[1].consequence.contains("on the kernel's tables"));
+        assert!(lass[1].consequence.contains("one set of tables"));
     }
 
     #[test]

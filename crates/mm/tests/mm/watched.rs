@@ -170,17 +170,16 @@ impl<F: HostedFormat> Watch<F> {
         self.assert_nothing_freed_early("before a flush");
         let mut seen = self.seen();
         seen.flushes += 1;
-        if flush == Flush::All {
-            seen.translations.clear();
-            seen.tables.clear();
-            return;
-        }
         let (space, range) = match flush {
             Flush::Kernel(range) => (None, Some(range)),
             Flush::AllKernel => (None, None),
             Flush::User(root, range) => (Some(root), Some(range)),
             Flush::AddressSpace(root) => (Some(root), None),
-            Flush::All => (None, None),
+            Flush::All => {
+                seen.translations.clear();
+                seen.tables.clear();
+                return;
+            }
         };
         let covers = |first: VirtAddr, bytes: u64| {
             range.is_none_or(|range| {

@@ -59,8 +59,9 @@ use crate::mode::Mode;
 /// After how many stores an operation in mode `fused-lean` closes and reopens its window.
 pub const FUSED_WINDOW_STORES: usize = 4096;
 
-/// How many stores a gate holds at most: one table's work. A copy makes two for each of 512 entries, since it changes both sides;
-/// that of a new table empties it (512).
+/// How many stores to tables a gate holds at most: one table's work. A copy makes two for each of 512 entries, since it changes both sides;
+/// that of a new table empties it (512). Where frames have types, one to each frame's word comes to a leaf that is mapped anew, or is copied
+/// while a sweep is under way.
 pub const GATE_STORES: usize = 2 * ENTRIES;
 
 /// Whose tables a section changes.

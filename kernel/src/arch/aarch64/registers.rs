@@ -5,17 +5,17 @@
 
 use super::entry::Frame;
 use super::register::{mrs, msr};
-use super::{irq, root};
+use super::user;
 use crate::memory::boot::PAGE_SIZE;
 use crate::program::errno::Outcome;
 use crate::program::memory::{Memory, Pages, Permission, STACK_TOP, Source};
+use crate::program::signals::SignalFrame;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::arch::{asm, naked_asm};
-use core::mem::offset_of;
+use core::arch::asm;
 
 /// The condition flags: what of SPSR a program may set. The rest is EL0, 64 bits, nothing masked.
-const USER_FLAGS: u64 = 0xf000_0000;
+pub(super) const USER_FLAGS: u64 = 0xf000_0000;
 /// Bytes of the instruction SVC.
 const CALL_BYTES: u64 = 4;
 
@@ -215,73 +215,10 @@ impl Extended {
 ///
 /// # Safety
 ///
-/// As [`user::enter`](super::user::enter).
+/// As [`user::enter`].
 pub unsafe fn enter(registers: &Registers, kernel_stack: *mut u64) -> u64 {
-    irq::disable_all();
-    root::enter_program();
     // SAFETY: forwarded.
-    unsafe { enter_with(registers, kernel_stack) }
-}
-
-/// The counterpart of `back_from_user`: what is pushed first here is popped there.
-#[unsafe(naked)]
-unsafe extern "C" fn enter_with(registers: &Registers, kernel_stack: *mut u64) -> u64 {
-    naked_asm!(
-        "stp x19, x20, [sp, #-96]!",
-        "stp x21, x22, [sp, #16]",
-        "stp x23, x24, [sp, #32]",
-        "stp x25, x26, [sp, #48]",
-        "stp x27, x28, [sp, #64]",
-        "stp x29, x30, [sp, #80]",
-        "mov x9, sp",
-        "str x9, [x1]",
-        "msr daifset, #0xf",
-        "ldp x9, x10, [x0, #{sp}]",
-        "msr sp_el0, x9",
-        "msr elr_el1, x10",
-        "ldp x9, x10, [x0, #{flags}]",
-        "and x9, x9, #{user_flags}",
-        "msr spsr_el1, x9",
-        "msr tpidr_el0, x10",
-        "ldp x2, x3, [x0, #16]",
-        "ldp x4, x5, [x0, #32]",
-        "ldp x6, x7, [x0, #48]",
-        "ldp x8, x9, [x0, #64]",
-        "ldp x10, x11, [x0, #80]",
-        "ldp x12, x13, [x0, #96]",
-        "ldp x14, x15, [x0, #112]",
-        "ldp x16, x17, [x0, #128]",
-        "ldp x18, x19, [x0, #144]",
-        "ldp x20, x21, [x0, #160]",
-        "ldp x22, x23, [x0, #176]",
-        "ldp x24, x25, [x0, #192]",
-        "ldp x26, x27, [x0, #208]",
-        "ldp x28, x29, [x0, #224]",
-        "ldr x30, [x0, #240]",
-        "ldp x0, x1, [x0]",
-        "eret",
-        sp = const offset_of!(Registers, sp),
-        flags = const offset_of!(Registers, flags),
-        user_flags = const USER_FLAGS,
-    )
-}
-
-/// What a signal's handler is called with.
-pub struct SignalFrame {
-    /// The signal.
-    pub signal: u64,
-    /// As `siginfo` has it.
-    pub info: [u8; 128],
-    /// The mask to go back to.
-    pub mask: u64,
-    /// The alternate stack: start, flags, bytes.
-    pub stack: (u64, u32, u64),
-    /// The handler.
-    pub handler: u64,
-    /// Where it returns to, if the program said so.
-    pub restorer: u64,
-    /// The end of the stack to use; the program's own if none.
-    pub top: Option<u64>,
+    unsafe { user::enter_by(registers, kernel_stack) }
 }
 
 /// Where the parts of a frame are: as Linux's `struct rt_sigframe` has them.

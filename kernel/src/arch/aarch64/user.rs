@@ -7,13 +7,13 @@
 //! The one system call is `svc #0`: it ends the program with the value in X0. Programs have no FPU.
 
 use super::entry::Frame;
+use super::registers::{Registers, USER_FLAGS};
 use super::{irq, root};
 use core::arch::{global_asm, naked_asm};
 use core::mem::offset_of;
 use kpkeys::pan::PAN;
 
 /// What a program starts with.
-#[repr(C)]
 pub struct Start {
     /// Its first instruction.
     pub instruction: u64,
@@ -33,10 +33,22 @@ pub fn set_kernel_stack(_: u64) {}
 /// Interrupts must be off; they are on in the program and off again afterwards. The running thread must have an address space loaded whose
 /// user half is the program's. `kernel_stack` must point to where the thread keeps the stack for its exceptions.
 pub unsafe fn enter(start: &Start, kernel_stack: *mut u64) -> u64 {
+    let mut registers = Registers::start(start.instruction, start.stack);
+    registers.x[..3].copy_from_slice(&start.arguments);
+    // SAFETY: forwarded.
+    unsafe { enter_by(&registers, kernel_stack) }
+}
+
+/// The same with every register given.
+///
+/// # Safety
+///
+/// As [`enter`].
+pub(super) unsafe fn enter_by(registers: &Registers, kernel_stack: *mut u64) -> u64 {
     irq::disable_all();
     root::enter_program();
     // SAFETY: forwarded.
-    unsafe { enter_user(start, kernel_stack) }
+    unsafe { enter_user(registers, kernel_stack) }
 }
 
 /// Ends the program that `frame` interrupted: its `enter` returns `result`.
@@ -107,10 +119,10 @@ pub fn publish_code(at: *const u8, len: usize) {
     }
 }
 
-/// Everything is masked from when ELR and SPSR are written; SPSR 0 is EL0 with interrupts on. No register keeps a value of the
-/// kernel's.
+/// Everything is masked from when ELR and SPSR are written; what SPSR has besides the condition flags is EL0 with interrupts on. No register keeps a value of the
+/// kernel's. What is pushed first here is popped by [`back_from_user`].
 #[unsafe(naked)]
-unsafe extern "C" fn enter_user(start: &Start, kernel_stack: *mut u64) -> u64 {
+unsafe extern "C" fn enter_user(registers: &Registers, kernel_stack: *mut u64) -> u64 {
     naked_asm!(
         "stp x19, x20, [sp, #-96]!",
         "stp x21, x22, [sp, #16]",
@@ -121,44 +133,33 @@ unsafe extern "C" fn enter_user(start: &Start, kernel_stack: *mut u64) -> u64 {
         "mov x9, sp",
         "str x9, [x1]",
         "msr daifset, #0xf",
-        "ldp x9, x10, [x0, #{instruction}]",
-        "msr elr_el1, x9",
-        "msr sp_el0, x10",
-        "msr spsr_el1, xzr",
-        "msr tpidr_el0, xzr",
-        "ldr x2, [x0, #{arguments} + 16]",
-        "ldp x0, x1, [x0, #{arguments}]",
-        "mov x3, xzr",
-        "mov x4, xzr",
-        "mov x5, xzr",
-        "mov x6, xzr",
-        "mov x7, xzr",
-        "mov x8, xzr",
-        "mov x9, xzr",
-        "mov x10, xzr",
-        "mov x11, xzr",
-        "mov x12, xzr",
-        "mov x13, xzr",
-        "mov x14, xzr",
-        "mov x15, xzr",
-        "mov x16, xzr",
-        "mov x17, xzr",
-        "mov x18, xzr",
-        "mov x19, xzr",
-        "mov x20, xzr",
-        "mov x21, xzr",
-        "mov x22, xzr",
-        "mov x23, xzr",
-        "mov x24, xzr",
-        "mov x25, xzr",
-        "mov x26, xzr",
-        "mov x27, xzr",
-        "mov x28, xzr",
-        "mov x29, xzr",
-        "mov x30, xzr",
+        "ldp x9, x10, [x0, #{sp}]",
+        "msr sp_el0, x9",
+        "msr elr_el1, x10",
+        "ldp x9, x10, [x0, #{flags}]",
+        "and x9, x9, #{user_flags}",
+        "msr spsr_el1, x9",
+        "msr tpidr_el0, x10",
+        "ldp x2, x3, [x0, #16]",
+        "ldp x4, x5, [x0, #32]",
+        "ldp x6, x7, [x0, #48]",
+        "ldp x8, x9, [x0, #64]",
+        "ldp x10, x11, [x0, #80]",
+        "ldp x12, x13, [x0, #96]",
+        "ldp x14, x15, [x0, #112]",
+        "ldp x16, x17, [x0, #128]",
+        "ldp x18, x19, [x0, #144]",
+        "ldp x20, x21, [x0, #160]",
+        "ldp x22, x23, [x0, #176]",
+        "ldp x24, x25, [x0, #192]",
+        "ldp x26, x27, [x0, #208]",
+        "ldp x28, x29, [x0, #224]",
+        "ldr x30, [x0, #240]",
+        "ldp x0, x1, [x0]",
         "eret",
-        instruction = const offset_of!(Start, instruction),
-        arguments = const offset_of!(Start, arguments),
+        sp = const offset_of!(Registers, sp),
+        flags = const offset_of!(Registers, flags),
+        user_flags = const USER_FLAGS,
     )
 }
 

@@ -9,6 +9,7 @@
 use super::descriptors::{USER_CODE, USER_DATA};
 use super::entry::Frame;
 use super::user;
+use crate::program::signals::SignalFrame;
 use core::arch::asm;
 
 /// Flags that programs may have set: arithmetic, direction, trap, alignment check, identification.
@@ -203,24 +204,6 @@ pub unsafe fn enter(registers: &Registers, kernel_stack: *mut u64) -> u64 {
     registers.put(&mut frame);
     // SAFETY: the caller's promise; `put` makes it a frame of a program.
     unsafe { user::enter_by(&frame, kernel_stack) }
-}
-
-/// What a signal's handler is called with.
-pub struct SignalFrame {
-    /// The signal.
-    pub signal: u64,
-    /// As `siginfo` has it.
-    pub info: [u8; 128],
-    /// The mask to go back to.
-    pub mask: u64,
-    /// The alternate stack: start, flags, bytes.
-    pub stack: (u64, u32, u64),
-    /// The handler.
-    pub handler: u64,
-    /// Where it returns to.
-    pub restorer: u64,
-    /// The end of the stack to use; the program's own if none.
-    pub top: Option<u64>,
 }
 
 /// Bytes below the stack pointer that belong to the program (System V ABI, AMD64 supplement, 3.2.2).

@@ -23,7 +23,6 @@ pub fn set_kernel_stack(top: u64) {
 }
 
 /// What a program starts with.
-#[repr(C)]
 pub struct Start {
     /// Its first instruction.
     pub instruction: u64,

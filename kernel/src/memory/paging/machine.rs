@@ -72,11 +72,6 @@ unsafe impl<P: Probe> Machine for Bare<P> {
     }
 
     #[inline(always)]
-    fn data(&self, frame: PhysAddr) -> NonNull<u8> {
-        self.table(frame)
-    }
-
-    #[inline(always)]
     fn alias(&self) -> Option<VirtAddr> {
         layout::ALIAS.map(VirtAddr)
     }

@@ -154,8 +154,7 @@ impl OpenFile {
         let len = match &self.object {
             Object::Pipe(_) => return Err(Errno::ESPIPE),
             Object::Text(text) => text.len() as u64,
-            Object::Node(node) if self.device() == Some(Device::Terminal) => {
-                let _ = node;
+            Object::Node(_) if self.device() == Some(Device::Terminal) => {
                 return Err(Errno::ESPIPE);
             }
             Object::Node(node) => node.len(),
