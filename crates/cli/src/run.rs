@@ -82,13 +82,13 @@ fn run_command(options: &Options, archive: &Path) -> Result<bool> {
     }
     let mut runs = false;
     let boot = emulated.boot(&format!("{mode}-- {command}"), &mut |line| match line {
+        Line::Log(text) | Line::Record(text) if runs && !is_kernels(text) => println!("{text}"),
         Line::Record(json) => {
             runs |= json.starts_with("{\"type\":\"protection\"");
             if options.records {
                 eprintln!("{json}");
             }
         }
-        Line::Log(text) if runs && !is_kernels(text) => println!("{text}"),
         Line::Log(text) => eprintln!("{text}"),
     })?;
     Ok(boot.held)
@@ -99,11 +99,35 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
-/// Whether a line has the time that every line of the kernel's log begins with.
+/// Whether a line is the kernel's, once the command runs: it has the time that every line of the log begins with, or is the record of the command's
+/// end.
 fn is_kernels(line: &str) -> bool {
+    if line.starts_with("{\"type\":\"program\"") {
+        return true;
+    }
     let time = line.strip_prefix('[').and_then(|rest| rest.split_once("] "));
     time.is_some_and(|(time, _)| {
         let time = time.trim_start();
         time.len() >= 5 && time.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_command_prints_is_told_from_the_log() {
+        for kernels in ["[    0.138] warning: x", "{\"type\":\"program\",\"status\":3}"] {
+            assert!(is_kernels(kernels), "{kernels}");
+        }
+        for commands in ["", "[1] done", "[ x ] y", "{\"a\":1}", "{"] {
+            assert!(!is_kernels(commands), "{commands}");
+        }
+    }
+
+    #[test]
+    fn words_are_quoted_for_the_kernel() {
+        assert_eq!(quoted("echo 'x'; ls"), "'echo '\\''x'\\''; ls'");
+    }
 }
