@@ -8,7 +8,7 @@
 //! | [`calls`] | the system calls: one table, one file a family |
 //! | [`process`] | processes: their memory, files, signals, parents and children |
 //! | [`task`] | threads of processes, and what they do about exceptions |
-//! | [`load`] | running an ELF file |
+//! | [`mod@load`] | running an ELF file |
 //! | [`memory`] | the memory of a process, and the kernel's only way to it |
 //! | [`signals`] | signals |
 //! | [`files`] | the tree of files, pipes, the terminal |

@@ -1,7 +1,7 @@
 //! Where the protection register meets the rest of the kernel.
 //!
 //! The register decides whether this CPU may write page tables. It belongs to what runs: what an exception does about it is in
-//! [`interrupted`](crate::protection::interrupted), what a thread switch does here.
+//! [`interrupted`], what a thread switch does here.
 //!
 //! The backend is selected by the boot CPU before it takes any interrupt and before any other CPU starts, and
 //! never changes again; every CPU makes it ready before its first interrupt. So there is no frame and no thread that

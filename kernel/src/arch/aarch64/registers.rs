@@ -1,7 +1,7 @@
 //! The registers of Linux programs: the general ones, as a system call finds and leaves them, and those that the kernel has no use for.
 //!
 //! [`enter`] goes to EL0 with every general register given; from there the CPU comes back as for any program
-//! ([`user`](super::user)).
+//! ([`user`]).
 
 use super::entry::Frame;
 use super::register::{mrs, msr};

@@ -1,7 +1,7 @@
 //! The registers of Linux programs: the general ones, as a system call finds and leaves them, and those that the kernel has no use for.
 //!
 //! [`enter`] goes to ring 3 with every general register given; from there the CPU comes back as for any program
-//! ([`user`](super::user)).
+//! ([`user`]).
 //!
 //! There is no `SYSCALL` entry: the instruction is left off (EFER.SCE), so it is an undefined one, and the exception's entry, which
 //! arrives on a stack of the kernel's with interrupts off and nothing of the program's in use, is the only way in.

@@ -19,7 +19,7 @@ use kpkeys_pgtable::{Level, PageRange, VirtAddr};
 const CODE: VirtAddr = VirtAddr(0x40_0000);
 const STACK: VirtAddr = VirtAddr(0x50_0000_0000);
 
-/// pushfq; or dword ptr [rsp], 1 << 18; popfq; 1: dec rdi; jnz 1b; mov edi, 7; int 0x80.
+/// `pushfq; or dword ptr [rsp], 1 << 18; popfq; 1: dec rdi; jnz 1b; mov edi, 7; int 0x80`.
 const WITH_AC: &[u8] = &[
     0x9c, 0x81, 0x0c, 0x24, 0, 0, 4, 0, 0x9d, 0x48, 0xff, 0xcf, 0x75, 0xfb, 0xbf, 7, 0, 0, 0, 0xcd,
     0x80,
