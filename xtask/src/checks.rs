@@ -6,7 +6,9 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::step::{self, AfterFailure, Outcome, Step};
-use crate::{audit, bare, command, docs, instructions, kernel, oldest, package, setup, test};
+use crate::{
+    audit, bare, command, docs, instructions, kernel, oldest, package, results, setup, test,
+};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -81,6 +83,11 @@ fn steps() -> Vec<Step> {
             name: "instructions",
             about: "no operation executes more or fewer instructions than the file says, by 2 %",
             run: instructions::check,
+        },
+        Step {
+            name: "results",
+            about: "the tables and pictures of results are what the kept runs give",
+            run: results::check,
         },
         Step {
             name: "test",

@@ -4,7 +4,7 @@
 //! ([`checks`]) handed to a runner that times and summarises them ([`step`]). `setup` installs what
 //! the steps need, `docs` builds the documentation for reading. On request: `trees` reads the device trees of a distribution's kernel,
 //! `overhead` counts what adapters cost, `slurm` runs a campaign on a cluster of its own, `browser` opens a report in Chromium, `verify` runs models, proofs and planted faults, and
-//! `history` collects what the gate on instructions counted at each commit.
+//! `history` collects what the gate on instructions counted at each commit. `results` writes the pages of results from the runs that are kept.
 
 mod audit;
 mod bare;
@@ -23,6 +23,7 @@ mod package;
 mod packages;
 mod programs;
 mod requested;
+mod results;
 mod setup;
 mod step;
 mod test;
@@ -59,6 +60,8 @@ enum Task {
     Overhead,
     /// Add what the gate on instructions counted at each commit to a history
     History(history::Arguments),
+    /// Write every table and picture of measurements that README and book show, from the runs that are kept
+    Results(results::Arguments),
     /// Build the API documentation, and the book if mdbook is installed
     Docs,
     /// Run a campaign of 1,000 tasks in a Slurm of its own on this machine (root, Debian's packages, minutes)
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
         Task::Growth => growth::run(),
         Task::Overhead => overhead::run(),
         Task::History(arguments) => history::run(&arguments),
+        Task::Results(arguments) => results::run(&arguments),
         Task::Docs => docs::build(),
         Task::Slurm => requested::slurm(),
         Task::Browser => requested::browser(),

@@ -19,7 +19,7 @@ const BROWSER: [Needed; 1] = [("chromium", "chromium")];
 /// A campaign of 1,000 tasks in a Slurm of its own, eight nodes on this machine, with tasks killed and a node lost.
 pub fn slurm() -> Result<()> {
     install(&SLURM)?;
-    let test = ["test", "--release", "-p", "kpkeys-cli", "--test", "slurm"];
+    let test = ["test", "-p", "kpkeys-cli", "--test", "slurm"];
     command::run(command::cargo(&test).args(["--", "--ignored", "--nocapture"]))
 }
 

@@ -6,25 +6,29 @@
 //! | module | concept |
 //! |---|---|
 //! | [`costs`] | costs of CPUs with their sources, and costs that are given |
-//! | [`measure`] | costs measured here |
+//! | [`measure`] | costs measured here, or recorded by a run |
+//! | [`software`] | what modes execute beside events |
 
 pub mod costs;
 mod measure;
+mod software;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use kpkeys_stats::cost::UnitCost;
 use kpkeys_stats::predict::{Costs, Prediction};
 use kpkeys_stats::record::{Counts, Mode, Unit};
-use kpkeys_stats::table::{Row as MeasuredRow, Table};
+use kpkeys_stats::table::{Effect, Row as MeasuredRow, Table};
 use serde::Serialize;
 
 use crate::bench;
+use crate::compare::table_of;
 use crate::render::{self, Format, Screen};
 use crate::usage::UsageError;
+use software::Instructions;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -32,7 +36,7 @@ Examples:
   kpkeys estimate --trace make.trace                   a recorded command
   kpkeys estimate --from results --machine graviton3   counts and baselines of a run, costs of another CPU
   kpkeys estimate --from results --switch-ns 12.5-20 --key-change-ns 600
-  kpkeys estimate --validate results                   expected beside measured
+  kpkeys estimate --validate results                   expected beside measured, by the costs that the run recorded
   kpkeys estimate --machines                           the CPUs whose costs are known, with sources";
 
 /// The options of `kpkeys estimate`.
@@ -54,7 +58,7 @@ pub struct Options {
     /// Modes, separated by commas [default: all]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     modes: Vec<String>,
-    /// Costs of a CPU of the list, instead of measuring them here
+    /// Costs of a CPU of the list, instead of those the run recorded, or measuring them here
     #[arg(long, value_name = "NAME")]
     machine: Option<String>,
     /// How windows are opened there
@@ -69,7 +73,10 @@ pub struct Options {
     /// Nanoseconds of the barrier alone
     #[arg(long, value_name = "NS", value_parser = costs::parse)]
     barrier_ns: Option<UnitCost>,
-    /// Nanoseconds of a key change, TLB flush included
+    /// What modes execute, as `cargo xtask instructions` wrote it at the commit of the run [default: that of this version]
+    #[arg(long, value_name = "FILE")]
+    instructions: Option<PathBuf>,
+    /// Nanoseconds of a key change's TLB flush
     #[arg(long, value_name = "NS", value_parser = costs::parse)]
     key_change_ns: Option<UnitCost>,
     /// How to print it
@@ -82,6 +89,9 @@ pub struct Options {
 pub struct Report {
     /// The costs.
     pub costs: Costs,
+    /// Why they are worth nothing, if they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worthless: Option<String>,
     /// Whether baselines are this machine's and the costs another's.
     pub foreign_costs: bool,
     /// The rows.
@@ -116,6 +126,9 @@ pub struct Expected {
     /// Whether that is within the expectation's ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub came_true: Option<bool>,
+    /// Whether what was measured, with its 95 % interval, lies wholly outside of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contradicted: Option<bool>,
 }
 
 /// How good expectations were.
@@ -125,6 +138,8 @@ pub struct Validated {
     pub rows: usize,
     /// Rows measured within the expectation's ends.
     pub within_stated: usize,
+    /// Rows whose measured 95 % interval lies wholly outside of the ends.
+    pub contradicted: usize,
     /// Rows measured within 2 points of the expectation.
     pub within_2_points: usize,
     /// Rows measured within a tenth of what is expected to be added.
@@ -149,33 +164,30 @@ pub fn run(options: &Options) -> Result<()> {
     let modes = bench::plan::modes(&options.modes, false)?;
     let folder = options.from.as_deref().or(options.validate.as_deref());
     let table = match folder {
-        Some(folder) => read(folder)?,
+        Some(folder) => table_of(folder)?,
         None => {
             bench::count_and_time_baseline(options.trace.as_deref(), &options.rows, &options.modes)?
         }
     };
+    let instructions = Instructions::read(options.instructions.as_deref())?;
     let costs = costs_of(options, &table)?;
-    let report = Report::of(&table, costs, &modes, options)?;
+    let report = Report::of(&table, costs, &instructions, &modes, options)?;
     Ok(render::write_estimate(&mut out, &report, options.format, Screen::of_stdout())?)
 }
 
-fn read(folder: &Path) -> Result<Table> {
-    bench::read_table(folder)?.ok_or_else(|| {
-        let folder = folder.display();
-        UsageError(format!("{folder} holds no table; expected a folder of `kpkeys bench --out`"))
-            .into()
-    })
-}
-
-/// The costs that were asked for.
+/// The costs that were asked for; else those of the machine that the baselines are of.
 fn costs_of(options: &Options, table: &Table) -> Result<Costs> {
+    let of_a_run = options.from.is_some() || options.validate.is_some();
     let mut costs = match &options.machine {
         Some(name) => costs::known(name, &options.backend)?,
-        None => measure::here(table.machine.cpu.clone())?,
+        None => match table.switch_ns.filter(|_| of_a_run) {
+            Some(switch_ns) => measure::recorded(table.machine.cpu.clone(), switch_ns),
+            None => measure::here(table.machine.cpu.clone()),
+        },
     };
     let mut given = Vec::new();
     if let Some(cost) = options.switch_ns {
-        (costs.switch, costs.lone_switch) = (cost, cost);
+        costs.switch = cost;
         given.push("switch");
     }
     if let Some(cost) = options.barrier_ns {
@@ -193,33 +205,65 @@ fn costs_of(options: &Options, table: &Table) -> Result<Costs> {
 }
 
 impl Report {
-    fn of(table: &Table, costs: Costs, modes: &[Mode], options: &Options) -> Result<Report> {
+    fn of(
+        table: &Table,
+        costs: Costs,
+        instructions: &Instructions,
+        modes: &[Mode],
+        options: &Options,
+    ) -> Result<Report> {
         let measured = options.validate.is_some();
-        let rows = table.rows.iter().filter_map(|row| estimate(row, &costs, modes, measured));
+        let row = |row| estimate(row, &costs, instructions, modes, measured);
+        let rows = table.rows.iter().filter_map(row);
         let rows: Vec<Row> = rows.collect();
         if rows.is_empty() {
             let why = "nothing to estimate from: no row has counts of its baseline and of a mode, and a time in nanoseconds";
             return Err(UsageError(why.into()).into());
         }
         let validated = if measured { validate(&rows) } else { BTreeMap::new() };
-        Ok(Report { costs, foreign_costs: options.machine.is_some(), rows, validated })
+        let worthless = measure::worthless(&costs)
+            .filter(|_| options.machine.is_none() && options.switch_ns.is_none());
+        Ok(Report { costs, worthless, foreign_costs: options.machine.is_some(), rows, validated })
     }
 }
 
 /// A row that was counted.
-fn estimate(row: &MeasuredRow, costs: &Costs, modes: &[Mode], measured: bool) -> Option<Row> {
+fn estimate(
+    row: &MeasuredRow,
+    costs: &Costs,
+    instructions: &Instructions,
+    modes: &[Mode],
+    measured: bool,
+) -> Option<Row> {
     let counts = |mode: Mode| -> Option<&Counts> { row.modes.get(&mode)?.counts.as_ref() };
     let (off, baseline_ns) = (counts(Mode::Off)?, baseline_ns(row)?);
     let expected = |mode: &Mode| {
-        let prediction = costs.predict(*mode, baseline_ns, off, counts(*mode)?);
-        let measured_pct = row.effect(*mode).filter(|_| measured).map(|effect| effect.effect_pct);
-        let within = |pct: f64| (prediction.low_pct..=prediction.high_pct).contains(&pct);
-        let came_true = measured_pct.map(within);
-        Some((*mode, Expected { prediction, measured_pct, came_true }))
+        let software = instructions.of(&row.result_class, *mode)?;
+        let prediction = costs.predict(baseline_ns, off, counts(*mode)?, software);
+        let effect = row.effect(*mode).filter(|_| measured);
+        Some((*mode, Expected::of(prediction, effect)))
     };
     let modes: BTreeMap<Mode, Expected> = modes.iter().filter_map(expected).collect();
     let (benchmark, result_class) = (row.benchmark.clone(), row.result_class.clone());
     (!modes.is_empty()).then_some(Row { benchmark, result_class, baseline_ns, modes })
+}
+
+impl Expected {
+    /// An expectation, beside what was measured if there is anything.
+    fn of(prediction: Prediction, measured: Option<&Effect>) -> Expected {
+        let Prediction { low_pct, high_pct, .. } = prediction;
+        let within = |effect: &Effect| (low_pct..=high_pct).contains(&effect.effect_pct);
+        let outside = |effect: &Effect| {
+            let (low, high) = (effect.ci_low_pct?, effect.ci_high_pct?);
+            Some(high < low_pct || low > high_pct)
+        };
+        Expected {
+            prediction,
+            measured_pct: measured.map(|effect| effect.effect_pct),
+            came_true: measured.map(within),
+            contradicted: measured.and_then(outside),
+        }
+    }
 }
 
 fn validate(rows: &[Row]) -> BTreeMap<Mode, Validated> {
@@ -230,6 +274,7 @@ fn validate(rows: &[Row]) -> BTreeMap<Mode, Validated> {
         let off_by = (measured - expected.prediction.effect_pct).abs();
         of_mode.rows += 1;
         of_mode.within_stated += usize::from(expected.came_true == Some(true));
+        of_mode.contradicted += usize::from(expected.contradicted == Some(true));
         of_mode.within_2_points += usize::from(off_by <= 2.0);
         of_mode.within_a_tenth += usize::from(off_by <= 0.1 * expected.prediction.effect_pct.abs());
     }

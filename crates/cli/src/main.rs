@@ -22,6 +22,7 @@ mod run;
 mod schema;
 mod shell;
 mod spread;
+mod table;
 mod trace;
 mod usage;
 
@@ -63,6 +64,8 @@ enum Call {
     Compare(compare::Options),
     /// Set runs of several layouts of the code side by side
     Spread(spread::Options),
+    /// Print the table of a kept run again, whole or in part
+    Table(table::Options),
     /// Say where each point of overhead goes, of a run with --parts
     Parts(parts::Options),
     /// Say what protection is expected to cost, from counts and a machine's costs
@@ -152,6 +155,7 @@ fn run(call: Call) -> Result<ExitCode> {
         Call::Instructions(options) => instructions::run(&options).map(done),
         Call::Compare(options) => compare::run(&options).map(gates),
         Call::Spread(options) => spread::run(&options).map(gates),
+        Call::Table(options) => table::run(&options).map(gates),
         Call::Parts(options) => parts::run(&options).map(done),
         Call::Estimate(options) => estimate::run(&options).map(done),
         Call::Report(options) => report::run(&options).map(done),

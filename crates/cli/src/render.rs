@@ -225,6 +225,28 @@ pub fn write_parts(
     page.lines(out, &said)
 }
 
+/// Prints the effects of several layouts of the code alone, machine by machine.
+///
+/// # Errors
+///
+/// What `out` fails with.
+pub fn write_headline(
+    out: &mut impl Write,
+    report: &spread::Report,
+    format: Format,
+    screen: Screen,
+) -> io::Result<()> {
+    match format {
+        Format::Csv => return csv::spread(out, report),
+        Format::Json => return json(out, report),
+        Format::Table | Format::Markdown => {}
+    }
+    let page = Page { format, screen };
+    report.machines.iter().try_for_each(|spread| {
+        page.grid(out, &page.fitted(&mut Vec::new(), |folded| layouts::costs(spread, folded)))
+    })
+}
+
 /// Prints one evaluation on several kinds of machines, by their names.
 ///
 /// # Errors

@@ -7,20 +7,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use kpkeys_stats::flag::Flag;
 use kpkeys_stats::record::{Machine, Mode};
 use kpkeys_stats::table::{Row, Table};
 use serde::Serialize;
 
-use crate::bench::read_table;
+use crate::compare::table_of;
 use crate::render::{self, Screen};
+use crate::table::keep_rows;
 use crate::usage::UsageError;
 
 const EXAMPLES: &str = "\
 Examples:
   kpkeys spread results/*                     what they gave
   kpkeys spread --format markdown results/*   for a page
+  kpkeys spread --headline results/*          the effects alone, if they are fit to be quoted
 
 kpkeys bench --layouts 4 --out results builds several layouts and fills such folders.";
 
@@ -31,6 +33,12 @@ pub struct Options {
     /// Folders of `bench --out`, each of another build of one commit; those of several machines stand one below the other
     #[arg(required = true, value_name = "DIR")]
     folders: Vec<PathBuf>,
+    /// Rows, by name with * and ?; may be given again [default: all]
+    #[arg(long, value_name = "GLOB")]
+    rows: Vec<String>,
+    /// The effects alone, for a headline: refused for fewer than three layouts, or where a gate did not hold
+    #[arg(long)]
+    headline: bool,
     /// How to print it
     #[arg(long, value_enum, default_value = "table")]
     format: render::Format,
@@ -128,9 +136,38 @@ impl Range {
 ///
 /// A folder without a table, or [`UsageError`] for runs that cannot stand side by side.
 pub fn run(options: &Options) -> Result<bool> {
-    let report = of_folders(&options.folders)?;
-    render::write_spread(&mut io::stdout().lock(), &report, options.format, Screen::of_stdout())?;
+    let mut report = of_folders(&options.folders)?;
+    for spread in &mut report.machines {
+        keep_rows(&mut spread.rows, |row| &row.result_class, &options.rows)?;
+    }
+    let (out, screen) = (&mut io::stdout().lock(), Screen::of_stdout());
+    if options.headline {
+        report.machines.iter().try_for_each(Spread::require_headline)?;
+        render::write_headline(out, &report, options.format, screen)?;
+    } else {
+        render::write_spread(out, &report, options.format, screen)?;
+    }
     Ok(report.gates_hold())
+}
+
+impl Spread {
+    /// Refuses what no headline may rest on. Effects that layouts do not agree about may be quoted, as the range they are.
+    fn require_headline(&self) -> Result<(), UsageError> {
+        let (cpu, layouts) = (&self.machine.cpu, self.layouts.len());
+        if layouts < HEADLINE_LAYOUTS {
+            let why = format!("{layouts} of {HEADLINE_LAYOUTS} layouts of the code on {cpu}");
+            return Err(UsageError(format!(
+                "{why}: a headline needs {HEADLINE_LAYOUTS}, since effects move with where the code lies; `kpkeys bench --layouts {HEADLINE_LAYOUTS}` runs them"
+            )));
+        }
+        match self.layouts.iter().find(|layout| !layout.gates_hold) {
+            Some(void) => Err(UsageError(format!(
+                "the A/A gate of `{}` on {cpu} failed: its table is void, and no headline",
+                void.name
+            ))),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Report {
@@ -166,9 +203,7 @@ struct Run {
 
 impl Run {
     fn read(folder: &Path) -> Result<Run> {
-        let table = read_table(folder)?
-            .with_context(|| format!("{} has no table of a finished run", folder.display()))?;
-        Ok(Run { folder: folder.to_owned(), table })
+        Ok(Run { folder: folder.to_owned(), table: table_of(folder)? })
     }
 
     /// What must be the same in all runs of a machine, by name.
@@ -282,6 +317,34 @@ mod tests {
         assert_eq!(agreed(&[r, r, i]), None);
         assert_eq!(agreed(&[r, None, r]), None);
         assert_eq!(agreed(&[]), None);
+    }
+
+    #[test]
+    fn a_headline_is_refused_for_one_layout_and_for_a_void_table() {
+        let layout = |gates_hold| Layout {
+            name: "as-built".into(),
+            build_hash: "0".into(),
+            started: String::new(),
+            gates_hold,
+        };
+        let of = |layouts: Vec<Layout>| Spread {
+            machine: Machine {
+                cpu: "a CPU".into(),
+                cpus: 2,
+                arch: "x86_64".into(),
+                os: String::new(),
+                extra: serde_json::Map::new(),
+            },
+            commit: "0".into(),
+            layouts,
+            blocks: 12,
+            rows: Vec::new(),
+        };
+        of(vec![layout(true), layout(true), layout(true)]).require_headline().unwrap();
+        let one = of(vec![layout(true)]).require_headline().unwrap_err().0;
+        assert!(one.contains("1 of 3 layouts") && one.contains("--layouts 3"), "{one}");
+        let void = of(vec![layout(true), layout(false), layout(true)]).require_headline();
+        assert!(void.unwrap_err().0.contains("`as-built` on a CPU failed"));
     }
 
     #[test]

@@ -11,8 +11,12 @@ use serde_json::Value;
 
 /// The widths of a desk, a tablet and a phone, in pixels.
 const WIDTHS: [u32; 3] = [1280, 768, 400];
-/// A full table of an earlier version, which has every kind of number that a page shows but counts.
-const RUN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/older-run");
+/// Height that holds a whole page, in pixels.
+const HEIGHT: u32 = 9000;
+/// A full run, kept: all rows, modes and parts, blocks and counts.
+const RUN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/results/runs/parts.tar.gz");
+/// Most bytes of a page.
+const LARGEST: usize = 1_000_000;
 
 /// Before the page's own script: what goes wrong there.
 const BEFORE: &str = "<head><script>\
@@ -92,7 +96,7 @@ fn browse(browser: &Path, page: &Path, width: u32, options: &[&str]) -> String {
     let output = Command::new(browser)
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"])
         .arg(format!("--user-data-dir={}", profile.path().display()))
-        .arg(format!("--window-size={width},1400"))
+        .arg(format!("--window-size={width},{HEIGHT}"))
         .args(options)
         .arg(format!("file://{}", page.display()))
         .output()
@@ -116,10 +120,15 @@ fn every_number_on_the_page_is_the_json_s_and_everything_can_be_pressed() {
     let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pages");
     fs::create_dir_all(&pictures).unwrap();
     let (page, probed) = (pictures.join("report.html"), pictures.join("probed.html"));
-    let report = ["report", RUN, "-o", page.to_str().unwrap()];
-    let written = Command::new(env!("CARGO_BIN_EXE_kpkeys")).args(report).status().unwrap();
-    assert!(written.success());
+    let unpacked = tempfile::tempdir().unwrap();
+    let run = unpacked.path().join("full");
+    fs::create_dir(&run).unwrap();
+    let tar = Command::new("tar").args(["-xzf", RUN, "-C"]).arg(&run).status().unwrap();
+    assert!(tar.success());
+    let mut report = Command::new(env!("CARGO_BIN_EXE_kpkeys"));
+    assert!(report.arg("report").arg(&run).arg("-o").arg(&page).status().unwrap().success());
     let text = fs::read_to_string(&page).unwrap();
+    assert!(text.len() < LARGEST, "{} bytes", text.len());
     let text = text.replacen("<head>", BEFORE, 1).replacen("</body>", BEHIND, 1);
     fs::write(&probed, text).unwrap();
     for width in WIDTHS {

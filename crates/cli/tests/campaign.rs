@@ -194,6 +194,66 @@ fn without_room_nothing_is_lost_and_the_reason_is_named() {
     assert_eq!(campaign.call("collect").status.code(), Some(0));
 }
 
+/// Plenty of calls that print something, on a file system with room for some of them. In a mount of its own, since whoever tests need not be root.
+const FULL_DISK: &str = r#"
+disk="$2/disk"
+mkdir "$disk"
+mount -t tmpfs -o size="$3" none "$disk"
+"$1" campaign submit "$2/plan.toml" >"$2/first" 2>&1 && exit 10
+"$1" campaign status "$2/plan.toml" --format json >"$2/status"
+"$1" campaign collect "$2/plan.toml" >"$2/collected" 2>&1 && exit 11
+mount -o remount,size=100% "$disk"
+"$1" campaign submit "$2/plan.toml" >"$2/again" 2>&1 || exit 12
+"$1" campaign collect "$2/plan.toml" >"$2/all" 2>&1 || exit 13
+"#;
+
+#[test]
+fn a_disk_that_fills_up_in_the_middle_costs_what_it_had_no_room_for() {
+    const CALLS: usize = 40;
+    let plan = format!(
+        "name = \"small\"\nfolder = \"disk/small\"\n[limits]\nprocesses = 2\n[[call]]\nname = \"printed\"\n\
+         arguments = [\"reference\", \"v5-amended\", \"--format=json\"]\nseeds = {{ from = 1, to = {CALLS} }}\n"
+    );
+    let campaign = Campaign::new(&plan);
+    let at = campaign.folder.path();
+    let program = env!("CARGO_BIN_EXE_kpkeys");
+    // The program itself is kept there too.
+    let room = fs::metadata(program).unwrap().len() + (256 << 10);
+    let own_mounts: &[&str] =
+        if is_root() { &["--mount"] } else { &["--mount", "--map-root-user"] };
+    let tried = Command::new("unshare").args(own_mounts).args(["mount", "-t", "tmpfs", "none"]);
+    let tried = tried.arg(at).stderr(Stdio::null()).status();
+    if !tried.is_ok_and(|tried| tried.success()) {
+        kpkeys_skips::skip!("no file system can be mounted here, to fill it");
+        return;
+    }
+    let script = Command::new("unshare")
+        .args(own_mounts)
+        .args(["sh", "-c", FULL_DISK, "sh", program])
+        .arg(at)
+        .arg(room.to_string())
+        .output()
+        .unwrap();
+    let said = |name: &str| fs::read_to_string(at.join(name)).unwrap_or_default();
+    assert!(script.status.success(), "{script:?}\n{}{}", said("first"), said("again"));
+    let status: Value = serde_json::from_str(&said("status")).unwrap();
+    let (done, failed) = (&status["done"], status["failed"].as_array().unwrap());
+    let done = done.as_array().unwrap().len();
+    assert!(done > 0 && done < CALLS && done + failed.len() <= CALLS, "{status}");
+    assert!(
+        failed
+            .iter()
+            .any(|failed| { failed["said"].as_str().unwrap().contains("No space left on device") }),
+        "{status}"
+    );
+    assert!(said("all").contains(&format!("{CALLS} of {CALLS} calls held")), "{}", said("all"));
+}
+
+fn is_root() -> bool {
+    let user = Command::new("id").arg("-u").output().unwrap();
+    String::from_utf8_lossy(&user.stdout).trim() == "0"
+}
+
 #[test]
 fn a_bad_plan_begins_nothing_and_is_told_what_is_wrong() {
     let change = |from: &str, to: &str| PLAN.replace(from, to);

@@ -16,8 +16,10 @@ use serde_json::Value;
 const NODES: usize = 8;
 const TASKS: usize = 1000;
 const KILLED: usize = TASKS / 20;
+/// Longest that all of it may take.
+const LONGEST: Duration = Duration::from_secs(2400);
 /// Blocks for each of the two machines; the rest are calls.
-const BLOCKS: usize = 150;
+const BLOCKS: usize = 100;
 
 const PLAN: &str = r#"
 name = "thousand"
@@ -38,12 +40,12 @@ name = "ram"
 rows = ["vm_map_ram*"]
 modes = ["batched"]
 effort = "quick"
-blocks = 150
+blocks = 100
 
 [[call]]
 name = "printed"
 arguments = ["reference", "v5-amended", "--format=json"]
-seeds = { from = 1, to = 350 }
+seeds = { from = 1, to = 400 }
 "#;
 
 /// A cluster that ends with the test.
@@ -99,7 +101,7 @@ impl Cluster {
              SlurmctldPidFile={here}/slurmctld.pid\nSlurmdPidFile={here}/slurmd.%n.pid\nSlurmctldLogFile={here}/slurmctld.log\n\
              SlurmdLogFile={here}/slurmd.%n.log\nProctrackType=proctrack/pgid\nTaskPlugin=task/none\nSelectType=select/cons_tres\n\
              SelectTypeParameters=CR_CPU\nSlurmdParameters=config_overrides\nMaxArraySize=501\nMaxJobCount=10000\nMpiDefault=none\n\
-             JobCompType=jobcomp/filetxt\nJobCompLoc={here}/jobcomp.log\nSlurmdTimeout=10\nReturnToService=2\n\
+             JobCompType=jobcomp/filetxt\nJobCompLoc={here}/jobcomp.log\nSlurmdTimeout=10\nSchedulerParameters=batch_sched_delay=0\nReturnToService=2\n\
              NodeName=n[1-{NODES}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[17001-1700{NODES}] CPUs=1 RealMemory=500 State=UNKNOWN\n\
              PartitionName=alpha Nodes=n[1-4] Default=YES MaxTime=INFINITE State=UP\n\
              PartitionName=beta Nodes=n[5-8] MaxTime=INFINITE State=UP\n"
@@ -148,7 +150,7 @@ impl Cluster {
         lines.lines().filter_map(task).collect()
     }
 
-    /// Stops a node as a power cut would: its daemon, its step daemons, and what they started.
+    /// Stops a node as a power cut would: its daemon, its step daemons, and all that they started.
     fn lose(&mut self, node: &str) {
         let jobs = self.ask("squeue", &["-h", "-w", node, "-t", "running", "-o", "%A"]);
         if let Some(mut daemon) = self.daemons.remove(node) {
@@ -156,24 +158,55 @@ impl Cluster {
             daemon.wait().unwrap();
         }
         for job in jobs.split_whitespace() {
-            for step in processes()
-                .into_iter()
-                .filter(|process| process.name.contains(&format!("slurmstepd: [{job}.")))
-            {
-                processes().iter().filter(|child| child.parent == step.id).for_each(Process::kill);
-                step.kill();
-            }
+            let step = format!("slurmstepd: [{job}.");
+            let all = processes();
+            all.iter()
+                .filter(|process| process.name.contains(&step))
+                .for_each(|step| step.kill_tree(&all));
         }
     }
 
-    fn states(&self) -> BTreeMap<String, usize> {
+    /// The scheduler's job-completion record: in which states each task left a node.
+    fn record(&self) -> BTreeMap<u64, Vec<String>> {
         let text = fs::read_to_string(self.path("jobcomp.log")).unwrap_or_default();
-        let mut states = BTreeMap::new();
-        let state = |line: &str| {
-            Some(line.split_once("JobState=")?.1.split_whitespace().next()?.to_owned())
+        let field = |line: &str, name: &str| {
+            Some(line.split_once(name)?.1.split_whitespace().next()?.to_owned())
         };
-        text.lines().filter_map(state).for_each(|state| *states.entry(state).or_default() += 1);
+        let entry = |line: &str| {
+            let offset: u64 = field(line, " Name=")?.rsplit_once('-')?.1.parse().ok()?;
+            let index: u64 = field(line, "ArrayTaskId=")?.parse().ok()?;
+            Some((offset + index, field(line, "JobState=")?))
+        };
+        let mut record: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+        for (task, state) in text.lines().filter_map(entry) {
+            record.entry(task).or_default().push(state);
+        }
+        record
+    }
+
+    /// How often each state is in it.
+    fn states(&self) -> BTreeMap<String, usize> {
+        let mut states = BTreeMap::new();
+        for state in self.record().into_values().flatten() {
+            *states.entry(state).or_default() += 1;
+        }
         states
+    }
+
+    /// Tasks that it calls completed, each as often as it does. It is written a little after the queue.
+    fn completed(&self, expected: usize) -> BTreeMap<u64, usize> {
+        let end = Instant::now() + Duration::from_secs(15);
+        loop {
+            let times =
+                |states: &Vec<String>| states.iter().filter(|state| *state == "COMPLETED").count();
+            let mut completed: BTreeMap<u64, usize> =
+                self.record().iter().map(|(task, states)| (*task, times(states))).collect();
+            completed.retain(|_, times| *times > 0);
+            if completed.len() >= expected || Instant::now() > end {
+                return completed;
+            }
+            sleep(Duration::from_millis(500));
+        }
     }
 }
 
@@ -198,7 +231,14 @@ struct Process {
 impl Process {
     fn kill(&self) {
         // It may have ended by itself.
-        let _ = Command::new("kill").args(["-9", &self.id.to_string()]).status();
+        let _ =
+            Command::new("kill").args(["-9", &self.id.to_string()]).stderr(Stdio::null()).status();
+    }
+
+    /// Parents first, so that nobody notices a child that is gone.
+    fn kill_tree(&self, all: &[Process]) {
+        self.kill();
+        all.iter().filter(|child| child.parent == self.id).for_each(|child| child.kill_tree(all));
     }
 }
 
@@ -352,7 +392,7 @@ fn a_thousand_tasks_are_all_there_once() {
             cluster.lose("n8");
             lost = true;
         }
-        assert!(begun.elapsed() < Duration::from_secs(2400), "{status}");
+        assert!(begun.elapsed() < LONGEST, "{status}");
         sleep(Duration::from_millis(300));
     }
     let campaign = Campaign { cluster: &cluster, plan: plan.clone() };
@@ -369,6 +409,12 @@ fn a_thousand_tasks_are_all_there_once() {
     );
     assert!(lost && killed.len() == KILLED, "{} were killed", killed.len());
     assert!(failed.iter().all(|failed| Path::new(failed["log"].as_str().unwrap()).exists()));
+    // Where one was killed between its result and its end, the result is there and the scheduler calls it failed.
+    let done = numbers(&status["done"]);
+    let by_scheduler: BTreeSet<u64> = cluster.completed(done.len()).into_keys().collect();
+    assert!(by_scheduler.is_subset(&done), "completed, and not done: {:?}", &by_scheduler - &done);
+    let late = &done - &by_scheduler;
+    assert!(late.is_subset(&killed), "done, and not completed: {late:?}");
 
     assert_eq!(
         campaign.call(&["collect", "--resubmit"]).status.code(),
@@ -376,21 +422,21 @@ fn a_thousand_tasks_are_all_there_once() {
         "not all is there"
     );
     while !cluster.queue().is_empty() {
+        assert!(begun.elapsed() < LONGEST, "the queue does not get empty");
         sleep(Duration::from_millis(500));
     }
     let end = Instant::now();
     let collected = campaign.call(&["collect"]);
-    assert_ok(&collected);
     eprintln!("collected in {:.1?}", end.elapsed());
     let status = campaign.status_that_agrees();
     assert_eq!(numbers(&status["done"]).len(), TASKS, "{status}");
     let states = cluster.states();
     eprintln!("all there after {:.0?}; by the scheduler: {states:?}", begun.elapsed());
-    assert_eq!(
-        states["COMPLETED"], TASKS,
-        "each was completed once, by the scheduler's own record"
-    );
+    let completed = cluster.completed(TASKS - late.len());
+    assert!(completed.values().all(|times| *times == 1), "each was completed once: {completed:?}");
+    assert_eq!(completed.len(), TASKS - late.len(), "by the scheduler's own record");
 
+    let mut gates_hold = true;
     for machine in ["alpha", "beta"] {
         let place = campaign.folder().join("collected/ram").join(machine);
         let found = blocks(&place.join("samples.jsonl"));
@@ -407,9 +453,12 @@ fn a_thousand_tasks_are_all_there_once() {
         let table: Value =
             serde_json::from_slice(&fs::read(place.join("table.json")).unwrap()).unwrap();
         assert_eq!(table["blocks"], BLOCKS);
+        gates_hold &= table["gates"]["aa"] != "fail";
     }
+    // Eight at a time on this machine measure each other: one table in twenty is void by chance, and that is said.
+    assert_eq!(collected.status.code(), Some(i32::from(!gates_hold)));
     let printed = String::from_utf8_lossy(&collected.stdout).into_owned();
     assert!(printed.contains("ram, machine by machine:"), "{printed}");
-    assert!(printed.contains("printed on beta: 350 of 350 calls held"), "{printed}");
+    assert!(printed.contains("printed on beta: 400 of 400 calls held"), "{printed}");
     println!("{printed}");
 }

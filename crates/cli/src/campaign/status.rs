@@ -156,7 +156,7 @@ fn last_line(log: &Path) -> String {
     let text = String::from_utf8_lossy(&tail);
     let last = text.lines().rev().find(|line| !line.trim().is_empty());
     last.map_or_else(
-        || "said nothing; it was stopped from outside".to_owned(),
+        || "said nothing: it was stopped from outside, or had no room for its log".to_owned(),
         |line| line.trim().to_owned(),
     )
 }

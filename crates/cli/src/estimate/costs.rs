@@ -94,11 +94,8 @@ pub fn known(name: &str, backend: &str) -> Result<Costs, UsageError> {
         machine: format!("{name}, {backend}"),
         source: known.source.to_owned(),
         switch: known.switch,
-        lone_switch: known.switch,
         barrier: known.barrier,
         key_change: known.key_change,
-        // Unknown, and as often for better as for worse.
-        pooled_ptp: UnitCost { ns: 0.0, low_ns: -100.0, high_ns: 50.0 },
     })
 }
 

@@ -7,6 +7,7 @@ use super::{
 use crate::estimate::costs::Known;
 use crate::estimate::{Expected, Report, Row};
 use kpkeys_stats::cost::UnitCost;
+use kpkeys_stats::predict::{LAYOUT_POINTS, SOFTWARE};
 use kpkeys_stats::record::{Mode, Unit};
 
 /// The table.
@@ -51,7 +52,11 @@ fn cell(expected: &Expected) -> String {
 
 /// What was measured, marked where nobody would have expected it.
 fn measured(expected: &Expected) -> Option<String> {
-    let mark = if expected.came_true == Some(false) { " !" } else { "" };
+    let mark = match (expected.came_true, expected.contradicted) {
+        (_, Some(true)) => " !!",
+        (Some(false), _) => " !",
+        _ => "",
+    };
     Some(format!("{}{mark}", cells::signed(expected.measured_pct?, 1)))
 }
 
@@ -63,24 +68,28 @@ pub fn legend(report: &Report) -> Vec<String> {
     };
     let all = [
         cost("a switch with its barrier", costs.switch),
-        cost("one far from others", costs.lone_switch),
         cost("the barrier alone", costs.barrier),
-        cost("a key change", costs.key_change),
-        cost("a page from the pool", costs.pooled_ptp),
+        cost("the flush of a key change", costs.key_change),
     ];
     let mut lines = vec![
-        "expected: change over the baseline in percent, and where it may be: the range of the costs, and a point for where the code lies."
-            .to_owned(),
+        format!(
+            "expected: change over the baseline in percent, and where it may be: the range of the costs and of what an instruction takes, and {LAYOUT_POINTS} points for where the code lies."
+        ),
+        format!(
+            "software: the instructions that a mode executes more, counted; a percent of them costs {} ({} to {}) percent. Of rows that were not counted, those of a window.",
+            SOFTWARE.ns, SOFTWARE.low_ns, SOFTWARE.high_ns
+        ),
         format!("costs of {}: {}.", costs.machine, all.join(", ")),
         format!("source: {}.", costs.source),
     ];
+    lines.extend(report.worthless.clone().map(|why| format!("WORTH NOTHING: {why}.")));
     if report.foreign_costs {
         lines.push("costs of another machine on baselines of this one: percentages are as good as the two machines are alike.".to_owned());
     }
     for (mode, validated) in &report.validated {
         lines.push(format!(
-            "{mode}: of {} rows, {} were measured within the stated ends (others are marked !), {} within 2 points, {} within a tenth.",
-            validated.rows, validated.within_stated, validated.within_2_points, validated.within_a_tenth
+            "{mode}: of {} rows, {} were measured within the stated ends (others are marked !), {} with their whole interval outside (!!), {} within 2 points, {} within a tenth.",
+            validated.rows, validated.within_stated, validated.contradicted, validated.within_2_points, validated.within_a_tenth
         ));
     }
     lines

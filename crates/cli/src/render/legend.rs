@@ -23,6 +23,7 @@ pub fn lines(table: &Table, heads: &[String]) -> Vec<String> {
     lines.push(aa_gate(table));
     lines.push(machine(&table.machine));
     lines.push(run(table));
+    lines.extend((table.on == "host").then(|| ONE_LAYOUT.to_owned()));
     lines.extend(
         table
             .origin
@@ -32,6 +33,9 @@ pub fn lines(table: &Table, heads: &[String]) -> Vec<String> {
     lines.extend(table.notices.iter().map(|notice| format!("note: {notice}")));
     lines
 }
+
+/// What no interval of one program covers.
+const ONE_LAYOUT: &str = "layout: one of many. Where the code lies moves effects by points, too; a headline needs three (bench --layouts 3).";
 
 /// What the names of rows say.
 pub const SIZES: &str = "p:N is the number of pages; h:0 single pages; h:1 large folios of 2 MiB (fork, munmap) or vmalloc_huge.";
@@ -188,8 +192,9 @@ pub fn machine(machine: &Machine) -> String {
     ];
     let details: String = details.into_iter().filter_map(detail).collect();
     let details = if details.is_empty() { details } else { format!(" ({})", details.trim()) };
+    let several = if machine.cpus == 1 { "" } else { "s" };
     format!(
-        "machine: {}{details}, {} CPUs, {}, {}",
+        "machine: {}{details}, {} CPU{several}, {}, {}",
         machine.cpu, machine.cpus, machine.arch, machine.os
     )
 }

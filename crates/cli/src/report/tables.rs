@@ -13,7 +13,8 @@ pub fn effects(source: &Source, id: &str) -> Markup {
     let table = &source.table;
     let modes = table.protecting_modes();
     let heads = html! {
-        (head("benchmark")) (head("result class")) (head("off")) (head("linux here"))
+        th.benchmark scope="col" { (sort_by("benchmark")) }
+        (row_head("result class")) (number_head("off")) (number_head("linux here"))
         (mode_head(Mode::Aa, "A/A"))
         @for mode in &modes {
             (mode_head(*mode, mode.name())) (mode_head(*mode, "95 %, from")) (mode_head(*mode, "to"))
@@ -23,8 +24,8 @@ pub fn effects(source: &Source, id: &str) -> Markup {
     let body = html! {
         @for (index, row) in table.rows.iter().enumerate() {
             tr {
-                td { (row.benchmark) }
-                th scope="row" { (row.result_class) @if row.baseline_recorded { (cells::RECORDED) } }
+                td.benchmark { (row.benchmark) }
+                th.row scope="row" { (row.result_class) @if row.baseline_recorded { (cells::RECORDED) } }
                 (number(&format!("{id}/rows/{index}/baseline"), row.baseline, None, |time| cells::quantity(time, row.unit)))
                 (number(&format!("{id}/rows/{index}/linux_here"), row.linux_here, None, |time| cells::quantity(time, row.unit)))
                 (effect(id, index, row, Mode::Aa))
@@ -45,16 +46,16 @@ pub fn counts(source: &Source, id: &str) -> Markup {
     let names =
         ["switches", "barriers", "windows", "entry_stores", "ptps", "key_changes", "tlb_flushes"];
     let heads = html! {
-        (head("result class")) (head("mode"))
-        @for name in names { (head(&name.replace('_', " "))) }
-        (head("open, % of the time")) (head("longest window, stores"))
+        (row_head("result class")) (head("mode"))
+        @for name in names { (number_head(&name.replace('_', " "))) }
+        (number_head("open, % of the time")) (number_head("longest window, stores"))
     };
     let body = html! {
         @for (index, row) in rows {
             @for (mode, cell) in &row.modes {
                 @if let Some(counts) = &cell.counts {
                     tr data-mode=(mode.name()) {
-                        th scope="row" { (row.result_class) }
+                        th.row scope="row" { (row.result_class) }
                         td { (mode.name()) }
                         @for (name, count) in counts.named().take(names.len()) {
                             (number(&format!("{id}/rows/{index}/modes/{mode}/counts/{name}"), Some(count), None, cells::count))
@@ -74,11 +75,11 @@ pub fn counts(source: &Source, id: &str) -> Markup {
 pub fn attacks(attacks: &Attacks) -> Markup {
     let modes = attacks.modes();
     let heads =
-        html! { (head("target")) (head("way to write")) @for mode in &modes { (head(mode)) } };
+        html! { (row_head("target")) (head("way to write")) @for mode in &modes { (head(mode)) } };
     let body = html! {
         @for ((target, primitive), outcomes) in attacks.matrix() {
             tr {
-                th scope="row" { (target) }
+                th.row scope="row" { (target) }
                 td { (primitive) }
                 @for mode in &modes {
                     @let outcome = outcomes.get(mode).copied().unwrap_or(NONE);
@@ -112,7 +113,7 @@ fn sortable(caption: &str, heads: &Markup, body: &Markup) -> Markup {
     html! {
         div.scroll tabindex="0" role="region" aria-label=(caption) {
             table.sortable {
-                caption { (caption) }
+                caption { span { (caption) } }
                 thead { tr { (heads) } }
                 tbody { (body) }
             }
@@ -121,11 +122,24 @@ fn sortable(caption: &str, heads: &Markup, body: &Markup) -> Markup {
 }
 
 fn head(name: &str) -> Markup {
-    html! { th scope="col" { button type="button" { (name) } } }
+    html! { th scope="col" { (sort_by(name)) } }
+}
+
+/// Of the column with the names of rows, which stays in sight.
+fn row_head(name: &str) -> Markup {
+    html! { th.row scope="col" { (sort_by(name)) } }
+}
+
+fn number_head(name: &str) -> Markup {
+    html! { th.number scope="col" { (sort_by(name)) } }
 }
 
 fn mode_head(mode: Mode, name: &str) -> Markup {
-    html! { th scope="col" data-mode=(mode.name()) { button type="button" { (name) } } }
+    html! { th.number scope="col" data-mode=(mode.name()) { (sort_by(name)) } }
+}
+
+fn sort_by(name: &str) -> Markup {
+    html! { button type="button" { (name) } }
 }
 
 /// A cell with the number in that field of the JSON.
