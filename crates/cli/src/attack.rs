@@ -14,7 +14,7 @@ mod print;
 mod record;
 
 use std::collections::HashSet;
-use std::io;
+use std::io::{self, Write};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
@@ -91,7 +91,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let report = Report { on: options.machine.on().to_owned(), backend, results, gates };
     match options.format {
         Format::Table => print::write(&mut io::stdout().lock(), &report, Screen::of_stdout())?,
-        Format::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+        Format::Json => writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?,
     }
     Ok(report.gates.hold())
 }

@@ -111,7 +111,7 @@ pub fn run(call: &Call) -> Result<bool> {
             let status = Status::of(&folder, &campaign)?;
             match format {
                 Format::Text => status.write(&mut io::stdout().lock())?,
-                Format::Json => println!("{}", serde_json::to_string(&status)?),
+                Format::Json => writeln!(io::stdout(), "{}", serde_json::to_string(&status)?)?,
             }
             Ok(status.failed.is_empty() && status.no_scheduler.is_none())
         }
@@ -141,11 +141,13 @@ fn carry_out(folder: &Folder, task: u32) -> Result<()> {
     let Some(task) = campaign.tasks.get(task as usize) else {
         return Err(UsageError(format!("there is no task {task}")).into());
     };
-    match task::carry_out(folder, task)? {
-        task::Outcome::Done => println!("task {} is done", task.id),
-        task::Outcome::DoneBefore => println!("task {} was done before", task.id),
-        task::Outcome::Busy => println!("task {} is being carried out by another process", task.id),
-    }
+    let outcome = match task::carry_out(folder, task)? {
+        task::Outcome::Done => "is done",
+        task::Outcome::DoneBefore => "was done before",
+        task::Outcome::Busy => "is being carried out by another process",
+    };
+    // For people. What is done is done where there is no room to say so.
+    let _ = writeln!(io::stdout(), "task {} {outcome}", task.id);
     Ok(())
 }
 

@@ -9,6 +9,7 @@ mod limits;
 mod tools;
 
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::{env, fs, thread};
 
 use anyhow::Result;
@@ -33,12 +34,12 @@ pub enum Format {
 ///
 /// # Errors
 ///
-/// If the findings cannot be made into JSON.
+/// If the findings cannot be made into JSON, or printed.
 pub fn run(format: Format) -> Result<()> {
     let report = examine();
     match format {
-        Format::Text => print!("{}", text(&report)),
-        Format::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+        Format::Text => io::stdout().write_all(text(&report).as_bytes())?,
+        Format::Json => writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?,
     }
     Ok(())
 }

@@ -26,7 +26,7 @@ mod table;
 mod trace;
 mod usage;
 
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -139,7 +139,8 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("kpkeys: {}", usage::told_once(&error));
+            // Where nobody can be told, the exit code does.
+            let _ = writeln!(io::stderr(), "kpkeys: {}", usage::told_once(&error));
             ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
         }
     }

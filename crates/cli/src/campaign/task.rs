@@ -8,7 +8,7 @@
 //! is cleared away by the next.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 
@@ -102,7 +102,7 @@ pub fn carry_out(folder: &Folder, task: &Task) -> Result<Outcome> {
 
 fn remove(work: &Path) -> Result<()> {
     match fs::remove_dir_all(work) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot clear {} away", work.display()))
         }
         _ => Ok(()),
@@ -114,17 +114,32 @@ fn calls(folder: &Folder, task: &Task, work: &Path) -> Result<Vec<i32>> {
     let mut codes = Vec::new();
     for (number, call) in task.calls.iter().enumerate() {
         let printed = work.join(format!("{number}.out"));
-        let stdout = File::create(&printed)
-            .with_context(|| format!("cannot write {}", printed.display()))?;
         let mut command = Command::new(folder.program());
-        command.args(call).stdin(Stdio::null()).stdout(stdout);
+        command.args(call);
         if task.is_block() {
             command.arg("--out").arg(work.join("results"));
         }
-        let status = command.status().context("cannot start this program once more")?;
+        let status = run(&mut command, &printed)?;
         codes.push(code(status, call, &printed)?);
     }
     Ok(codes)
+}
+
+/// Runs a command and writes what it prints. Not by the command itself: one whose output found no room ends as one does whose gate did not
+/// hold.
+fn run(command: &mut Command, printed: &Path) -> Result<ExitStatus> {
+    let cannot_write = || format!("cannot write {}", printed.display());
+    let mut file = File::create(printed).with_context(cannot_write)?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command.spawn().context("cannot start this program once more")?;
+    let copied = child.stdout.take().map_or(Ok(0), |mut output| io::copy(&mut output, &mut file));
+    if copied.is_err() {
+        // Whatever else it would do is of no use.
+        let _ = child.kill();
+    }
+    let status = child.wait().context("a process was lost")?;
+    copied.with_context(cannot_write)?;
+    Ok(status)
 }
 
 /// The exit code of a call that did what it was for. A gate that did not hold is such a result; what printed nothing did not get there,
