@@ -75,7 +75,8 @@ pub mod wrapper {
             frame: Frame,
             flags: Flags,
         ) -> Result<Flush, Error> {
-            // SAFETY: the only guard of this CPU, interrupts are off, and nothing but the mapper's own stores happens in it.
+            // SAFETY: the only guard of this CPU, interrupts are off, and nothing but the
+            // mapper's own stores happens in it.
             let guard: Guard<'_, _, PageTables> = unsafe { Guard::enter(&self.backend) };
             // SAFETY: the caller's promise.
             let result = unsafe { self.mapper.map_to(page, frame, flags, &mut self.table_frames) };
