@@ -221,8 +221,9 @@ fn a_disk_that_fills_up_in_the_middle_costs_what_it_had_no_room_for() {
     let room = fs::metadata(program).unwrap().len() + (256 << 10);
     let own_mounts: &[&str] =
         if is_root() { &["--mount"] } else { &["--mount", "--map-root-user"] };
-    let tried = Command::new("unshare").args(own_mounts).args(["mount", "-t", "tmpfs", "none"]);
-    let tried = tried.arg(at).stderr(Stdio::null()).status();
+    let mut tried = Command::new("unshare");
+    tried.args(own_mounts).args(["mount", "-t", "tmpfs", "none"]).arg(at).stderr(Stdio::null());
+    let tried = tried.status();
     if !tried.is_ok_and(|tried| tried.success()) {
         kpkeys_skips::skip!("no file system can be mounted here, to fill it");
         return;
