@@ -9,7 +9,7 @@ use kpkeys::Window;
 
 use super::frame_type::FrameType;
 use super::rules::LeafRule;
-use super::types::Types;
+use super::types::{NO_WORD, Types};
 use crate::addr::{Level, PAGE_SIZE, PhysAddr};
 use crate::entry::{Entry, Format};
 use crate::error::Error;
@@ -21,7 +21,7 @@ use crate::table::Slot;
 pub(crate) struct Admission<'a> {
     types: &'a Types,
     rule: LeafRule,
-    /// What the word of a frame is that such a leaf may map, and that has its mark: nearly every frame's.
+    /// What the word of a frame is that such a leaf may map, and that has its mark: nearly every frame's. If it may map no data, what no word is.
     usual: u32,
     to_alias: usize,
 }
@@ -30,14 +30,14 @@ impl<'a> Admission<'a> {
     #[inline(always)]
     fn new<F: Format>(types: &'a Types, section: &Section<'_, impl Machine>, leaf: Entry) -> Self {
         let rule = LeafRule::of::<F>(section.space(), leaf);
-        Admission { types, rule, usual: types.mapped_word(), to_alias: section.to_alias() }
+        let usual = if rule.admits_data() { types.mapped_word() } else { NO_WORD };
+        Admission { types, rule, usual, to_alias: section.to_alias() }
     }
 
     /// Whether such a leaf may map a frame, which is marked then.
     #[inline(always)]
     pub(crate) fn admits(&self, window: &Window<'_>, frame: PhysAddr) -> bool {
-        (self.types.has_word(frame, self.usual) && self.rule.admits_data())
-            || self.admits_unusual(window, frame)
+        self.types.has_word(frame, self.usual) || self.admits_unusual(window, frame)
     }
 
     #[cold]

@@ -70,13 +70,6 @@ pub fn platform(_: Platform) -> Option<VirtAddr> {
     None
 }
 
-/// A leaf entry made device memory: the second of the attributes in `control::MAIR`.
-pub fn uncached(entry: Entry) -> Entry {
-    const ATTRIBUTES: u64 = 0b111 << 2;
-    const DEVICE: u64 = 1 << 2;
-    Entry(entry.0 & !ATTRIBUTES | DEVICE)
-}
-
 /// Where the frame of the call interrupt being handled keeps the interrupted protection register. For attacks.
 pub fn interrupted_register() -> *mut u64 {
     crate::cpu::this().arch.interrupted_register.load(core::sync::atomic::Ordering::Relaxed)

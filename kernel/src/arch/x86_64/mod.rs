@@ -72,13 +72,6 @@ pub fn platform(platform: Platform) -> Option<VirtAddr> {
     })
 }
 
-/// A leaf entry made uncached: PWT and PCD (Intel SDM vol. 3A, 4.9).
-pub fn uncached(entry: Entry) -> Entry {
-    const WRITE_THROUGH: u64 = 1 << 3;
-    const CACHE_DISABLE: u64 = 1 << 4;
-    Entry(entry.0 | WRITE_THROUGH | CACHE_DISABLE)
-}
-
 /// Where the frame of the call interrupt being handled keeps the interrupted protection register. For attacks.
 pub fn interrupted_register() -> *mut u64 {
     crate::cpu::this().arch.interrupted_register.load(core::sync::atomic::Ordering::Relaxed)

@@ -192,6 +192,7 @@ unsafe fn build<P: Probe + Default + 'static>(
     }
     let settled = image::settled_frames();
     kernel.paging().record_settled(settled.start, settled.pages())?;
+    layout::type_kernel_data(&kernel, boot)?;
     Ok(Box::leak(kernel))
 }
 
