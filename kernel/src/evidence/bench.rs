@@ -72,6 +72,7 @@ pub fn count(kernel: &'static Kernel<Bare<Counter>>, request: Request) -> Result
                 operations,
                 events: clock.counted.get(),
                 longest_window_stores: clock.longest_window.get(),
+                longest_gate_ns: clock.longest_gate.get(),
             });
         }
         Ok(())
@@ -109,6 +110,7 @@ struct CountingClock<'c> {
     begun: Cell<Counts>,
     counted: Cell<Counts>,
     longest_window: Cell<u64>,
+    longest_gate: Cell<u64>,
 }
 
 impl<'c> CountingClock<'c> {
@@ -119,6 +121,7 @@ impl<'c> CountingClock<'c> {
             begun: nothing.into(),
             counted: nothing.into(),
             longest_window: Cell::new(0),
+            longest_gate: Cell::new(0),
         }
     }
 }
@@ -130,6 +133,7 @@ impl Clock for CountingClock<'_> {
 
     fn begin(&self) {
         self.counter.take_longest_window();
+        self.counter.take_longest_gate();
         self.begun.set(self.counter.read());
     }
 
@@ -137,5 +141,6 @@ impl Clock for CountingClock<'_> {
         let (now, begun) = (self.counter.read(), self.begun.get());
         self.counted.set(core::array::from_fn(|event| now[event] - begun[event]));
         self.longest_window.set(self.counter.take_longest_window());
+        self.longest_gate.set(self.counter.take_longest_gate());
     }
 }

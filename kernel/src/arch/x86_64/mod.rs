@@ -53,6 +53,11 @@ pub fn devices() -> impl Iterator<Item = PhysAddr> {
 /// Whether this kernel's own driver writes them, by `write_device`: they can be closed outside of windows then.
 pub const DEVICES_ARE_WRITTEN_IN_WINDOWS: bool = true;
 
+/// Whether a page of devices, by its number, is written during start alone.
+pub fn is_device_settled(_: usize) -> bool {
+    false
+}
+
 /// Memory that nothing uses once the CPUs are up, and that page tables that are protected must not map.
 pub fn only_for_start() -> Option<PhysRange> {
     Some(boot::ONLY_FOR_START)

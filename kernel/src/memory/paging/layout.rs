@@ -152,12 +152,17 @@ pub unsafe fn write_device(at: *mut u32, value: u32) {
 fn map_devices<P: Probe>(kernel: &Kernel<Bare<P>>) -> Result<(), Error> {
     let paging = kernel.paging();
     let by_keys = kernel.machine().backend().scheme() == Scheme::Keys;
-    let mut to_guarded = (paging.mode().protects() && by_keys).then_some(0);
+    let protects = paging.mode().protects();
+    let in_windows = protects && by_keys && arch::DEVICES_ARE_WRITTEN_IN_WINDOWS;
+    let mut to_guarded = in_windows.then_some(0);
     let key = if to_guarded.is_some() { Pkey::PAGE_TABLES } else { Pkey::DEFAULT };
     let section = paging.section(paging.kernel());
     for (page, device) in arch::devices().enumerate() {
         let range = device_page(page)?;
-        let attrs = Attrs::DEVICE.with_key(key);
+        let attrs = match protects && arch::is_device_settled(page) {
+            true => Attrs::DEVICE.read_only(),
+            false => Attrs::DEVICE.with_key(key),
+        };
         paging.map(&section, paging.kernel(), range, attrs, |_| device)?;
         if arch::DEVICES_ARE_WRITTEN_IN_WINDOWS
             && let Some(alias) = paging.map_device_beside_alias(page, device)?
