@@ -12,7 +12,8 @@ use crate::sched;
 use alloc::string::{String, ToString};
 use core::cell::Cell;
 use kpkeys_mm::Kernel;
-use kpkeys_pgtable::{Event, Machine, Probe};
+use kpkeys_pgtable::section::GATE_STORES;
+use kpkeys_pgtable::{Event, Machine, Mode, Probe};
 use kpkeys_workloads::{ALL_ROWS, Clock, Row};
 
 /// What to run.
@@ -67,6 +68,10 @@ pub fn count(kernel: &'static Kernel<Bare<Counter>>, request: Request) -> Result
             let clock = CountingClock::new(kernel.machine().probe());
             run(kernel, &clock, &row, request.scale)?;
             let operations = run(kernel, &clock, &row, request.scale)?.operations;
+            let longest = clock.longest_window.get();
+            if kernel.paging().mode() == Mode::Fused && longest > GATE_STORES as u64 {
+                return Err(alloc::format!("row `{}`: {longest} stores in a gate", row.result_class));
+            }
             emit(&Record::Counts {
                 row: row.result_class,
                 operations,

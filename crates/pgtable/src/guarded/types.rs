@@ -134,7 +134,7 @@ impl Types {
 
     /// The word of data that is mapped now. For the length of a gate: a sweep that begins meanwhile waits for that.
     #[inline(always)]
-    pub(super) fn mapped_word(&self) -> u32 {
+    pub(crate) fn mapped_word(&self) -> u32 {
         (self.flag(SWEEPS_BEGUN).load(Ordering::Acquire) as u32 + 1) << TYPE_BITS
     }
 
