@@ -2,7 +2,7 @@
 
 use super::Paging;
 use crate::addr::{Level, PhysAddr, VirtAddr};
-use crate::entry::{Attrs, Entry, Format, MemoryType};
+use crate::entry::{Attrs, Format, MemoryType};
 use crate::error::Error;
 use crate::linear;
 use crate::machine::{Frames, Machine, Memory};
