@@ -152,7 +152,8 @@ fn final_check() -> usize {
         paging::check(paging::memories(), &[], |finding| log::error!("checker: {finding}"));
     let (ptps, spare) = (report.ptps, report.spare);
     log::info!("checker: {ptps} page-table pages, {spare} spare, {} findings", report.findings);
-    let unverified = failures(paging::verify_every_cpu().map(|()| 0).map_err(|error| error.to_string()));
+    let unverified =
+        failures(paging::verify_every_cpu().map(|()| 0).map_err(|error| error.to_string()));
     report.findings + paging::check_roots() + unverified
 }
 

@@ -99,9 +99,7 @@ fn data_that_is_linked_is_found<F: HostedFormat, S: Protection>() {
         let entry = victim.system.read(table, index);
         let place = Place { table, index, level: Level::Pmd, entry };
         let findings = findings_with(&victim, place, F::table(frame, true));
-        let wrong = |found: &Finding| {
-            matches!(found, Finding::WrongType { frame: of, says: FrameType::Data, .. } if *of == frame)
-        };
+        let wrong = |found: &Finding| matches!(found, Finding::WrongType { frame: of, says: FrameType::Data, .. } if *of == frame);
         assert!(findings.iter().any(wrong), "{config:?} {findings:?}");
         let open = |found: &Finding| match found {
             Finding::UnprotectedPtp { frame: of, .. } | Finding::WritablePtp { frame: of, .. } => {

@@ -36,8 +36,7 @@ fn refused<F: HostedFormat, S: Protection>(
     frame: PhysAddr,
 ) -> Option<Violation> {
     let user = system.new_user_root();
-    let (root, start) =
-        if attrs.user { (&user, USER) } else { (system.paging.kernel(), KERNEL) };
+    let (root, start) = if attrs.user { (&user, USER) } else { (system.paging.kernel(), KERNEL) };
     let mapped = system.map(root, pages(start, 1), attrs, frame);
     if mapped.is_ok() {
         system.unmap(root, pages(start, 1)).unwrap();
@@ -68,7 +67,10 @@ fn a_device_is_not_mapped_as_memory<F: HostedFormat, S: Protection>() {
         }
         let executable = Attrs { execute: true, ..Attrs::DEVICE.read_only() };
         assert!(refused(&system, executable, device).is_some());
-        assert_eq!(refused(&System::<F, S>::boot(lean(config), SMALL), Attrs::KERNEL_DATA, device), None);
+        assert_eq!(
+            refused(&System::<F, S>::boot(lean(config), SMALL), Attrs::KERNEL_DATA, device),
+            None
+        );
     }
 }
 
@@ -91,7 +93,8 @@ fn memory_is_not_mapped_as_a_device<F: HostedFormat, S: Protection>() {
 fn no_mapping_changes_between_the_two<F: HostedFormat, S: Protection>() {
     for config in checking() {
         let system = System::<F, S>::boot(config, SMALL);
-        let (kernel, data, range) = (system.paging.kernel(), system.data_block(0), pages(KERNEL, 1));
+        let (kernel, data, range) =
+            (system.paging.kernel(), system.data_block(0), pages(KERNEL, 1));
         system.map(kernel, range, Attrs::KERNEL_DATA, data).unwrap();
         let wrong = F::leaf(Level::Pte, data, Attrs::DEVICE).unwrap();
         let section = system.paging.section(kernel);
@@ -100,7 +103,8 @@ fn no_mapping_changes_between_the_two<F: HostedFormat, S: Protection>() {
         assert!(matches!(changed, Err(Error::Violation(_))), "{changed:?}");
         let place = system.place(kernel, KERNEL);
         system.plant(place.table, place.index, wrong);
-        let expected = Finding::ForbiddenLeaf { frame: data, is: FrameType::Mapped, address: KERNEL };
+        let expected =
+            Finding::ForbiddenLeaf { frame: data, is: FrameType::Mapped, address: KERNEL };
         assert_eq!(system.findings(&[]), [expected]);
         system.plant(place.table, place.index, place.entry);
         system.assert_clean(&[]);

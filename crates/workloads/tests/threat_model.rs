@@ -34,7 +34,11 @@ fn documented() -> BTreeSet<String> {
     let section = section.split("\n## ").next().unwrap_or(section);
     let words: Vec<&str> = section.split('`').collect();
     let is_pair = |three: &&[&str]| three[1] == " on ";
-    words.windows(3).filter(is_pair).map(|three| format!("`{}` on `{}`", three[0], three[2])).collect()
+    words
+        .windows(3)
+        .filter(is_pair)
+        .map(|three| format!("`{}` on `{}`", three[0], three[2]))
+        .collect()
 }
 
 #[test]

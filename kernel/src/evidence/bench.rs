@@ -70,7 +70,10 @@ pub fn count(kernel: &'static Kernel<Bare<Counter>>, request: Request) -> Result
             let operations = run(kernel, &clock, &row, request.scale)?.operations;
             let longest = clock.longest_window.get();
             if kernel.paging().mode() == Mode::Fused && longest > GATE_STORES as u64 {
-                return Err(alloc::format!("row `{}`: {longest} stores in a gate", row.result_class));
+                return Err(alloc::format!(
+                    "row `{}`: {longest} stores in a gate",
+                    row.result_class
+                ));
             }
             emit(&Record::Counts {
                 row: row.result_class,

@@ -4,10 +4,10 @@
 //! a page table, and says what came of it.
 
 use super::attack::Here;
+use crate::arch;
 use crate::cpu::{self, stack};
 use crate::memory::paging;
 use crate::protection;
-use crate::{arch, sched};
 use core::sync::atomic::{AtomicBool, Ordering};
 use kpkeys_workloads::attack::execute::inside_window;
 use kpkeys_workloads::attack::{Aim, Site, Store};
@@ -61,8 +61,7 @@ pub fn try_to_store() {
         paging::memories().paging().is_protected() && protection::selected().enforces();
     let site = Here { cpu: cpu::this().id };
     let can_store = site.store(Store::Word, aim(&site)).is_ok();
-    let thread = sched::try_current().is_some();
-    log::error!("at the end: enforced {is_enforced}, page tables can be written: {can_store}, in a thread: {thread}");
+    log::error!("at the end: enforced {is_enforced}, page tables can be written: {can_store}");
 }
 
 /// A table, where a window can write it.

@@ -92,7 +92,9 @@ impl Options {
             ("crash", "panic") => self.crash = Some(Crash::Panic),
             ("crash", "stack-overflow") => self.crash = Some(Crash::StackOverflow),
             ("crash", "hang") => self.crash = Some(Crash::Hang),
-            ("crash", how) => self.crash = Some(Crash::InWindow(way(how.strip_suffix("-in-window")?)?)),
+            ("crash", how) => {
+                self.crash = Some(Crash::InWindow(way(how.strip_suffix("-in-window")?)?))
+            }
             _ => return None,
         }
         Some(())

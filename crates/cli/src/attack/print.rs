@@ -125,9 +125,9 @@ fn write_part(
         .filter(|attack| attack.primitive.is_store() == is_store)
         .map(|attack| ((attack.target.to_string(), attack.primitive.name()), attack))
         .collect();
-    let columns = Primitive::ALL.into_iter().filter(|primitive| {
-        made.keys().any(|(_, name)| *name == primitive.name())
-    });
+    let columns = Primitive::ALL
+        .into_iter()
+        .filter(|primitive| made.keys().any(|(_, name)| *name == primitive.name()));
     let columns: Vec<_> = columns.collect();
     if columns.is_empty() {
         return Ok(());

@@ -178,8 +178,7 @@ mod tests {
     #[test]
     fn every_type_has_a_word_of_its_own() {
         use FrameType::{Constants, Data, Early, Guarded, KernelData, NotRam, Spare, Text};
-        let mut all =
-            Vec::from([Data, Spare, Early, Text, Constants, KernelData, Guarded, NotRam]);
+        let mut all = Vec::from([Data, Spare, Early, Text, Constants, KernelData, Guarded, NotRam]);
         for level in [Level::Pte, Level::Pmd, Level::Pud, Level::Pgd] {
             for kind in Kind::ALL {
                 all.extend([FrameType::unlinked(level, kind), FrameType::linked(level, kind)]);

@@ -26,9 +26,8 @@ pub(super) fn link_to_programs_page<M: Machine, S: Site<M>>(
 ) -> Result<Outcome, Failure> {
     let victim = Victim::new(kernel)?;
     mapped_for_user(kernel, Aim::linear(kernel, victim.block, 0), victim.block, |space, aim| {
-        victim.becomes_tables(kernel, site, || {
-            outcome(site.copy_to_user(space.root().frame(), aim))
-        })
+        victim
+            .becomes_tables(kernel, site, || outcome(site.copy_to_user(space.root().frame(), aim)))
     })
 }
 

@@ -115,7 +115,11 @@ pub fn run<M: Machine, S: Site<M>>(
                 Target::Device => site.device().is_some(),
                 _ => true,
             };
-            if !has_place || !has_alias || !is_there || !can_be_made::<M>(primitive, target, protection) {
+            if !has_place
+                || !has_alias
+                || !is_there
+                || !can_be_made::<M>(primitive, target, protection)
+            {
                 continue;
             }
             let outcome = execute::attack(kernel, site, &prepared, target, primitive)?;

@@ -199,9 +199,10 @@ impl Primitive {
             (Primitive::MapAsMemory, target) => target == Device,
             (Primitive::MapExecutable | Primitive::MapAsDevice, target) => target == KernelPage,
             (Primitive::UserAlias, KernelData) => true,
-            (Primitive::UserAlias | Primitive::VmallocAlias | Primitive::MapWritable, KernelText) => {
-                true
-            }
+            (
+                Primitive::UserAlias | Primitive::VmallocAlias | Primitive::MapWritable,
+                KernelText,
+            ) => true,
             (_, UserPage | KernelPage | KernelData | KernelText | Device) => false,
             // What lies beside it must not be written back.
             (primitive, Target::ProtectionFlag) => primitive == Primitive::Byte,

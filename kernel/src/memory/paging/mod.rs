@@ -177,9 +177,9 @@ pub fn check_roots() -> usize {
         held.extend(loaded.lock().iter().copied());
     }
     held.extend(sched::waiting_roots().into_iter().filter_map(of_thread));
-    let wrong = held.into_iter().filter_map(|(space, root)| {
-        check::check_root(memories().paging(), root, space)
-    });
+    let wrong = held
+        .into_iter()
+        .filter_map(|(space, root)| check::check_root(memories().paging(), root, space));
     wrong.inspect(|finding| log::error!("checker: {finding}")).count()
 }
 
