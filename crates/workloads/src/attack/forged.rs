@@ -120,7 +120,6 @@ pub(super) fn link_to_table<M: Machine, S: Site<M>>(
         return Err(Failure::NoTarget("another frame was given"));
     }
     // It is a table: nobody gives it back as data.
-    core::mem::forget(given);
     mapped_for_user(kernel, linear, table, |space, aim| {
         Ok(outcome(site.copy_to_user(space.root().frame(), aim)))
     })
