@@ -24,7 +24,7 @@ pub unsafe fn adopt<M: Machine, L: Linear, T: TableMeta, A: FrameAllocator>(
 ) -> Result<Protection<M, L>, AdoptError> {
     let root = to_frame(tables.root_paddr());
     // SAFETY: the caller's promise.
-    unsafe { Protection::adopt(machine, linear, root, &mut Own(frames)) }
+    unsafe { Protection::adopt_without_alias(machine, linear, root, &mut Own(frames)) }
 }
 
 /// The wrapped crate's allocator: frames in stock, which the call has filled; freed ones wait for the flush.

@@ -58,6 +58,32 @@ fn tables_of_an_address_space_are_protected_and_data_again_after_it() {
     assert_eq!(tables(&booted.arena, booted.root()), kernel, "the kernel's stay");
 }
 
+/// What the wrapped crate's tests `test_new_l4` and `test_huge` do and expect, in hardened tables.
+#[test]
+fn the_crates_own_tests_run() {
+    let booted = Booted::new();
+    let mut high = booted.space();
+    let first = 0x0000_7000_0000_0000;
+    high.map(&MapConfig { flush: false, ..mapping(first, 0, 2 * SMALL) }).unwrap();
+    let lower = |tables: &kernel::Tables| -> Vec<(usize, usize)> {
+        let leaves = tables.inner().walk(VirtAddr::from_usize(0), VirtAddr::from_usize(1 << 47));
+        let leaves = leaves.filter(|leaf| leaf.is_final_mapping);
+        leaves.map(|leaf| (leaf.vaddr.as_usize(), leaf.level)).collect()
+    };
+    assert_eq!(lower(&high), [(first, 1), (first + SMALL, 1)]);
+
+    let mut huge = booted.space();
+    let all = MapConfig { allow_huge: true, ..mapping(0, 0, HUGE + 3 * SMALL) };
+    huge.map(&MapConfig { flush: false, ..all }).unwrap();
+    let pages = [0, 1, 2].map(|page| (HUGE + page * SMALL, 1));
+    assert_eq!(lower(&huge), [&[(0, 2)], &pages[..]].concat());
+    for space in [&high, &huge] {
+        let root = frame_of(space.root_paddr().as_usize() as u64);
+        let own = tables(&booted.arena, root);
+        assert!(own.iter().all(|table| booted.attack(table.1, 3) == BLOCKED));
+    }
+}
+
 #[test]
 fn tables_made_by_the_bare_crate_join() {
     let booted = Booted::new();

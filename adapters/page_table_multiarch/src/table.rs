@@ -52,7 +52,9 @@ impl<K: Kernel> HardenedPageTable<K> {
     ) -> Result<Protection<K::Machine, K::Linear>, AdoptError> {
         let root = to_frame(self.root_paddr());
         // SAFETY: the caller's promise.
-        unsafe { Protection::adopt(machine, linear, root, &mut Own::<K>(PhantomData)) }
+        unsafe {
+            Protection::adopt_without_alias(machine, linear, root, &mut Own::<K>(PhantomData))
+        }
     }
 
     /// Protects these tables, made for another address space before the kernel's were adopted.

@@ -5,6 +5,7 @@
 mod kernel;
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use kernel::support::{Frames, PAGES, contents, frame_of, tables};
@@ -13,7 +14,7 @@ use kpkeys::Pkey;
 use kpkeys_hosted::arena::Arena;
 use kpkeys_hosted::machine::MEMORY_START;
 use kpkeys_hosted::mmu::Fault;
-use memory_addr::{PhysAddr, VirtAddr};
+use memory_addr::{MemoryAddr, PhysAddr, VirtAddr};
 use page_table_multiarch::x86_64::X64PageTable;
 use page_table_multiarch::{MappingFlags, PageSize, PagingError, PagingHandler};
 use x86_64::structures::paging::{FrameAllocator, FrameDeallocator};
@@ -148,6 +149,54 @@ fn a_region_that_is_none_is_refused() {
     assert_eq!(booted.tables.map_region(at(0), to, 0, DATA), Ok(()));
 }
 
+/// What the wrapped crate's README shows, and what its test `test_dealloc_x86` does to 2,048 random pages.
+#[test]
+fn the_crates_own_example_and_test_run() {
+    let booted = Booted::hardened();
+    let left = with_frames(|frames| frames.left);
+    let (vaddr, paddr) = (VirtAddr::from_usize(0xdead_beef_000), PhysAddr::from_usize(0x2000));
+    let flags = MappingFlags::READ | MappingFlags::WRITE;
+    let mut pt = Tables::try_new().unwrap();
+    assert!(pt.root_paddr().is_aligned_4k());
+    assert!(pt.map(vaddr, paddr, PageSize::Size4K, flags).is_ok());
+    assert_eq!(pt.query(vaddr), Ok((paddr, flags, PageSize::Size4K)));
+    drop(pt);
+
+    let mut random = random();
+    let mut address = || random(1 << 16) << 32 | random(1 << 20) << 12;
+    let mut table = Tables::try_new().unwrap();
+    let mut pages = HashSet::new();
+    for step in 0..2048 {
+        let (page, removed) = (address(), pages.iter().next().copied());
+        match removed.filter(|_| step % 4 == 3) {
+            Some(page) => {
+                table.unmap(VirtAddr::from_usize(page)).unwrap();
+                pages.remove(&page);
+            }
+            None if pages.insert(page) => {
+                let to = PhysAddr::from_usize(address());
+                table.map(VirtAddr::from_usize(page), to, SMALL, flags).unwrap();
+            }
+            None => {}
+        }
+    }
+    assert!(pages.iter().all(|page| table.query(VirtAddr::from_usize(*page)).is_ok()));
+    let root = frame_of(table.root_paddr().as_usize() as u64);
+    assert!(tables(&booted.arena, root).iter().all(|table| booted.attack(table.1, 3) == BLOCKED));
+    drop(table);
+    assert_eq!(with_frames(|frames| frames.left), left, "every frame is given back");
+}
+
+/// Numbers below a bound, the same in every run.
+fn random() -> impl FnMut(usize) -> usize {
+    let mut state = 7u64;
+    move |below| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    }
+}
+
 thread_local! {
     static TWIN: RefCell<Option<(Arc<Arena>, Frames)>> = const { RefCell::new(None) };
 }
@@ -191,12 +240,7 @@ fn every_call_does_what_the_bare_crate_does() {
     let first = VirtAddr::from_usize((kernel::support::OFFSET + MEMORY_START.0) as usize);
     bare.cursor().map_region(first, linear, PAGES as usize * 4096, DATA, false).unwrap();
 
-    let mut state = 7u64;
-    let mut random = |below: usize| {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as usize % below
-    };
+    let mut random = random();
     let flags = [DATA, MappingFlags::READ, DATA | MappingFlags::USER, MappingFlags::empty()];
     for step in 0..1500 {
         let page = at((random(3) << 27) + (random(3) << 18) + (random(3) << 9) + random(4));

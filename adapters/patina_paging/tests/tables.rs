@@ -39,6 +39,40 @@ fn a_store_to_any_table_works_before_and_faults_after() {
     assert_eq!(booted.attack(data, 0), Ok(()));
 }
 
+/// What the wrapped crate's README shows, and what its tests `test_remap_memory_address_mixed_attributes`, `test_query_memory_address_simple` and
+/// `test_unmap_memory_address_partially_unmapped` do and expect, in hardened tables. (At other addresses: there, memory is one to one.)
+#[test]
+fn the_crates_own_example_and_tests_run() {
+    let mut booted = Booted::new();
+    let pt = &mut booted.tables;
+    let base = 0x7000_0000_0000;
+    let page = |n: u64| base + n * SMALL;
+    let none = MemoryAttributes::empty();
+    let mixed = [MemoryAttributes::ReadOnly, MemoryAttributes::ExecuteProtect, none, READ_ONLY];
+    for (n, attributes) in (0..).zip(mixed) {
+        pt.map_memory_region(page(n), SMALL, attributes).unwrap();
+    }
+    for (n, attributes) in (0..).zip(mixed) {
+        assert_eq!(pt.query_memory_region(page(n), SMALL), Ok(attributes));
+    }
+    pt.map_memory_region(base, 4 * SMALL, MemoryAttributes::ExecuteProtect).unwrap();
+    let all = pt.query_memory_region(base, 4 * SMALL);
+    assert_eq!(all, Ok(MemoryAttributes::ExecuteProtect));
+
+    pt.unmap_memory_region(page(1), SMALL).unwrap();
+    pt.unmap_memory_region(base, 4 * SMALL).unwrap();
+    assert!((0..4).all(|n| pt.query_memory_region(page(n), SMALL).is_err()));
+
+    // Ten times a GiB and a page, so that blocks of each size and pages are met.
+    let (much, attributes) = (10 * GIANT, MemoryAttributes::ReadOnly);
+    pt.map_memory_region(page(1), much, attributes).unwrap();
+    assert_eq!(pt.query_memory_region(page(1), much), Ok(attributes));
+    let every = tables(&booted.arena, booted.root());
+    assert!(every.iter().all(|table| booted.attack(table.1, 3) == BLOCKED));
+    booted.tables.unmap_memory_region(page(1), much).unwrap();
+    assert!(booted.tables.query_memory_region(page(1), much).is_err());
+}
+
 /// The way past any key that the wrapped crate's own tables have: entries are mapped by the entries above them.
 #[test]
 fn the_map_of_the_tables_themselves_goes() {

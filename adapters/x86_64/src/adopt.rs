@@ -31,6 +31,7 @@ impl<M: Machine, L: Linear> Keys<'_, M, L> {
         frames: &mut A,
     ) -> Result<(), AdoptError> {
         self.tables(root, &mut |table| self.leaf(table).map(drop))?;
+        self.keep_alias_from_programs(root)?;
         let mut protect = |table| self.set(table, Pkey::PAGE_TABLES, frames).map(drop);
         let protected =
             self.tables(root, &mut protect).and_then(|()| self.nothing_else_writes(root));
@@ -39,6 +40,29 @@ impl<M: Machine, L: Linear> Keys<'_, M, L> {
             self.tables(root, &mut |table| reset(table).or(Ok(())))?;
         }
         protected
+    }
+
+    /// An alias is for programs to access as far as the CPU knows: a root of theirs must not lead to it, and in the kernel's, nothing else may
+    /// go by the entries that do.
+    fn keep_alias_from_programs(&self, root: PhysFrame) -> Result<(), AdoptError> {
+        if !self.is_aliased() {
+            return Ok(());
+        }
+        let known = |index| self.entry(self.root, index).map(Entry::may_be_an_alias);
+        for index in 256..512 {
+            let entry = self.entry(root, index)?;
+            let expected = root == self.root || !known(index)?;
+            if entry.is_present() && !expected {
+                return Err(AdoptError::AliasReachable { root });
+            }
+        }
+        let linear = self.linear.address(self.root).map(VirtAddr::p4_index);
+        match linear {
+            Some(index) if known(index.into())? => {
+                Err(AdoptError::UserAccessible { table: self.root })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Every table, those above before those below.
@@ -82,10 +106,11 @@ impl<M: Machine, L: Linear> Keys<'_, M, L> {
     /// [`AdoptError::WritableElsewhere`], of either root.
     fn nothing_else_writes(&self, root: PhysFrame) -> Result<(), AdoptError> {
         let mut look = |level, leaf: Entry, address| {
-            // Of a page that programs may access, a key says nothing.
-            let keyed =
-                leaf.key() == Pkey::PAGE_TABLES && !leaf.has(PageTableFlags::USER_ACCESSIBLE);
-            if keyed || !leaf.has(PageTableFlags::WRITABLE) || self.is_linear(leaf, address) {
+            // Of a page that programs may access, a key says nothing; nor does it where the tables have an alias.
+            let keyed = leaf.key() == Pkey::PAGE_TABLES
+                && !leaf.has(PageTableFlags::USER_ACCESSIBLE)
+                && !self.is_aliased();
+            if keyed || !leaf.has(PageTableFlags::WRITABLE) || self.is_known(leaf, address) {
                 return Ok(());
             }
             let first = leaf.frame().start_address().as_u64() & !(size(level) - 1);
@@ -98,8 +123,10 @@ impl<M: Machine, L: Linear> Keys<'_, M, L> {
         self.leaves(self.root, PageTableLevel::Four, 0, &mut look)
     }
 
-    fn is_linear(&self, leaf: Entry, address: VirtAddr) -> bool {
-        self.linear.address(leaf.frame()) == Some(address)
+    /// Whether a leaf is one of the linear map's, or the alias'.
+    fn is_known(&self, leaf: Entry, address: VirtAddr) -> bool {
+        let frame = leaf.frame();
+        [self.linear.address(frame), self.linear.alias(frame)].contains(&Some(address))
     }
 
     /// The first frame from `start` up to `end` that carries the key of page tables in the linear map.

@@ -1,5 +1,6 @@
 //! Entries and the words they are in: read at any time, stored with a window.
 
+use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use kpkeys::{Pkey, Window};
@@ -39,6 +40,11 @@ impl Entry {
         self.is_present() && (level == PageTableLevel::One || maps_block)
     }
 
+    /// Whether an entry of the kernel's root, for the upper half, leads to what programs may access: with an alias, that is the alias.
+    pub(crate) fn may_be_an_alias(self) -> bool {
+        self.has(PageTableFlags::PRESENT | PageTableFlags::USER_ACCESSIBLE)
+    }
+
     /// The frame of a table or a small page, or the first of a block.
     pub(crate) fn frame(self) -> PhysFrame {
         PhysFrame::containing_address(PhysAddr::new(self.0 & ADDRESS))
@@ -55,6 +61,16 @@ impl Entry {
 
     pub(crate) fn with_key(self, key: Pkey) -> Entry {
         Entry(self.0 & !KEY.bits() | u64::from(key.number()) << KEY_SHIFT)
+    }
+
+    /// This leaf for a page with this key, where it cannot be written otherwise if the key is that of page tables.
+    ///
+    /// The CPU ignores the key where supervisor keys are off (Intel SDM vol. 3A 4.6.2). There it says what the page is, as other
+    /// pages may be read-only too.
+    pub(crate) fn aliased_with_key(self, key: Pkey) -> Entry {
+        let Entry(bits) = self.with_key(key);
+        let write = PageTableFlags::WRITABLE.bits();
+        Entry(if key == Pkey::PAGE_TABLES { bits & !write } else { bits | write })
     }
 
     /// What a table that stands for this block at `level` has at `index`: the same, smaller.
@@ -75,7 +91,11 @@ impl Entry {
 
 /// The word of memory that holds an entry.
 #[derive(Clone, Copy)]
-pub(crate) struct Slot<'t>(&'t AtomicU64);
+pub(crate) struct Slot<'t> {
+    read: &'t AtomicU64,
+    write: *const AtomicU64,
+    table: PhantomData<&'t AtomicU64>,
+}
 
 impl<'t> Slot<'t> {
     /// # Safety
@@ -83,18 +103,20 @@ impl<'t> Slot<'t> {
     /// `table` has an address in `linear`, and is a table or about to become one for `'t`: all stores to it are by this crate or the wrapped
     /// one, in windows.
     pub(crate) unsafe fn of<L: Linear>(linear: &L, table: PhysFrame, index: usize) -> Slot<'t> {
-        let entries = linear.frame_to_pointer(table).cast::<AtomicU64>();
+        let entry = |table: *mut PageTable| table.cast::<AtomicU64>().wrapping_add(index & 511);
         // SAFETY: the pointer is valid for the frame (`Linear`), whose 512 words the index is masked to; a word is changed by others only by
         // atomic or whole stores of 64 bits, by CPUs that set flags.
-        Slot(unsafe { &*entries.add(index & 511) })
+        let read = unsafe { &*entry(linear.frame_to_pointer(table)) };
+        Slot { read, write: entry(linear.writable(table)), table: PhantomData }
     }
 
     pub(crate) fn load(self) -> Entry {
-        Entry(self.0.load(Ordering::Acquire))
+        Entry(self.read.load(Ordering::Acquire))
     }
 
     pub(crate) fn store(self, _window: &Window<'_>, entry: Entry) {
-        self.0.store(entry.0, Ordering::Release);
+        // SAFETY: the same word, which can be written here while a window is open (`Linear`).
+        unsafe { &*self.write }.store(entry.0, Ordering::Release);
     }
 }
 
@@ -104,8 +126,17 @@ pub(crate) struct Place<'t> {
     pub(crate) slot: Slot<'t>,
     pub(crate) level: PageTableLevel,
     pub(crate) entry: Entry,
-    /// Whether programs may use it, by the entries above.
-    pub(crate) user: bool,
+    /// What the entries above allow, all of them.
+    pub(crate) above: PageTableFlags,
+}
+
+impl Place<'_> {
+    /// Whether this leaf maps a frame at an address.
+    pub(crate) fn maps(&self, frame: PhysFrame, address: VirtAddr) -> bool {
+        let within = address.as_u64() & (self.level.entry_address_space_alignment() - 1);
+        let first = self.entry.frame().start_address().as_u64();
+        first + within == frame.start_address().as_u64()
+    }
 }
 
 /// The walk for an address, down to `lowest` at most.
@@ -123,7 +154,7 @@ pub(crate) unsafe fn walk<'t, L: Linear>(
     va: VirtAddr,
     lowest: PageTableLevel,
 ) -> Result<Place<'t>, PhysFrame> {
-    let (mut table, mut level, mut user) = (root, PageTableLevel::Four, true);
+    let (mut table, mut level, mut above) = (root, PageTableLevel::Four, PageTableFlags::all());
     loop {
         linear.address(table).ok_or(table)?;
         // SAFETY: the root, or what a present entry that is no leaf points to, is a table; it has an address.
@@ -132,9 +163,9 @@ pub(crate) unsafe fn walk<'t, L: Linear>(
         let ends = level == lowest || !entry.is_present() || entry.is_leaf(level);
         match level.next_lower_level() {
             Some(below) if !ends => level = below,
-            _ => return Ok(Place { slot, level, entry, user }),
+            _ => return Ok(Place { slot, level, entry, above }),
         }
-        user &= entry.has(PageTableFlags::USER_ACCESSIBLE);
+        above &= entry.flags();
         table = entry.frame();
     }
 }
@@ -145,7 +176,7 @@ pub(crate) unsafe fn walk<'t, L: Linear>(
 ///
 /// The frame has an address in `linear`, and nobody but the caller uses it.
 pub(crate) unsafe fn zero<L: Linear>(_window: &Window<'_>, linear: &L, frame: PhysFrame) {
-    let table: *mut PageTable = linear.frame_to_pointer(frame);
+    let table: *mut PageTable = linear.writable(frame);
     // SAFETY: the pointer is valid for the frame and writable (`Linear`, and the window); nobody else uses it (caller's promise).
     unsafe { table.write_bytes(0, 1) };
 }

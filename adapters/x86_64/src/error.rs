@@ -9,8 +9,22 @@ use x86_64::structures::paging::PhysFrame;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum AdoptError {
-    /// The backend protects by an alias. The wrapped crate reads and writes a table at one address; there, both need one of their own.
-    AliasScheme,
+    /// The backend protects by an alias and the linear map has none ([`LinearMap::with_alias`](crate::LinearMap::with_alias)), or it has one
+    /// and the backend does not.
+    Scheme,
+    /// The tables do not map this table at the address of its alias, or not so: writable and for programs to access by every entry of
+    /// the path, never executable, not global.
+    NoAlias {
+        /// The table, or the frame that is to become one.
+        table: PhysFrame,
+        /// Where the alias should be.
+        address: VirtAddr,
+    },
+    /// This root leads to the alias, and is not the kernel's: programs that run on it could write tables.
+    AliasReachable {
+        /// The root.
+        root: PhysFrame,
+    },
     /// A table has no address in the linear map, so it cannot be reached, and has nothing to put a key on.
     OutsideLinearMap {
         /// The table, or the frame that is to become one.
@@ -61,8 +75,14 @@ impl fmt::Display for AdoptError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = |frame: &PhysFrame| frame.start_address().as_u64();
         match self {
-            AdoptError::AliasScheme => {
-                f.write_str("the backend protects by an alias, which the x86_64 crate cannot store through; use one with keys")
+            AdoptError::Scheme => {
+                f.write_str("the backend and the linear map disagree about an alias: one that protects by keys needs a map without, SMAP one with it")
+            }
+            AdoptError::NoAlias { table, address } => {
+                write!(f, "the table at {:#x} should have its alias at {address:?}: writable, user-accessible, not executable, not global", at(table))
+            }
+            AdoptError::AliasReachable { root } => {
+                write!(f, "the root at {:#x}, which is not the kernel's, leads to the alias of tables; clear those entries", at(root))
             }
             AdoptError::OutsideLinearMap { table } => {
                 write!(f, "the table at {:#x} is not in the linear map; take tables from memory that it covers", at(table))

@@ -8,13 +8,35 @@ use x86_64::structures::paging::page_table::PageTableLevel;
 use x86_64::structures::paging::{FrameAllocator, FrameDeallocator, PhysFrame, Size4KiB};
 
 use crate::entry::{Entry, Place, Slot, walk, zero};
-use crate::error::OutOfFrames;
+use crate::error::{AdoptError, OutOfFrames};
 use crate::frames::{List, is_keyed};
 use crate::linear::Linear;
 use crate::machine::{Machine, in_window};
 use crate::protection::Protection;
 
 impl<M: Machine, L: Linear> Protection<M, L> {
+    /// [`adopt`](Self::adopt) for a crate that reads and writes a table at one address.
+    ///
+    /// # Errors
+    ///
+    /// As there, and [`AdoptError::Scheme`] for a linear map with an alias.
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    pub unsafe fn adopt_without_alias<A: FrameAllocator<Size4KiB>>(
+        machine: M,
+        linear: L,
+        root: PhysFrame,
+        frames: &mut A,
+    ) -> Result<Self, AdoptError> {
+        if linear.alias(root).is_some() {
+            return Err(AdoptError::Scheme);
+        }
+        // SAFETY: the caller's promise.
+        unsafe { Self::adopt(machine, linear, root, frames) }
+    }
+
     /// Runs `f` in one window, with at least `tables` frames in stock, which no other call takes meanwhile; what was freed goes to `frames` after.
     ///
     /// A lock is held throughout, over flushes too: call it with interrupts on, and from no handler.

@@ -1,15 +1,21 @@
-//! Keys on the linear map: the leaf that maps a frame says whether a store needs a window. A block that holds a table is split into pages.
+//! Keys on the linear map: the leaf that maps a frame says whether a store needs a window, or that it must go to the alias. A block that holds a
+//! table is split into pages.
 //!
 //! Whoever changes a key holds the lock, and flushes after it let go of it: another CPU that waits for the lock could not answer.
 
 use kpkeys::Pkey;
+use x86_64::VirtAddr;
 use x86_64::structures::paging::page_table::PageTableLevel;
 use x86_64::structures::paging::{FrameAllocator, PageTableFlags, PhysFrame, Size4KiB};
 
-use crate::entry::{Place, Slot, walk};
+use crate::entry::{Entry, Place, Slot, walk};
 use crate::error::AdoptError;
 use crate::linear::Linear;
 use crate::machine::{Machine, in_window};
+
+/// What every entry of the way to an alias allows: stores, and programs, which is what SMAP goes by.
+const ALIAS: PageTableFlags =
+    PageTableFlags::PRESENT.union(PageTableFlags::WRITABLE).union(PageTableFlags::USER_ACCESSIBLE);
 
 /// Frames that the tables of one new table may need: each of them may lie in a block of its own.
 const SPLITS: usize = 16;
@@ -50,7 +56,7 @@ impl<M: Machine, L: Linear> Keys<'_, M, L> {
             if place.level == PageTableLevel::One {
                 let changed = place.entry.key() != key;
                 if changed {
-                    let entry = place.entry.with_key(key);
+                    let entry = self.keyed(place.entry, key);
                     in_window(self.machine, |window| place.slot.store(window, entry));
                 }
                 return Ok(changed);
@@ -63,7 +69,15 @@ impl<M: Machine, L: Linear> Keys<'_, M, L> {
         }
     }
 
-    /// The leaf of the linear map that maps a frame, if it can carry the key of page tables.
+    fn keyed(&self, leaf: Entry, key: Pkey) -> Entry {
+        if self.is_aliased() { leaf.aliased_with_key(key) } else { leaf.with_key(key) }
+    }
+
+    pub(crate) fn is_aliased(&self) -> bool {
+        self.linear.alias(self.root).is_some()
+    }
+
+    /// The leaf of the linear map that maps a frame, if it can carry the key of page tables, and the frame has an alias if it needs one.
     ///
     /// # Errors
     ///
@@ -71,28 +85,43 @@ impl<M: Machine, L: Linear> Keys<'_, M, L> {
     pub(crate) fn leaf(&self, frame: PhysFrame) -> Result<Place<'_>, AdoptError> {
         let outside = AdoptError::OutsideLinearMap { table: frame };
         let address = self.linear.address(frame).ok_or(outside)?;
+        let place = self.mapped(frame, address)?;
+        if !place.entry.is_aligned(place.level) {
+            return Err(AdoptError::Unaligned { address });
+        }
+        if !place.maps(frame, address) {
+            return Err(AdoptError::NotMapped { table: frame, address });
+        }
+        if (place.above & place.entry.flags()).contains(PageTableFlags::USER_ACCESSIBLE) {
+            return Err(AdoptError::UserAccessible { table: frame });
+        }
+        if ![Pkey::DEFAULT, Pkey::PAGE_TABLES].contains(&place.entry.key()) {
+            return Err(AdoptError::OtherKey { table: frame });
+        }
+        match self.linear.alias(frame) {
+            Some(alias) => self.check_alias(frame, alias).map(|()| place),
+            None => Ok(place),
+        }
+    }
+
+    /// Whether the tables map a frame at the address of its alias, as an alias must be.
+    fn check_alias(&self, frame: PhysFrame, address: VirtAddr) -> Result<(), AdoptError> {
+        let place = self.mapped(frame, address)?;
+        let flags = place.entry.flags();
+        let good = place.maps(frame, address)
+            && (place.above & flags).contains(ALIAS)
+            && flags.contains(PageTableFlags::NO_EXECUTE)
+            && !flags.contains(PageTableFlags::GLOBAL);
+        if good { Ok(()) } else { Err(AdoptError::NoAlias { table: frame, address }) }
+    }
+
+    /// Where the walk for an address ends.
+    fn mapped(&self, frame: PhysFrame, address: VirtAddr) -> Result<Place<'_>, AdoptError> {
         // SAFETY: `root` is the root that is, or is about to be, adopted.
         let place = unsafe { walk(&self.linear, self.root, address, PageTableLevel::One) }
             .map_err(|table| AdoptError::OutsideLinearMap { table })?;
-        let (level, entry) = (place.level, place.entry);
-        if !entry.is_leaf(level) {
-            return Err(AdoptError::NotMapped { table: frame, address });
-        }
-        if !entry.is_aligned(level) {
-            return Err(AdoptError::Unaligned { address });
-        }
-        let first = entry.frame().start_address().as_u64();
-        let within = address.as_u64() & (level.entry_address_space_alignment() - 1);
-        if first + within != frame.start_address().as_u64() {
-            return Err(AdoptError::NotMapped { table: frame, address });
-        }
-        if place.user && entry.has(PageTableFlags::USER_ACCESSIBLE) {
-            return Err(AdoptError::UserAccessible { table: frame });
-        }
-        if ![Pkey::DEFAULT, Pkey::PAGE_TABLES].contains(&entry.key()) {
-            return Err(AdoptError::OtherKey { table: frame });
-        }
-        Ok(place)
+        let is_leaf = place.entry.is_leaf(place.level);
+        is_leaf.then_some(place).ok_or(AdoptError::NotMapped { table: frame, address })
     }
 
     /// Replaces a block by a table that says the same. Until the flush, the table itself has no key to be held by.

@@ -19,12 +19,12 @@ use x86_64::structures::paging::{
 use crate::entry::{KEY, Place, walk};
 use crate::error::OutOfFrames;
 use crate::frames::{List, Prepared, Waiting};
-use crate::linear::Linear;
+use crate::linear::{InWindow, Linear};
 use crate::machine::{Machine, in_window};
 use crate::protection::Protection;
 
 /// The wrapped crate's mapper, made anew for each window: outside of one, nothing holds a reference that claims to be able to write a table.
-type Bare<L> = MappedPageTable<'static, L>;
+type Bare<L> = MappedPageTable<'static, InWindow<L>>;
 
 /// A mapper for tables that only it can change: `OffsetPageTable` and `MappedPageTable`, behind a window.
 ///
@@ -140,9 +140,12 @@ impl<'p, M: Machine, L: Linear> HardenedPageTable<'p, M, L> {
     }
 
     /// The wrapped mapper, for reading.
-    fn reader(&self) -> Bare<L> {
-        // SAFETY: nothing is stored through it, and this mapper, the only one of the root, is not shared.
-        unsafe { bare(self.protection.linear, self.root) }
+    fn reader(&self) -> MappedPageTable<'static, L> {
+        let linear = self.protection.linear;
+        let table = linear.frame_to_pointer(self.root);
+        // SAFETY: the pointer is valid for the frame (`Linear`); nothing is stored through it, and this mapper, the only one of the root, is
+        // not shared.
+        unsafe { MappedPageTable::new(&mut *table, linear) }
     }
 }
 
@@ -164,9 +167,9 @@ impl<M: Machine, L: Linear> Drop for PutBack<'_, M, L> {
 /// `root` is the root of tables that `linear` has addresses of, used by nobody else meanwhile; what the mapper stores, it stores in a window.
 #[inline(always)]
 unsafe fn bare<L: Linear>(linear: L, root: PhysFrame) -> Bare<L> {
-    let table = linear.frame_to_pointer(root);
-    // SAFETY: the caller's promise; the pointer is valid for the frame (`Linear`).
-    unsafe { MappedPageTable::new(&mut *table, linear) }
+    let table = linear.writable(root);
+    // SAFETY: the caller's promise; the pointer is valid for the frame while the window is open (`Linear`).
+    unsafe { MappedPageTable::new(&mut *table, InWindow(linear)) }
 }
 
 fn leaf_level<S: PageSize>() -> PageTableLevel {
@@ -298,6 +301,7 @@ fn leaf_flags<S: PageSize>(flags: PageTableFlags) -> PageTableFlags {
 impl<M: Machine, L: Linear, S: PageSize> Mapper<S> for HardenedPageTable<'_, M, L>
 where
     Bare<L>: Mapper<S>,
+    MappedPageTable<'static, L>: Mapper<S>,
 {
     unsafe fn map_to_with_table_flags<A>(
         &mut self,

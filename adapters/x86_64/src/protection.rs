@@ -49,8 +49,10 @@ impl<M: Machine, L: Linear> Protection<M, L> {
         root: PhysFrame,
         frames: &mut A,
     ) -> Result<Self, AdoptError> {
-        if machine.backend().scheme() != Scheme::Keys {
-            return Err(AdoptError::AliasScheme);
+        linear.address(root).ok_or(AdoptError::OutsideLinearMap { table: root })?;
+        match (machine.backend().scheme(), linear.alias(root)) {
+            (Scheme::Keys, None) | (Scheme::Alias, Some(_)) => {}
+            _ => return Err(AdoptError::Scheme),
         }
         let [spares, freed] = [List::EMPTY, List::EMPTY].map(Mutex::new);
         let protection = Protection { machine, linear, root, spares, freed, call: Mutex::new(()) };
@@ -67,7 +69,7 @@ impl<M: Machine, L: Linear> Protection<M, L> {
     ///
     /// # Safety
     ///
-    /// As for [`adopt`](Self::adopt); the upper half of `root` is that of the kernel's root.
+    /// As for [`adopt`](Self::adopt); the upper half of `root` is that of the kernel's root, without the alias if there is one.
     pub unsafe fn adopt_root<A: FrameAllocator<Size4KiB>>(
         &self,
         root: PhysFrame,
@@ -108,7 +110,8 @@ impl<M: Machine, L: Linear> Protection<M, L> {
         self.keys().leaf(frame).is_ok_and(|leaf| leaf.entry.key() == Pkey::PAGE_TABLES)
     }
 
-    /// A new root: nothing in the lower half, in the upper half what the kernel's root has there now.
+    /// A new root: nothing in the lower half, in the upper half what the kernel's root has there now, but for an alias. A kernel with one
+    /// changes tables while its own root is loaded, and runs programs on others.
     ///
     /// # Errors
     ///
@@ -126,7 +129,10 @@ impl<M: Machine, L: Linear> Protection<M, L> {
                 // SAFETY: both are tables with an address: the root that was adopted, and the one that is being made.
                 let [kernel, new] =
                     [self.root, root].map(|root| unsafe { Slot::of(&self.linear, root, index) });
-                new.store(window, kernel.load());
+                let entry = kernel.load();
+                if !(self.keys().is_aliased() && entry.may_be_an_alias()) {
+                    new.store(window, entry);
+                }
             }
         });
         Ok(root)

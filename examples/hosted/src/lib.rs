@@ -3,6 +3,8 @@
 //! `bin/first_machine.rs` writes a machine of its own; the others take the one of `kpkeys-hosted`. Each ends by showing that protection
 //! holds, after it showed that the same store succeeds where there is none, and exits with an error if it does not.
 
+pub mod snippets;
+
 use std::io;
 
 use kpkeys::keyed::Register;

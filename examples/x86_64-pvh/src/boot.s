@@ -57,8 +57,9 @@ store_here:
 store_done:
     ret
 
-    # On the stack: the error code, then the address of the instruction.
+    # On the stack: the error code, then the address of the instruction. The CPU leaves AC as it was; what is returned to has it clear.
 page_fault:
+    clac
     cmpq $store_here, 8(%rsp)
     jne  1f
     popq %rax

@@ -5,7 +5,9 @@
 use core::arch::global_asm;
 use core::fmt::Write;
 
+use kpkeys::Backend;
 use kpkeys::pks::Pks;
+use kpkeys::smap::Smap;
 use kpkeys_x86_64::{LinearMap, OneCpu, Protection};
 use uart_16550::backend::PioBackend;
 use uart_16550::{Config, Uart16550Tty};
@@ -26,11 +28,13 @@ global_asm!(include_str!("boot.s"), options(att_syntax));
 const MEMORY: u64 = 128 << 20;
 /// Where all memory is mapped.
 const OFFSET: u64 = 0xffff_8000_0000_0000;
+/// Where it is mapped a second time, if the CPU protects tables by SMAP.
+const ALIAS: u64 = 0xffff_a000_0000_0000;
 /// Pages that attacks want to move elsewhere: mapped before and after protection is on.
 const PAGES: [u64; 2] = [0xffff_c000_0000_0000, 0xffff_d000_0000_0000];
 
-/// The error code of a page fault: present, a write, and refused by the key.
-const KEY_FAULT: u64 = 0x23;
+/// Error codes of page faults: present and a write; refused by the key, or by the page being read-only or SMAP.
+const BLOCKED: [u64; 2] = [0x23, 0x03];
 
 const DATA: Flags = Flags::PRESENT.union(Flags::WRITABLE).union(Flags::NO_EXECUTE);
 
@@ -90,7 +94,7 @@ fn run(log: &mut impl Write) -> Option<()> {
         ("the linear map's entry for the root", pointer(root) as u64, 1, None),
     ];
     for target in targets {
-        expect(attack(log, root, target)? == Outcome::Succeeded)?;
+        expect(attack(log, root, OFFSET, target)? == Outcome::Succeeded)?;
     }
     expect(bare.translate_page(page(PAGES[0])).ok()? == other)?;
     // SAFETY: the page that the attack moved goes back.
@@ -99,23 +103,48 @@ fn run(log: &mut impl Write) -> Option<()> {
         bare.map_to(page(PAGES[0]), ours, DATA, &mut frames).ok()?.flush();
     }
 
-    // What hardening these tables takes.
-    // SAFETY: privilege level 0, interrupts are off for ever, and the only handler, of page faults, opens no window.
-    let pks = unsafe { Pks::init() }.map_err(|error| writeln!(log, "refused: {error}")).ok()?;
     let memory = LinearMap::new(PhysFrame::range(frame(0), frame(MEMORY)), VirtAddr::new(OFFSET))?;
-    // SAFETY: one CPU, which made `pks`; its tables are `root`'s, `bare` is not used any more, and the image's pages hold no tables.
-    let adopted = unsafe { Protection::adopt(OneCpu::new(pks), memory, root, &mut frames) };
+    // SAFETY: privilege level 0, interrupts are off for ever, and the only handler, of page faults, opens no window.
+    if let Ok(pks) = unsafe { Pks::init() } {
+        return harden(log, "PKS", pks, memory, root, frames, (&targets, ours, other));
+    }
+    for address in (0..MEMORY).step_by(2 << 20) {
+        let block = PhysFrame::<Size2MiB>::containing_address(PhysAddr::new(address));
+        let at = Page::containing_address(VirtAddr::new(ALIAS + address));
+        // SAFETY: nothing is mapped there, and no program runs.
+        unsafe { bare.map_to(at, block, DATA | Flags::USER_ACCESSIBLE, &mut frames) }.ok()?.flush();
+    }
+    expect(attack(log, root, ALIAS, targets[1])? == Outcome::Succeeded)?;
+    // SAFETY: as above; the handler begins with CLAC, and no program runs.
+    let smap = unsafe { Smap::init() }.map_err(|error| writeln!(log, "refused: {error}")).ok()?;
+    let memory = memory.with_alias(VirtAddr::new(ALIAS))?;
+    harden(log, "SMAP", smap, memory, root, frames, (&targets, ours, other))
+}
+
+/// Hardens the tables that are there, goes on with them, and attacks them.
+fn harden(
+    log: &mut impl Write,
+    by: &str,
+    backend: impl Backend,
+    memory: LinearMap,
+    root: PhysFrame,
+    mut frames: Frames,
+    (targets, ours, other): (&[Target], PhysFrame, PhysFrame),
+) -> Option<()> {
+    // SAFETY: one CPU, which made the backend; its tables are `root`'s, no other mapper is used any more, and the image's pages hold no tables.
+    let adopted = unsafe { Protection::adopt(OneCpu::new(backend), memory, root, &mut frames) };
     let protection = adopted.map_err(|error| writeln!(log, "refused: {error}")).ok()?;
     // SAFETY: the only mapper from here on.
     let mut mapper = unsafe { protection.tables(root) };
     // SAFETY: nothing is mapped there.
     unsafe { mapper.map_to(page(PAGES[1]), ours, DATA, &mut frames) }.ok()?.flush();
-    let _ = writeln!(log, "protected; a page was mapped through the adapter");
+    let _ = writeln!(log, "protected by {by}; a page was mapped through the adapter");
 
-    for target in
-        targets.into_iter().chain([("an entry of a table made since", PAGES[1], 1, Some(other))])
-    {
-        expect(attack(log, root, target)? == Outcome::Blocked)?;
+    for offset in [Some(OFFSET), (by == "SMAP").then_some(ALIAS)].into_iter().flatten() {
+        let made_since = ("an entry of a table made since", PAGES[1], 1, Some(other));
+        for target in targets.iter().copied().chain([made_since]) {
+            expect(attack(log, root, offset, target)? == Outcome::Blocked)?;
+        }
     }
     let found = PAGES.map(|at| mapper.translate_page(page(at)).ok());
     expect(found == [Some(ours); 2])?;
@@ -126,6 +155,9 @@ fn run(log: &mut impl Write) -> Option<()> {
     Some(())
 }
 
+/// What is attacked: the entry for an address at a level or above, and the frame that it is to lead to instead.
+type Target = (&'static str, u64, u32, Option<PhysFrame>);
+
 /// What came of a stray store.
 #[derive(PartialEq)]
 enum Outcome {
@@ -133,12 +165,13 @@ enum Outcome {
     Blocked,
 }
 
-/// A stray store to the entry that `root`'s tables have for an address at a level, or above, at a block: of one for another frame, or of the same.
-/// `None` if it faulted for another reason than the key.
+/// A stray store to the entry that `root`'s tables have for an address at a level, or above, at a block: of one for another frame, or of the same;
+/// where memory is mapped at an offset. `None` if it faulted for another reason than protection.
 fn attack(
     log: &mut impl Write,
     root: PhysFrame,
-    (what, address, lowest, target): (&str, u64, u32, Option<PhysFrame>),
+    offset: u64,
+    (what, address, lowest, target): Target,
 ) -> Option<Outcome> {
     let (mut table, mut level) = (root, 4);
     let entry = loop {
@@ -154,14 +187,18 @@ fn attack(
     let same = unsafe { *entry };
     let value = target.map_or(same, |frame| frame.start_address().as_u64() | DATA.bits());
     // SAFETY: a store that does no harm, or one that only moves a page that nobody uses.
-    let fault = unsafe { store_or_fault(entry as u64, value) };
+    let fault = unsafe { store_or_fault(entry as u64 - OFFSET + offset, value) };
     tlb::flush(VirtAddr::new(address));
-    let (outcome, said) = match fault {
-        0 => (Outcome::Succeeded, "succeeded"),
-        KEY_FAULT => (Outcome::Blocked, "blocked: page fault, error code 0x23"),
-        _ => return None,
+    let by = if offset == OFFSET { "" } else { ", by the alias" };
+    let _ = write!(log, "  stray store to {what}{by}: ");
+    let outcome = match fault {
+        0 => Outcome::Succeeded,
+        fault => BLOCKED.contains(&fault).then_some(Outcome::Blocked)?,
     };
-    let _ = writeln!(log, "  stray store to {what}: {said}");
+    let _ = match outcome {
+        Outcome::Succeeded => writeln!(log, "succeeded"),
+        Outcome::Blocked => writeln!(log, "blocked: page fault, error code {fault:#04x}"),
+    };
     Some(outcome)
 }
 

@@ -182,7 +182,15 @@ impl Bare {
     where
         for<'t> OffsetPageTable<'t>: Mapper<S>,
     {
-        let arena = Arc::new(Arena::guarded(PAGES as usize).expect("the host has memory"));
+        let arena = Arena::guarded(PAGES as usize).expect("the host has memory");
+        Self::on::<S>(Arc::new(arena), flags)
+    }
+
+    /// The same in this arena.
+    pub fn on<S: PageSize>(arena: Arc<Arena>, flags: PageTableFlags) -> Bare
+    where
+        for<'t> OffsetPageTable<'t>: Mapper<S>,
+    {
         let mut frames = Frames::of(&arena);
         let root = frames.allocate_frame().expect("memory is fresh");
         (0..512).for_each(|index| write(&arena, root, index, 0));

@@ -45,7 +45,14 @@ pub struct Session {
     /// In the order of the pairs.
     pub folders: Vec<[PathBuf; 2]>,
     /// Deletes them in the end, if nobody asked to keep them.
-    _temporary: Option<tempfile::TempDir>,
+    temporary: Option<tempfile::TempDir>,
+}
+
+impl Session {
+    /// Whether somebody asked to keep the folders.
+    pub fn is_kept(&self) -> bool {
+        self.temporary.is_none()
+    }
 }
 
 /// The folders of a pair.
@@ -78,7 +85,7 @@ pub fn interleave(pairs: &[Pair], written: &[String]) -> Result<Session> {
         }
         folders.push(both.each_ref().map(|one| one.folder().to_owned()));
     }
-    Ok(Session { folders, _temporary: temporary })
+    Ok(Session { folders, temporary })
 }
 
 fn root(out: Option<&Path>) -> Result<(PathBuf, Option<tempfile::TempDir>)> {
