@@ -14,7 +14,10 @@ pub fn command_line(bytes: &[u8]) {
         }
         Err(error) => {
             let text = error.to_string();
-            assert!(line.split_whitespace().any(|word| text.contains(&format!("`{word}`"))), "{text}");
+            let names = |word: &str| text.contains(&format!("`{word}`"));
+            let is_named =
+                line.split_whitespace().any(names) || text.contains("quotation without end");
+            assert!(is_named, "{text}");
         }
     }
 }
@@ -53,6 +56,21 @@ pub mod arch {
             pub fn best() -> Choice {
                 Choice::Pks
             }
+        }
+    }
+}
+
+/// `crate::program` of the kernel.
+pub mod program {
+    /// As there.
+    pub mod command {
+        /// What is to be run.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct Command {
+            /// The program and its arguments.
+            pub words: Vec<String>,
+            /// A person is at the other end of the serial line.
+            pub interactive: bool,
         }
     }
 }

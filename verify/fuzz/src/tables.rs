@@ -9,7 +9,8 @@ use kpkeys_hosted::HostedFormat;
 use kpkeys_mm::Kernel;
 use kpkeys_pgtable::entry::{Aarch64, X86_64};
 use kpkeys_pgtable::{
-    Attrs, Error, Flush, Format, Machine, Mode, PAGE_SIZE, PageRange, PhysAddr, Root, VirtAddr,
+    Attrs, Error, Flush, Format, Frames, Machine, Mode, PAGE_SIZE, PageRange, PhysAddr, Root,
+    VirtAddr,
 };
 
 use crate::support::{assert_clean, guarded, guarded_pan};
@@ -44,20 +45,24 @@ where
         let section = paging.section(paging.kernel());
         paging.new_user_root(&section).expect("there is a frame for a root")
     };
-    // One block of frames is mapped again and again: they are data, and stay so.
-    let frames = kernel.machine().memory();
-    let data = (0..frames.pages)
-        .map(|page| frames.start.offset(page as u64 * PAGE_SIZE))
-        .find(|frame| paging.types().is_none_or(|types| types.of(*frame) == kpkeys_pgtable::guarded::FrameType::Data));
-    let Some(data) = data else { return };
+    // One frame is mapped again and again.
+    let Some(data) = kernel.frames().allocate(0) else { return };
     let mut model = Model::new();
     for operation in operations.chunks_exact(4) {
-        apply(kernel, &root, data, &mut model, [operation[0], operation[1], operation[2], operation[3]]);
+        apply(
+            kernel,
+            &root,
+            data,
+            &mut model,
+            [operation[0], operation[1], operation[2], operation[3]],
+        );
         compare(kernel, &root, &model);
     }
     let whole = range(0, ROOM).expect("a good range");
     let section = paging.section(&root);
-    paging.unmap(&section, &root, whole, |_, _, _| ()).expect("what is mapped by pages can be unmapped");
+    paging
+        .unmap(&section, &root, whole, |_, _, _| ())
+        .expect("what is mapped by pages can be unmapped");
     drop(section);
     free_tables(kernel, &root, whole);
     paging.release_user_root(root);
@@ -69,7 +74,13 @@ fn range(first: usize, pages: usize) -> Option<PageRange> {
     PageRange::new(VirtAddr(START + first as u64 * PAGE_SIZE), pages).ok()
 }
 
-fn apply<M: Machine>(kernel: &Kernel<M>, root: &Root, data: PhysAddr, model: &mut Model, [what, at, len, with]: [u8; 4]) {
+fn apply<M: Machine>(
+    kernel: &Kernel<M>,
+    root: &Root,
+    data: PhysAddr,
+    model: &mut Model,
+    [what, at, len, with]: [u8; 4],
+) {
     let paging = kernel.paging();
     let first = (usize::from(at) | usize::from(what & 0x30) << 4) % ROOM;
     let pages = usize::from(len).min(ROOM - first);
@@ -81,7 +92,9 @@ fn apply<M: Machine>(kernel: &Kernel<M>, root: &Root, data: PhysAddr, model: &mu
             let attrs = if write { Attrs::USER_DATA } else { Attrs::USER_DATA.read_only() };
             let done = paging.map(&section, root, of, attrs, |_| data);
             match (done, (first..first + pages).find(|page| model.contains_key(page))) {
-                (Ok(()), None) => model.extend((first..first + pages).map(|page| (page, (write, data)))),
+                (Ok(()), None) => {
+                    model.extend((first..first + pages).map(|page| (page, (write, data))))
+                }
                 (Err(Error::AlreadyMapped(va)), Some(page)) => {
                     assert_eq!(va.0, START + page as u64 * PAGE_SIZE);
                 }
@@ -91,7 +104,9 @@ fn apply<M: Machine>(kernel: &Kernel<M>, root: &Root, data: PhysAddr, model: &mu
         }
         1 => {
             let mut unmapped = 0;
-            paging.unmap(&section, root, of, |_, _, _| unmapped += 1).expect("pages can be unmapped");
+            paging
+                .unmap(&section, root, of, |_, _, _| unmapped += 1)
+                .expect("pages can be unmapped");
             let before = model.len();
             model.retain(|page, _| !(first..first + pages).contains(page));
             assert_eq!(unmapped, before - model.len());
@@ -113,7 +128,8 @@ fn apply<M: Machine>(kernel: &Kernel<M>, root: &Root, data: PhysAddr, model: &mu
 /// Gives back the tables of a range, if nothing is mapped in the whole room.
 fn free_tables<M: Machine>(kernel: &Kernel<M>, root: &Root, of: PageRange) {
     let paging = kernel.paging();
-    let empty = (0..ROOM).all(|page| paging.walk(root, VirtAddr(START + page as u64 * PAGE_SIZE)).is_none());
+    let empty = (0..ROOM)
+        .all(|page| paging.walk(root, VirtAddr(START + page as u64 * PAGE_SIZE)).is_none());
     if !empty {
         return;
     }
@@ -121,7 +137,9 @@ fn free_tables<M: Machine>(kernel: &Kernel<M>, root: &Root, of: PageRange) {
     {
         let section = paging.section(root);
         paging
-            .free_tables(&section, root, of, VirtAddr(0), VirtAddr(1 << 47), |ptp| unlinked.push(ptp))
+            .free_tables(&section, root, of, VirtAddr(0), VirtAddr(1 << 47), |ptp| {
+                unlinked.push(ptp)
+            })
             .expect("the tables are empty");
     }
     paging.flush_and_release(Flush::AddressSpace(root.frame()), unlinked);

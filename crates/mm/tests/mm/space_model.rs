@@ -30,9 +30,8 @@ const EDGE: usize = 64;
 /// The first page lies below 512 GiB, so that even PUD tables differ.
 const START: u64 = (1 << 39) - EDGE as u64 * PAGE_SIZE;
 
-/// What a process may ask for.
 #[derive(Clone, Debug)]
-pub enum Operation {
+enum Operation {
     Mmap {
         first: usize,
         pages: usize,
@@ -506,25 +505,17 @@ impl<'k, M: Modelled> Pair<'k, M> {
     }
 }
 
-/// Operations, each with the process that asks for it.
-pub fn sequence() -> impl Strategy<Value = Vec<(usize, Operation)>> {
-    prop::collection::vec(operation(), OPERATIONS)
-}
-
-/// Carries operations out on the kernel and on the model, which must agree after each.
-pub fn carry_out<M: Modelled>(kernel: &Kernel<M>, operations: Vec<(usize, Operation)>) {
-    let mut pair = Pair::new(kernel);
-    for (process, operation) in operations {
-        pair.apply(process, operation);
-        pair.compare();
-    }
-    pair.finish();
-}
-
 fn run<M: Modelled>(mode: Mode, boot: impl Fn() -> Kernel<M>) {
     let config = Config { cases: SEQUENCES, failure_persistence: None, ..Config::default() };
-    let result = TestRunner::new(config).run(&sequence(), |operations| {
-        carry_out(&boot(), operations);
+    let sequence = prop::collection::vec(operation(), OPERATIONS);
+    let result = TestRunner::new(config).run(&sequence, |operations| {
+        let kernel = boot();
+        let mut pair = Pair::new(&kernel);
+        for (process, operation) in operations {
+            pair.apply(process, operation);
+            pair.compare();
+        }
+        pair.finish();
         Ok(())
     });
     result.unwrap_or_else(|failure| panic!("{mode:?}: {failure}"));

@@ -31,9 +31,8 @@ const PAGES: usize = 8192;
 /// Frames that `vm_map_ram` maps: more than fit a block's slots.
 const RAM_FRAMES: usize = MAX_SLOTS + 6;
 
-/// What the kernel may ask for.
 #[derive(Clone, Debug)]
-pub enum Operation {
+enum Operation {
     Vmalloc {
         pages: usize,
     },
@@ -356,25 +355,17 @@ fn flushes<M: Modelled>(kernel: &Kernel<M>) -> u64 {
     counts.of(Event::TlbFlush) - counts.of(Event::KeyChange)
 }
 
-/// Operations, one after the other.
-pub fn sequence() -> impl Strategy<Value = Vec<Operation>> {
-    prop::collection::vec(operation(), OPERATIONS)
-}
-
-/// Carries operations out on the kernel and on the model, which must agree after each.
-pub fn carry_out<M: Modelled>(kernel: &Kernel<M>, operations: Vec<Operation>) {
-    let mut pair = Pair::new(kernel);
-    for operation in operations {
-        pair.apply(operation);
-        pair.compare();
-    }
-    pair.finish();
-}
-
 fn run<M: Modelled>(mode: Mode, boot: impl Fn() -> Kernel<M>) {
     let config = Config { cases: SEQUENCES, failure_persistence: None, ..Config::default() };
-    let result = TestRunner::new(config).run(&sequence(), |operations| {
-        carry_out(&boot(), operations);
+    let sequence = prop::collection::vec(operation(), OPERATIONS);
+    let result = TestRunner::new(config).run(&sequence, |operations| {
+        let kernel = boot();
+        let mut pair = Pair::new(&kernel);
+        for operation in operations {
+            pair.apply(operation);
+            pair.compare();
+        }
+        pair.finish();
         Ok(())
     });
     result.unwrap_or_else(|failure| panic!("{mode:?}: {failure}"));
