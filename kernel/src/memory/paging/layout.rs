@@ -10,7 +10,9 @@ use kpkeys::{Backend, Pkey, Scheme};
 use kpkeys_mm::Kernel;
 use kpkeys_pgtable::addr::ENTRIES;
 use kpkeys_pgtable::guarded::FrameType;
-use kpkeys_pgtable::{Attrs, Error, Flush, Format, Level, Machine, PageRange, Probe, VirtAddr};
+use kpkeys_pgtable::{
+    Attrs, Error, Flush, Format, Level, Machine, PageRange, PhysAddr, Probe, VirtAddr,
+};
 
 /// Completes tables that have a linear map and nothing else.
 ///
@@ -25,14 +27,21 @@ pub fn complete<P: Probe>(kernel: &Kernel<Bare<P>>, ram: &[PhysRange]) -> Result
     map_devices(kernel)
 }
 
-/// Says which frames are code, constants, or no RAM.
+/// Says which frames are code, constants, or no RAM. What only the start needed nobody may write any more either, under any address: that
+/// holds of a constant.
 fn type_frames<P: Probe>(kernel: &Kernel<Bare<P>>, ram: &[PhysRange]) -> Result<(), Error> {
     let paging = kernel.paging();
     let mut behind = kernel.machine().memory().start;
     for range in ram {
         let hole = PhysRange { start: behind, end: range.start }.rounded_in(PAGE_SIZE);
         behind = range.end;
-        paging.type_frames(hole.start, hole.pages(), FrameType::NotRam)?;
+        let start_only = arch::only_for_start().filter(|_| paging.mode().protects());
+        let is_behind = start_only
+            .map_or(hole.start, |range| PhysAddr(range.end.0.min(hole.end.0).max(hole.start.0)));
+        let gone = PhysRange { start: hole.start, end: is_behind };
+        let rest = PhysRange { start: is_behind, end: hole.end };
+        paging.type_frames(gone.start, gone.pages(), FrameType::Constants)?;
+        paging.type_frames(rest.start, rest.pages(), FrameType::NotRam)?;
     }
     for region in image::regions() {
         let is = match region.access {
