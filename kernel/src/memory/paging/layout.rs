@@ -10,9 +10,7 @@ use kpkeys::{Backend, Pkey, Scheme};
 use kpkeys_mm::Kernel;
 use kpkeys_pgtable::addr::ENTRIES;
 use kpkeys_pgtable::guarded::FrameType;
-use kpkeys_pgtable::{
-    Attrs, Error, Flush, Format, Level, Machine, PageRange, PhysAddr, Probe, VirtAddr,
-};
+use kpkeys_pgtable::{Attrs, Error, Flush, Format, Level, Machine, PageRange, Probe, VirtAddr};
 
 /// Completes tables that have a linear map and nothing else.
 ///
