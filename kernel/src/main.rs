@@ -23,7 +23,7 @@ mod protection;
 mod sched;
 mod start;
 
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use arch::backend::Choice;
 use evidence::counter::Counter;
 use evidence::{attack, bench, report, soak, tests};
@@ -102,7 +102,7 @@ fn run(options: Options, mut memory: BootMemory, initramfs: Option<PhysRange>) {
         Some(Crash::Hang) => loop {
             core::hint::spin_loop();
         },
-        None => {}
+        Some(Crash::InWindow(_)) | None => {}
     }
     let config = Config::of(options.mode());
     let counting = options.bench.clone().filter(|request| request.count);
@@ -118,6 +118,9 @@ fn run(options: Options, mut memory: BootMemory, initramfs: Option<PhysRange>) {
 
 /// Does what was asked for, once memory is up; returns how much went wrong.
 fn run_on_memory(options: Options, config: Config, initramfs: Option<PhysRange>) -> usize {
+    if let Some(Crash::InWindow(way)) = options.crash {
+        evidence::last::crash_in_window(way);
+    }
     let mut failed = options.tests.map_or(0, |part| tests::run_all(&part));
     if let Some(request) = options.bench {
         failed += failures(bench::time(paging::memories(), request).map(|()| 0));
@@ -149,7 +152,9 @@ fn final_check() -> usize {
         paging::check(paging::memories(), &[], |finding| log::error!("checker: {finding}"));
     let (ptps, spare) = (report.ptps, report.spare);
     log::info!("checker: {ptps} page-table pages, {spare} spare, {} findings", report.findings);
-    report.findings
+    let unverified =
+        failures(paging::verify_every_cpu().map(|()| 0).map_err(|error| error.to_string()));
+    report.findings + paging::check_roots() + unverified
 }
 
 /// Moves to the final tables and says what is protected.
@@ -195,7 +200,7 @@ fn log_protection(config: Config, report: &Report) {
 }
 
 /// Recursion that the compiler cannot turn into a loop and that has no end in sight.
-fn overflow_stack(depth: u64) -> u64 {
+pub(crate) fn overflow_stack(depth: u64) -> u64 {
     let frame = core::hint::black_box([depth; 64]);
     if frame[0] == u64::MAX { 0 } else { overflow_stack(depth + 1) + frame[63] }
 }
@@ -211,5 +216,6 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     if was_open {
         log::error!("a window was open: closed");
     }
+    evidence::last::try_to_store();
     exit::exit(Exit::Panicked)
 }

@@ -85,7 +85,7 @@ pub fn in_ci() -> bool {
 }
 
 /// The command as one would type it; the environment it is given comes first.
-fn describe(command: &Command) -> String {
+pub fn describe(command: &Command) -> String {
     let name = PathBuf::from(command.get_program());
     let name = name.file_name().unwrap_or(OsStr::new("?")).to_string_lossy().into_owned();
     let quiet = [

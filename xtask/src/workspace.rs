@@ -19,7 +19,12 @@ struct Metadata {
 
 /// Cargo's target directory: `CARGO_TARGET_DIR`, what a configuration says, or `target`; Cargo knows.
 pub fn target_dir() -> Result<PathBuf> {
-    let arguments = ["metadata", "--no-deps", "--format-version", "1"];
+    target_dir_of("Cargo.toml")
+}
+
+/// The same of another workspace of the checkout.
+pub fn target_dir_of(manifest: &str) -> Result<PathBuf> {
+    let arguments = ["metadata", "--no-deps", "--format-version", "1", "--manifest-path", manifest];
     let metadata = command::output(&mut command::cargo(&arguments))?;
     let metadata: Metadata =
         serde_json::from_str(&metadata).context("cannot understand `cargo metadata`")?;

@@ -2,6 +2,7 @@
 //! wrong is reported in words, in time.
 
 use kpkeys_emulator::{Error, Kernel, Line, Machine, Outcome, Run, Target};
+use kpkeys_pgtable::section::{GATE_INSTRUCTIONS, GATE_STORES};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -277,6 +278,70 @@ fn a_panic_says_where_and_why() {
 #[test]
 fn a_stack_overflow_is_recognised() {
     every_target_ends_with("crash=stack-overflow", Outcome::Panicked, "stack overflow");
+}
+
+/// What ends the kernel in an open window closes it first: a panic, a stack that runs out, a fault of the window's own code, an error of the machine.
+#[test]
+fn a_kernel_that_ends_in_a_window_closes_it() {
+    let backends = [(Target::X86_64, "pks"), (Target::X86_64, "smap"), (Target::Aarch64, "pan")];
+    for (target, backend) in backends {
+        for mode in ["fused", "batched"] {
+            for way in ["panic", "stack-overflow", "fault", "error"] {
+                let words = format!("backend={backend} mode={mode} crash={way}-in-window");
+                let what = format!("{} {words}", target.name());
+                let (run, lines) = run(target, &with_command_line(&words))
+                    .unwrap_or_else(|error| panic!("{what}: {error}"));
+                let all = lines.join("\n");
+                assert_eq!(run.outcome, Outcome::Panicked, "{what}:\n{all}");
+                let was_open = "in a window: page tables can be written: true";
+                assert!(all.contains(was_open), "{what}:\n{all}");
+                let is_closed = "at the end: enforced true, page tables can be written: false";
+                assert!(all.contains(is_closed), "{what}:\n{all}");
+            }
+        }
+    }
+}
+
+/// No gate has more stores, or keeps interrupts off for more instructions, than is documented. QEMU counts them.
+#[test]
+fn gates_are_as_short_as_is_said() {
+    let number = |line: &str, name: &str| {
+        let (_, behind) = line.split_once(&format!("\"{name}\":"))?;
+        behind.split([',', '}']).next()?.parse::<usize>().ok()
+    };
+    for target in Target::ALL {
+        // Whole tables copied, emptied, filled, and what is long otherwise.
+        let words = "mode=fused scale=1000 count=0,2,8,11,15";
+        let machine = Machine {
+            memory_mib: 2304,
+            cpus: 1,
+            clock_by_instructions: true,
+            time_limit: Duration::from_secs(180),
+            ..with_command_line(words)
+        };
+        let (run, lines) =
+            run(target, &machine).unwrap_or_else(|error| panic!("{}: {error}", target.name()));
+        assert_eq!(run.outcome, Outcome::Success, "{}", lines.join("\n"));
+        let counts = lines.iter().filter(|line| line.contains("\"type\":\"counts\""));
+        let longest: Vec<_> = counts
+            .filter_map(|line| {
+                Some((number(line, "longest_window_stores")?, number(line, "longest_gate_ns")?))
+            })
+            .collect();
+        assert_eq!(longest.len(), 5, "{}", lines.join("\n"));
+        let stores = longest.iter().map(|(stores, _)| *stores).max().unwrap_or(0);
+        let instructions = longest.iter().map(|(_, instructions)| *instructions).max().unwrap_or(0);
+        println!(
+            "{}: at most {stores} stores and {instructions} instructions in a gate",
+            target.name()
+        );
+        assert!(stores > 0 && stores <= GATE_STORES, "{}: {stores} stores", target.name());
+        assert!(
+            instructions > 0 && instructions <= GATE_INSTRUCTIONS,
+            "{}: {instructions} instructions",
+            target.name()
+        );
+    }
 }
 
 #[test]

@@ -22,6 +22,7 @@ fn leaves() -> impl Iterator<Item = (Attrs, Entry)> {
             young: bits & 8 != 0,
             dirty: bits & 16 != 0,
             key,
+            memory: kpkeys_pgtable::MemoryType::Normal,
         })
     });
     attrs.filter_map(|attrs| {

@@ -19,7 +19,8 @@
 //! A key binds nothing then, so it makes no other writable mapping harmless.
 //!
 //! Where frames have types, these are held against the tables: a table is one of its level and kind, linked, a page that waits in the pool is spare,
-//! no frame is said to be a linked table of the kernel's that no root leads to, and no leaf maps a frame that it must not map so.
+//! no frame is said to be a linked table of the kernel's that no root leads to, and no leaf maps a frame that it must not map so, or data that is
+//! said to be mapped by none. [`check_root`] does the same for what a root register holds, which the caller reads.
 //!
 //! The checker trusts nothing it reads: entries that point outside memory are findings too, and are not followed. It needs
 //! that no table changes while it runs.
@@ -134,6 +135,20 @@ pub enum Finding {
         /// Where it is mapped.
         address: VirtAddr,
     },
+    /// A leaf outside the linear map and the alias maps data that is said to be mapped by none: it may become a page-table page.
+    UnmarkedLeaf {
+        /// The frame.
+        frame: PhysAddr,
+        /// Where it is mapped.
+        address: VirtAddr,
+    },
+    /// A root register or a thread holds what is no root of its kind that is in use.
+    ForeignRoot {
+        /// What it holds.
+        root: PhysAddr,
+        /// What that is by its type, where frames have one.
+        is: Option<FrameType>,
+    },
     /// An entry of a root in a half that is not the root's: hardware would follow it, and nobody here stored it.
     ForeignRootEntry {
         /// The root.
@@ -201,6 +216,13 @@ impl fmt::Display for Finding {
             }
             Finding::ForbiddenLeaf { frame, is, address } => {
                 write!(f, "{frame:?} is {is}, and must not be mapped as it is at {address:?}")
+            }
+            Finding::UnmarkedLeaf { frame, address } => {
+                write!(f, "{frame:?} is mapped at {address:?}, and its type says that it is not")
+            }
+            Finding::ForeignRoot { root, is } => {
+                write!(f, "{root:?} is held as a root and is none of its kind in use")?;
+                is.map_or(Ok(()), |is| write!(f, ": it is {is}"))
             }
             Finding::ForeignRootEntry { root, index, entry } => {
                 write!(f, "{entry:?} at index {index} of the root {root:?} is in the wrong half")
@@ -299,6 +321,25 @@ pub fn check<M: Machine, F: Frames>(
     walk.find_wrong_types(&scratch);
     walk.report.state = paging.ptps().state_pages(paging.machine());
     Some(walk.report)
+}
+
+/// Holds what a root register or a thread says its root is against what it must be: one of the kernel's, or, where frames have types, a root
+/// in use of an address space. (Where they have none, any is one.) Where one register has both halves, the kernel's own may be in it.
+pub fn check_root<M: Machine, F: Frames>(
+    paging: &Paging<M, F>,
+    root: PhysAddr,
+    space: Space,
+) -> Option<Finding> {
+    let kernels = [Some(paging.kernel()), paging.programs_kernel_root()];
+    let is_kernels = kernels.into_iter().flatten().any(|kernels| kernels.frame() == root);
+    let types = paging.types();
+    let is_users = || types.is_none_or(|types| types.is_root(root, Kind::User));
+    let may_be = match space {
+        Space::User => is_users() || M::Format::USER_ROOT_HAS_KERNEL_HALF && is_kernels,
+        Space::Kernel | Space::Linear => is_kernels,
+    };
+    let is = types.map(|types| types.of(root));
+    (!may_be).then_some(Finding::ForeignRoot { root, is })
 }
 
 /// What is wrong with a page-table page in the linear map.
@@ -492,6 +533,12 @@ impl<M: Machine, F: Frames> Walk<'_, M, F> {
         let first = M::Format::frame(level, entry);
         if let Some(frame) = rule.first_refused(types, first, level.entry_pages()) {
             self.find(Finding::ForbiddenLeaf { frame, is: types.of(frame), address });
+        }
+        for page in 0..level.entry_pages() {
+            let frame = first.offset(page as u64 * PAGE_SIZE);
+            if types.of(frame) == FrameType::Data {
+                self.find(Finding::UnmarkedLeaf { frame, address: address.offset_pages(page) });
+            }
         }
     }
 

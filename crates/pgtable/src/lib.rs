@@ -56,7 +56,7 @@
 //!
 //! // Map a device page: one operation, one window.
 //! let range = PageRange::new(VirtAddr(0xffff_d000_0000_0000), 1)?;
-//! paging.map(&paging.section(root), root, range, Attrs::KERNEL_DATA, |_| PhysAddr(0xfee0_0000))?;
+//! paging.map(&paging.section(root), root, range, Attrs::DEVICE, |_| PhysAddr(0xfee0_0000))?;
 //! assert!(paging.walk(root, range.start()).is_some());
 //!
 //! // An attacker's store to the root table, through the linear map, outside any window.
@@ -90,7 +90,7 @@ pub mod store;
 pub mod table;
 
 pub use addr::{Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
-pub use entry::{Attrs, Entry, Format};
+pub use entry::{Attrs, Entry, Format, MemoryType};
 pub use error::Error;
 pub use machine::{Event, Flush, Frames, Machine, Memory, NoProbe, Probe};
 pub use mode::Mode;

@@ -104,6 +104,14 @@ pub trait Probe: Sync {
     fn count(&self, event: Event, times: u64) {
         let _ = (event, times);
     }
+
+    /// A gate begins on the calling CPU: interrupts are off from here on.
+    #[inline(always)]
+    fn gate_begins(&self) {}
+
+    /// It is over: interrupts are turned on again.
+    #[inline(always)]
+    fn gate_ends(&self) {}
 }
 
 /// Counts nothing and costs nothing.

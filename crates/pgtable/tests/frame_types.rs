@@ -88,7 +88,8 @@ fn what_is_no_data_is_mapped_nowhere<F: HostedFormat, S: Protection>() {
                     panic!("{frame:?}, {is}, was mapped");
                 };
                 assert_eq!((violation.frame, violation.is), (frame, is));
-                let wanted = Use::Leaf { user: attrs.user, write: true, execute: false };
+                let (user, memory) = (attrs.user, attrs.memory);
+                let wanted = Use::Leaf { user, write: true, execute: false, memory };
                 assert_eq!(violation.wanted, wanted);
                 assert!(violation.entry.is_some());
                 assert!(violation.by.file().ends_with("support/mod.rs"), "{violation}");

@@ -95,7 +95,7 @@ fn mapping_and_unmapping_blocks_is_bounded_in<F: HostedFormat, S: Protection>(mo
     let (kernel, frame) = (system.paging.kernel(), PhysAddr(0x2_0000_0000));
     bounded(&system, "map_contiguous", || {
         let section = system.paging.section(kernel);
-        system.paging.map_contiguous(&section, kernel, range, Attrs::KERNEL_DATA, frame)
+        system.paging.map_contiguous(&section, kernel, range, Attrs::DEVICE, frame)
     })
     .unwrap();
     assert_eq!(bounded(&system, "unmap", || system.unmap(kernel, range)), Ok(blocks));

@@ -92,6 +92,14 @@ impl Site<Bare<NoProbe>> for Here {
         VirtAddr(DATA.as_ptr() as u64)
     }
 
+    fn text_address(&self) -> VirtAddr {
+        VirtAddr(image::text().0)
+    }
+
+    fn device(&self) -> Option<PhysAddr> {
+        arch::devices().next()
+    }
+
     fn early_table(&self) -> PhysAddr {
         PhysAddr(early_tables::ROOT.load(Ordering::Relaxed))
     }

@@ -12,7 +12,8 @@ use crate::sched;
 use alloc::string::{String, ToString};
 use core::cell::Cell;
 use kpkeys_mm::Kernel;
-use kpkeys_pgtable::{Event, Machine, Probe};
+use kpkeys_pgtable::section::GATE_STORES;
+use kpkeys_pgtable::{Event, Machine, Mode, Probe};
 use kpkeys_workloads::{ALL_ROWS, Clock, Row};
 
 /// What to run.
@@ -67,11 +68,19 @@ pub fn count(kernel: &'static Kernel<Bare<Counter>>, request: Request) -> Result
             let clock = CountingClock::new(kernel.machine().probe());
             run(kernel, &clock, &row, request.scale)?;
             let operations = run(kernel, &clock, &row, request.scale)?.operations;
+            let longest = clock.longest_window.get();
+            if kernel.paging().mode() == Mode::Fused && longest > GATE_STORES as u64 {
+                return Err(alloc::format!(
+                    "row `{}`: {longest} stores in a gate",
+                    row.result_class
+                ));
+            }
             emit(&Record::Counts {
                 row: row.result_class,
                 operations,
                 events: clock.counted.get(),
                 longest_window_stores: clock.longest_window.get(),
+                longest_gate_ns: clock.longest_gate.get(),
             });
         }
         Ok(())
@@ -109,6 +118,7 @@ struct CountingClock<'c> {
     begun: Cell<Counts>,
     counted: Cell<Counts>,
     longest_window: Cell<u64>,
+    longest_gate: Cell<u64>,
 }
 
 impl<'c> CountingClock<'c> {
@@ -119,6 +129,7 @@ impl<'c> CountingClock<'c> {
             begun: nothing.into(),
             counted: nothing.into(),
             longest_window: Cell::new(0),
+            longest_gate: Cell::new(0),
         }
     }
 }
@@ -130,6 +141,7 @@ impl Clock for CountingClock<'_> {
 
     fn begin(&self) {
         self.counter.take_longest_window();
+        self.counter.take_longest_gate();
         self.begun.set(self.counter.read());
     }
 
@@ -137,5 +149,6 @@ impl Clock for CountingClock<'_> {
         let (now, begun) = (self.counter.read(), self.begun.get());
         self.counted.set(core::array::from_fn(|event| now[event] - begun[event]));
         self.longest_window.set(self.counter.take_longest_window());
+        self.longest_gate.set(self.counter.take_longest_gate());
     }
 }

@@ -4,6 +4,7 @@
 pub mod attack;
 pub mod bench;
 pub mod counter;
+pub mod last;
 pub mod probe;
 pub mod report;
 pub mod soak;

@@ -78,6 +78,8 @@ pub enum Record<'a> {
         events: crate::evidence::counter::Counts,
         /// The most stores that one window covered.
         longest_window_stores: u64,
+        /// How long the longest gate kept interrupts off, in nanoseconds of the machine's clock: 0 where windows are no gates.
+        longest_gate_ns: u64,
     },
     /// The command that was to be run has ended.
     Program {

@@ -129,6 +129,11 @@ impl BootMemory {
         self.free.iter().map(PhysRange::len).sum()
     }
 
+    /// RAM that is in use, or is not usable in whole pages.
+    pub fn used(&self) -> impl Iterator<Item = PhysRange> {
+        self.free.iter().fold(self.ram.clone(), |used, free| without(&used, *free)).into_iter()
+    }
+
     /// Marks every page that `used` touches as not free.
     pub fn reserve(&mut self, used: PhysRange) {
         self.free = without(&self.free, used.rounded_out(PAGE_SIZE));

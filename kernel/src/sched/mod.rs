@@ -14,11 +14,13 @@ mod thread;
 
 pub use thread::{JoinHandle, SpawnError, Thread, spawn};
 
+use crate::arch::root::RootTable;
 use crate::cpu::{self, CpuId};
 use crate::lock::{IrqLock, IrqsOff};
 use crate::{arch, program, protection};
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 
@@ -74,6 +76,11 @@ pub fn idle() -> ! {
         yield_now();
         arch::irq::enable_and_wait();
     }
+}
+
+/// The roots of all threads that wait for a CPU.
+pub fn waiting_roots() -> Vec<RootTable> {
+    READY.lock().iter().map(|thread| thread.root()).collect()
 }
 
 /// The running thread.

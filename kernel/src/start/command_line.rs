@@ -17,6 +17,7 @@
 //! | `-- COMMAND...` | runs a command from the initramfs; its words may be quoted as in a shell |
 //! | `crash=panic` | panics, to show how that is reported |
 //! | `crash=stack-overflow` | overflows a thread's stack, likewise |
+//! | `crash=panic-in-window`, `stack-overflow-in-window`, `fault-in-window`, `error-in-window` | ends in an open window, to show that it is closed |
 //! | `crash=hang` | never ends, to show that the emulator's time limit holds |
 //!
 //! Unknown words stop the boot, all of them listed: a misspelt word must not look like a run
@@ -24,6 +25,7 @@
 
 use crate::arch::backend::Choice;
 use crate::evidence::bench::Request;
+use crate::evidence::last::Way;
 use crate::program::command::Command;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -64,6 +66,8 @@ pub enum Crash {
     StackOverflow,
     /// A loop without end.
     Hang,
+    /// In an open window.
+    InWindow(Way),
 }
 
 impl Options {
@@ -88,6 +92,9 @@ impl Options {
             ("crash", "panic") => self.crash = Some(Crash::Panic),
             ("crash", "stack-overflow") => self.crash = Some(Crash::StackOverflow),
             ("crash", "hang") => self.crash = Some(Crash::Hang),
+            ("crash", how) => {
+                self.crash = Some(Crash::InWindow(way(how.strip_suffix("-in-window")?)?))
+            }
             _ => return None,
         }
         Some(())
@@ -120,7 +127,7 @@ impl fmt::Display for UnknownWords {
             write!(f, "{}{}", if place == 0 { "" } else { "|" }, choice.name())?;
         }
         f.write_str(
-            ", mode=off|unbatched|batched|fused-lean|fused, crash=panic|stack-overflow|hang, interactive, and -- COMMAND...",
+            ", mode=off|unbatched|batched|fused-lean|fused, crash=panic|stack-overflow|hang, crash=panic-in-window|stack-overflow-in-window|fault-in-window|error-in-window, interactive, and -- COMMAND...",
         )
     }
 }
@@ -180,6 +187,16 @@ fn set_bench(bench: &mut Request, name: &str, value: &str) -> Option<()> {
         _ => return None,
     }
     Some(())
+}
+
+fn way(name: &str) -> Option<Way> {
+    Some(match name {
+        "panic" => Way::Panic,
+        "stack-overflow" => Way::StackOverflow,
+        "fault" => Way::Fault,
+        "error" => Way::Error,
+        _ => return None,
+    })
 }
 
 fn row(number: &str) -> Option<usize> {

@@ -52,7 +52,7 @@ pub unsafe fn build(
     }
     for (page, device) in devices.enumerate() {
         let at = VirtAddr(DEVICES + page as u64 * PAGE_SIZE);
-        builder.map(at, Level::Pte, device, Attrs::KERNEL_DATA, arch::uncached)?;
+        builder.map(at, Level::Pte, device, Attrs::DEVICE)?;
     }
     ROOT.store(builder.root.0, Ordering::Release);
     PAGE_TABLE_PAGES.call_once(|| builder.pages);
@@ -77,7 +77,7 @@ impl Builder<'_> {
             let phys = region.phys().start;
             for offset in (0..region.len).step_by(PAGE_SIZE as usize) {
                 let at = VirtAddr(region.virt + offset);
-                self.map(at, Level::Pte, phys.offset(offset), attrs, |entry| entry)?;
+                self.map(at, Level::Pte, phys.offset(offset), attrs)?;
             }
         }
         Ok(())
@@ -91,7 +91,7 @@ impl Builder<'_> {
             let is_code = block.overlaps(&read_only);
             let attrs = if is_code { Attrs::KERNEL_DATA.read_only() } else { Attrs::KERNEL_DATA };
             let at = VirtAddr(LINEAR_MAP + start);
-            self.map(at, Level::Pmd, block.start, attrs, |entry| entry)?;
+            self.map(at, Level::Pmd, block.start, attrs)?;
         }
         Ok(())
     }
@@ -102,7 +102,6 @@ impl Builder<'_> {
         level: Level,
         frame: PhysAddr,
         attrs: Attrs,
-        adapt: impl Fn(Entry) -> Entry,
     ) -> Result<(), OutOfMemory> {
         let (mut table, mut above) = (self.root, Level::Pgd);
         while above > level {
@@ -111,7 +110,7 @@ impl Builder<'_> {
         }
         let entry = Format::leaf(level, frame, attrs);
         let entry = entry.expect("pages and blocks of memory are aligned and carry key 0");
-        self.store(table, at.index(level), arch::early_leaf(adapt(entry)));
+        self.store(table, at.index(level), arch::early_leaf(entry));
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use kpkeys::{Access, Pkey};
 use kpkeys_pgtable::addr::ENTRIES;
 use kpkeys_pgtable::entry::{Aarch64, X86_64, indirection};
 use kpkeys_pgtable::{
-    Attrs, Entry, Format, Level, Memory, PAGE_SIZE, PageRange, PhysAddr, VirtAddr,
+    Attrs, Entry, Format, Level, Memory, MemoryType, PAGE_SIZE, PageRange, PhysAddr, VirtAddr,
 };
 
 /// A property's code.
@@ -105,6 +105,7 @@ fn attrs(word: u64) -> Attrs {
         young: bit(7),
         dirty: bit(8),
         key: key(word),
+        memory: if bit(9) { MemoryType::Device } else { MemoryType::Normal },
     }
 }
 

@@ -52,6 +52,7 @@ fn arrive<S: System>(kernel: &Kernel<S>, kind: Kind) -> Frame {
             kind: Some(kind),
             window: false,
             wait: None,
+            allocates: false,
             seen: kind as u64,
         });
         let place = thread.contexts.len() as u64;

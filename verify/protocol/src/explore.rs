@@ -4,7 +4,7 @@
 //! and of each piece of code that has begun all that it has seen so far. Code is deterministic, so two pieces that have seen the same are at the same
 //! point with the same values: states of one hash go on alike, whatever led to them, but for collisions of a 64-bit hash.
 //!
-//! What is bounded is how often a CPU that could go on does not, or takes an exception: the *disturbances*.
+//! What is bounded is how often a CPU that could go on does not, or takes an exception, or finds no memory: the *disturbances*.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::marker::PhantomData;
@@ -126,10 +126,11 @@ impl<S: System> Model for Explored<S> {
     fn init_states(&self) -> Vec<State> {
         let Exploration { scenario, mode, fault, disturbances } = self.exploration;
         let execution = Execution::<S>::new(scenario, mode, fault);
+        let types = execution.types();
         world::with(|world| {
             let now = tables_now::<S>(world.kernel_root, world);
             world.tlbs = Some(Tlbs::new(now));
-            rules::check::<S>(world);
+            rules::check::<S>(world, types.as_ref());
         });
         vec![self.stopped(&execution, Vec::new(), 0, disturbances)]
     }
@@ -150,13 +151,14 @@ impl<S: System> Model for Explored<S> {
         let thread = prepare(before.shared, choice);
         let depth = world::with(|world| world.threads[thread].contexts.len());
         execution.step(choice);
+        let types = execution.types();
         world::with(|world| {
             note_seen(world, thread, depth);
-            rules::check::<S>(world);
+            rules::check::<S>(world, types.as_ref());
         });
         let mut path = before.path.clone();
         path.push(choice);
-        let (Choice::Go(last) | Choice::Take(last, _) | Choice::Resume(last, _)) = choice;
+        let last = choice.cpu();
         Some(self.stopped(&execution, path, last, left))
     }
 
@@ -174,6 +176,9 @@ impl<S: System> Model for Explored<S> {
             }),
             Property::always("nothing is freed or used anew that a TLB maps", |_, state| {
                 holds(state, Rule::Frame)
+            }),
+            Property::always("what is mapped is marked as mapped", |_, state| {
+                holds(state, Rule::Type)
             }),
             Property::always("somebody can go on until all are done", |_, state| {
                 holds(state, Rule::Progress)
@@ -243,9 +248,10 @@ fn restore(world: &mut World, state: &State) {
 /// What the code that goes on sees, and whose code that is.
 fn prepare(shared: u64, choice: Choice) -> usize {
     world::with(|world| {
-        let (Choice::Go(cpu) | Choice::Take(cpu, _) | Choice::Resume(cpu, _)) = choice;
+        let cpu = choice.cpu();
         let own = &world.cpus[usize::from(cpu)];
-        let words = [u64::from(cpu), own.register, u64::from(own.interrupts)];
+        let fails = matches!(choice, Choice::Fail(_));
+        let words = [u64::from(cpu), own.register, u64::from(own.interrupts), u64::from(fails)];
         world.step = words.into_iter().fold(shared, mix);
         match choice {
             Choice::Resume(_, thread) => thread.into(),
@@ -275,6 +281,10 @@ fn choices(world: &mut World, scenario: Scenario, last: u8, left: u8) -> Vec<(Ch
         let own = &world.cpus[usize::from(cpu)];
         if can_go(world, cpu.into()) {
             found.push((Choice::Go(cpu), last_goes_on && cpu != last));
+            let thread = own.thread.map(|thread| &world.threads[thread]);
+            if thread.and_then(|thread| thread.contexts.last()).is_some_and(|own| own.allocates) {
+                found.push((Choice::Fail(cpu), true));
+            }
         }
         match own.thread {
             None => {

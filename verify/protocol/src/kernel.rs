@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use kpkeys::{Backend, Saved, Window};
+use kpkeys_pgtable::guarded::Types;
 use kpkeys_pgtable::{
     Attrs, Config, Error, Event, Flush, Format, Frames, Level, Machine, Mode, PageRange, Paging,
     PhysAddr, Probe, VirtAddr, store,
@@ -58,8 +59,18 @@ impl<S: System> Kernel<S> {
         if scenario == Scenario::Lazy {
             kernel.map(PageRange::new(SHARED, CPUS)?)?;
         }
+        if scenario == Scenario::Sweep {
+            // The table that a page moves to has the smaller frame number, and is looked at first.
+            kernel.map(PageRange::new(SHARED.offset_pages(1), 1)?)?;
+            kernel.map(PageRange::new(OWN, 1)?)?;
+        }
         world::with(|world| world.kernel_root = kernel.paging.kernel().frame().0);
         Ok(kernel)
+    }
+
+    /// What frames are, in modes that check.
+    pub fn types(&self) -> Option<Types> {
+        self.paging.types().copied()
     }
 
     /// The backend.
@@ -80,6 +91,8 @@ impl<S: System> Kernel<S> {
             (Scenario::Lazy, 0) => self.be_lazy(beside),
             (Scenario::Lazy, _) => self.protect(beside),
             (Scenario::Program, 0) => self.program(),
+            (Scenario::Sweep, 0) => self.move_map_and_free(),
+            (Scenario::Sweep, _) => self.paging.sweep(),
             (Scenario::Free | Scenario::Program, _) => self.map(beside),
         }
     }
@@ -119,11 +132,18 @@ impl<S: System> Kernel<S> {
     /// Maps new pages.
     fn map(&self, range: PageRange) -> Result<(), Error> {
         let root = self.paging.kernel();
-        let frames: Vec<PhysAddr> =
-            (0..range.pages()).filter_map(|_| ModelFrames.allocate(0)).collect();
+        let frames: Option<Vec<PhysAddr>> =
+            (0..range.pages()).map(|_| ModelFrames.allocate(0)).collect();
+        let frames = frames.ok_or(Error::OutOfMemory)?;
         let section = self.paging.section(root);
-        self.paging.map(&section, root, range, Attrs::KERNEL_DATA, |page| frames[page])?;
+        let mapped =
+            self.paging.map(&section, root, range, Attrs::KERNEL_DATA, |page| frames[page]);
         drop(section);
+        if mapped.is_err() {
+            // Of what was not mapped nobody knows.
+            frames.into_iter().for_each(release);
+            return mapped;
+        }
         for (page, frame) in frames.into_iter().enumerate() {
             let is = self.paging.translate(root, range.start().offset_pages(page));
             assert_eq!(is, Some(frame), "what was mapped stays mapped");
@@ -159,6 +179,27 @@ impl<S: System> Kernel<S> {
         if !early && !retype {
             release(frame);
         }
+        Ok(())
+    }
+
+    /// Moves a page to another table, maps one beside it, and unmaps and frees a third.
+    fn move_map_and_free(&self) -> Result<(), Error> {
+        let root = self.paging.kernel();
+        let section = self.paging.section(root);
+        let moved = PageRange::new(OWN, 1)?;
+        self.paging.move_pages(&section, root, moved, SHARED)?;
+        drop(section);
+        self.map(PageRange::new(SHARED.offset_pages(2), 1)?)?;
+        let gone = PageRange::new(SHARED.offset_pages(1), 1)?;
+        let section = self.paging.section(root);
+        let mut frame = None;
+        self.paging.unmap(&section, root, gone, |_, level, entry| {
+            frame = Some(S::Format::frame(level, entry));
+        })?;
+        drop(section);
+        // One flush for both, as for an unmap of many.
+        self.paging.flush(Flush::AllKernel);
+        release(frame.expect("mapped since the start"));
         Ok(())
     }
 

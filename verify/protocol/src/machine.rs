@@ -12,7 +12,7 @@ use kpkeys_pgtable::guarded::Anchor;
 use kpkeys_pgtable::{Event, Flush, Format, Machine, Memory, PhysAddr, Probe, VirtAddr};
 
 use crate::fault::Fault;
-use crate::frames::{MEMORY, page};
+use crate::frames::{ALIAS, MEMORY, page};
 use crate::tlb::{Decoded, walk};
 use crate::world::{self, CPUS, Reached, Rule, Wait, World};
 
@@ -251,7 +251,7 @@ unsafe impl<S: System> Machine for Model<S> {
     }
 
     fn alias(&self) -> Option<VirtAddr> {
-        Some(VirtAddr(0xffff_a000_0000_0000))
+        Some(ALIAS)
     }
 
     fn to_alias(&self) -> usize {

@@ -1,14 +1,15 @@
 //! What must hold at every point.
 
-use kpkeys_pgtable::Mode;
+use kpkeys_pgtable::guarded::{FrameType, Types};
+use kpkeys_pgtable::{Mode, PhysAddr};
 
-use crate::frames::MEMORY;
+use crate::frames::{ALIAS, MEMORY};
 use crate::machine::{System, tables_now};
 use crate::tlb::{Cached, Tlbs};
 use crate::world::{CPUS, Rule, World};
 
-/// Looks at the world, with all threads stopped.
-pub fn check<S: System>(world: &mut World) {
+/// Looks at the world, with all threads stopped, and at what frames are by their types, if they have any.
+pub fn check<S: System>(world: &mut World, types: Option<&Types>) {
     register::<S>(world);
     let Some(mut tlbs) = world.tlbs.take() else { return };
     tlbs.tables_are(tables_now::<S>(world.kernel_root, world));
@@ -16,6 +17,9 @@ pub fn check<S: System>(world: &mut World) {
         tables_are_closed(world, &tlbs);
     }
     nothing_stale_is_used(world, &tlbs);
+    if let Some(types) = types {
+        what_is_mapped_is_marked(world, &tlbs, types);
+    }
     world.tlbs = Some(tlbs);
 }
 
@@ -88,7 +92,28 @@ fn nothing_stale_is_used(world: &mut World, tlbs: &Tlbs) {
     }
 }
 
+/// Whether what an entry maps, or a TLB, is known to be mapped: only what is not may become a table.
+fn what_is_mapped_is_marked(world: &mut World, tlbs: &Tlbs, types: &Types) {
+    let held = tlbs.stale.iter().chain([&tlbs.now]).flatten();
+    let mut leaves = held
+        .filter(|cached| cached.table.is_none() && !is_linear(cached.va) && !is_alias(cached.va));
+    if let Some(Cached { va, frame, .. }) =
+        leaves.find(|leaf| types.of(PhysAddr(leaf.frame)) == FrameType::Data)
+    {
+        let what = format!("{va:#x} leads to {frame:#x}, which is said to be mapped by nothing");
+        world.broken(Rule::Type, what);
+    }
+}
+
 fn is_linear(va: u64) -> bool {
-    let start = MEMORY.linear.0;
+    is_behind(va, MEMORY.linear.0)
+}
+
+fn is_alias(va: u64) -> bool {
+    is_behind(va, ALIAS.0)
+}
+
+/// Whether an address is one of all memory mapped from `start` on.
+fn is_behind(va: u64, start: u64) -> bool {
     (start..start + MEMORY.pages as u64 * 4096).contains(&va)
 }

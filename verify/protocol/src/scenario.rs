@@ -1,5 +1,7 @@
 //! What the two threads do.
 
+use kpkeys_pgtable::Mode;
+
 /// See the module.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Scenario {
@@ -11,10 +13,18 @@ pub enum Scenario {
     Lazy,
     /// One makes an address space, maps, unmaps, and ends it; the other maps a page of the kernel's.
     Program,
+    /// One moves a page, maps one, and unmaps and frees another; the other looks at all tables to find out what is mapped no more. Where frames
+    /// have types.
+    Sweep,
 }
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Scenario; 4] =
-        [Scenario::Link, Scenario::Free, Scenario::Lazy, Scenario::Program];
+    pub const ALL: [Scenario; 5] =
+        [Scenario::Link, Scenario::Free, Scenario::Lazy, Scenario::Program, Scenario::Sweep];
+
+    /// Whether there is anything of it in a mode.
+    pub fn is_for(self, mode: Mode) -> bool {
+        self != Scenario::Sweep || mode.checks()
+    }
 }

@@ -6,7 +6,8 @@ use std::rc::Rc;
 
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult};
-use kpkeys_pgtable::Mode;
+use kpkeys_pgtable::guarded::Types;
+use kpkeys_pgtable::{Error, Mode};
 use spin::Scheduler;
 
 use crate::exception;
@@ -24,8 +25,21 @@ pub enum Choice {
     Go(u8),
     /// This CPU takes an exception.
     Take(u8, Kind),
+    /// The code on this CPU goes on, and finds no memory for what it asks for.
+    Fail(u8),
     /// This idle CPU goes on with that thread.
     Resume(u8, u8),
+}
+
+impl Choice {
+    /// The CPU that it is about.
+    pub fn cpu(self) -> u8 {
+        match self {
+            Choice::Go(cpu) | Choice::Take(cpu, _) | Choice::Fail(cpu) | Choice::Resume(cpu, _) => {
+                cpu
+            }
+        }
+    }
 }
 
 type Handler = Rc<dyn Fn(Kind)>;
@@ -106,6 +120,7 @@ impl<S: System> Execution<S> {
     pub fn step(&mut self, choice: Choice) {
         match choice {
             Choice::Go(cpu) => self.resume(cpu.into(), Command::Go),
+            Choice::Fail(cpu) => self.resume(cpu.into(), Command::Fail),
             Choice::Take(cpu, kind) => self.resume(cpu.into(), Command::Take(kind)),
             Choice::Resume(cpu, thread) => {
                 // SAFETY: it lives as long as this.
@@ -134,6 +149,12 @@ impl<S: System> Execution<S> {
                 });
             }
         }
+    }
+
+    /// What frames are, in modes that check.
+    pub fn types(&self) -> Option<Types> {
+        // SAFETY: it lives as long as this.
+        unsafe { &*self.kernel }.types()
     }
 
     /// What threads keep of the register while they do not run.
@@ -181,7 +202,9 @@ fn start_thread<S: System>(
         }
         let result = kernel.run(thread);
         world::with(|world| {
-            if let Err(error) = result {
+            if let Err(error) = result
+                && !(world.failed && error == Error::OutOfMemory)
+            {
                 world.broken(Rule::Code, format!("thread {thread} fails: {error}"));
             }
             world.own_thread().done = true;

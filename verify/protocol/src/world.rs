@@ -22,6 +22,8 @@ pub enum Command {
     Go,
     /// Take this exception, here.
     Take(Kind),
+    /// Go on, and find no memory for what is asked for here.
+    Fail,
 }
 
 /// An exception.
@@ -44,6 +46,8 @@ pub enum Rule {
     Table,
     /// Nothing is freed or used anew that a TLB still maps.
     Frame,
+    /// What an entry or a TLB maps is marked as mapped, where frames have types.
+    Type,
     /// Somebody can always go on until all are done.
     Progress,
     /// No operation fails or panics.
@@ -86,6 +90,8 @@ pub enum Reached {
     FlushWaited = 1 << 5,
     /// All threads were done.
     Done = 1 << 6,
+    /// A frame that was asked for was not to be had.
+    OutOfMemory = 1 << 7,
 }
 
 /// A CPU.
@@ -108,6 +114,8 @@ pub struct Context {
     pub window: bool,
     /// What it waits for.
     pub wait: Option<Wait>,
+    /// Whether it stands where it asks for memory.
+    pub allocates: bool,
     /// Hash of all that it has seen.
     pub seen: u64,
 }
@@ -161,6 +169,8 @@ pub struct World {
     pub user_roots: Vec<u64>,
     /// Whether a thread is in a lazy section, as the fourth version of the Linux series kept it: for a fault.
     pub lazy: bool,
+    /// Whether a frame was asked for in vain, so that an operation may fail.
+    pub failed: bool,
     /// Hash of what the step that goes on began with.
     pub step: u64,
     /// The first rule that was broken.
@@ -212,6 +222,28 @@ pub fn wait(what: Wait) {
     with(|world| world.own_context().wait = None);
 }
 
+/// A point where memory is asked for. Whether there is to be none.
+pub fn asks_in_vain() -> bool {
+    if with(|world| !world.running || world.in_entry_code) {
+        return false;
+    }
+    with(|world| world.own_context().allocates = true);
+    let fails = loop {
+        match stop() {
+            Command::Take(kind) => crate::threads::take(kind),
+            command => break command == Command::Fail,
+        }
+    };
+    with(|world| {
+        world.own_context().allocates = false;
+        if fails {
+            world.failed = true;
+            world.reach(Reached::OutOfMemory);
+        }
+    });
+    fails
+}
+
 /// Mixes a word into a hash.
 pub const fn mix(hash: u64, word: u64) -> u64 {
     (hash.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
@@ -224,7 +256,13 @@ impl World {
             |thread| Cpu { register: closed, interrupts: true, thread: Some(thread), record: None };
         let thread = |cpu| Thread {
             yielder: core::ptr::null(),
-            contexts: vec![Context { kind: None, window: false, wait: None, seen: cpu as u64 }],
+            contexts: vec![Context {
+                kind: None,
+                window: false,
+                wait: None,
+                allocates: false,
+                seen: cpu as u64,
+            }],
             cpu,
             done: false,
         };
@@ -242,6 +280,7 @@ impl World {
             kernel_root: 0,
             user_roots: Vec::new(),
             lazy: false,
+            failed: false,
             step: 0,
             violation: None,
             reached: 0,

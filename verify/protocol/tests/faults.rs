@@ -145,6 +145,7 @@ fn what_is_to_be_explored_is_reached() {
         assert_ne!(fused & reached as u32, 0, "{reached:?} in fused");
     }
     assert_ne!(fused & Reached::NmiInWindow as u32, 0);
+    assert_ne!(batched & fused & Reached::OutOfMemory as u32, 0);
     assert_ne!(fused & Reached::FlushWaited as u32, 0);
     assert_eq!(fused & Reached::SwitchInWindow as u32, 0, "a gate is never switched away from");
 }

@@ -140,7 +140,7 @@ fn end(child: &mut Child) {
 }
 
 fn connect(socket: &Path, child: &mut Child) -> Result<Stub> {
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + Duration::from_secs(60);
     loop {
         match Stub::connect(socket) {
             Ok(stub) => return Ok(stub),

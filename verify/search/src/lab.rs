@@ -222,6 +222,12 @@ impl Lab {
             Region { name: "heap", range: heap },
             Region { name: "frames", range: frames },
         ];
+        if !self.ground.protects {
+            // Then tables are memory as any.
+            let tables = self.shadow(None).tables.into_keys();
+            self.regions
+                .extend(tables.map(|frame| Region { name: "tables", range: frame..frame + PAGE }));
+        }
         Ok(())
     }
 

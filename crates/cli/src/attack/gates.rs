@@ -155,8 +155,7 @@ mod tests {
 
     #[test]
     fn data_must_be_writable_again() {
-        let stuck =
-            Attack { target: Target::TableBecomeData, ..attack(Mode::Fused, KEY, Promise::None) };
+        let stuck = attack(Mode::Fused, KEY, Promise::Succeeds);
         assert_eq!(gates(&[stuck]).reuse, Gate::Fail);
     }
 

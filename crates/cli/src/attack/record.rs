@@ -95,7 +95,7 @@ pub fn parse(json: &str) -> Result<Record> {
                 primitive: Primitive::from_name(&primitive)
                     .with_context(|| unknown("primitive"))?,
                 outcome: outcome.with_context(|| unknown("outcome"))?,
-                promised: [Promise::Blocked, Promise::None]
+                promised: Promise::ALL
                     .into_iter()
                     .find(|promise| promise.name() == promised)
                     .with_context(|| unknown("promise"))?,

@@ -10,7 +10,7 @@
 use core::ops::Range;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use kpkeys_pgtable::{Frames, Memory, PAGE_SIZE, PhysAddr};
+use kpkeys_pgtable::{Frames, Memory, PAGE_SIZE, PhysAddr, VirtAddr};
 
 use super::free_lists::{MAX_ORDER, NONE};
 use super::meta::{FrameMeta, FrameTable};
@@ -77,6 +77,11 @@ impl Buddy {
     /// of whoever gave it back, and changed nothing.
     pub fn refused(&self) -> usize {
         self.refused.load(Relaxed)
+    }
+
+    /// What says which block of an order the kernel gets next, and where that is kept: the low half of the word is the block's first frame. For attacks.
+    pub fn next_block(&self, order: u8) -> (u64, VirtAddr) {
+        self.kernel.next_block((self.cpu)(), order)
     }
 
     /// A block of `1 << order` frames for the kernel itself, as a frame number.

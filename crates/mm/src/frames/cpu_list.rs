@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use crossbeam_utils::CachePadded;
+use kpkeys_pgtable::VirtAddr;
 use spin::Mutex;
 
 use super::free_lists::NONE;
@@ -15,6 +16,8 @@ const BATCH: usize = 1 << BATCH_ORDER;
 const BATCH_ORDER: u8 = 6;
 
 /// Free frames, linked through their metadata.
+/// (`head` has a word of its own, which attacks write.)
+#[repr(C)]
 pub(super) struct CpuList {
     head: u32,
     len: usize,
@@ -39,6 +42,12 @@ impl CpuList {
 
     pub(super) fn len(&self) -> usize {
         self.len
+    }
+
+    /// The frame that is next, and where that is kept: a word whose other half is nothing. For attacks.
+    pub(super) fn first(&self) -> (u64, VirtAddr) {
+        let at = core::ptr::from_ref(&self.head).addr();
+        (u64::from(self.head), VirtAddr(at as u64))
     }
 
     /// A frame; the list is filled from the free blocks if it is empty.

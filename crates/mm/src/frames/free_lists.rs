@@ -4,6 +4,8 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
+use kpkeys_pgtable::VirtAddr;
+
 use super::meta::FrameMeta;
 use super::word::Kind;
 
@@ -67,6 +69,14 @@ impl FreeLists {
             order += 1;
         }
         self.insert(table, block, order);
+    }
+
+    /// The first block of an order and, above it, what lies behind, and where that is. For attacks.
+    pub(super) fn first(&self, order: u8) -> (u64, VirtAddr) {
+        let [first, behind] = [order, order + 1]
+            .map(|order| self.heads.get(order as usize).map_or(0, |head| u64::from(*head)));
+        let at = self.heads.get(order as usize).map_or(0, |head| core::ptr::from_ref(head).addr());
+        (first | behind << u32::BITS, VirtAddr(at as u64))
     }
 
     pub(super) fn insert(&mut self, table: &[FrameMeta], block: u32, order: u8) {

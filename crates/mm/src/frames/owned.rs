@@ -9,6 +9,7 @@ use crate::error::Error;
 /// A frame of data that belongs to whoever holds this. Its contents are undefined at first.
 #[must_use = "the frame is lost unless it is given back with `Buddy::free_frame`"]
 #[derive(Debug)]
+#[repr(transparent)]
 pub struct OwnedFrame(PhysAddr);
 
 impl OwnedFrame {

@@ -6,6 +6,7 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crossbeam_utils::CachePadded;
+use kpkeys_pgtable::VirtAddr;
 use spin::{Mutex, MutexGuard};
 
 use super::cpu_list::{Chain, CpuList, OwnList};
@@ -143,6 +144,14 @@ impl Zone {
     pub(super) fn put_chain(&self, table: &[FrameMeta], cpu: usize, frames: Chain) {
         let high = self.high.load(Relaxed);
         self.list(cpu).lock().put_chain(&self.blocks, table, frames, high);
+    }
+
+    /// Where it is kept which block of an order is next, with what is there. For attacks.
+    pub(super) fn next_block(&self, cpu: usize, order: u8) -> (u64, VirtAddr) {
+        match order {
+            0 => self.list(cpu).lock().first(),
+            _ => self.blocks.lock().lists.first(order),
+        }
     }
 
     /// Takes the frames off the lists of all CPUs: they may be what a block lacks, or the last ones.

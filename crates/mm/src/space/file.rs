@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::num::NonZeroUsize;
 
-use kpkeys_pgtable::{Machine, PhysAddr};
+use kpkeys_pgtable::{Machine, PhysAddr, VirtAddr};
 
 use crate::error::Error;
 use crate::frames::{Buddy, OwnedFrame};
@@ -57,6 +57,12 @@ impl File {
     /// The frame that holds a page. Pages behind the last one repeat from the first.
     pub fn frame(&self, page: usize) -> PhysAddr {
         self.frames[page % self.frames.len()].address()
+    }
+
+    /// The frame that holds a page, and where that is kept. For attacks.
+    pub fn cached(&self, page: usize) -> (PhysAddr, VirtAddr) {
+        let cached = &self.frames[page % self.frames.len()];
+        (cached.address(), VirtAddr(core::ptr::from_ref(cached).addr() as u64))
     }
 
     /// How many pages a read fault maps, aligned to as many.

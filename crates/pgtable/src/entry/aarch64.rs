@@ -7,12 +7,15 @@
 
 use kpkeys::Pkey;
 
-use super::{Attrs, Entry, Format, mappable};
+use super::{Attrs, Entry, Format, MemoryType, mappable};
 use crate::addr::{Level, PhysAddr};
 
 const VALID: u64 = 1 << 0;
 /// Set in table descriptors and, at the last level, in page descriptors; clear in blocks.
 const TABLE_OR_PAGE: u64 = 1 << 1;
+/// AttrIndx: which attribute of `MAIR_EL1`. The first is RAM's, the second devices'.
+const ATTRIBUTE: u64 = 0b111 << 2;
+const DEVICE: u64 = 1 << 2;
 /// AP[1]: accessible from EL0.
 const EL0: u64 = 1 << 6;
 /// AP[2] / nDirty: not writable now.
@@ -75,6 +78,7 @@ impl Format for Aarch64 {
                 | execute
                 | flag(attrs.user, EL0 | NOT_GLOBAL)
                 | flag(attrs.young, ACCESS_FLAG)
+                | flag(attrs.memory == MemoryType::Device, DEVICE)
                 | (attrs.key.number() as u64) << KEY_SHIFT,
         ))
     }
@@ -106,6 +110,10 @@ impl Format for Aarch64 {
             young: entry.0 & ACCESS_FLAG != 0,
             dirty: entry.0 & DIRTY_KEPT != 0 || entry.0 & (WRITE | READ_ONLY) == WRITE,
             key: Self::key(entry),
+            memory: match entry.0 & ATTRIBUTE {
+                0 => MemoryType::Normal,
+                _ => MemoryType::Device,
+            },
         }
     }
 

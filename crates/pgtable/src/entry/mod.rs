@@ -48,6 +48,18 @@ pub struct Attrs {
     pub dirty: bool,
     /// The key of the page.
     pub key: Pkey,
+    /// What is behind the mapping.
+    pub memory: MemoryType,
+}
+
+/// What is behind a mapping, and so how a CPU may treat accesses to it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum MemoryType {
+    /// RAM: cached, read ahead, in any order.
+    Normal,
+    /// Registers of a device: each access is made, once, in order. (x86-64: uncached by PWT and PCD, which is PAT entry 3 as CPUs start with it; arm64:
+    /// attribute 1 of `MAIR_EL1`, which the kernel must have for devices, and attribute 0 for RAM.)
+    Device,
 }
 
 impl Attrs {
@@ -59,7 +71,11 @@ impl Attrs {
         young: true,
         dirty: true,
         key: Pkey::DEFAULT,
+        memory: MemoryType::Normal,
     };
+
+    /// Registers of a device, for the kernel.
+    pub const DEVICE: Attrs = Attrs { memory: MemoryType::Device, ..Attrs::KERNEL_DATA };
 
     /// User data just touched by a store: writable, not executable, key 0.
     pub const USER_DATA: Attrs = Attrs {
@@ -69,6 +85,7 @@ impl Attrs {
         young: true,
         dirty: true,
         key: Pkey::DEFAULT,
+        memory: MemoryType::Normal,
     };
 
     /// These attributes without write permission.
@@ -183,7 +200,7 @@ mod tests {
     use super::*;
 
     fn all_attrs() -> impl Iterator<Item = Attrs> {
-        (0..32u8).flat_map(|bits| {
+        (0..64u8).flat_map(|bits| {
             (0..16u8).filter_map(Pkey::new).map(move |key| Attrs {
                 write: bits & 1 != 0,
                 execute: bits & 2 != 0,
@@ -191,6 +208,7 @@ mod tests {
                 young: bits & 8 != 0,
                 dirty: bits & 16 != 0,
                 key,
+                memory: if bits & 32 != 0 { MemoryType::Device } else { MemoryType::Normal },
             })
         })
     }

@@ -2,12 +2,15 @@
 
 use kpkeys::Pkey;
 
-use super::{Attrs, Entry, Format, mappable};
+use super::{Attrs, Entry, Format, MemoryType, mappable};
 use crate::addr::{Level, PhysAddr};
 
 const PRESENT: u64 = 1 << 0;
 const WRITE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
+/// PWT and PCD (SDM vol. 3A, 4.9.2): with PAT clear, entry 3 of the table of memory types, which is uncached unless a kernel changes it.
+const UNCACHED: u64 = 1 << 3 | CACHE_DISABLE;
+const CACHE_DISABLE: u64 = 1 << 4;
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 /// Maps a block, at [`Level::Pmd`] and [`Level::Pud`]. In a PTE the same bit is PAT, which is never set here.
@@ -53,6 +56,7 @@ impl Format for X86_64 {
                 | flag(attrs.young, ACCESSED)
                 | flag(attrs.dirty, DIRTY)
                 | flag(!attrs.execute, NO_EXECUTE)
+                | flag(attrs.memory == MemoryType::Device, UNCACHED)
                 | (attrs.key.number() as u64) << KEY_SHIFT,
         ))
     }
@@ -82,6 +86,10 @@ impl Format for X86_64 {
             young: entry.0 & ACCESSED != 0,
             dirty: entry.0 & DIRTY != 0,
             key: Self::key(entry),
+            memory: match entry.0 & CACHE_DISABLE {
+                0 => MemoryType::Normal,
+                _ => MemoryType::Device,
+            },
         }
     }
 

@@ -9,7 +9,7 @@ use kpkeys::Window;
 
 use super::frame_type::FrameType;
 use super::rules::LeafRule;
-use super::types::Types;
+use super::types::{NO_WORD, Types};
 use crate::addr::{Level, PAGE_SIZE, PhysAddr};
 use crate::entry::{Entry, Format};
 use crate::error::Error;
@@ -21,23 +21,28 @@ use crate::table::Slot;
 pub(crate) struct Admission<'a> {
     types: &'a Types,
     rule: LeafRule,
-    /// What the word of a frame is that such a leaf may map, and that has its mark: nearly every frame's.
+    /// What the word of a frame is that such a leaf may map, and that has its mark: nearly every frame's. If it may map no data, what no word is.
     usual: u32,
     to_alias: usize,
 }
 
 impl<'a> Admission<'a> {
     #[inline(always)]
-    fn new<F: Format>(types: &'a Types, section: &Section<'_, impl Machine>, leaf: Entry) -> Self {
+    fn new<F: Format>(
+        types: &'a Types,
+        mark: u32,
+        section: &Section<'_, impl Machine>,
+        leaf: Entry,
+    ) -> Self {
         let rule = LeafRule::of::<F>(section.space(), leaf);
-        Admission { types, rule, usual: types.mapped_word(), to_alias: section.to_alias() }
+        let usual = if rule.admits_data() { mark } else { NO_WORD };
+        Admission { types, rule, usual, to_alias: section.to_alias() }
     }
 
     /// Whether such a leaf may map a frame, which is marked then.
     #[inline(always)]
     pub(crate) fn admits(&self, window: &Window<'_>, frame: PhysAddr) -> bool {
-        (self.types.has_word(frame, self.usual) && self.rule.admits_data())
-            || self.admits_unusual(window, frame)
+        self.types.has_word(frame, self.usual) || self.admits_unusual(window, frame)
     }
 
     #[cold]
@@ -68,7 +73,7 @@ impl<'m, M: Machine> Section<'m, M> {
         by: &'static Location<'static>,
     ) -> Result<Admission<'a>, Error> {
         self.check_table(types, slot, level, by)?;
-        Ok(Admission::new::<M::Format>(types, self, leaf))
+        Ok(Admission::new::<M::Format>(types, types.mapped_word(), self, leaf))
     }
 
     /// Holds a leaf at a level against the types of what it maps, and its table against the table's.
@@ -85,10 +90,29 @@ impl<'m, M: Machine> Section<'m, M> {
         leaf: Entry,
         by: &'static Location<'static>,
     ) -> Result<(), Error> {
-        let admission = self.admission(types, slot, level, leaf, by)?;
+        self.check_table(types, slot, level, by)?;
+        self.admit_leaf(window, types, types.mapped_word(), (slot, level), leaf, by)
+    }
+
+    /// [`admit`](Self::admit) for a table that was looked at in this gate. `mark` is what [`Types::mapped_word`] said in it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Violation`].
+    #[inline(always)]
+    pub(crate) fn admit_leaf(
+        &self,
+        window: &Window<'_>,
+        types: &Types,
+        mark: u32,
+        (slot, level): (Slot<'_>, Level),
+        leaf: Entry,
+        by: &'static Location<'static>,
+    ) -> Result<(), Error> {
         if !M::Format::is_present(leaf) {
             return Ok(());
         }
+        let admission = Admission::new::<M::Format>(types, mark, self, leaf);
         let first = M::Format::frame(level, leaf);
         for page in 0..level.entry_pages() as u64 {
             let frame = first.offset(page * PAGE_SIZE);

@@ -34,7 +34,7 @@ impl Kind {
 /// What a frame is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FrameType {
-    /// Free, or data of the kernel or of programs, and mapped by no entry but the linear map's.
+    /// Free, or data of programs, or of the kernel since it runs, and mapped by no entry but the linear map's.
     Data,
     /// Data that an entry maps, or has mapped since the tables were last swept.
     Mapped,
@@ -56,6 +56,8 @@ pub enum FrameType {
     Text,
     /// The kernel's constants.
     Constants,
+    /// The kernel's own since its start: its variables, heap and stacks, and what it keeps of each frame.
+    KernelData,
     /// Protected as page tables are: what this code believes, and what settled during the kernel's start.
     Guarded,
     /// Inside the range of memory, and no RAM.
@@ -111,6 +113,7 @@ impl FrameType {
             FrameType::Constants => 5,
             FrameType::Guarded => 6,
             FrameType::NotRam => 7,
+            FrameType::KernelData => 8,
         }
     }
 
@@ -141,6 +144,7 @@ impl FrameType {
             4 => FrameType::Text,
             5 => FrameType::Constants,
             6 => FrameType::Guarded,
+            8 => FrameType::KernelData,
             _ => FrameType::NotRam,
         }
     }
@@ -159,6 +163,7 @@ impl fmt::Display for FrameType {
             FrameType::Early => f.write_str("early table"),
             FrameType::Text => f.write_str("kernel text"),
             FrameType::Constants => f.write_str("kernel constants"),
+            FrameType::KernelData => f.write_str("the kernel's own data"),
             FrameType::Guarded => f.write_str("guarded data"),
             FrameType::NotRam => f.write_str("not RAM"),
         }
@@ -172,8 +177,8 @@ mod tests {
 
     #[test]
     fn every_type_has_a_word_of_its_own() {
-        use FrameType::{Constants, Data, Early, Guarded, NotRam, Spare, Text};
-        let mut all = Vec::from([Data, Spare, Early, Text, Constants, Guarded, NotRam]);
+        use FrameType::{Constants, Data, Early, Guarded, KernelData, NotRam, Spare, Text};
+        let mut all = Vec::from([Data, Spare, Early, Text, Constants, KernelData, Guarded, NotRam]);
         for level in [Level::Pte, Level::Pmd, Level::Pud, Level::Pgd] {
             for kind in Kind::ALL {
                 all.extend([FrameType::unlinked(level, kind), FrameType::linked(level, kind)]);

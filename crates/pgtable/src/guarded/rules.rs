@@ -5,9 +5,10 @@
 //! | in an address space | data |
 //! | the kernel's, for programs | none |
 //! | the kernel's, writable and executable | none |
-//! | the kernel's, writable | data; what is no RAM |
+//! | the kernel's, writable | data; the kernel's own data |
 //! | the kernel's, executable | text |
-//! | the kernel's, neither | any |
+//! | the kernel's, neither | RAM |
+//! | the kernel's, as device memory, not executable | what is no RAM |
 //!
 //! The linear map and the alias are exempt: what they map is what protection is made of, and only this crate stores there.
 
@@ -17,7 +18,7 @@ use core::panic::Location;
 use super::frame_type::FrameType;
 use super::types::Types;
 use crate::addr::{Level, PAGE_SIZE, PhysAddr, VirtAddr};
-use crate::entry::{Entry, Format};
+use crate::entry::{Entry, Format, MemoryType};
 use crate::section::Space;
 
 /// What a frame was to be used for.
@@ -45,6 +46,8 @@ pub enum Use {
         write: bool,
         /// For instruction fetches.
         execute: bool,
+        /// As memory, or as a device.
+        memory: MemoryType,
     },
 }
 
@@ -72,7 +75,7 @@ impl fmt::Display for Violation {
                 let whose = if user { "a program's" } else { "the kernel's" };
                 write!(f, " and was to be stored to as {whose} {level:?} table")?;
             }
-            Use::Leaf { user, write, execute } => {
+            Use::Leaf { user, write, execute, memory } => {
                 let whose = if user { "a program" } else { "the kernel" };
                 let rights = match (write, execute) {
                     (true, true) => " writable and executable",
@@ -80,7 +83,11 @@ impl fmt::Display for Violation {
                     (false, true) => " executable",
                     (false, false) => " read-only",
                 };
-                write!(f, " and was to be mapped{rights} for {whose}")?;
+                let memory = match memory {
+                    MemoryType::Normal => "",
+                    MemoryType::Device => " as a device",
+                };
+                write!(f, " and was to be mapped{rights}{memory} for {whose}")?;
             }
         }
         if let Some(entry) = self.entry {
@@ -99,6 +106,7 @@ pub(crate) struct LeafRule {
     misplaced: bool,
     write: bool,
     execute: bool,
+    memory: MemoryType,
     /// Whether leaves of this space are held against types.
     exempt: bool,
 }
@@ -113,6 +121,7 @@ impl LeafRule {
             misplaced: attrs.user && space != Space::User,
             write: attrs.write,
             execute: attrs.execute,
+            memory: attrs.memory,
             exempt: space == Space::Linear,
         }
     }
@@ -126,7 +135,8 @@ impl LeafRule {
     /// Whether a leaf may map data.
     #[inline(always)]
     pub(super) fn admits_data(self) -> bool {
-        self.exempt || self.user || !(self.execute || self.misplaced)
+        let is_memory = self.memory == MemoryType::Normal;
+        self.exempt || is_memory && (self.user || !(self.execute || self.misplaced))
     }
 
     /// The first of `pages` frames that a leaf may not map.
@@ -142,21 +152,26 @@ impl LeafRule {
             .find(|&frame| !self.admits(types, frame))
     }
 
-    /// Whether a leaf has no more permission than the one before it.
+    /// Whether a leaf has no more permission than the one before it, and treats what it maps alike.
     #[inline(always)]
     pub(crate) fn only_takes<F: Format>(self, before: Entry, after: Entry) -> bool {
         let (was, is) = (F::attrs(before), F::attrs(after));
-        (was.write || !is.write) && (was.execute || !is.execute) && was.user == is.user
+        (was.write || !is.write)
+            && (was.execute || !is.execute)
+            && (was.user, was.memory) == (is.user, is.memory)
     }
 
     /// Whether a leaf may map a frame of this type.
     pub(super) fn admits_type(self, is: FrameType) -> bool {
+        let as_device = self.memory == MemoryType::Device;
         match (is, self.write, self.execute) {
             _ if self.exempt => true,
+            // Registers are not cached, and RAM is not reached by two ways that do not know of each other.
+            _ if as_device != (is == FrameType::NotRam) => false,
             _ if self.user => is.is_data(),
             _ if self.misplaced => false,
             (_, true, true) => false,
-            (is, true, false) => is.is_data() || is == FrameType::NotRam,
+            (is, true, false) => is.is_data() || as_device || is == FrameType::KernelData,
             (is, false, true) => is == FrameType::Text,
             (_, false, false) => true,
         }
@@ -171,7 +186,8 @@ impl LeafRule {
         by: &'static Location<'static>,
     ) -> Violation {
         let user = self.user || self.misplaced;
-        let wanted = Use::Leaf { user, write: self.write, execute: self.execute };
+        let LeafRule { write, execute, memory, .. } = self;
+        let wanted = Use::Leaf { user, write, execute, memory };
         Violation { frame, is: types.of(frame), wanted, entry, by }
     }
 }

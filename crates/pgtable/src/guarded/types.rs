@@ -25,6 +25,9 @@ const SWEEPS_ENDED: usize = ENTRIES - 3;
 const PROTECTED: usize = ENTRIES - 2;
 const THROUGH_ALIAS: usize = ENTRIES - 1;
 
+/// What no frame has: the word of no type.
+pub(super) const NO_WORD: u32 = u32::MAX;
+
 /// How many sweeps there can be: what a word has room for.
 const MAX_SWEEPS: u64 = (1 << (u32::BITS - TYPE_BITS)) - 2;
 
@@ -131,7 +134,7 @@ impl Types {
 
     /// The word of data that is mapped now. For the length of a gate: a sweep that begins meanwhile waits for that.
     #[inline(always)]
-    pub(super) fn mapped_word(&self) -> u32 {
+    pub(crate) fn mapped_word(&self) -> u32 {
         (self.flag(SWEEPS_BEGUN).load(Ordering::Acquire) as u32 + 1) << TYPE_BITS
     }
 

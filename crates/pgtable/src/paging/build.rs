@@ -2,7 +2,7 @@
 
 use super::Paging;
 use crate::addr::{Level, PhysAddr, VirtAddr};
-use crate::entry::{Entry, Format};
+use crate::entry::{Attrs, Format, MemoryType};
 use crate::error::Error;
 use crate::linear;
 use crate::machine::{Frames, Machine, Memory};
@@ -29,7 +29,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     }
 
     /// Maps a page of a device's registers beside the aliases, so that it can be written in windows alone, and returns where; `None` without an
-    /// alias. `attributes` makes the leaf one for devices.
+    /// alias.
     ///
     /// # Errors
     ///
@@ -39,7 +39,6 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         &self,
         number: usize,
         device: PhysAddr,
-        attributes: impl Fn(Entry) -> Entry,
     ) -> Result<Option<VirtAddr>, Error> {
         let Some(alias) = self.alias() else { return Ok(None) };
         if self.is_protected() {
@@ -47,11 +46,13 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         }
         let no_room = Error::AliasMisplaced(self.machine().alias());
         let va = alias.device(number).ok_or(no_room)?;
-        let leaf =
-            M::Format::alias(Level::Pte, device).ok_or(Error::OutsideLinearMap(device, 1))?;
+        // As an alias is, but for what is behind it.
+        let attrs = Attrs { memory: MemoryType::Device, ..Attrs::USER_DATA };
+        let leaf = M::Format::leaf(Level::Pte, device, attrs);
+        let leaf = leaf.ok_or(Error::OutsideLinearMap(device, 1))?;
         let section = self.building();
         let table = self.table_for(&section, &self.kernel, va, Level::Pte)?;
-        section.set_upper(table.slot(va.index(Level::Pte)), attributes(leaf));
+        section.set_upper(table.slot(va.index(Level::Pte)), leaf);
         Ok(Some(va))
     }
 

@@ -69,6 +69,11 @@ impl Root {
         self.frame
     }
 
+    /// Where that is kept. For attacks.
+    pub fn frame_address(&self) -> VirtAddr {
+        VirtAddr(core::ptr::from_ref(&self.frame).addr() as u64)
+    }
+
     /// Whose tables these are.
     pub fn space(&self) -> Space {
         self.space
@@ -259,6 +264,11 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     /// How many spare pages the calling CPU has, and where that is kept, if there is a pool. For attacks.
     pub fn spares_of_this_cpu(&self) -> Option<(usize, VirtAddr)> {
         self.pool.as_ref().map(|pool| pool.spares_of_this_cpu(self.machine()))
+    }
+
+    /// The spare page that the calling CPU hands out next, and where that is kept, if there is a pool and a page. For attacks.
+    pub fn next_spare_of_this_cpu(&self) -> Option<(PhysAddr, VirtAddr)> {
+        self.pool.as_ref().and_then(|pool| pool.next_of_this_cpu(self.machine()))
     }
 
     /// Where it is kept whether protection is on. For attacks.

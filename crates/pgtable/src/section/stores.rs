@@ -134,7 +134,7 @@ impl<M: Machine> Section<'_, M> {
         self.machine.flush_tlb(Flush::All);
     }
 
-    /// Stores PTEs of a table, each at its place: all, or none, unless they are changed meanwhile.
+    /// Stores PTEs of a table, each at its place, where nothing is: all, or none.
     ///
     /// # Errors
     ///
@@ -149,23 +149,38 @@ impl<M: Machine> Section<'_, M> {
             return Ok(());
         }
         let by = Location::caller();
-        self.in_window(|window| {
-            let admit = |slot, entry| match self.types() {
-                Some(types) => self.admit(window, types, (slot, Level::Pte), entry, by),
-                None => Ok(()),
-            };
-            let entries = &entries[..entries.len().min(ENTRIES)];
-            entries.iter().try_for_each(|&(index, entry)| admit(table.slot(index), entry))?;
-            for &(index, entry) in entries {
-                // Once more, since they lie in the caller's memory: what is judged is what is stored.
-                admit(table.slot(index), entry)?;
-                self.count(Event::EntryStore, 1);
-                store::set(window, self.writable(table.slot(index)), entry);
+        let entries = &entries[..entries.len().min(ENTRIES)];
+        let Some(&(first, _)) = entries.first() else { return Ok(()) };
+        let result = self.in_window(|window| {
+            let types = self.types();
+            if let Some(types) = types {
+                self.check_table(types, table.slot(first), Level::Pte, by)
+                    .map_err(|error| (0, error))?;
             }
-            Ok::<_, Error>(())
-        })?;
+            let mark = types.map_or(0, Types::mapped_word);
+            for (done, &(index, entry)) in entries.iter().enumerate() {
+                let slot = table.slot(index);
+                let admitted = types.map_or(Ok(()), |types| {
+                    self.admit_leaf(window, types, mark, (slot, Level::Pte), entry, by)
+                });
+                if let Err(error) = admitted {
+                    for &(index, _) in &entries[..done] {
+                        store::clear(window, self.writable(table.slot(index)));
+                    }
+                    return Err((done, error));
+                }
+                self.count(Event::EntryStore, 1);
+                store::set(window, self.writable(slot), entry);
+            }
+            Ok(())
+        });
         entries.iter().for_each(|&(_, entry)| self.stored_valid(entry));
-        Ok(())
+        result.map_err(|(done, error)| {
+            if done > 0 {
+                self.forget_all();
+            }
+            error
+        })
     }
 
     /// Stores `entry(i)` to each PTE of a run: entries of the linear map's or the alias's, or where there are no types.

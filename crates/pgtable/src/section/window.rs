@@ -48,9 +48,11 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline(always)]
     fn in_gate<R>(&self, f: impl FnOnce(&Window<'_>) -> R) -> R {
         let interrupts_were_on = self.machine.interrupts_off();
+        self.machine.probe().gate_begins();
         let guard = self.open_guard();
         let result = f(&guard.window());
         self.close_guard(guard, false);
+        self.machine.probe().gate_ends();
         if interrupts_were_on {
             self.machine.interrupts_on();
         }

@@ -40,7 +40,12 @@ impl<F: HostedFormat, S: Protection> Victim<F, S> {
         // What types say of it besides is another test's business (`frame_types`).
         let mut findings = self.findings();
         findings.retain(|finding| {
-            !matches!(finding, Finding::WrongType { .. } | Finding::ForbiddenLeaf { .. })
+            !matches!(
+                finding,
+                Finding::WrongType { .. }
+                    | Finding::ForbiddenLeaf { .. }
+                    | Finding::UnmarkedLeaf { .. }
+            )
         });
         look(&findings);
         self.system.plant(place.table, place.index, place.entry);

@@ -7,6 +7,7 @@ use kpkeys_pgtable::{Attrs, Flush, Machine, PAGE_SIZE, PageRange, PhysAddr, Virt
 use spin::Mutex;
 
 use super::Failure;
+use super::forged;
 use super::prepare::{Prepared, USER_START};
 use super::primitive::Primitive;
 use super::promise::Outcome;
@@ -33,6 +34,10 @@ pub(super) fn attack<M: Machine, S: Site<M>>(
     if target == Target::ProtectionFlag {
         let address = VirtAddr(kernel.paging().protected_address().addr() as u64);
         return Ok(outcome(site.store(store, Aim::at(address))));
+    }
+    if target == Target::Device {
+        let device = site.device().ok_or(Failure::NoTarget("no device is mapped"))?;
+        return by_remapping(kernel, prepared, device, Attrs::KERNEL_DATA);
     }
     let (page, offset) = prepared.locate(target)?;
     // Sixty-four bytes must not leave the page.
@@ -71,12 +76,26 @@ pub(super) fn attack<M: Machine, S: Site<M>>(
             Ok(if loaded { Outcome::Succeeded } else { Outcome::Refused })
         }
         Primitive::ForgedSpare => by_forged_spare(kernel, site, linear),
+        Primitive::ForgedEntry => by_forged_entry(kernel, site, linear, page),
+        Primitive::ForgedLink => match target {
+            Target::UserPage => forged::link_to_programs_page(kernel, site),
+            Target::KernelPage => forged::link_to_kernels_page(kernel, site, prepared),
+            _ => forged::link_to_table(kernel, site, linear, page),
+        },
+        Primitive::ForgedFile => forged::file(kernel, site, linear, page),
+        Primitive::ForgedSpace => forged::space(kernel, site),
+        Primitive::MapExecutable => {
+            let attrs = Attrs { execute: true, ..Attrs::KERNEL_DATA };
+            by_remapping(kernel, prepared, page, attrs)
+        }
+        Primitive::MapAsDevice => by_remapping(kernel, prepared, page, Attrs::DEVICE),
+        Primitive::MapAsMemory => Err(Failure::NoTarget("it is no device")),
         Primitive::ForgedFrame => with_forged_register(site, SavedIn::Frame, of_table),
         Primitive::ForgedThread => with_forged_register(site, SavedIn::Thread, of_table),
     }
 }
 
-fn outcome(result: Result<(), Fault>) -> Outcome {
+pub(super) fn outcome(result: Result<(), Fault>) -> Outcome {
     match result {
         Ok(()) => Outcome::Succeeded,
         Err(fault) => Outcome::Faulted(fault),
@@ -157,7 +176,7 @@ fn as_user<M: Machine>(
 }
 
 /// Attacks at a mapping of the page in an address space, made for it: one that was left over when the page became a table.
-fn mapped_for_user<M: Machine>(
+pub(super) fn mapped_for_user<M: Machine>(
     kernel: &Kernel<M>,
     linear: Aim,
     page: PhysAddr,
@@ -196,31 +215,47 @@ fn by_mapping<M: Machine, S: Site<M>>(
     offset: u64,
 ) -> Result<Outcome, Failure> {
     let range = PageRange::new(prepared.vmalloc, 1).map_err(kpkeys_mm::Error::from)?;
-    let own = remap(kernel, range, page)?;
+    let own = remap(kernel, range, page, Attrs::KERNEL_DATA)?;
     let Some(own) = own else { return Ok(Outcome::Refused) };
     let outcome = outcome(site.store(Store::Word, Aim::at(prepared.vmalloc.offset(offset))));
-    remap(kernel, range, own)?.ok_or(Failure::NoTarget("the page could not be mapped back"))?;
+    let back = remap(kernel, range, own, Attrs::KERNEL_DATA)?;
+    back.ok_or(Failure::NoTarget("the page could not be mapped back"))?;
     Ok(outcome)
 }
 
+/// Remaps a page of the vmalloc area for a moment, which must not be.
+fn by_remapping<M: Machine>(
+    kernel: &Kernel<M>,
+    prepared: &Prepared<'_, M>,
+    to: PhysAddr,
+    attrs: Attrs,
+) -> Result<Outcome, Failure> {
+    let range = PageRange::new(prepared.vmalloc, 1).map_err(kpkeys_mm::Error::from)?;
+    let Some(own) = remap(kernel, range, to, attrs)? else { return Ok(Outcome::Refused) };
+    let back = remap(kernel, range, own, Attrs::KERNEL_DATA)?;
+    back.ok_or(Failure::NoTarget("the page could not be mapped back"))?;
+    Ok(Outcome::Succeeded)
+}
+
 /// Maps a page elsewhere and returns where it was mapped to; `None`, and no change, if the page-table code refuses.
-fn remap<M: Machine>(
+pub(super) fn remap<M: Machine>(
     kernel: &Kernel<M>,
     range: PageRange,
     to: PhysAddr,
+    attrs: Attrs,
 ) -> Result<Option<PhysAddr>, Failure> {
     use kpkeys_pgtable::Format;
     let paging = kernel.paging();
     let section = paging.section(paging.kernel());
-    let map = |frame| paging.map(&section, paging.kernel(), range, Attrs::KERNEL_DATA, |_| frame);
+    let map = |frame, attrs| paging.map(&section, paging.kernel(), range, attrs, |_| frame);
     let mut own = None;
     paging.unmap(&section, paging.kernel(), range, |_, level, entry| {
         own = Some(M::Format::frame(level, entry));
     })?;
     paging.flush(Flush::Kernel(range));
     let own = own.ok_or(Failure::NoTarget("the page was not mapped"))?;
-    if map(to).is_err() {
-        map(own)?;
+    if map(to, attrs).is_err() {
+        map(own, Attrs::KERNEL_DATA)?;
         return Ok(None);
     }
     Ok(Some(own))
@@ -264,6 +299,35 @@ fn by_forged_spare<M: Machine, S: Site<M>>(
     }
     paging.release_user_root(in_use);
     Ok(Outcome::Refused)
+}
+
+/// Has another page handed out as a table than the CPU's next one. Without a pool there is no such list.
+fn by_forged_entry<M: Machine, S: Site<M>>(
+    kernel: &Kernel<M>,
+    site: &S,
+    linear: Aim,
+    page: PhysAddr,
+) -> Result<Outcome, Failure> {
+    let paging = kernel.paging();
+    let new_root = || paging.new_user_root(&paging.section(paging.kernel()));
+    // So that there is one.
+    paging.release_user_root(new_root()?);
+    let (Some((count, count_at)), Some((next, next_at))) =
+        (paging.spares_of_this_cpu(), paging.next_spare_of_this_cpu())
+    else {
+        return Ok(outcome(site.store(Store::Word, linear)));
+    };
+    site.overwrite(next_at, page.0).map_err(Failure::Site)?;
+    let handed_out = new_root().is_ok_and(|root| {
+        let is_page = root.frame() == page;
+        // No pool's page: it is left alone.
+        paging.release_user_root(root);
+        is_page
+    });
+    // The page whose turn it was is spare as before.
+    site.overwrite(next_at, next.0).map_err(Failure::Site)?;
+    site.overwrite(count_at, count as u64).map_err(Failure::Site)?;
+    Ok(if handed_out { Outcome::Succeeded } else { Outcome::Refused })
 }
 
 fn with_forged_register<M: Machine, S: Site<M>>(

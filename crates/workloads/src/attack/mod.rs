@@ -12,12 +12,14 @@
 //! | [`site`] | what an attack needs that only the kernel below has: faults caught, interrupts, other CPUs |
 //! | [`prepare`] | getting hold of the targets |
 //! | [`execute`] | running one pair |
+//! | `forged` | those that change what allocators, files and address spaces remember |
 //!
 //! What the windows are is up to the mode under attack: an attack from within one runs inside a real operation on page tables, while that
 //! operation's own window is open. That it *is* open is checked first, by a store of the operation itself that must succeed;
 //! otherwise a blocked attack would prove nothing.
 
 pub mod execute;
+mod forged;
 pub mod prepare;
 pub mod primitive;
 pub mod promise;
@@ -34,7 +36,7 @@ use core::fmt;
 
 use kpkeys::Scheme;
 use kpkeys_mm::{Error, Kernel};
-use kpkeys_pgtable::Machine;
+use kpkeys_pgtable::{Format, Machine, Mode};
 
 /// How one attack went.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -110,9 +112,14 @@ pub fn run<M: Machine, S: Site<M>>(
             let has_alias = !primitive.needs_alias() || protection.scheme == Scheme::Alias;
             let is_there = match target {
                 Target::Platform(platform) => site.platform(platform).is_some(),
+                Target::Device => site.device().is_some(),
                 _ => true,
             };
-            if !has_place || !has_alias || !is_there {
+            if !has_place
+                || !has_alias
+                || !is_there
+                || !can_be_made::<M>(primitive, target, protection)
+            {
                 continue;
             }
             let outcome = execute::attack(kernel, site, &prepared, target, primitive)?;
@@ -121,4 +128,17 @@ pub fn run<M: Machine, S: Site<M>>(
         }
     }
     prepared.finish()
+}
+
+/// Whether an attack says something here.
+fn can_be_made<M: Machine>(primitive: Primitive, target: Target, protection: Protection) -> bool {
+    match (primitive, target) {
+        // Where one root has both halves, the kernel's own is what it runs on anyway.
+        (Primitive::ForeignRoot, Target::Table(..)) => !M::Format::USER_ROOT_HAS_KERNEL_HALF,
+        // A page without an alias cannot be emptied through it: the kernel stops.
+        (Primitive::ForgedEntry, _) => {
+            protection.scheme == Scheme::Keys || protection.mode != Mode::FusedLean
+        }
+        _ => true,
+    }
 }

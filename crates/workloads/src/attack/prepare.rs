@@ -28,6 +28,7 @@ pub struct Prepared<'k, M: Machine> {
     pub(super) vmalloc: VirtAddr,
     linear: VirtAddr,
     image: VirtAddr,
+    text: VirtAddr,
     early: PhysAddr,
     fixed: PhysAddr,
     user: AddressSpace<'k, M>,
@@ -59,6 +60,7 @@ impl<'k, M: Machine> Prepared<'k, M> {
             vmalloc: kernel.vmalloc(1)?,
             linear: linear_address(kernel, become_data.address())?,
             image: site.image_address(),
+            text: site.text_address(),
             early: site.early_table(),
             fixed: site.static_table(),
             user,
@@ -88,10 +90,23 @@ impl<'k, M: Machine> Prepared<'k, M> {
             Target::GivenBack => (self.given_back, 0),
             Target::DataBecomeTable => (self.become_table, 0),
             Target::TableBecomeData => (self.become_data.address(), 0),
-            Target::ProtectionFlag | Target::Platform(_) => {
+            Target::UserPage => (self.frame(self.user.root(), USER_START)?, 0),
+            Target::KernelPage => (self.kernels(self.vmalloc)?, 0),
+            Target::KernelData => (self.kernels(self.image)?, 0),
+            Target::KernelText => (self.kernels(self.text)?, 0),
+            Target::ProtectionFlag | Target::Platform(_) | Target::Device => {
                 return Err(Failure::NoTarget("it is no page of memory"));
             }
         })
+    }
+
+    fn kernels(&self, address: VirtAddr) -> Result<PhysAddr, Failure> {
+        self.frame(self.kernel.paging().kernel(), address)
+    }
+
+    fn frame(&self, root: &Root, address: VirtAddr) -> Result<PhysAddr, Failure> {
+        let mapped = self.kernel.paging().translate(root, address);
+        Ok(PhysAddr(mapped.ok_or(Failure::NoTarget("it is not mapped"))?.0 & !(PAGE_SIZE - 1)))
     }
 
     fn region(&self, region: Region) -> (&Root, VirtAddr) {

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::site::{Place, Store};
-use super::target::Target;
+use super::target::{Level, Region, Target};
 
 /// A way to write.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -48,6 +48,20 @@ pub enum Primitive {
     ForeignRoot,
     /// By changing how many spare pages a CPU is said to have, so that one that is in use is handed out again.
     ForgedSpare,
+    /// By changing which page a CPU hands out next as a table.
+    ForgedEntry,
+    /// By changing which block the frame allocator gives next: to the page-table code what is mapped, or as data what is a table.
+    ForgedLink,
+    /// By changing which frame holds a page of a file, which a program then maps.
+    ForgedFile,
+    /// By changing whose tables an address space is said to have.
+    ForgedSpace,
+    /// By asking the page-table code to map a page writable and executable.
+    MapExecutable,
+    /// By asking it to map a device's registers as memory.
+    MapAsMemory,
+    /// By asking it to map memory as a device's registers.
+    MapAsDevice,
     /// By changing the saved register in an exception frame.
     ForgedFrame,
     /// By changing the saved register of a suspended thread.
@@ -56,7 +70,7 @@ pub enum Primitive {
 
 impl Primitive {
     /// All of them, in the order of the table's columns.
-    pub const ALL: [Primitive; 22] = [
+    pub const ALL: [Primitive; 29] = [
         Primitive::Byte,
         Primitive::Word,
         Primitive::Bulk,
@@ -77,6 +91,13 @@ impl Primitive {
         Primitive::ForgedRoot,
         Primitive::ForeignRoot,
         Primitive::ForgedSpare,
+        Primitive::ForgedEntry,
+        Primitive::ForgedLink,
+        Primitive::ForgedFile,
+        Primitive::ForgedSpace,
+        Primitive::MapExecutable,
+        Primitive::MapAsMemory,
+        Primitive::MapAsDevice,
         Primitive::ForgedFrame,
         Primitive::ForgedThread,
     ];
@@ -104,6 +125,13 @@ impl Primitive {
             Primitive::ForgedRoot => "forged-root",
             Primitive::ForeignRoot => "foreign-root",
             Primitive::ForgedSpare => "forged-spare",
+            Primitive::ForgedEntry => "forged-entry",
+            Primitive::ForgedLink => "forged-link",
+            Primitive::ForgedFile => "forged-file",
+            Primitive::ForgedSpace => "forged-space",
+            Primitive::MapExecutable => "map-executable",
+            Primitive::MapAsMemory => "map-as-memory",
+            Primitive::MapAsDevice => "map-as-device",
             Primitive::ForgedFrame => "forged-frame",
             Primitive::ForgedThread => "forged-thread",
         }
@@ -146,12 +174,36 @@ impl Primitive {
         matches!(self, Self::Alias | Self::CopyToUser | Self::Program)
     }
 
+    /// Whether it is a store, wherever it is made from; the others have the kernel itself do what it should not.
+    pub const fn is_store(self) -> bool {
+        self.is_plain_store() || self.place().is_some() || self.needs_alias()
+    }
+
     /// Whether the pair makes sense: roots alone can be forged, and ordinary data needs no tricks to be written.
     pub fn applies_to(self, target: Target) -> bool {
+        use Target::{
+            DataBecomeTable, Device, Early, KernelData, KernelPage, KernelText, UserPage,
+        };
+        const USER_ROOT: Target = Target::Table(Region::User, Level::Root);
+        const KERNEL_ROOT: Target = Target::Table(Region::LinearMap, Level::Root);
         match (self, target) {
             (Primitive::ForgedRoot, target) => target.is_root(),
-            (Primitive::ForeignRoot, target) => target == Target::Early,
-            (Primitive::ForgedSpare, target) => target == Target::DataBecomeTable,
+            (Primitive::ForeignRoot, target) => matches!(target, Early | KERNEL_ROOT),
+            (Primitive::ForgedSpare, target) => target == DataBecomeTable,
+            (Primitive::ForgedEntry, target) => matches!(target, UserPage | KernelPage),
+            (Primitive::ForgedLink, target) => {
+                matches!(target, UserPage | KernelPage | DataBecomeTable)
+            }
+            (Primitive::ForgedFile, target) => matches!(target, Early | KernelData | KernelText),
+            (Primitive::ForgedSpace, target) => target == USER_ROOT,
+            (Primitive::MapAsMemory, target) => target == Device,
+            (Primitive::MapExecutable | Primitive::MapAsDevice, target) => target == KernelPage,
+            (Primitive::UserAlias, KernelData) => true,
+            (
+                Primitive::UserAlias | Primitive::VmallocAlias | Primitive::MapWritable,
+                KernelText,
+            ) => true,
+            (_, UserPage | KernelPage | KernelData | KernelText | Device) => false,
             // What lies beside it must not be written back.
             (primitive, Target::ProtectionFlag) => primitive == Primitive::Byte,
             (primitive, Target::TableBecomeData | Target::Platform(_)) => {

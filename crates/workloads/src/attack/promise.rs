@@ -27,6 +27,8 @@ pub struct Protection {
 pub enum Promise {
     /// It faults.
     Blocked,
+    /// It succeeds: the page is data.
+    Succeeds,
     /// Nothing: it is reported as it is.
     None,
 }
@@ -60,8 +62,13 @@ pub fn of(target: Target, primitive: Primitive, protection: Protection) -> Promi
     let Protection { mode, enforced, scheme, pool } = protection;
     let is_table = match target {
         Target::Table(..) | Target::Early | Target::Static | Target::DataBecomeTable => true,
+        Target::UserPage
+        | Target::KernelPage
+        | Target::KernelData
+        | Target::KernelText
+        | Target::Device => true,
         Target::GivenBack => pool,
-        Target::TableBecomeData => false,
+        Target::TableBecomeData => return Promise::Succeeds,
         Target::ProtectionFlag => mode.checks(),
         Target::Platform(_) => true,
     };
@@ -74,6 +81,12 @@ pub fn of(target: Target, primitive: Primitive, protection: Protection) -> Promi
                 | Primitive::ForgedRoot
                 | Primitive::ForeignRoot
                 | Primitive::ForgedSpare
+                | Primitive::ForgedEntry
+                | Primitive::ForgedLink
+                | Primitive::ForgedFile
+                | Primitive::MapExecutable
+                | Primitive::MapAsMemory
+                | Primitive::MapAsDevice
         );
     // Gates restore no open window from ordinary memory.
     let is_saved_register = matches!(primitive, Primitive::ForgedFrame | Primitive::ForgedThread);
@@ -105,18 +118,20 @@ pub fn check(target: Target, promise: Promise, outcome: Outcome, mode: Mode) -> 
         {
             Err(Broken::OtherFault)
         }
-        (_, Outcome::Faulted(_) | Outcome::Refused) if target == Target::TableBecomeData => {
-            Err(Broken::DataUnwritable)
-        }
+        (Promise::Succeeds, Outcome::Faulted(_) | Outcome::Refused) => Err(Broken::DataUnwritable),
         _ => Ok(()),
     }
 }
 
 impl Promise {
+    /// All of them.
+    pub const ALL: [Promise; 3] = [Promise::Blocked, Promise::Succeeds, Promise::None];
+
     /// Its name in results.
     pub const fn name(self) -> &'static str {
         match self {
             Promise::Blocked => "blocked",
+            Promise::Succeeds => "succeeds",
             Promise::None => "none",
         }
     }

@@ -109,6 +109,12 @@ pub trait Site<M: Machine>: Sync {
     /// An address of the kernel image, in its data.
     fn image_address(&self) -> VirtAddr;
 
+    /// An address of the kernel image, in its code.
+    fn text_address(&self) -> VirtAddr;
+
+    /// A page of a device's registers, if one is mapped.
+    fn device(&self) -> Option<PhysAddr>;
+
     /// The root of the tables the kernel was started on.
     fn early_table(&self) -> PhysAddr;
 

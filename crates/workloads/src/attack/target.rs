@@ -17,6 +17,16 @@ pub enum Target {
     DataBecomeTable,
     /// A page that was a page-table page and became data. It must be writable again.
     TableBecomeData,
+    /// A page that a program can write, and that is to become a page-table page.
+    UserPage,
+    /// The same of a page that the kernel has mapped besides the linear map.
+    KernelPage,
+    /// A page of the kernel's variables.
+    KernelData,
+    /// A page of the kernel's code.
+    KernelText,
+    /// A page of a device's registers.
+    Device,
     /// What the page-table code remembers: whether protection is on.
     ProtectionFlag,
     /// No page-table page, but what could be turned against them.
@@ -65,13 +75,18 @@ pub enum Level {
 impl Target {
     /// All targets, tables first.
     pub fn all() -> impl Iterator<Item = Target> {
-        use Target::{DataBecomeTable, Early, GivenBack, ProtectionFlag, Static, TableBecomeData};
+        use Target::{
+            DataBecomeTable, Device, Early, GivenBack, KernelData, KernelPage, KernelText,
+            ProtectionFlag, Static, TableBecomeData, UserPage,
+        };
         let platform = Platform::ALL.into_iter().map(Target::Platform);
         let tables = Region::ALL.into_iter().flat_map(|region| {
             Level::ALL.into_iter().map(move |level| Target::Table(region, level))
         });
         let others = [Early, Static, GivenBack, DataBecomeTable, TableBecomeData, ProtectionFlag];
-        tables.chain(others).chain(platform)
+        // Last, since they use up what the pool has given back.
+        let beliefs = [UserPage, KernelPage, KernelData, KernelText, Device];
+        tables.chain(others).chain(platform).chain(beliefs)
     }
 
     /// The target whose [`Display`](fmt::Display) this is.
@@ -138,6 +153,11 @@ impl fmt::Display for Target {
             Target::GivenBack => "table-given-back",
             Target::DataBecomeTable => "data-become-table",
             Target::TableBecomeData => "table-become-data",
+            Target::UserPage => "user-page",
+            Target::KernelPage => "kernel-page",
+            Target::KernelData => "kernel-data",
+            Target::KernelText => "kernel-text",
+            Target::Device => "device",
             Target::ProtectionFlag => "protection-flag",
             Target::Platform(Platform::ExceptionTable) => "exception-table",
             Target::Platform(Platform::TaskState) => "task-state",

@@ -155,7 +155,7 @@ fn map_a_device(paging: &Paging<MyMachine, MyFrames>) -> Result<(), kpkeys_pgtab
     let root = paging.kernel();
     let range = PageRange::new(VirtAddr(0xffff_d000_0000_0000), 1)?;
     let section = paging.section(root);
-    paging.map(&section, root, range, Attrs::KERNEL_DATA, |_| PhysAddr(0xfee0_0000))?;
+    paging.map(&section, root, range, Attrs::DEVICE, |_| PhysAddr(0xfee0_0000))?;
     drop(section);
     assert_eq!(paging.translate(root, range.start()), Some(PhysAddr(0xfee0_0000)));
     Ok(())

@@ -10,7 +10,7 @@ use std::error::Error;
 use kpkeys_examples::{Example, boot, this_cpu};
 use kpkeys_hosted::mmu::Fault;
 use kpkeys_mm::Kernel;
-use kpkeys_pgtable::{Attrs, Level, Mode, PageRange, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{Attrs, Frames, Level, Mode, PageRange, PhysAddr, VirtAddr};
 
 /// What an attack came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,7 +29,8 @@ const EVIL: u64 = 0x0bad_0bad_0bad_0bad;
 /// A list of frames that the kernel is about to map, with the kernel's own root table written into it.
 fn map_a_table_as_data(kernel: &Kernel<Example>) -> Outcome {
     let (paging, root) = (kernel.paging(), kernel.paging().kernel());
-    let mut frames = [PhysAddr(0xfee0_0000), PhysAddr(0xfee0_1000)];
+    let mut frames: [PhysAddr; 2] =
+        core::array::from_fn(|_| paging.frames().allocate(0).expect("there is memory"));
     frames[1] = root.frame(); // the attacker's store, to ordinary memory
 
     let range = PageRange::new(VirtAddr(0xffff_d000_0000_0000), 2).expect("two pages");

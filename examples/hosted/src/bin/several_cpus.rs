@@ -24,7 +24,7 @@ fn work(kernel: &Kernel<Example>, cpu: usize) -> Result<(), kpkeys_pgtable::Erro
     let range = PageRange::new(VirtAddr(0xffff_d000_0000_0000 + ((cpu as u64) << 21)), 64)?;
     let registers = |page| PhysAddr(0xfee0_0000 + page as u64 * 0x1000);
     let section = paging.section(root);
-    paging.map(&section, root, range, Attrs::KERNEL_DATA, registers)
+    paging.map(&section, root, range, Attrs::DEVICE, registers)
 }
 
 fn main() -> Result<(), Box<dyn Error>> {

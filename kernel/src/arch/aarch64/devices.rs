@@ -15,6 +15,13 @@ pub fn register(ranges: impl Iterator<Item = PhysRange>) {
         .call_once(|| ranges.map(|range| range.rounded_out(PAGE_SIZE)).take(MAX_DEVICES).collect());
 }
 
+/// Whether the registers of a page, by its number, are written during start alone: those of an interrupt controller that has system registers for
+/// everything that comes later. (The first range is the console's, which is always written.)
+pub fn is_settled(page: usize) -> bool {
+    let of_console = RANGES.get().and_then(|ranges| ranges.first()).map_or(0, PhysRange::pages);
+    super::gic::has_system_registers() && page >= of_console
+}
+
 /// Every page of device registers, in the order in which they are mapped.
 pub fn pages() -> impl Iterator<Item = PhysAddr> {
     let ranges = RANGES.get().map_or(&[][..], |ranges| ranges.as_slice());

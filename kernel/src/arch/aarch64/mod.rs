@@ -65,16 +65,19 @@ pub fn only_for_start() -> Option<PhysRange> {
     None
 }
 
-/// Where the exception table and the running CPU's task state are: there are none, the vectors are code. For attacks.
-pub fn platform(_: Platform) -> Option<VirtAddr> {
-    None
+/// Whether a page of devices, by its number, is written during start alone.
+pub fn is_device_settled(page: usize) -> bool {
+    devices::is_settled(page)
 }
 
-/// A leaf entry made device memory: the second of the attributes in `control::MAIR`.
-pub fn uncached(entry: Entry) -> Entry {
-    const ATTRIBUTES: u64 = 0b111 << 2;
-    const DEVICE: u64 = 1 << 2;
-    Entry(entry.0 & !ATTRIBUTES | DEVICE)
+/// Where a structure is that could be turned against page tables. There is no exception table and no task state: the vectors are code. For attacks.
+pub fn platform(platform: Platform) -> Option<VirtAddr> {
+    match platform {
+        Platform::InterruptController => {
+            gic::pending_table_register().map(|register| VirtAddr(register as u64))
+        }
+        Platform::ExceptionTable | Platform::TaskState | Platform::StartCode => None,
+    }
 }
 
 /// Where the frame of the call interrupt being handled keeps the interrupted protection register. For attacks.

@@ -31,6 +31,7 @@ use crate::start::image;
 use crate::{protection, sched};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
+use kpkeys_pgtable::section::Space;
 
 /// Identifiers of the sets of tables, while `TCR_EL1.A1` is set.
 pub const BOOT_ASID: u64 = 1;
@@ -62,6 +63,13 @@ impl RootTable {
 /// What the running CPU's root register of the user half holds.
 pub fn current() -> PhysAddr {
     PhysAddr(mrs!("ttbr0_el1") & ADDRESS)
+}
+
+/// The roots that the running CPU has loaded, by whose half each is for. The table that translates nothing is none.
+pub fn loaded() -> impl Iterator<Item = (Space, PhysAddr)> {
+    let kernel = PhysAddr(mrs!("ttbr1_el1") & ADDRESS);
+    let user = (current().0 != empty()).then_some((Space::User, current()));
+    [(Space::Kernel, kernel)].into_iter().chain(user)
 }
 
 /// Loads what a thread with this root runs on in the kernel: that root, or none where programs' tables lack something. Interrupts are off.

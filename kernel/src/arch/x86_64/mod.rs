@@ -53,6 +53,11 @@ pub fn devices() -> impl Iterator<Item = PhysAddr> {
 /// Whether this kernel's own driver writes them, by `write_device`: they can be closed outside of windows then.
 pub const DEVICES_ARE_WRITTEN_IN_WINDOWS: bool = true;
 
+/// Whether a page of devices, by its number, is written during start alone.
+pub fn is_device_settled(_: usize) -> bool {
+    false
+}
+
 /// Memory that nothing uses once the CPUs are up, and that page tables that are protected must not map.
 pub fn only_for_start() -> Option<PhysRange> {
     Some(boot::ONLY_FOR_START)
@@ -70,13 +75,6 @@ pub fn platform(platform: Platform) -> Option<VirtAddr> {
         Platform::InterruptController => VirtAddr(apic::task_priority()?),
         Platform::StartCode => VirtAddr(layout::linear(boot::TRAMPOLINE) as u64),
     })
-}
-
-/// A leaf entry made uncached: PWT and PCD (Intel SDM vol. 3A, 4.9).
-pub fn uncached(entry: Entry) -> Entry {
-    const WRITE_THROUGH: u64 = 1 << 3;
-    const CACHE_DISABLE: u64 = 1 << 4;
-    Entry(entry.0 | WRITE_THROUGH | CACHE_DISABLE)
 }
 
 /// Where the frame of the call interrupt being handled keeps the interrupted protection register. For attacks.

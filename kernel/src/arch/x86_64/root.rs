@@ -16,6 +16,7 @@ use crate::memory::boot::PhysAddr;
 use crate::memory::paging;
 use crate::{protection, sched};
 use core::sync::atomic::{AtomicU64, Ordering};
+use kpkeys_pgtable::section::Space;
 use x86_64::registers::control::{Cr3, Cr3Flags};
 use x86_64::structures::paging::PhysFrame;
 
@@ -35,6 +36,11 @@ static KERNEL_ROOT: AtomicU64 = AtomicU64::new(0);
 /// What the running CPU's root register holds.
 pub fn current() -> PhysAddr {
     PhysAddr(Cr3::read().0.start_address().as_u64())
+}
+
+/// The roots that the running CPU has loaded, by whose half each is for.
+pub fn loaded() -> impl Iterator<Item = (Space, PhysAddr)> {
+    [(Space::User, current())].into_iter()
 }
 
 /// Loads what a thread with this root runs on in the kernel: that root, or behind an alias the kernel's own. Interrupts are off.

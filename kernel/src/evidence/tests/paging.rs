@@ -44,6 +44,19 @@ fn is_protected(frame: PhysAddr) -> bool {
 }
 
 kernel_test! {
+    /// Whoever can write where CPUs were started from has one run it, without paging: a list of free frames that leads there gets nobody a mapping.
+    fn what_only_the_start_needed_is_not_mapped_for_stores() {
+        let Some(range) = arch::only_for_start() else { return Ok(()) };
+        if memories().paging().types().is_none() {
+            return Ok(());
+        }
+        for page in 0..range.pages() as u64 {
+            let frame = range.start.offset(page * PAGE_SIZE);
+            let mapped = memories().vm_map_ram(&[frame]);
+            ensure!(mapped.is_err(), "{frame:?} is mapped at {mapped:?}");
+        }
+    }
+
     /// The first touch of a user page maps zeroes; what is written stays.
     fn user_pages_are_faulted_in() {
         let mut space = AddressSpace::new(memories()).map_err(failed)?;

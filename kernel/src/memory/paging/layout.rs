@@ -3,11 +3,12 @@
 
 use super::Bare;
 use crate::arch::{self, layout};
-use crate::memory::boot::{PAGE_SIZE, PhysRange};
+use crate::memory::boot::{BootMemory, PAGE_SIZE, PhysAddr, PhysRange};
 use crate::start::image;
 use crate::start::settled::Settled;
 use kpkeys::{Backend, Pkey, Scheme};
 use kpkeys_mm::Kernel;
+use kpkeys_pgtable::addr::ENTRIES;
 use kpkeys_pgtable::guarded::FrameType;
 use kpkeys_pgtable::{Attrs, Error, Flush, Format, Level, Machine, PageRange, Probe, VirtAddr};
 
@@ -24,14 +25,21 @@ pub fn complete<P: Probe>(kernel: &Kernel<Bare<P>>, ram: &[PhysRange]) -> Result
     map_devices(kernel)
 }
 
-/// Says which frames are code, constants, or no RAM.
+/// Says which frames are code, constants, or no RAM. What only the start needed nobody may write any more either, under any address: that
+/// holds of a constant.
 fn type_frames<P: Probe>(kernel: &Kernel<Bare<P>>, ram: &[PhysRange]) -> Result<(), Error> {
     let paging = kernel.paging();
     let mut behind = kernel.machine().memory().start;
     for range in ram {
         let hole = PhysRange { start: behind, end: range.start }.rounded_in(PAGE_SIZE);
         behind = range.end;
-        paging.type_frames(hole.start, hole.pages(), FrameType::NotRam)?;
+        let start_only = arch::only_for_start().filter(|_| paging.mode().protects());
+        let is_behind = start_only
+            .map_or(hole.start, |range| PhysAddr(range.end.0.min(hole.end.0).max(hole.start.0)));
+        let gone = PhysRange { start: hole.start, end: is_behind };
+        let rest = PhysRange { start: is_behind, end: hole.end };
+        paging.type_frames(gone.start, gone.pages(), FrameType::Constants)?;
+        paging.type_frames(rest.start, rest.pages(), FrameType::NotRam)?;
     }
     for region in image::regions() {
         let is = match region.access {
@@ -40,6 +48,31 @@ fn type_frames<P: Probe>(kernel: &Kernel<Bare<P>>, ram: &[PhysRange]) -> Result<
             _ => continue,
         };
         paging.type_frames(region.phys().start, region.phys().pages(), is)?;
+    }
+    Ok(())
+}
+
+/// Says of RAM that was in use before the frame allocator had any, and is nothing else by now, that it is the kernel's own: the image's variables and
+/// stacks, the heap, the frame table, what the boot loader left. No program maps it, and no table is made of it.
+///
+/// # Errors
+///
+/// Why it could not be said.
+pub fn type_kernel_data<P: Probe>(
+    kernel: &Kernel<Bare<P>>,
+    boot: &BootMemory,
+) -> Result<(), Error> {
+    let paging = kernel.paging();
+    let Some(types) = paging.types() else { return Ok(()) };
+    let is_data = |frame: &PhysAddr| types.of(*frame).is_data();
+    for used in boot.used().map(|used| used.rounded_in(PAGE_SIZE)) {
+        let pages = (used.start.0..used.end.0).step_by(PAGE_SIZE as usize);
+        let mut frames = pages.map(PhysAddr).peekable();
+        while let Some(first) = frames.find(is_data) {
+            // In windows of one table's work.
+            let more = (1..ENTRIES).take_while(|_| frames.next_if(is_data).is_some()).count();
+            paging.type_frames(first, 1 + more, FrameType::KernelData)?;
+        }
     }
     Ok(())
 }
@@ -126,16 +159,20 @@ pub unsafe fn write_device(at: *mut u32, value: u32) {
 fn map_devices<P: Probe>(kernel: &Kernel<Bare<P>>) -> Result<(), Error> {
     let paging = kernel.paging();
     let by_keys = kernel.machine().backend().scheme() == Scheme::Keys;
-    let mut to_guarded = (paging.mode().protects() && by_keys).then_some(0);
+    let protects = paging.mode().protects();
+    let in_windows = protects && by_keys && arch::DEVICES_ARE_WRITTEN_IN_WINDOWS;
+    let mut to_guarded = in_windows.then_some(0);
     let key = if to_guarded.is_some() { Pkey::PAGE_TABLES } else { Pkey::DEFAULT };
     let section = paging.section(paging.kernel());
     for (page, device) in arch::devices().enumerate() {
         let range = device_page(page)?;
-        let attrs = Attrs { key, ..Attrs::KERNEL_DATA };
+        let attrs = match protects && arch::is_device_settled(page) {
+            true => Attrs::DEVICE.read_only(),
+            false => Attrs::DEVICE.with_key(key),
+        };
         paging.map(&section, paging.kernel(), range, attrs, |_| device)?;
-        paging.protect(&section, paging.kernel(), range, arch::uncached)?;
         if arch::DEVICES_ARE_WRITTEN_IN_WINDOWS
-            && let Some(alias) = paging.map_device_beside_alias(page, device, arch::uncached)?
+            && let Some(alias) = paging.map_device_beside_alias(page, device)?
         {
             to_guarded = Some(alias.0.wrapping_sub(range.start().0) as usize);
         }

@@ -21,6 +21,7 @@ mod layout;
 mod machine;
 pub mod user;
 
+use crate::arch::root::RootTable;
 use crate::arch::{self, backend::Unusable};
 use crate::cpu::calls;
 use crate::lock::IrqLock;
@@ -28,15 +29,17 @@ use crate::memory::boot::{BootMemory, OutOfMemory, PAGE_SIZE, PhysAddr, PhysRang
 use crate::protection::interrupted;
 use crate::start::early_tables;
 use crate::start::image;
-use crate::{cpu, protection};
+use crate::{cpu, protection, sched};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use arrayvec::ArrayVec;
 use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use kpkeys::{Backend, Scheme};
 use kpkeys_mm::{Buddy, FrameMeta, FrameTable, Kernel, Layout};
 use kpkeys_pgtable::check::{self, Finding, Report, Scratch};
 use kpkeys_pgtable::guarded::Kind;
+use kpkeys_pgtable::section::Space;
 use kpkeys_pgtable::{Config, Level, Machine, Memory, NoProbe, Probe, Root, VirtAddr};
 
 #[cfg(target_arch = "x86_64")]
@@ -158,6 +161,33 @@ pub fn verify_every_cpu() -> Result<(), StartError> {
     Ok(())
 }
 
+/// Holds what every CPU has loaded, and what threads are said to have for a root, against what they must be, and says what is not. Returns how
+/// much that is. (Control bits are looked at by `protection::control::verify`, at every tick.)
+pub fn check_roots() -> usize {
+    let mut held = Vec::new();
+    for target in cpu::online() {
+        let loaded = IrqLock::new(ArrayVec::<_, 4>::new());
+        calls::run_in_interrupt(target.id, &|| {
+            let mut loaded = loaded.lock();
+            arch::root::loaded().for_each(|root| loaded.push(root));
+            if let Some(thread) = sched::try_current() {
+                loaded.extend(of_thread(thread.root()));
+            }
+        });
+        held.extend(loaded.lock().iter().copied());
+    }
+    held.extend(sched::waiting_roots().into_iter().filter_map(of_thread));
+    let wrong = held
+        .into_iter()
+        .filter_map(|(space, root)| check::check_root(memories().paging(), root, space));
+    wrong.inspect(|finding| log::error!("checker: {finding}")).count()
+}
+
+/// The root of a thread that has an address space.
+fn of_thread(root: RootTable) -> Option<(Space, PhysAddr)> {
+    (root != RootTable::KERNEL).then_some((Space::User, PhysAddr(root.0)))
+}
+
 /// # Safety
 ///
 /// As [`start`].
@@ -192,6 +222,7 @@ unsafe fn build<P: Probe + Default + 'static>(
     }
     let settled = image::settled_frames();
     kernel.paging().record_settled(settled.start, settled.pages())?;
+    layout::type_kernel_data(&kernel, boot)?;
     Ok(Box::leak(kernel))
 }
 

@@ -32,6 +32,11 @@ impl Magazine {
         &self.len
     }
 
+    /// The page that is handed out next, where it is kept. For attacks.
+    pub(super) fn next(&self) -> Option<&PhysAddr> {
+        self.pages[..self.len].last()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.len == 0
     }

@@ -340,6 +340,12 @@ impl Pool {
         (*magazine.len(), VirtAddr(core::ptr::from_ref(magazine.len()).addr() as u64))
     }
 
+    /// The page that the calling CPU hands out next, and where that is kept. For attacks.
+    pub(crate) fn next_of_this_cpu<M: Machine>(&self, machine: &M) -> Option<(PhysAddr, VirtAddr)> {
+        let magazine = self.magazine(machine).lock();
+        magazine.next().map(|next| (*next, VirtAddr(core::ptr::from_ref(next).addr() as u64)))
+    }
+
     fn all_magazines<'m, M: Machine>(
         &self,
         machine: &'m M,

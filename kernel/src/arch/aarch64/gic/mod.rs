@@ -102,6 +102,19 @@ pub fn init_cpu(state: &CpuState) -> Result<(), GicError> {
     Ok(())
 }
 
+/// Whether CPUs use system registers to take, end and send interrupts, so that nothing in memory is written for it once they run.
+pub fn has_system_registers() -> bool {
+    matches!(driver(), Driver::V3(_))
+}
+
+/// The register that names memory which the controller itself writes: which interrupts are pending. For attacks.
+pub fn pending_table_register() -> Option<*mut u8> {
+    match driver() {
+        Driver::V2(_) => None,
+        Driver::V3(registers) => registers.pending_table_register(),
+    }
+}
+
 /// Which version it is, for the boot log.
 pub fn name() -> &'static str {
     match driver() {

@@ -80,6 +80,12 @@ impl Registers {
         Ok(())
     }
 
+    /// GICR_PENDBASER of the first redistributor (IHI 0069, 12.11.25).
+    pub fn pending_table_register(&self) -> Option<*mut u8> {
+        const PENDING_TABLE: usize = 0x78;
+        self.redistributors.first().map(|first| first.wrapping_add(PENDING_TABLE))
+    }
+
     fn redistributor(&self, mpidr: u64) -> Result<GicRedistributor<'static>, GicError> {
         for region in &self.redistributors {
             // SAFETY: the region is one of redistributors, mapped as far as there are CPUs (contract of `new`), and each is used by its own
