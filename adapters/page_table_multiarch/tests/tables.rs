@@ -154,7 +154,7 @@ fn a_region_that_is_none_is_refused() {
 fn the_crates_own_example_and_test_run() {
     let booted = Booted::hardened();
     let left = with_frames(|frames| frames.left);
-    let (vaddr, paddr) = (VirtAddr::from_usize(0xdead_beef_000), PhysAddr::from_usize(0x2000));
+    let (vaddr, paddr) = (VirtAddr::from_usize(0x0dea_dbee_f000), PhysAddr::from_usize(0x2000));
     let flags = MappingFlags::READ | MappingFlags::WRITE;
     let mut pt = Tables::try_new().unwrap();
     assert!(pt.root_paddr().is_aligned_4k());

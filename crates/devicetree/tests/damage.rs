@@ -13,6 +13,10 @@ use support::{VIRT, cells, edited, set};
 const SOON: Duration = Duration::from_secs(20);
 
 /// Reads `blob` and checks what came of it. Says whether every part of a machine was found.
+///
+/// # Panics
+///
+/// If what came of it is wrong.
 pub fn survives(blob: &[u8]) -> bool {
     let begun = Instant::now();
     let parsed = Machine::parse(blob);

@@ -156,9 +156,12 @@ impl LeafRule {
     #[inline(always)]
     pub(crate) fn only_takes<F: Format>(self, before: Entry, after: Entry) -> bool {
         let (was, is) = (F::attrs(before), F::attrs(after));
+        // The bits of both that differ: the compiler sees that most changes touch none of these.
+        let differs = F::attrs(Entry(before.0 ^ after.0));
         (was.write || !is.write)
             && (was.execute || !is.execute)
-            && (was.user, was.memory) == (is.user, is.memory)
+            && !differs.user
+            && differs.memory == MemoryType::Normal
     }
 
     /// Whether a leaf may map a frame of this type.
