@@ -91,7 +91,7 @@ fn steps() -> Vec<Step> {
         },
         Step {
             name: "verify",
-            about: "a part of the model's explorations and two planted faults that the commit chooses, and kept inputs of the fuzzers",
+            about: "a part of the model's explorations and two planted faults, which the commit chooses",
             run: || verify::run_short().map(|()| Outcome::Done),
         },
         Step {

@@ -56,7 +56,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// Runs all kept inputs.
-pub fn replay() -> Result<()> {
+fn replay() -> Result<()> {
     command::run(&mut command::cargo(&["test", "-p", PACKAGE]))
 }
 

@@ -25,7 +25,7 @@ pub struct Arguments {
     /// Run only these stages (repeat, or separate by commas)
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     only: Vec<String>,
-    /// Only what the checks of each commit do: a part of the stage `protocol` that the commit chooses, and kept inputs
+    /// Only what the checks of each commit do: a part of the stage `protocol`, and two faults, which the commit chooses
     #[arg(long, conflicts_with = "only")]
     short: bool,
     /// Of the stage `faults`, only those whose names contain this
