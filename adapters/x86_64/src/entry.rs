@@ -1,6 +1,5 @@
 //! Entries and the words they are in: read at any time, stored with a window.
 
-use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use kpkeys::{Pkey, Window};
@@ -93,8 +92,8 @@ impl Entry {
 #[derive(Clone, Copy)]
 pub(crate) struct Slot<'t> {
     read: &'t AtomicU64,
+    /// The same word, where it can be stored to in a window.
     write: *const AtomicU64,
-    table: PhantomData<&'t AtomicU64>,
 }
 
 impl<'t> Slot<'t> {
@@ -107,7 +106,7 @@ impl<'t> Slot<'t> {
         // SAFETY: the pointer is valid for the frame (`Linear`), whose 512 words the index is masked to; a word is changed by others only by
         // atomic or whole stores of 64 bits, by CPUs that set flags.
         let read = unsafe { &*entry(linear.frame_to_pointer(table)) };
-        Slot { read, write: entry(linear.writable(table)), table: PhantomData }
+        Slot { read, write: entry(linear.writable(table)) }
     }
 
     pub(crate) fn load(self) -> Entry {

@@ -122,6 +122,7 @@ impl<M: Machine, L: Linear> Protection<M, L> {
     ) -> Result<PhysFrame, OutOfFrames> {
         let mut list = self.take(1, frames)?;
         let root = list.pop(&self.linear, self.root).ok_or(OutOfFrames)?;
+        let aliased = self.keys().is_aliased();
         in_window(&self.machine, |window| {
             // SAFETY: the frame has an address, and was taken for this.
             unsafe { zero(window, &self.linear, root) };
@@ -130,7 +131,7 @@ impl<M: Machine, L: Linear> Protection<M, L> {
                 let [kernel, new] =
                     [self.root, root].map(|root| unsafe { Slot::of(&self.linear, root, index) });
                 let entry = kernel.load();
-                if !(self.keys().is_aliased() && entry.may_be_an_alias()) {
+                if !(aliased && entry.may_be_an_alias()) {
                     new.store(window, entry);
                 }
             }

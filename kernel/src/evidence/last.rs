@@ -8,22 +8,10 @@ use crate::arch;
 use crate::cpu::{self, stack};
 use crate::memory::paging;
 use crate::protection;
+use crate::start::command_line::Way;
 use core::sync::atomic::{AtomicBool, Ordering};
 use kpkeys_workloads::attack::execute::inside_window;
 use kpkeys_workloads::attack::{Aim, Site, Store};
-
-/// A way out of a window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// A panic of the code in it.
-    Panic,
-    /// The stack runs out: a double fault on x86-64.
-    StackOverflow,
-    /// The code in it reads what is not mapped.
-    Fault,
-    /// A machine check (x86-64) or SError (arm64) that nobody asked for.
-    Error,
-}
 
 /// Whether the kernel was asked to end in a window.
 static ASKED: AtomicBool = AtomicBool::new(false);

@@ -25,7 +25,6 @@
 
 use crate::arch::backend::Choice;
 use crate::evidence::bench::Request;
-use crate::evidence::last::Way;
 use crate::program::command::Command;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -55,6 +54,19 @@ pub struct Options {
     pub command: Option<Command>,
     /// End badly on purpose.
     pub crash: Option<Crash>,
+}
+
+/// A way out of a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// A panic of the code in it.
+    Panic,
+    /// The stack runs out: a double fault on x86-64.
+    StackOverflow,
+    /// The code in it reads what is not mapped.
+    Fault,
+    /// A machine check (x86-64) or SError (arm64) that nobody asked for.
+    Error,
 }
 
 /// Ways to end badly.

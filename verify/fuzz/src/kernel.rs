@@ -92,20 +92,4 @@ pub mod evidence {
             pub count: bool,
         }
     }
-
-    /// As there.
-    pub mod last {
-        /// A way out of a window.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Way {
-            /// A panic of the code in it.
-            Panic,
-            /// The stack runs out.
-            StackOverflow,
-            /// The code in it faults.
-            Fault,
-            /// An error of the machine.
-            Error,
-        }
-    }
 }

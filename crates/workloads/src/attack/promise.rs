@@ -61,16 +61,19 @@ pub enum Broken {
 pub fn of(target: Target, primitive: Primitive, protection: Protection) -> Promise {
     let Protection { mode, enforced, scheme, pool } = protection;
     let is_table = match target {
-        Target::Table(..) | Target::Early | Target::Static | Target::DataBecomeTable => true,
-        Target::UserPage
+        Target::Table(..)
+        | Target::Early
+        | Target::Static
+        | Target::DataBecomeTable
+        | Target::UserPage
         | Target::KernelPage
         | Target::KernelData
         | Target::KernelText
-        | Target::Device => true,
+        | Target::Device
+        | Target::Platform(_) => true,
         Target::GivenBack => pool,
         Target::TableBecomeData => return Promise::Succeeds,
         Target::ProtectionFlag => mode.checks(),
-        Target::Platform(_) => true,
     };
     let is_checked = mode.checks()
         && matches!(
