@@ -187,15 +187,21 @@ kernel_test! {
 
     /// A thread that is switched to does not get the window of the one before, which finds it again, unless it is a gate: that is lost.
     fn thread_switch_carries_the_window() {
+        static OPENED: AtomicBool = AtomicBool::new(false);
         static DONE: AtomicBool = AtomicBool::new(false);
         let in_thread = |cpu| {
             let other = sched::spawn("other", Some(cpu), || {
+                // It may run before there is a window, which would show nothing.
+                while !OPENED.load(Ordering::Relaxed) {
+                    sched::yield_now();
+                }
                 let seen = (access(), can_store());
                 DONE.store(true, Ordering::Relaxed);
                 seen
             });
             let other = other.map_err(|error| error.to_string())?;
             let window = open_carelessly();
+            OPENED.store(true, Ordering::Relaxed);
             while !DONE.load(Ordering::Relaxed) {
                 sched::yield_now();
             }
@@ -204,6 +210,7 @@ kernel_test! {
             Ok::<_, alloc::string::String>((other.join(), after))
         };
         let here = cpu::this().id;
+        OPENED.store(false, Ordering::Relaxed);
         DONE.store(false, Ordering::Relaxed);
         let seen = sched::spawn("window", Some(here), move || in_thread(here));
         let (other, after) = seen.map_err(|error| error.to_string())?.join()?;
