@@ -1,6 +1,5 @@
 //! A system under test: page tables on the guarded arena, where a store outside a window is SIGSEGV, with the raw view of memory
 //! that tests use to look at tables and to play the attacker.
-#![allow(dead_code, reason = "each test program uses its own part")]
 
 pub mod frames;
 pub mod protection;
@@ -34,7 +33,6 @@ pub const KERNEL: VirtAddr = VirtAddr(0xffff_c900_0000_0000);
 pub const USER: VirtAddr = VirtAddr(0x5555_4000_0000);
 
 /// Runs each test for both entry formats.
-#[macro_export]
 macro_rules! for_both_formats {
     ($($test:ident),* $(,)?) => {
         mod aarch64 {
@@ -47,7 +45,6 @@ macro_rules! for_both_formats {
 }
 
 /// Runs each test for both entry formats and both ways to protect page tables.
-#[macro_export]
 macro_rules! for_both_formats_and_schemes {
     ($($test:ident),* $(,)?) => {
         mod aarch64 {

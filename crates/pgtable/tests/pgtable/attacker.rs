@@ -2,15 +2,13 @@
 //!
 //! Every attack is first shown to work with protection off.
 
-mod support;
-
+use crate::support::{KERNEL, Keys, LARGE, Protection, SMALL, System, USER, configs, pages};
 use kpkeys::context::PageTables;
 use kpkeys::{Guard, Pkey};
 use kpkeys_hosted::HostedFormat;
 use kpkeys_hosted::mmu::{Fault, Privilege, Want};
 use kpkeys_pgtable::entry::{Aarch64, X86_64};
 use kpkeys_pgtable::{Attrs, Level, Machine, Mode, PAGE_SIZE, PhysAddr, Root, VirtAddr};
-use support::{KERNEL, Keys, LARGE, Protection, SMALL, System, USER, configs, pages};
 
 /// A system with one user and one kernel mapping: tables of all four levels in both halves.
 fn populated<F: HostedFormat, S: Protection>(

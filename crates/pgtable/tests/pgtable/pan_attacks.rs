@@ -2,15 +2,13 @@
 //!
 //! Each attack is shown to work where what stops it is off, and to fault where it is on.
 
-mod support;
-
+use crate::support::{Aliased, KERNEL, MachineOf, SMALL, System, USER, pages};
 use kpkeys::context::PageTables;
 use kpkeys::{Backend, Guard};
 use kpkeys_hosted::mmu::{Fault, Mmu, Privilege, Want};
 use kpkeys_hosted::register::PanFlag;
 use kpkeys_pgtable::entry::Aarch64;
 use kpkeys_pgtable::{Attrs, Config, Entry, Level, Machine, Mode, PhysAddr, Root, VirtAddr};
-use support::{Aliased, KERNEL, MachineOf, SMALL, System, USER, pages};
 
 /// A system with tables in use in both halves.
 struct Victim {

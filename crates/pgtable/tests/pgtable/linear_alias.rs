@@ -1,19 +1,17 @@
 //! Protection by an alias: what happens to the two mappings of a page when it becomes a table and when it is data again, what that
 //! costs, and what is refused.
 
-mod support;
-
 use std::collections::BTreeMap;
 
+use crate::support::{Aliased, LARGE, SMALL, USER, configs, pages, protecting_configs};
 use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_hosted::machine::{ALIAS_START, MEMORY_START};
 use kpkeys_pgtable::{
     Attrs, Config, Entry, Error, Event, Flush, Level, Machine, Mode, PAGE_SIZE, PhysAddr, VirtAddr,
 };
-use support::{Aliased, LARGE, SMALL, USER, configs, pages, protecting_configs};
 
-type System<F> = support::System<F, Aliased>;
+type System<F> = crate::support::System<F, Aliased>;
 
 const EVENTS: [Event; 8] = [
     Event::PtpAllocated,
@@ -154,7 +152,7 @@ fn the_alias_costs_the_tables_it_says<F: HostedFormat>() {
     for config in protecting_configs() {
         let memory = memory_of(config);
         let with = System::<F>::build(config, memory);
-        let without = support::System::<F>::build(config, memory);
+        let without = crate::support::System::<F>::build(config, memory);
         let tables = |kernel: Vec<(Level, PhysAddr)>| kernel.len();
         let more = tables(with.tables(with.paging.kernel()))
             - tables(without.tables(without.paging.kernel()));
@@ -257,8 +255,8 @@ mod misplaced {
     use kpkeys_pgtable::entry::{Aarch64, X86_64};
     use kpkeys_pgtable::{Memory, Paging};
 
-    use super::support::Scarce;
     use super::*;
+    use crate::support::Scarce;
 
     struct Elsewhere<F>(CountedPan<F>, Option<VirtAddr>);
 

@@ -2,15 +2,13 @@
 //!
 //! Violations are planted through the raw view of memory, one at a time, and taken back, as in `checker`.
 
-mod support;
-
+use crate::support::victim::{self, LEVELS};
+use crate::support::{Aliased, KERNEL, USER, configs, protecting_configs};
 use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_hosted::machine::ALIAS_START;
 use kpkeys_pgtable::check::Finding;
 use kpkeys_pgtable::{Attrs, Config, Entry, Level, Machine, Mode, PAGE_SIZE};
-use support::victim::{self, LEVELS};
-use support::{Aliased, KERNEL, USER, configs, protecting_configs};
 
 type Victim<F> = victim::Victim<F, Aliased>;
 

@@ -1,14 +1,12 @@
 //! A linear map with holes, as a kernel makes where there is no RAM: nothing in them can be protected, and nobody is told that it was.
 
-mod support;
-
+use crate::support::victim::Victim;
+use crate::support::{LARGE, Protection, SMALL, System, configs, pages, protecting_configs};
 use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_hosted::machine::MEMORY_START;
 use kpkeys_pgtable::check::Finding;
 use kpkeys_pgtable::{Attrs, Config, Error, Level, PAGE_SIZE, PhysAddr};
-use support::victim::Victim;
-use support::{LARGE, Protection, SMALL, System, configs, pages, protecting_configs};
 
 fn page(number: usize) -> PhysAddr {
     MEMORY_START.offset(number as u64 * PAGE_SIZE)

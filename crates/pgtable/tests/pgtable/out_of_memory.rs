@@ -1,11 +1,9 @@
 //! Allocation failure at every allocation there is: an error value, nothing mapped, tables consistent, nothing lost.
 
-mod support;
-
+use crate::support::{Keys, LARGE, Protection, SMALL, System, USER, configs, pages};
 use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_pgtable::{Attrs, Config, Error, Event, Level, PhysAddr, Root, VirtAddr};
-use support::{Keys, LARGE, Protection, SMALL, System, USER, configs, pages};
 
 const FRAME: PhysAddr = PhysAddr(0x1_0020_0000);
 

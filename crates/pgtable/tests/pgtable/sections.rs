@@ -1,10 +1,9 @@
 //! Where windows open and close, in each mode: counted by hand for small cases, and compared with what the register really saw.
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::support::{KERNEL, SMALL, Scarce, USER};
 use kpkeys::keyed::{Keyed, Register, Value};
 use kpkeys::{Access, Backend, Pkey};
 use kpkeys_hosted::arena::Arena;
@@ -14,7 +13,6 @@ use kpkeys_pgtable::table::Slots;
 use kpkeys_pgtable::{
     Attrs, Config, Entry, Event, Format, Frames, Level, Machine, Mode, Paging, Root, Section,
 };
-use support::{KERNEL, SMALL, Scarce, USER};
 
 /// A register in memory that counts what is done to it.
 #[derive(Clone, Debug, Default)]

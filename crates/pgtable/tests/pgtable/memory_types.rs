@@ -2,13 +2,11 @@
 //!
 //! Each is shown to work where nothing is checked.
 
-mod support;
-
+use crate::support::{KERNEL, Protection, SMALL, System, USER, configs, pages};
 use kpkeys_hosted::HostedFormat;
 use kpkeys_pgtable::check::Finding;
 use kpkeys_pgtable::guarded::{FrameType, Use, Violation};
 use kpkeys_pgtable::{Attrs, Config, Error, Level, Machine, MemoryType, Mode, PhysAddr};
-use support::{KERNEL, Protection, SMALL, System, USER, configs, pages};
 
 /// Configurations that check.
 fn checking() -> impl Iterator<Item = Config> {

@@ -3,14 +3,12 @@
 //! Violations are planted through the raw view of memory, one at a time, and taken back: after each the system is clean again, so
 //! every finding is that violation's.
 
-mod support;
-
+use crate::support::victim::{LEVELS, Victim};
+use crate::support::{KERNEL, Place, Protection, USER, configs, protecting_configs};
 use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_pgtable::check::{self, Finding, Scratch};
 use kpkeys_pgtable::{Attrs, Config, Entry, Level, Machine, PhysAddr, VirtAddr};
-use support::victim::{LEVELS, Victim};
-use support::{KERNEL, Place, Protection, USER, configs, protecting_configs};
 
 fn clean_systems_are_clean_in_every_configuration<F: HostedFormat>() {
     for config in configs() {
@@ -273,7 +271,7 @@ fn a_table_that_the_linear_map_does_not_map_is_found<F: HostedFormat, S: Protect
 
 mod in_both_schemes {
     use super::a_table_that_the_linear_map_does_not_map_is_found;
-    crate::for_both_formats_and_schemes!(a_table_that_the_linear_map_does_not_map_is_found);
+    for_both_formats_and_schemes!(a_table_that_the_linear_map_does_not_map_is_found);
 }
 
 for_both_formats!(

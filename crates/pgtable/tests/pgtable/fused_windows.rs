@@ -1,17 +1,15 @@
 //! Windows of the modes that fuse are bounded, whatever the operation: no more than `FUSED_WINDOW_STORES` stores in one of mode
 //! `fused-lean`, and `GATE_STORES` in a gate of mode `fused`.
 
-mod support;
-
 use std::num::NonZeroUsize;
 
+use crate::support::{KERNEL, Keys, Protection, System, USER, pages};
 use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_pgtable::range::Share;
 use kpkeys_pgtable::section::{FUSED_WINDOW_STORES, GATE_STORES};
 use kpkeys_pgtable::table::Slots;
 use kpkeys_pgtable::{Attrs, Config, Entry, Error, Format, Level, Mode, PhysAddr, Root, VirtAddr};
-use support::{KERNEL, Keys, Protection, System, USER, pages};
 
 /// Pages of an operation that does not fit one window.
 const MANY: usize = 3 * FUSED_WINDOW_STORES + 100;

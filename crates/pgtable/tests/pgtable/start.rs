@@ -1,13 +1,11 @@
 //! What protection is refused for when it is turned on: then nothing is changed, and nothing may be claimed.
 
-mod support;
-
 use kpkeys::Guard;
 use kpkeys::context::PageTables;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_pgtable::{Error, Machine};
 
-use support::{Protection, SMALL, System, protecting_configs};
+use crate::support::{Protection, SMALL, System, protecting_configs};
 
 /// A CPU whose register was not initialised is as open as one that is in a window.
 fn an_open_cpu_cannot_turn_protection_on<F: HostedFormat, S: Protection>() {

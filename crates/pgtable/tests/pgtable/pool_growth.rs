@@ -4,8 +4,6 @@
 //! Counted, not timed. All that the pool remembers is in pages of its own, whose addresses the machine gives out anew for each
 //! look: so the machine counts every look.
 
-mod support;
-
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

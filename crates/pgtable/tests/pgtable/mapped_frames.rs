@@ -2,8 +2,7 @@
 //!
 //! Each attack is shown to work where nothing is checked.
 
-mod support;
-
+use crate::support::{KERNEL, Protection, SMALL, System, USER, configs, pages};
 use kpkeys_hosted::HostedFormat;
 use kpkeys_hosted::mmu::{Privilege, Want};
 use kpkeys_pgtable::check::Finding;
@@ -11,7 +10,6 @@ use kpkeys_pgtable::guarded::{FrameType, Use, Violation};
 use kpkeys_pgtable::{
     Attrs, Config, Error, Flush, Frames, Level, Mode, PAGE_SIZE, PhysAddr, Root, VirtAddr,
 };
-use support::{KERNEL, Protection, SMALL, System, USER, configs, pages};
 
 /// Where the mapped page lies in the block that is given away.
 const PAGE: u64 = 3;

@@ -3,12 +3,11 @@
 //! The other CPU is played whenever the page-table code asks its machine for anything, so between any two of its steps: with the MMU model,
 //! a register that is closed, and the frame that was allocated last, it stores as soon and as often as it can.
 
-mod support;
-
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use crate::support::{Aliased, Keys, Protection, SMALL, Scarce, System, USER, configs, pages};
 use kpkeys::Backend;
 use kpkeys::keyed::Keyed;
 use kpkeys::pan::Pan;
@@ -21,7 +20,6 @@ use kpkeys_pgtable::{
     Attrs, Config, Entry, Flush, Frames, Level, Machine, Memory, Mode, NoProbe, PAGE_SIZE, Paging,
     PhysAddr, Root, VirtAddr,
 };
-use support::{Aliased, Keys, Protection, SMALL, Scarce, System, USER, configs, pages};
 
 /// Not valid in either format, so that it harms nothing.
 const PLANTED: u64 = 0x0bad_c0de_0000;

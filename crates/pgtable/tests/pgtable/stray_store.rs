@@ -94,7 +94,7 @@ fn find_table<M: Machine>(kernel: &kpkeys_mm::Kernel<M>, level: Level) -> *mut u
 fn run_child(format: &str, mode: Mode, level: Level, place: &str) -> ExitStatus {
     let program = std::env::current_exe().expect("a test knows its program");
     let output = Command::new(program)
-        .args(["--exact", "child", "--nocapture", "--test-threads=1"])
+        .args(["--exact", "stray_store::child", "--nocapture", "--test-threads=1"])
         .env(TASK, format!("{format} {} {level:?} {place}", mode.name()))
         .output()
         .expect("the program can be started again");

@@ -2,15 +2,13 @@
 //!
 //! `check` is the last line: if a check at a store were missing, this is what it would have let through.
 
-mod support;
-
+use crate::support::victim::Victim;
+use crate::support::{KERNEL, Place, Protection, USER, configs};
 use kpkeys_hosted::HostedFormat;
 use kpkeys_pgtable::check::{Finding, check_root};
 use kpkeys_pgtable::guarded::FrameType;
 use kpkeys_pgtable::section::Space;
 use kpkeys_pgtable::{Attrs, Config, Entry, Level, Machine, MemoryType, PhysAddr, VirtAddr};
-use support::victim::Victim;
-use support::{KERNEL, Place, Protection, USER, configs};
 
 /// Configurations that check.
 fn checking() -> impl Iterator<Item = Config> {
@@ -78,7 +76,7 @@ fn a_mapping_with_an_old_mark_is_found<F: HostedFormat, S: Protection>() {
         let system = &victim.system;
         let other = system.place(&victim.user, USER.offset_pages(9));
         let frame = system.data_block(0);
-        let range = support::pages(USER.offset_pages(9), 1);
+        let range = crate::support::pages(USER.offset_pages(9), 1);
         system.map(&victim.user, range, Attrs::USER_DATA, frame).unwrap();
         let leaf = system.place(&victim.user, USER.offset_pages(9)).entry;
         system.unmap(&victim.user, range).unwrap();

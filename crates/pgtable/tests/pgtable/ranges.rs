@@ -2,10 +2,9 @@
 //!
 //! An operation that is refused leaves translations as they were; where nothing was linked for it, every entry is as it was.
 
-mod support;
-
 use std::num::NonZeroUsize;
 
+use crate::support::{KERNEL, Protection, SMALL, System, USER, configs, pages};
 use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_pgtable::addr::RangeError;
@@ -15,7 +14,6 @@ use kpkeys_pgtable::table::Slots;
 use kpkeys_pgtable::{
     Attrs, Config, Entry, Error, Level, Mode, PAGE_SIZE, PageRange, PhysAddr, Root, VirtAddr,
 };
-use support::{KERNEL, Protection, SMALL, System, USER, configs, pages};
 
 const FRAME: PhysAddr = PhysAddr(0x1_0020_0000);
 const BLOCK: usize = 512;
@@ -443,7 +441,7 @@ fn tables_are_freed_only_between_floor_and_ceiling<F: HostedFormat, S: Protectio
 
 fn an_ended_address_space_gives_every_page_back<F: HostedFormat, S: Protection>() {
     for config in configs() {
-        let memory = if config.linear == Level::Pud { support::LARGE } else { SMALL };
+        let memory = if config.linear == Level::Pud { crate::support::LARGE } else { SMALL };
         let system = System::<F, S>::boot(config, memory);
         let cycle = || {
             let user = system.new_user_root();

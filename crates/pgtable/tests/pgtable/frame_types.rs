@@ -2,15 +2,13 @@
 //!
 //! Each attack is shown to work where nothing is checked.
 
-mod support;
-
+use crate::support::{KERNEL, Protection, SMALL, System, USER, configs, pages};
 use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_pgtable::guarded::{FrameType, Kind, Use};
 use kpkeys_pgtable::{
     Attrs, Config, Error, Flush, Level, Machine, Mode, PAGE_SIZE, PhysAddr, Root, VirtAddr,
 };
-use support::{KERNEL, Protection, SMALL, System, USER, configs, pages};
 
 /// Configurations that check.
 fn checking() -> impl Iterator<Item = Config> {
@@ -315,7 +313,7 @@ fn a_table_goes_back_once_flushed_and_is_a_table_again<F: HostedFormat, S: Prote
 
 #[test]
 fn without_checks_there_are_no_types() {
-    use support::Keys;
+    use crate::support::Keys;
     for config in configs().filter(|config| !config.mode.checks()) {
         let system = System::<kpkeys_pgtable::entry::X86_64, Keys>::build(
             Config { linear: Level::Pte, ..config },

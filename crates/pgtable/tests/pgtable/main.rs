@@ -1,0 +1,30 @@
+//! Page tables as their callers see them, for both entry formats, by keys and by alias, in every protection mode.
+//!
+//! Most tests run on a guarded machine, on which a store to a page table outside a window is SIGSEGV: a test binary that dies by
+//! that signal has found one. One program, since every test program compiles the tables of each format anew.
+
+#[macro_use]
+mod support;
+
+mod attacker;
+mod checker;
+mod checker_alias;
+mod checker_bypasses;
+mod frame_types;
+mod fused_windows;
+mod linear_alias;
+mod linear_holes;
+mod linear_keys;
+mod mapped_frames;
+mod memory_types;
+mod new_tables;
+mod out_of_memory;
+mod pan_attacks;
+mod pool;
+mod pool_growth;
+mod ranges;
+mod sections;
+mod start;
+mod stray_store;
+mod sweeping;
+mod walker_flags;
