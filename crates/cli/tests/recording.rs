@@ -177,7 +177,7 @@ fn a_signal_is_the_command_s_and_starts_nothing_again() {
         for signal in ["TERM", "INT", "HUP", "USR1"] {
             let folder = tempfile::tempdir().expect("a folder");
             let starts = folder.path().join("starts");
-            let recorder = Command::new(KPKEYS)
+            let recorder = with_no_signal_ignored(KPKEYS)
                 .args(["trace", "record", "--compare", "--method", method, "-o"])
                 .arg(folder.path().join("trace"))
                 .args(["--", "sh", "-c", script])
@@ -210,6 +210,13 @@ fn a_signal_is_the_command_s_and_starts_nothing_again() {
             assert_eq!(started, expected, "{method} {signal}");
         }
     }
+}
+
+/// A program as a shell at a terminal starts it. Tests may run under `nohup`, or behind a shell's `&`, and who ignores a signal has it ignored by those it starts.
+fn with_no_signal_ignored(program: &str) -> Command {
+    let mut command = Command::new("env");
+    command.args(["--default-signal", program]);
+    command
 }
 
 fn send(signal: &str, process: u32) {
@@ -257,7 +264,7 @@ struct Terminal {
 
 impl Terminal {
     fn open() -> Option<Self> {
-        let mut script = Command::new("script")
+        let mut script = with_no_signal_ignored("script")
             .args(["-q", "-c", "bash --norc --noediting -i", "/dev/null"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
