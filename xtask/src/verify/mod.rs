@@ -15,6 +15,7 @@ use clap::Args;
 use kpkeys_emulator::Target;
 
 use crate::command;
+pub use short::run as run_short;
 
 #[derive(Args)]
 pub struct Arguments {
