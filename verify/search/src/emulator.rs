@@ -87,7 +87,7 @@ impl Emulator {
         let mut child = command.spawn().context("cannot start the emulator")?;
         let lines = Arc::default();
         collect_lines(&mut child, &lines);
-        let stub = match connect(&socket, &mut child) {
+        let mut stub = match connect(&socket, &mut child) {
             Ok(stub) => stub,
             Err(error) => {
                 end(&mut child);
@@ -96,6 +96,7 @@ impl Emulator {
                 return Err(error.context(said.join("\n")));
             }
         };
+        stub.stop_clock_in_steps(setup.kernel.target() == Target::Aarch64)?;
         let start = match setup.kernel.target() {
             Target::X86_64 => 0,
             Target::Aarch64 => 0x4000_0000,

@@ -41,8 +41,6 @@ impl Stub {
         let stream = UnixStream::connect(socket)?;
         let mut stub = Stub { stream, pending: Vec::new(), registers: HashMap::new() };
         stub.ask("qSupported:xmlRegisters=i386")?;
-        // A step (1) holds interrupts back (2), and not the clock, as it would if nothing was said: one whose turn ends by a timer would not end.
-        stub.must("Qqemu.sstep=3")?;
         let target = stub.description("target.xml")?;
         let mut next = 0;
         for file in target.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next()) {
@@ -104,6 +102,12 @@ impl Stub {
         self.must(&format!("z1,{at:x},1"))
     }
 
+    /// What stands still while an instruction is executed by [`step`](Self::step), beside interrupts: the clock, or nothing. By a clock of instructions x86-64's steps do
+    /// not end where the clock stands and a timer ends their turn, and arm64's where it goes on and an exception was taken (QEMU 7.2).
+    pub fn stop_clock_in_steps(&mut self, stop: bool) -> Result<()> {
+        self.must(if stop { "Qqemu.sstep=7" } else { "Qqemu.sstep=3" })
+    }
+
     /// Executes one instruction, with interrupts held back. Whether it ended: one that waits for an interrupt does not, and is broken off.
     pub fn step(&mut self) -> Result<bool> {
         self.send("s")?;
@@ -127,7 +131,7 @@ impl Stub {
     /// Stops the machine where it is.
     fn interrupt(&mut self) -> Result<()> {
         self.stream.write_all(&[3])?;
-        self.packet(ANSWER).map(drop)
+        self.packet(ANSWER).map(drop).context("the emulator does not stop the machine")
     }
 
     /// A command of the emulator's monitor; it must say nothing.
@@ -153,7 +157,7 @@ impl Stub {
 
     fn ask(&mut self, command: &str) -> Result<String> {
         self.send(command)?;
-        self.packet(ANSWER)
+        self.packet(ANSWER).with_context(|| format!("the emulator does not answer `{command}`"))
     }
 
     fn send(&mut self, command: &str) -> Result<()> {
