@@ -204,7 +204,9 @@ fn commit<M: Machine>(
     template: Entry,
     frame: impl FnMut(usize) -> PhysAddr,
 ) -> Result<(), Error> {
-    let frames: ArrayVec<PhysAddr, ENTRIES> = (0..slots.len()).map(frame).collect();
+    // Filled where it is: collecting would move all of its 4 KiB, however few frames there are.
+    let mut frames = ArrayVec::<PhysAddr, ENTRIES>::new();
+    frames.extend((0..slots.len()).map(frame));
     let unmappable = frames.iter().fold(0, |bits, frame| bits | frame.0) & !FRAME_BITS;
     if unmappable != 0 {
         return Err(Error::NotMappable(PhysAddr(unmappable)));
