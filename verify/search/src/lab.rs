@@ -279,11 +279,8 @@ impl Lab {
                 self.resume_over(&functions)?;
             }
             functions.iter().try_for_each(|at| self.emulator.stub.clear_breakpoint(*at))?;
-            // Up to where it has nothing to do, and waits.
             for _ in 0..random.below(400) {
-                if !self.emulator.stub.step()? {
-                    break;
-                }
+                self.emulator.stub.step()?;
             }
             self.emulator.save(&format!("m{moment}"))?;
         }

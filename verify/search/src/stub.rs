@@ -30,8 +30,6 @@ pub struct Stub {
 
 /// The longest that the emulator takes to answer while the machine stands still: restoring a snapshot is the longest it does, where others use the CPU too.
 const ANSWER: Duration = Duration::from_secs(120);
-/// The longest that an instruction may take.
-const STEP: Duration = Duration::from_secs(5);
 /// The longest part of a description that is asked for at once: less than the emulator's packets hold, where parts are escaped.
 const PART: usize = 0x700;
 
@@ -108,14 +106,9 @@ impl Stub {
         self.must(if stop { "Qqemu.sstep=7" } else { "Qqemu.sstep=3" })
     }
 
-    /// Executes one instruction, with interrupts held back. Whether it ended: one that waits for an interrupt does not, and is broken off.
-    pub fn step(&mut self) -> Result<bool> {
-        self.send("s")?;
-        match self.packet(STEP) {
-            Ok(_) => Ok(true),
-            Err(error) if is_timeout(&error) => self.interrupt().map(|()| false),
-            Err(error) => Err(error),
-        }
+    /// Executes one instruction, with interrupts held back.
+    pub fn step(&mut self) -> Result<()> {
+        self.ask("s").map(drop)
     }
 
     /// Lets the machine run until something stops it, or for `most`.
@@ -123,15 +116,13 @@ impl Stub {
         self.send("c")?;
         match self.packet(most) {
             Ok(said) => Ok(if said.starts_with("T05") { Stop::Breakpoint } else { Stop::Shutdown }),
-            Err(error) if is_timeout(&error) => self.interrupt().map(|()| Stop::Time),
+            Err(error) if is_timeout(&error) => {
+                self.stream.write_all(&[3])?;
+                self.packet(ANSWER).context("the emulator does not stop the machine")?;
+                Ok(Stop::Time)
+            }
             Err(error) => Err(error),
         }
-    }
-
-    /// Stops the machine where it is.
-    fn interrupt(&mut self) -> Result<()> {
-        self.stream.write_all(&[3])?;
-        self.packet(ANSWER).map(drop).context("the emulator does not stop the machine")
     }
 
     /// A command of the emulator's monitor; it must say nothing.

@@ -67,11 +67,7 @@ fn a_writable_alias_in_either_half_is_found<F: HostedFormat>() {
         let victim = Victim::<F>::new(config);
         for level in LEVELS {
             let frame = victim.user_table(level);
-            let halves = [
-                (victim.system.paging.kernel(), KERNEL.offset_pages(9), Attrs::KERNEL_DATA),
-                (&victim.user, USER.offset_pages(9), Attrs::USER_DATA),
-            ];
-            for (root, address, attrs) in halves {
+            for (root, address, attrs) in victim.unmapped_pages() {
                 let place = victim.empty_slot(Level::Pte, root, address);
                 // Clean is no excuse: the first store makes it dirty.
                 for attrs in [attrs, Attrs { dirty: false, young: false, ..attrs }] {

@@ -3,7 +3,7 @@
 //! Violations are planted through the raw view of memory, one at a time, and taken back, as in `checker`.
 
 use crate::support::victim::{self, LEVELS};
-use crate::support::{Aliased, KERNEL, USER, configs, protecting_configs};
+use crate::support::{Aliased, configs, protecting_configs};
 use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_hosted::machine::ALIAS_START;
@@ -176,13 +176,8 @@ fn any_other_writable_mapping_of_a_table_is_found<F: HostedFormat>() {
         let victim = Victim::<F>::new(config);
         for level in LEVELS {
             let frame = victim.user_table(level);
-            let halves = [
-                (victim.system.paging.kernel(), KERNEL.offset_pages(9), Attrs::KERNEL_DATA),
-                (&victim.user, USER.offset_pages(9), Attrs::USER_DATA),
-            ];
-            for (root, address, attrs) in halves {
-                let place = victim.system.place(root, address);
-                assert!(place.entry.is_empty() && place.level == Level::Pte);
+            for (root, address, attrs) in victim.unmapped_pages() {
+                let place = victim.empty_slot(Level::Pte, root, address);
                 // Without keys, a key excuses nothing. And neither do the alias's own permissions, elsewhere.
                 let elsewhere = [
                     F::leaf(Level::Pte, frame, attrs),

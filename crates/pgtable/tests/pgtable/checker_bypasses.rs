@@ -3,7 +3,7 @@
 //! `check` is the last line: if a check at a store were missing, this is what it would have let through.
 
 use crate::support::victim::Victim;
-use crate::support::{KERNEL, Place, Protection, USER, configs};
+use crate::support::{KERNEL, Place, Protection, USER, configs, pages};
 use kpkeys_hosted::HostedFormat;
 use kpkeys_pgtable::check::{Finding, check_root};
 use kpkeys_pgtable::guarded::FrameType;
@@ -76,7 +76,7 @@ fn a_mapping_with_an_old_mark_is_found<F: HostedFormat, S: Protection>() {
         let system = &victim.system;
         let other = system.place(&victim.user, USER.offset_pages(9));
         let frame = system.data_block(0);
-        let range = crate::support::pages(USER.offset_pages(9), 1);
+        let range = pages(USER.offset_pages(9), 1);
         system.map(&victim.user, range, Attrs::USER_DATA, frame).unwrap();
         let leaf = system.place(&victim.user, USER.offset_pages(9)).entry;
         system.unmap(&victim.user, range).unwrap();

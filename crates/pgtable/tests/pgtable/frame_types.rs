@@ -2,7 +2,7 @@
 //!
 //! Each attack is shown to work where nothing is checked.
 
-use crate::support::{KERNEL, Protection, SMALL, System, USER, configs, pages};
+use crate::support::{KERNEL, Keys, Protection, SMALL, System, USER, configs, pages};
 use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_pgtable::guarded::{FrameType, Kind, Use};
@@ -313,7 +313,6 @@ fn a_table_goes_back_once_flushed_and_is_a_table_again<F: HostedFormat, S: Prote
 
 #[test]
 fn without_checks_there_are_no_types() {
-    use crate::support::Keys;
     for config in configs().filter(|config| !config.mode.checks()) {
         let system = System::<kpkeys_pgtable::entry::X86_64, Keys>::build(
             Config { linear: Level::Pte, ..config },

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::{LARGE, SMALL, System, protecting_configs};
+use crate::support::{LARGE, SMALL, System, USER, pages, protecting_configs};
 use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_hosted::machine::MEMORY_START;
@@ -148,7 +148,7 @@ fn a_bad_request_takes_nothing_from_a_pool_without_spares<F: HostedFormat>() {
     system.paging.enable_protection().expect("protects");
     let user = system.new_user_root();
     // Use up what is spare.
-    let mut va = crate::support::USER;
+    let mut va = USER;
     while system.paging.frames().blocks().len() < 12 {
         let section = system.paging.section(&user);
         system.paging.table_for(&section, &user, va, Level::Pte).unwrap();
@@ -181,9 +181,7 @@ fn early_tables_are_keyed_when_protection_is_turned_on<F: HostedFormat>() {
         let system = System::<F>::build(config, frames);
         let early = system.new_user_root();
         let freed = system.new_user_root();
-        system
-            .map(&early, crate::support::pages(crate::support::USER, 3), Attrs::USER_DATA, page(0))
-            .unwrap();
+        system.map(&early, pages(USER, 3), Attrs::USER_DATA, page(0)).unwrap();
         system.paging.release_user_root(freed);
         let static_tables = system.data_block(2);
         system.paging.record_early_ptps(static_tables, 4).unwrap();
@@ -216,14 +214,7 @@ fn mode_off_sets_no_key<F: HostedFormat>() {
         for pool in [false, true] {
             let system = System::<F>::boot(Config { mode: Mode::Off, linear, pool }, SMALL);
             let user = system.new_user_root();
-            system
-                .map(
-                    &user,
-                    crate::support::pages(crate::support::USER, 3),
-                    Attrs::USER_DATA,
-                    page(0),
-                )
-                .unwrap();
+            system.map(&user, pages(USER, 3), Attrs::USER_DATA, page(0)).unwrap();
             assert!(linear_map(&system, SMALL).iter().all(|(_, attrs)| attrs.key == Pkey::DEFAULT));
             assert_eq!(system.count_of(Event::KeyChange), 0);
             assert_eq!(system.count_of(Event::Switch), 0);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Barrier};
 
-use crate::support::{LARGE, Protection, SMALL, Scarce, System, USER, pages};
+use crate::support::{LARGE, Protection, SMALL, Scarce, System, USER, configs, pages};
 use kpkeys::keyed::Keyed;
 use kpkeys_hosted::arena::Arena;
 use kpkeys_hosted::boot::Counted;
@@ -188,7 +188,7 @@ fn a_block_in_use_is_not_returned<F: HostedFormat, S: Protection>() {
 
 /// A page that was unlinked is no spare until it was flushed: an allocation in between never returns it.
 fn an_unlinked_page_is_not_used_again_before_its_flush<F: HostedFormat, S: Protection>() {
-    for config in crate::support::configs() {
+    for config in configs() {
         let system = System::<F, S>::boot(config, memory_for(config.linear));
         let user = system.new_user_root();
         let range = link_tables(&system, &user, 40);
@@ -218,7 +218,7 @@ fn an_unlinked_page_is_not_used_again_before_its_flush<F: HostedFormat, S: Prote
 
 /// In `fused` tables with entries are not freed at all.
 fn a_page_taken_again_is_empty<F: HostedFormat, S: Protection>() {
-    for config in crate::support::configs().filter(|config| config.mode != Mode::Fused) {
+    for config in configs().filter(|config| config.mode != Mode::Fused) {
         let system = System::<F, S>::boot(config, memory_for(config.linear));
         for _ in 0..3 {
             let user = system.new_user_root();

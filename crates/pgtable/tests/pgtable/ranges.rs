@@ -4,7 +4,7 @@
 
 use std::num::NonZeroUsize;
 
-use crate::support::{KERNEL, Protection, SMALL, System, USER, configs, pages};
+use crate::support::{KERNEL, LARGE, Protection, SMALL, System, USER, configs, pages};
 use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_pgtable::addr::RangeError;
@@ -441,7 +441,7 @@ fn tables_are_freed_only_between_floor_and_ceiling<F: HostedFormat, S: Protectio
 
 fn an_ended_address_space_gives_every_page_back<F: HostedFormat, S: Protection>() {
     for config in configs() {
-        let memory = if config.linear == Level::Pud { crate::support::LARGE } else { SMALL };
+        let memory = if config.linear == Level::Pud { LARGE } else { SMALL };
         let system = System::<F, S>::boot(config, memory);
         let cycle = || {
             let user = system.new_user_root();

@@ -20,7 +20,6 @@ use kpkeys_pgtable::{
 };
 
 pub use frames::Scarce;
-#[allow(unused_imports, reason = "each test program uses its own part")]
 pub use protection::{Aliased, Keys, MachineOf, Protection, RegisterOf};
 
 /// Pages in 16 MiB, the memory of most tests.

@@ -69,6 +69,14 @@ impl<F: HostedFormat, S: Protection> Victim<F, S> {
         self.system.place(self.system.paging.kernel(), va)
     }
 
+    /// A page of each half that nothing maps: its root, its address, and what would map data there.
+    pub fn unmapped_pages(&self) -> [(&Root, VirtAddr, Attrs); 2] {
+        [
+            (self.system.paging.kernel(), KERNEL.offset_pages(9), Attrs::KERNEL_DATA),
+            (&self.user, USER.offset_pages(9), Attrs::USER_DATA),
+        ]
+    }
+
     pub fn empty_slot(&self, level: Level, root: &Root, va: VirtAddr) -> Place {
         let place = self.system.place(root, va);
         assert!(place.entry.is_empty() && place.level == level, "{place:?}");
