@@ -3,6 +3,7 @@
 //! | module | concept |
 //! |---|---|
 //! | `stores` | each kind of store, counted, in the window that is due |
+//! | `lines` | emptying and copying runs in a gate, eight entries at a time |
 //! | `window` | opening and closing it, and the barriers |
 //!
 //! A [`Section`] stands for one operation on page tables (a fork, a map, an unmap). Inside it, [`Section::lazy`] marks
@@ -43,6 +44,7 @@
 //! very point, the same barrier also makes the closing register write effective, and the write's own barrier is not issued:
 //! the window closes no later for it.
 
+mod lines;
 mod stores;
 mod window;
 
