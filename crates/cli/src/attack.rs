@@ -49,9 +49,9 @@ pub struct Options {
     /// Modes to attack, separated by commas [default: off, unbatched, batched, fused-lean, fused]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     modes: Vec<String>,
-    /// Run exploits instead: programs that turn faults of a driver into control over page tables
-    #[arg(long)]
-    exploits: bool,
+    /// Run exploits instead: programs that turn faults of a driver into control over page tables; all, or some by name
+    #[arg(long, value_name = "LIST", value_delimiter = ',', num_args = 0.., require_equals = true)]
+    exploits: Option<Vec<String>>,
     /// How to print it
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
@@ -82,8 +82,8 @@ struct Report {
 /// [`UsageError`] for an unknown mode; a kernel that did not start, panicked or did not end in time.
 pub fn run(options: &Options) -> Result<bool> {
     let modes = modes(&options.modes)?;
-    if options.exploits {
-        return exploits::run(options, &modes);
+    if let Some(names) = &options.exploits {
+        return exploits::run(options, &modes, names);
     }
     let emulated = options.machine.build()?;
     let (mut results, mut backend, mut kernel_agrees) = (Vec::new(), String::new(), true);
