@@ -37,6 +37,12 @@ use start::boot_info::BootInfo;
 use start::command_line::{self, Crash, Options};
 use start::{early_tables, image};
 
+/// The driver with planted faults is in the binary that is called so, whatever features are asked for.
+const _: () = {
+    let is_called_so = matches!(env!("CARGO_BIN_NAME").as_bytes(), b"kpkeys-vulnerable");
+    assert!(is_called_so == cfg!(feature = "vulnerable"), "build it by `--bin kpkeys-vulnerable`");
+};
+
 /// Least RAM the kernel starts with.
 const MIN_RAM_MIB: u64 = 48;
 

@@ -15,9 +15,21 @@ use crate::workspace;
 pub fn lint() -> Result<Outcome> {
     command::run(&mut cargo(&["fmt", "--check"]))?;
     command::run(for_every_target(&["clippy", "--release"]).args(["--", "-D", "warnings"]))?;
+    lint_exploits()?;
     let document = ["doc", "--no-deps", "--document-private-items"];
     command::run(for_every_target(&document).env("RUSTDOCFLAGS", "-D warnings"))?;
     Ok(Outcome::Done)
+}
+
+/// The same of what is in no ordinary build: the driver with planted faults, which is the same on every target, and the exploits.
+fn lint_exploits() -> Result<()> {
+    let target = format!("--target={}", Target::X86_64.rust_target());
+    let vulnerable = ["clippy", "--release", "--features", "vulnerable", &target, "--"];
+    command::run(cargo(&vulnerable).args(["-D", "warnings"]))?;
+    let exploits = workspace::root().join("kernel/exploits");
+    command::run(cargo(&["fmt", "--check"]).current_dir(&exploits))?;
+    let mut clippy = for_every_target(&["clippy", "--release"]);
+    command::run(clippy.current_dir(&exploits).args(["--", "-D", "warnings"]))
 }
 
 /// Builds the images of all targets side by side: each by itself keeps one CPU busy most of the time.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use kpkeys_emulator::{Kernel, Line, Machine, Outcome, Target};
 use kpkeys_pgtable::Mode;
+use kpkeys_program::initramfs::Writer;
 
 use crate::debian::Apt;
 use crate::workspace;
@@ -115,32 +116,14 @@ fn archive(architecture: &'static str) -> Result<PathBuf> {
     let busybox = apt.unpacked(PACKAGE)?.join("bin/busybox");
     let busybox =
         fs::read(&busybox).with_context(|| format!("cannot read {}", busybox.display()))?;
-    let mut archive = Vec::new();
-    let mut number = 1;
-    let mut add = |name: &str, mode: u32, data: &[u8]| {
-        number += 1;
-        add_file(&mut archive, name, number, mode, data);
-    };
-    add("bin", 0o040_755, &[]);
-    add("bin/busybox", 0o100_755, &busybox);
+    let mut archive = Writer::new();
+    archive.directory("bin");
+    archive.program("bin/busybox", &busybox);
     for applet in APPLETS {
-        add(&format!("bin/{applet}"), 0o120_777, b"busybox");
+        archive.link(&format!("bin/{applet}"), "busybox");
     }
-    add("TRAILER!!!", 0, &[]);
     let file = folder.join("root.cpio");
-    fs::write(&file, archive)?;
+    fs::write(&file, archive.finish())?;
     println!("{}", file.display());
     Ok(file)
-}
-
-/// A file in cpio's newc format.
-fn add_file(archive: &mut Vec<u8>, name: &str, number: u32, mode: u32, data: &[u8]) {
-    let (name_len, data_len) = (name.len() as u32 + 1, data.len() as u32);
-    let fields = [number, mode, 0, 0, 1, 0, data_len, 0, 0, 0, 0, name_len, 0];
-    archive.extend(b"070701");
-    archive.extend(fields.iter().flat_map(|field| format!("{field:08x}").into_bytes()));
-    archive.extend(name.bytes().chain([0]));
-    archive.resize(archive.len().next_multiple_of(4), 0);
-    archive.extend(data);
-    archive.resize(archive.len().next_multiple_of(4), 0);
 }

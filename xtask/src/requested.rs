@@ -1,4 +1,4 @@
-//! Tests that run on request, since they take the distribution's packages that nothing else needs, and minutes: `cargo xtask slurm` and
+//! Tests that run on request, since they take minutes, or the distribution's packages that nothing else needs: `cargo xtask exploits`, `cargo xtask slurm` and
 //! `cargo xtask browser`.
 
 use anyhow::{Result, bail};
@@ -15,6 +15,12 @@ const SLURM: [Needed; 4] = [
     ("munged", "munge"),
 ];
 const BROWSER: [Needed; 1] = [("chromium", "chromium")];
+
+/// Every exploit in every mode with every backend, on kernels that are built for it.
+pub fn exploits() -> Result<()> {
+    let test = ["test", "-p", "kpkeys-cli", "--test", "exploits"];
+    command::run(command::cargo(&test).args(["--", "--ignored", "--nocapture"]))
+}
 
 /// A campaign of 1,000 tasks in a Slurm of its own, eight nodes on this machine, with tasks killed and a node lost.
 pub fn slurm() -> Result<()> {

@@ -8,7 +8,9 @@
 //! | [`record`] | what the kernel reports |
 //! | [`gates`] | what must hold of all attacks together |
 //! | [`mod@print`] | the table |
+//! | [`exploits`] | `--exploits`: programs that attack from outside, by faults of a driver |
 
+mod exploits;
 mod gates;
 mod print;
 mod record;
@@ -35,7 +37,8 @@ Examples:
   kpkeys attack --backend smap          on x86-64 with SMAP; --cpu Broadwell for a CPU of 2014
   kpkeys attack --modes off,fused       two modes only
   kpkeys attack --backend mock          what happens where nothing enforces
-  kpkeys attack --format json           one object for scripts";
+  kpkeys attack --format json           one object for scripts
+  kpkeys attack --exploits              programs that take over a kernel with a faulty driver, in every mode";
 
 /// The options of `kpkeys attack`.
 #[derive(clap::Args, Clone, Debug)]
@@ -46,6 +49,9 @@ pub struct Options {
     /// Modes to attack, separated by commas [default: off, unbatched, batched, fused-lean, fused]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     modes: Vec<String>,
+    /// Run exploits instead: programs that turn faults of a driver into control over page tables; all, or some by name
+    #[arg(long, value_name = "LIST", value_delimiter = ',', num_args = 0.., require_equals = true)]
+    exploits: Option<Vec<String>>,
     /// How to print it
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
@@ -76,6 +82,9 @@ struct Report {
 /// [`UsageError`] for an unknown mode; a kernel that did not start, panicked or did not end in time.
 pub fn run(options: &Options) -> Result<bool> {
     let modes = modes(&options.modes)?;
+    if let Some(names) = &options.exploits {
+        return exploits::run(options, &modes, names);
+    }
     let emulated = options.machine.build()?;
     let (mut results, mut backend, mut kernel_agrees) = (Vec::new(), String::new(), true);
     let mut unprotected = false;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use kpkeys_emulator::{Kernel, Line, Machine, Outcome, Target};
+use kpkeys_emulator::{Kernel, Line, Machine, Outcome, Run, Target};
 use serde::Deserialize;
 
 use crate::usage::UsageError;
@@ -54,6 +54,24 @@ impl MachineOptions {
     ///
     /// [`UsageError`] for a machine or backend that does not exist; otherwise what the build failed with.
     pub fn build(&self) -> Result<Emulated> {
+        self.build_by(Kernel::build)
+    }
+
+    /// Builds the kernel with planted faults, and the exploits, from which it runs programs.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build).
+    pub fn build_vulnerable(&self) -> Result<Emulated> {
+        let emulated = self.build_by(Kernel::build_vulnerable)?;
+        let archive = kpkeys_emulator::exploits(emulated.kernel.target())?;
+        Ok(emulated.with_initramfs(&archive))
+    }
+
+    fn build_by(
+        &self,
+        build: fn(Target) -> Result<Kernel, kpkeys_emulator::Error>,
+    ) -> Result<Emulated> {
         let target: Target = self.on.parse().map_err(|error| UsageError(format!("{error}")))?;
         if let Some(backend) = &self.backend {
             check_backend(target, backend)?;
@@ -67,7 +85,7 @@ impl MachineOptions {
             time_limit: Duration::from_secs(self.time_limit),
             ..Machine::default()
         };
-        Ok(Emulated { kernel: Kernel::build(target)?, machine, backend: self.backend.clone() })
+        Ok(Emulated { kernel: build(target)?, machine, backend: self.backend.clone() })
     }
 }
 
@@ -89,6 +107,8 @@ pub fn check_backend(target: Target, backend: &str) -> Result<(), UsageError> {
 pub struct Boot {
     /// Whether everything the kernel was asked for was done and held.
     pub held: bool,
+    /// Whether the kernel panicked.
+    pub panicked: bool,
     /// The backend the kernel said it protects its tables by.
     pub backend: Option<String>,
     /// Whether that is none at all although nobody asked for none: the CPU model has nothing to protect them by.
@@ -194,6 +214,23 @@ impl Emulated {
     ///
     /// The kernel did not start, panicked, or did not end in time; with what it printed last.
     pub fn boot(&self, words: &str, on_line: &mut dyn FnMut(Line<'_>)) -> Result<Boot> {
+        let (boot, run) = self.boot_to_any_end(words, on_line)?;
+        if boot.panicked {
+            bail!("the kernel panicked: {}", run.last);
+        }
+        Ok(boot)
+    }
+
+    /// [`boot`](Self::boot) for whom a panic is an answer as well.
+    ///
+    /// # Errors
+    ///
+    /// The kernel did not start, or did not end in time.
+    pub fn boot_to_any_end(
+        &self,
+        words: &str,
+        on_line: &mut dyn FnMut(Line<'_>),
+    ) -> Result<(Boot, Run)> {
         let command_line = self.command_line(words);
         let machine = Machine { command_line, ..self.machine.clone() };
         let mut protected_by = None;
@@ -208,13 +245,16 @@ impl Emulated {
                 on_line(line);
             })
             .with_context(|| format!("the kernel, booted with `{}`", machine.command_line))?;
-        let held = match run.outcome {
-            Outcome::Success => true,
-            Outcome::Failed => false,
-            Outcome::Panicked => bail!("the kernel panicked: {}", run.last),
-            Outcome::Refused => bail!("the kernel did not start: {}", run.last),
-        };
+        if run.outcome == Outcome::Refused {
+            bail!("the kernel did not start: {}", run.last);
+        }
         let unprotected = self.backend.is_none() && protected_by.as_deref() == Some(NO_BACKEND);
-        Ok(Boot { held, backend: protected_by, unprotected })
+        let boot = Boot {
+            held: run.outcome == Outcome::Success,
+            panicked: run.outcome == Outcome::Panicked,
+            backend: protected_by,
+            unprotected,
+        };
+        Ok((boot, run))
     }
 }

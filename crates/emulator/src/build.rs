@@ -50,6 +50,37 @@ fn check_rust_target(rustc: &OsStr, folder: &Path, target: Target) -> Result<(),
     }
 }
 
+/// Runs Cargo on a package for a bare target, quickly when nothing has changed; where what it builds is. Its messages go to standard error, its progress too
+/// if that is a terminal.
+///
+/// # Errors
+///
+/// [`Error::Build`], or [`Error::Io`] when Cargo does not start.
+pub(crate) fn build(
+    folder: &Path,
+    target_dir: &Path,
+    target: Target,
+    what: &[&str],
+) -> Result<PathBuf, Error> {
+    let program = PathBuf::from(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = Command::new(&program);
+    // In the package's folder, where Cargo finds the kernel's configuration.
+    cargo.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null());
+    cargo.args(["build", "--release", "--target", target.rust_target()]).args(what);
+    if !std::io::stderr().is_terminal() {
+        cargo.arg("--quiet");
+    }
+    cargo.arg("--target-dir").arg(target_dir);
+    for variable in FOREIGN_FLAGS.iter().chain(&TARGET_DIRS) {
+        cargo.env_remove(variable);
+    }
+    let status = cargo.status().map_err(|source| Error::Io { program, source })?;
+    if !status.success() {
+        return Err(Error::Build { status });
+    }
+    Ok(target_dir.join(target.rust_target()).join("release"))
+}
+
 impl Kernel {
     /// Builds the kernel from the checkout this program was built from, or from the source in this program if there is none any more;
     /// quick when nothing has changed. Cargo's messages go to standard error, its progress too if that is a terminal.
@@ -59,27 +90,24 @@ impl Kernel {
     /// [`Error::NoCache`], [`Error::RustTargetMissing`], [`Error::Build`], [`Error::BadImage`], or [`Error::Io`] when Cargo does not
     /// start.
     pub fn build(target: Target) -> Result<Self, Error> {
+        Self::build_binary(target, "kpkeys-kernel", &["--bin", "kpkeys-kernel"])
+    }
+
+    /// The same kernel with a driver that has planted faults, for [`exploits`](crate::exploits) to be shown on. It has a file of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build).
+    pub fn build_vulnerable(target: Target) -> Result<Self, Error> {
+        let what = ["--bin", "kpkeys-vulnerable", "--features", "vulnerable"];
+        Self::build_binary(target, "kpkeys-vulnerable", &what)
+    }
+
+    fn build_binary(target: Target, name: &str, what: &[&str]) -> Result<Self, Error> {
         let folder = source::folder()?;
         let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
         check_rust_target(&rustc, &folder, target)?;
-        let program = PathBuf::from(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        let mut cargo = Command::new(&program);
-        // In the kernel's folder, where Cargo finds the kernel's configuration.
-        cargo.current_dir(&folder).stdin(Stdio::null()).stdout(Stdio::null());
-        cargo.args(["build", "--release", "--target", target.rust_target()]);
-        if !std::io::stderr().is_terminal() {
-            cargo.arg("--quiet");
-        }
-        let built = target_dir(&folder);
-        cargo.arg("--target-dir").arg(&built);
-        for variable in FOREIGN_FLAGS.iter().chain(&TARGET_DIRS) {
-            cargo.env_remove(variable);
-        }
-        let status = cargo.status().map_err(|source| Error::Io { program, source })?;
-        if !status.success() {
-            return Err(Error::Build { status });
-        }
-        let elf = built.join(target.rust_target()).join("release/kpkeys-kernel");
+        let elf = build(&folder, &target_dir(&folder), target, what)?.join(name);
         let image =
             if target.loads_flat_images() { flat::write_beside(&elf)? } else { elf.clone() };
         Ok(Self { target, elf, image })

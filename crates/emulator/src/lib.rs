@@ -21,6 +21,7 @@
 
 mod build;
 mod error;
+mod exploits;
 mod flat;
 mod machine;
 mod run;
@@ -29,6 +30,7 @@ mod target;
 
 pub use build::{Kernel, target_dir};
 pub use error::{Error, LastLines};
+pub use exploits::exploits;
 pub use machine::Machine;
 pub use run::{Line, Outcome, Run};
 pub use target::Target;

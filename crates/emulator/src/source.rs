@@ -135,7 +135,10 @@ mod tests {
             crates += 1;
         }
         assert_eq!(fs::read_dir(folder.join("crates")).unwrap().count(), crates);
-        for part in ["Cargo.toml", "Cargo.lock", "build.rs", ".cargo", "src"] {
+        let exploits = ["exploits/Cargo.toml", "exploits/Cargo.lock", "exploits/src"];
+        for part in
+            ["Cargo.toml", "Cargo.lock", "build.rs", ".cargo", "src"].iter().chain(&exploits)
+        {
             assert_same(&folder.join("kernel").join(part), &repository.join("kernel").join(part));
         }
         assert_same(&folder.join("Cargo.toml"), &repository.join("Cargo.toml"));

@@ -55,6 +55,17 @@ fn passes(target: Target, machine: Machine) {
     }
 }
 
+/// The driver with planted faults is in a kernel of another name, and in no other.
+#[test]
+fn has_no_planted_faults() {
+    for target in Target::ALL {
+        let image = std::fs::read(kernel(target).elf()).expect("it was just built");
+        let has = |name: &[u8]| image.windows(name.len()).any(|bytes| bytes == name);
+        assert!(has(b"urandom"), "{}: devices are not found by their names", target.name());
+        assert!(!has(b"vulnerable"), "{}: the driver with planted faults", target.name());
+    }
+}
+
 #[test]
 fn passes_its_tests_on_one_cpu() {
     Target::ALL.into_iter().for_each(|target| passes_its_tests(target, 128, 1));

@@ -3,6 +3,8 @@
 //! A file is a header of 110 ASCII bytes, its name and its contents, name and contents each padded to four bytes; a file named
 //! `TRAILER!!!` ends an archive. Archives follow one another, with zeroes between.
 
+use alloc::format;
+use alloc::vec::Vec;
 use core::fmt;
 
 const HEADER_LEN: usize = 110;
@@ -197,5 +199,76 @@ fn cleaned(name: &str) -> &str {
             return if rest == "." { "" } else { rest };
         }
         rest = shorter;
+    }
+}
+
+/// An archive that is being written.
+#[derive(Clone, Debug, Default)]
+pub struct Writer {
+    bytes: Vec<u8>,
+    files: u32,
+}
+
+impl Writer {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a directory.
+    pub fn directory(&mut self, path: &str) {
+        self.add(path, 0o040_755, &[]);
+    }
+
+    /// Adds a file that may be run.
+    pub fn program(&mut self, path: &str, contents: &[u8]) {
+        self.add(path, 0o100_755, contents);
+    }
+
+    /// Adds a symbolic link.
+    pub fn link(&mut self, path: &str, target: &str) {
+        self.add(path, 0o120_777, target.as_bytes());
+    }
+
+    /// The archive.
+    pub fn finish(mut self) -> Vec<u8> {
+        self.add(TRAILER, 0, &[]);
+        self.bytes
+    }
+
+    fn add(&mut self, name: &str, mode: u32, data: &[u8]) {
+        self.files += 1;
+        let (name_len, data_len) = (name.len() as u32 + 1, data.len() as u32);
+        let fields = [self.files, mode, 0, 0, 1, 0, data_len, 0, 0, 0, 0, name_len, 0];
+        self.bytes.extend(MAGIC);
+        self.bytes.extend(fields.iter().flat_map(|field| format!("{field:08x}").into_bytes()));
+        self.bytes.extend(name.bytes().chain([0]));
+        self.pad();
+        self.bytes.extend(data);
+        self.pad();
+    }
+
+    fn pad(&mut self) {
+        self.bytes.resize(self.bytes.len().next_multiple_of(ALIGN), 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read() {
+        let mut writer = Writer::new();
+        writer.directory("bin");
+        writer.program("bin/a", b"odd");
+        writer.link("bin/b", "a");
+        let archive = writer.finish();
+        let read: Result<Vec<_>, _> = entries(&archive).collect();
+        let read: Vec<_> =
+            read.unwrap().iter().map(|entry| (entry.path, entry.mode, entry.data)).collect();
+        let expected: [(&str, u32, &[u8]); 3] =
+            [("bin", 0o040_755, b""), ("bin/a", 0o100_755, b"odd"), ("bin/b", 0o120_777, b"a")];
+        assert_eq!(read, expected);
     }
 }

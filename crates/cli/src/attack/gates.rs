@@ -98,7 +98,7 @@ impl Gate {
     }
 }
 
-fn gate(was_run: bool, held: bool) -> Gate {
+pub(super) fn gate(was_run: bool, held: bool) -> Gate {
     match (was_run, held) {
         (false, _) => Gate::NotRun,
         (true, true) => Gate::Pass,

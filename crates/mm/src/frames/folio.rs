@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use kpkeys_pgtable::{Machine, PAGE_SIZE, PhysAddr};
 
 use super::buddy::Buddy;
-use super::word::{Kind, TooMany};
+use super::word::{Kind, TooFew, TooMany};
 use crate::error::Error;
 
 /// The order of a large folio: 512 pages.
@@ -161,13 +161,15 @@ impl Buddy {
         FolioRun { first: self.number(first), pages: pages as u32 }
     }
 
-    /// Gives back the mappings of a run; frees the folio with its last.
+    /// Gives back the mappings of a run; frees the folio with its last. Mappings that there are not are [refused](Self::refused).
     #[inline(always)]
     pub(crate) fn release_run(&self, run: FolioRun) {
         let (head, _) = self.folio_of(run.first);
         let word = &self.meta(head).word;
-        if word.release(run.pages) {
-            self.put(head, word.folio_order().unwrap_or(0));
+        match word.release(run.pages) {
+            Ok(true) => self.put(head, word.folio_order().unwrap_or(0)),
+            Ok(false) => {}
+            Err(TooFew) => self.refuse(),
         }
     }
 
@@ -192,12 +194,17 @@ impl Buddy {
     #[inline(always)]
     fn folio_of(&self, frame: u32) -> (u32, u32) {
         let meta = self.meta(frame);
-        let pages = |order: Option<u8>| 1 << order.unwrap_or(0);
-        if meta.word.is_tail() {
-            let head = meta.link.load(Relaxed);
-            return (head, head + pages(self.meta(head).word.folio_order()) - frame);
+        if !meta.word.is_tail() {
+            return (frame, 1 << meta.word.folio_order().unwrap_or(0));
         }
-        (frame, pages(meta.word.folio_order()))
+        // In what is no folio, or was given back, the link says nothing.
+        let head = meta.link.load(Relaxed);
+        let order = self.table.get(head as usize).and_then(|head| head.word.folio_order());
+        let rest = order.and_then(|order| (1_u32 << order).checked_sub(frame.wrapping_sub(head)));
+        match rest.filter(|&rest| rest > 0) {
+            Some(rest) => (head, rest),
+            None => (frame, 1),
+        }
     }
 
     /// Makes a page read as zeroes.

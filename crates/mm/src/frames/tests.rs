@@ -118,6 +118,22 @@ fn a_block_that_was_merged_cannot_be_freed_again() {
     assert_eq!((buddy.refused(), buddy.free_frames()), (8, free));
 }
 
+/// Whoever gives a frame back by its address that programs have mapped leaves them with mappings that nobody counts.
+#[test]
+fn a_mapping_that_is_not_counted_is_refused_and_changes_nothing() {
+    let buddy = buddy();
+    let frame = buddy.new_frame().unwrap().address();
+    assert_eq!(buddy.share(frame, 1), Ok(1));
+    // SAFETY: nothing is at the address but in this test's mind.
+    unsafe { buddy.release(frame, 0) };
+    let inside = buddy.address(buddy.take(4).unwrap() + 3);
+    let (before, free) = (state(&buddy), buddy.free_frames());
+    buddy.release_run(buddy.unmapped(frame, 1));
+    buddy.release_run(buddy.unmapped(inside, 1));
+    assert_eq!(buddy.refused(), 2);
+    assert!(state(&buddy) == before && buddy.free_frames() == free, "nothing changed");
+}
+
 #[test]
 fn a_frame_given_back_by_its_owner_is_free_when_nobody_holds_it() {
     let buddy = buddy();

@@ -54,6 +54,10 @@ pub(super) struct Word(AtomicU64);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct TooMany;
 
+/// A frame has not so many mappings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct TooFew;
+
 const COUNT_BITS: u32 = 27;
 const COUNT: u64 = (1 << COUNT_BITS) - 1;
 /// One reference.
@@ -196,19 +200,26 @@ impl Word {
 
     /// Gives back as many mappings, which no TLB holds any more. True if these were the last: the caller is alone with the folio then,
     /// whose counts mean nothing any more.
+    ///
+    /// # Errors
+    ///
+    /// [`TooFew`], and nothing is changed, if there are not so many: the frame was given back before, by somebody who had no right to.
     #[inline(always)]
-    pub(super) fn release(&self, pages: u32) -> bool {
+    pub(super) fn release(&self, pages: u32) -> Result<bool, TooFew> {
         // The last one must see every access made under the others' references.
         let word = self.0.load(Ordering::Acquire);
         if is_all_of(word, pages) {
-            return true;
+            return Ok(true);
         }
         if word & TYPE == KEPT {
-            return false;
+            return Ok(false);
+        }
+        // Below zero it would be another frame's kind.
+        if mappings(word) < u64::from(pages) {
+            return Err(TooFew);
         }
         let before = self.0.fetch_sub(u64::from(pages) * MAPPED, Ordering::AcqRel);
-        debug_assert!(mappings(before) >= u64::from(pages), "given back more often than taken");
-        references(before) == u64::from(pages)
+        Ok(references(before) == u64::from(pages))
     }
 
     /// Whether the one mapping that the caller has is the only reference to a single page.

@@ -54,6 +54,12 @@ impl FilePages<'_> {
 }
 
 impl File {
+    /// A file of frames that somebody had already, such as a device's buffer, with what is in them. None if there are none.
+    pub fn of(frames: Vec<OwnedFrame>) -> Option<File> {
+        let fault_around = NonZeroUsize::MIN;
+        (!frames.is_empty()).then_some(File { frames, fault_around })
+    }
+
     /// The frame that holds a page. Pages behind the last one repeat from the first.
     pub fn frame(&self, page: usize) -> PhysAddr {
         self.frames[page % self.frames.len()].address()

@@ -30,6 +30,10 @@ pub fn ioctl(call: &mut Arguments<'_>) -> Outcome {
             file.set_flags(if on { file.flags() | O_NONBLOCK } else { file.flags() & !O_NONBLOCK });
             return Ok(0);
         }
+        #[cfg(feature = "vulnerable")]
+        command if file.device() == Some(Device::Vulnerable) => {
+            return crate::program::files::vulnerable::control(&memory, command, at).map(|()| 0);
+        }
         _ if file.device() != Some(Device::Terminal) => return Err(Errno::ENOTTY),
         TCGETS => memory.write(at, &terminal::settings())?,
         TCSETS | TCSETSW | TCSETSF => {

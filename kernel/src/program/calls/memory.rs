@@ -36,6 +36,13 @@ pub fn mmap(call: &mut Arguments<'_>) -> Outcome {
                 return Err(Errno::EINVAL);
             }
             let file = file(call.task, call.value(4))?;
+            #[cfg(feature = "vulnerable")]
+            if file.device() == Some(crate::program::files::node::Device::Vulnerable) {
+                use crate::program::files::vulnerable;
+                let buffer = vulnerable::pages_of(offset / PAGE_SIZE)?;
+                let source = Source::Shared(buffer, 0);
+                return call.task.process.memory().map(at, bytes, allows, source);
+            }
             let data = file.node().and_then(|node| node.data()).map_err(|_| Errno::ENODEV)?;
             // Writes through a mapping would not be seen by those who read the file.
             if is_shared && allows.write {

@@ -8,6 +8,7 @@
 //! | [`pipe`] | pipes |
 //! | [`terminal`] | the terminal on the serial line |
 //! | [`proc`] | `/proc` |
+//! | `vulnerable` | `/dev/vulnerable`, the driver with planted faults, where the build says so |
 
 pub mod node;
 pub mod open;
@@ -15,5 +16,7 @@ pub mod pipe;
 pub mod proc;
 pub mod terminal;
 pub mod tree;
+#[cfg(feature = "vulnerable")]
+pub mod vulnerable;
 
 pub use open::{Descriptors, Object, OpenFile};

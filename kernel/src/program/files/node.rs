@@ -43,17 +43,22 @@ pub enum Device {
     Random,
     /// The terminal.
     Terminal,
+    /// The driver with planted faults.
+    #[cfg(feature = "vulnerable")]
+    Vulnerable,
 }
 
 impl Device {
     /// Every device with its name in `/dev`, and its number.
-    pub const ALL: [(Self, &'static str, u64); 6] = [
+    pub const ALL: &[(Self, &'static str, u64)] = &[
         (Self::Null, "null", 0x103),
         (Self::Zero, "zero", 0x105),
         (Self::Full, "full", 0x107),
         (Self::Random, "urandom", 0x109),
         (Self::Terminal, "console", 0x501),
         (Self::Terminal, "tty", 0x500),
+        #[cfg(feature = "vulnerable")]
+        (Self::Vulnerable, "vulnerable", 0xa00),
     ];
 }
 

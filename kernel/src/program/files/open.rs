@@ -195,6 +195,8 @@ fn read_device(device: Device, to: &mut [u8]) -> Outcome<usize> {
         Device::Zero | Device::Full => to.fill(0),
         Device::Random => random::fill(to),
         Device::Terminal => return terminal::read(to),
+        #[cfg(feature = "vulnerable")]
+        Device::Vulnerable => return Err(Errno::EINVAL),
     }
     Ok(to.len())
 }

@@ -179,7 +179,7 @@ pub fn from_archive(archive: &'static [u8]) -> Result<Arc<Node>, initramfs::Erro
         directory_at(&root, path).meta.lock().permissions = permissions;
     }
     let dev = directory_at(&root, "dev");
-    for (device, name, _) in Device::ALL {
+    for &(device, name, _) in Device::ALL {
         put(&dev, name, Node::new(0o666, Content::Device(device)));
     }
     for (name, target) in [

@@ -49,6 +49,14 @@ impl Pages {
         Ok(new)
     }
 
+    /// Pages that somebody had already: a device's buffer. None if there are none.
+    #[cfg(feature = "vulnerable")]
+    pub fn of(frames: alloc::vec::Vec<kpkeys_mm::frames::OwnedFrame>) -> Option<Self> {
+        let pages = frames.len();
+        let file = File::of(frames)?;
+        Some(Self { file: Box::into_raw(Box::new(file)), pages })
+    }
+
     /// How many pages.
     pub fn len(&self) -> usize {
         self.pages
