@@ -7,13 +7,12 @@ use std::collections::BTreeMap;
 
 use kpkeys_hosted::HostedFormat;
 use kpkeys_mm::Kernel;
-use kpkeys_pgtable::entry::{Aarch64, X86_64};
 use kpkeys_pgtable::{
-    Attrs, Error, Flush, Format, Frames, Machine, Mode, PAGE_SIZE, PageRange, PhysAddr, Root,
-    VirtAddr,
+    Attrs, Error, Flush, Format, Frames, Machine, PAGE_SIZE, PageRange, PhysAddr, Root, VirtAddr,
 };
 
-use crate::support::{assert_clean, guarded, guarded_pan};
+use crate::machine::on_machine;
+use crate::support::assert_clean;
 
 const PAGES: usize = 4096;
 /// Where the room begins: below the end of what one table of the third level translates, so that tables of all levels differ in it.
@@ -24,13 +23,7 @@ const ROOM: usize = 600;
 /// The first byte says which machine and mode, the others what is done.
 pub fn run(bytes: &[u8]) {
     let Some((&machine, operations)) = bytes.split_first() else { return };
-    let mode = Mode::ALL[usize::from(machine >> 2) % Mode::ALL.len()];
-    match machine & 3 {
-        0 => carry_out(&guarded::<Aarch64>(mode, PAGES), operations),
-        1 => carry_out(&guarded_pan::<Aarch64>(mode, PAGES), operations),
-        2 => carry_out(&guarded_pan::<X86_64>(mode, PAGES), operations),
-        _ => carry_out(&guarded::<X86_64>(mode, PAGES), operations),
-    }
+    on_machine!(machine, PAGES, |kernel| carry_out(&kernel, operations));
 }
 
 /// Whether a page may be written, and its frame.

@@ -191,13 +191,15 @@ impl<S: System> Model for Explored<S> {
 impl<S: System> Explored<S> {
     /// The state that an execution is in.
     fn stopped(&self, execution: &Execution<S>, path: Vec<Choice>, last: u8, left: u8) -> State {
-        let saved = execution.saved();
+        let (saved, known) = (execution.saved(), execution.hash());
         world::with(|world| {
             let choices = choices(world, self.exploration.scenario, last, left);
             self.reached.fetch_or(world.reached, Ordering::Relaxed);
-            let shared = world.locks.iter().fold(world.frames.hash(), |hash, lock| {
-                mix(mix(hash, u64::from(lock.held)), lock.history)
-            });
+            let memory = mix(world.frames.hash(), known);
+            let shared = world
+                .locks
+                .iter()
+                .fold(memory, |hash, lock| mix(mix(hash, u64::from(lock.held)), lock.history));
             let seen: Vec<Vec<u64>> = world
                 .threads
                 .iter()
