@@ -55,7 +55,7 @@ impl<S: System> Kernel<S> {
     /// Why it could not.
     pub fn start(scenario: Scenario, mode: Mode) -> Result<Self, Error> {
         let work: Work<S> = match scenario {
-            Scenario::Purge => Work::Areas(Areas::start(mode)),
+            Scenario::Purge | Scenario::Gather => Work::Areas(Areas::start(scenario, mode)),
             _ => Work::Tables(Tables::start(scenario, mode)?),
         };
         let kernel = Kernel { work, saved: RefCell::default(), idle: RefCell::default() };

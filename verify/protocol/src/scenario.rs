@@ -15,6 +15,8 @@ pub enum Scenario {
     Program,
     /// One frees an area, and has whatever waits flushed; the other unmaps a page and gives it back. Both map anew what is free then.
     Purge,
+    /// One unmaps two pages of a program, whose frames are gathered for one flush. Both map anew what is free then.
+    Gather,
     /// One moves a page, maps one, and unmaps and frees another; the other looks at all tables to find out what is mapped no more. Where frames
     /// have types.
     Sweep,
@@ -22,12 +24,13 @@ pub enum Scenario {
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Scenario; 6] = [
+    pub const ALL: [Scenario; 7] = [
         Scenario::Link,
         Scenario::Free,
         Scenario::Lazy,
         Scenario::Program,
         Scenario::Purge,
+        Scenario::Gather,
         Scenario::Sweep,
     ];
 

@@ -10,6 +10,7 @@ use crate::frames::ModelFrames;
 use crate::kernel::{Kernel, config};
 use crate::machine::{Model, System};
 use crate::scenario::Scenario;
+use crate::tlb::{Cached, walk};
 use crate::world::{self, CPUS};
 
 /// Addresses whose last table belongs to threads. Each thread has a page beside the other's.
@@ -48,9 +49,16 @@ impl<S: System> Tables<S> {
             tables.map(PageRange::new(SHARED, CPUS)?)?;
         }
         if scenario == Scenario::Sweep {
-            // The table that a page moves to has the smaller frame number, and is looked at first.
-            tables.map(PageRange::new(SHARED.offset_pages(1), 1)?)?;
             tables.map(PageRange::new(OWN, 1)?)?;
+            tables.map(PageRange::new(SHARED.offset_pages(1), 1)?)?;
+            let all = walk(S::decode, tables.paging.kernel().frame().0, &[]);
+            let table = |va: VirtAddr| {
+                let is_its_table = |part: &&Cached| {
+                    part.table == Some(0) && (part.va..part.va + part.bytes).contains(&va.0)
+                };
+                all.iter().find(is_its_table).map(|part| part.frame)
+            };
+            assert!(table(SHARED) < table(OWN), "where a page moves to is looked at first");
         }
         Ok(tables)
     }
