@@ -28,6 +28,8 @@ const OF_PROGRAM: VirtAddr = VirtAddr(0x4000_0000);
 pub struct Tables<S: System> {
     paging: Paging<Model<S>, ModelFrames>,
     scenario: Scenario,
+    /// From where to where a page moves.
+    moves: [VirtAddr; 2],
 }
 
 impl<S: System> Tables<S> {
@@ -38,7 +40,7 @@ impl<S: System> Tables<S> {
     /// Why they could not be made.
     pub fn start(scenario: Scenario, mode: Mode) -> Result<Self, Error> {
         let paging = Paging::new(Model::<S>::new(), ModelFrames, config(mode))?;
-        let tables = Tables { paging, scenario };
+        let mut tables = Tables { paging, scenario, moves: [OWN, SHARED] };
         tables.paging.link_kernel_half(PageRange::new(SHARED, 1 << 18)?)?;
         tables.paging.enable_protection()?;
         tables.map(PageRange::new(OF_HANDLERS, CPUS)?)?;
@@ -49,18 +51,24 @@ impl<S: System> Tables<S> {
             tables.map(PageRange::new(SHARED, CPUS)?)?;
         }
         if scenario == Scenario::Sweep {
-            tables.map(PageRange::new(OWN, 1)?)?;
-            tables.map(PageRange::new(SHARED.offset_pages(1), 1)?)?;
-            let all = walk(S::decode, tables.paging.kernel().frame().0, &[]);
-            let table = |va: VirtAddr| {
-                let is_its_table = |part: &&Cached| {
-                    part.table == Some(0) && (part.va..part.va + part.bytes).contains(&va.0)
-                };
-                all.iter().find(is_its_table).map(|part| part.frame)
-            };
-            assert!(table(SHARED) < table(OWN), "where a page moves to is looked at first");
+            [OWN, SHARED]
+                .into_iter()
+                .try_for_each(|at| tables.map(PageRange::new(at.offset_pages(1), 1)?))?;
+            tables.order_by_looks();
+            tables.map(PageRange::new(tables.moves[0], 1)?)?;
         }
         Ok(tables)
+    }
+
+    /// A page moves to the table that is looked at first, which has the smaller frame number: its entry is then in no table that is looked at.
+    fn order_by_looks(&mut self) {
+        let all = walk(S::decode, self.paging.kernel().frame().0, &[]);
+        self.moves.sort_by_key(|va| {
+            let is_its_table = |part: &&Cached| {
+                part.table == Some(0) && (part.va..part.va + part.bytes).contains(&va.0)
+            };
+            all.iter().find(is_its_table).map(|part| std::cmp::Reverse(part.frame))
+        });
     }
 
     /// The tables.
@@ -150,11 +158,11 @@ impl<S: System> Tables<S> {
     fn move_map_and_free(&self) -> Result<(), Error> {
         let root = self.paging.kernel();
         let section = self.paging.section(root);
-        let moved = PageRange::new(OWN, 1)?;
-        self.paging.move_pages(&section, root, moved, SHARED)?;
+        let [from, to] = self.moves;
+        self.paging.move_pages(&section, root, PageRange::new(from, 1)?, to)?;
         drop(section);
-        self.map(PageRange::new(SHARED.offset_pages(2), 1)?)?;
-        let gone = PageRange::new(SHARED.offset_pages(1), 1)?;
+        self.map(PageRange::new(to.offset_pages(2), 1)?)?;
+        let gone = PageRange::new(to.offset_pages(1), 1)?;
         let section = self.paging.section(root);
         let mut frame = None;
         self.paging.unmap(&section, root, gone, |_, level, entry| {

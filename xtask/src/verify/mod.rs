@@ -31,7 +31,7 @@ pub struct Arguments {
     /// Of the stage `faults`, only those whose names contain this
     #[arg(long, value_name = "PART", default_value = "")]
     fault: String,
-    /// How long: the stage `search` each of its four searches (10), the stage `fuzz` each of its targets (a twelfth)
+    /// How long: the stage `search` each of its five searches (10), the stage `fuzz` each of its targets (a twelfth)
     #[arg(long, value_name = "MINUTES")]
     minutes: Option<f64>,
     /// The stage `fuzz`: only targets whose names contain this
@@ -87,7 +87,7 @@ const STAGES: [Stage; 5] = [
         name: "search",
         covers: "one word of ordinary memory of the running kernel is changed, thousands of times: in mode fused no rule of page tables may break, by an outside \
                  walker and by stores to tables; in off, and in fused-lean, which checks nothing, a break must be found; QEMU, x86-64 and arm64",
-        takes: "four times --minutes, or less where a break is found",
+        takes: "five times --minutes, or less where a break is found",
         leaves_out: "two words, several CPUs, stale TLBs, what the kernel's work does not reach, tables of programs that are not loaded",
         missing: missing_for_search,
         run: search,
@@ -150,6 +150,7 @@ fn search(arguments: &Arguments) -> Result<()> {
     for (machine, mode, until) in [
         ("qemu-x86_64", "off", &["--until-bypass"][..]),
         ("qemu-x86_64", "fused-lean", &["--until-bypass"]),
+        ("qemu-aarch64", "off", &["--until-bypass"]),
         ("qemu-x86_64", "fused", &[]),
         ("qemu-aarch64", "fused", &[]),
     ] {

@@ -262,7 +262,7 @@ impl<'k, M: Modelled> Pair<'k, M> {
             self.flushes = flushes;
             // What waits for a window was not unmapped, so the flush did not take it out of the TLB for good.
             let waits =
-                |freed: &Freed| !self.is_gone(freed) && !new.is_some_and(|new| freed.overlaps(new));
+                |freed: &Freed| !self.is_gone(freed) && new.is_none_or(|new| !freed.overlaps(new));
             self.freed = self.freed.iter().copied().filter(waits).collect();
         }
     }
