@@ -28,9 +28,9 @@ pub struct Arguments {
     /// Only what the checks of each commit do: a part of the stage `protocol`, and two faults, which the commit chooses
     #[arg(long, conflicts_with = "only")]
     short: bool,
-    /// Of the stage `faults`, only those whose names contain this
-    #[arg(long, value_name = "PART", default_value = "")]
-    fault: String,
+    /// Of the stage `faults`, only those whose names contain this (repeat for more)
+    #[arg(long, value_name = "PART")]
+    fault: Vec<String>,
     /// How long: the stage `search` each of its five searches (10), the stage `fuzz` each of its targets (a twelfth)
     #[arg(long, value_name = "MINUTES")]
     minutes: Option<f64>,
@@ -252,7 +252,7 @@ mod tests {
 
     fn arguments(list: bool, only: &[&str]) -> Arguments {
         let only = only.iter().map(|name| (*name).to_owned()).collect();
-        let (fault, target) = (String::new(), String::new());
+        let (fault, target) = (Vec::new(), String::new());
         Arguments { list, only, short: false, fault, minutes: None, target, keep: false, seed: 1 }
     }
 
