@@ -109,8 +109,9 @@ impl<S: System> Areas<S> {
                 kernel.frames().free_frame(frame);
             }
         }
-        // Two pages, so that what was freed before the last is used again as well.
-        kernel.vmalloc(2).expect("memory");
+        // As much as was freed: the same addresses, and all frames, those freed first as well.
+        let pages = if self.scenario == Scenario::Gather { 2 } else { 1 };
+        kernel.vmalloc(pages).expect("memory");
     }
 
     fn kernel(&self) -> &Kernel<Model<S>> {
