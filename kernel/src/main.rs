@@ -50,6 +50,7 @@ fn kernel_main(mut info: BootInfo, start_machine: impl FnOnce(Choice, heap::Read
     let options = command_line::parse(&info.command_line)
         .unwrap_or_else(|error| exit::refuse(format_args!("{error}")));
     protection::settle(options.mode());
+    protection::violations::settle(options.violations);
     start_machine(options.backend(), heap);
     log_machine(&info);
     let BootInfo { memory, initramfs, .. } = info;
@@ -152,6 +153,7 @@ fn final_check() -> usize {
         paging::check(paging::memories(), &[], |finding| log::error!("checker: {finding}"));
     let (ptps, spare) = (report.ptps, report.spare);
     log::info!("checker: {ptps} page-table pages, {spare} spare, {} findings", report.findings);
+    log::info!("violations: {}", protection::violations::reported());
     let unverified =
         failures(paging::verify_every_cpu().map(|()| 0).map_err(|error| error.to_string()));
     report.findings + paging::check_roots() + unverified

@@ -249,6 +249,19 @@ fn every_unknown_word_is_listed() {
 }
 
 #[test]
+fn audited_violations_are_said_at_the_start_and_as_they_happen() {
+    for target in Target::ALL {
+        let words = with_command_line("tests=audited violations=audit");
+        let (run, lines) = run(target, &words).unwrap_or_else(|error| panic!("{error}"));
+        let all = lines.join("\n");
+        assert_eq!(run.outcome, Outcome::Success, "{all}");
+        for said in ["violations are audited, not refused", "audited: pa 0x", "violations: 1"] {
+            assert!(all.contains(said), "no \"{said}\" in:\n{all}");
+        }
+    }
+}
+
+#[test]
 fn a_filter_that_matches_no_test_fails() {
     every_target_ends_with("tests=nonesuch", Outcome::Failed, "nonesuch");
 }

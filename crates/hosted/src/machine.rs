@@ -2,12 +2,12 @@
 
 use std::marker::PhantomData;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kpkeys::Backend;
 use kpkeys::encoding::{Encoding, Pkrs, Por};
 use kpkeys_pgtable::entry::{Aarch64, X86_64};
-use kpkeys_pgtable::guarded::Anchor;
+use kpkeys_pgtable::guarded::{Anchor, Violation, Violations};
 use kpkeys_pgtable::{Entry, Flush, Format, Machine, Memory, PhysAddr, Probe, VirtAddr};
 
 use crate::arena::{Arena, Views};
@@ -57,6 +57,8 @@ pub struct Hosted<F, B, P> {
     cpus: usize,
     gates: gates::Gates,
     anchor: Anchor,
+    violations: Violations,
+    reported: Mutex<Vec<Violation>>,
     format: PhantomData<F>,
 }
 
@@ -71,8 +73,21 @@ impl<F: HostedFormat, B: Backend, P: Probe> Hosted<F, B, P> {
             cpus: cpus.max(1),
             gates: gates::Gates::new(cpus.max(1)),
             anchor: Anchor::new(),
+            violations: Violations::default(),
+            reported: Mutex::default(),
             format: PhantomData,
         }
+    }
+
+    /// The same, where violations are audited.
+    pub fn auditing(self) -> Self {
+        Hosted { violations: Violations::Audit, ..self }
+    }
+
+    /// Takes the violations that were reported since this was last asked.
+    pub fn take_reported(&self) -> Vec<Violation> {
+        // Whoever panicked with the lock held had pushed, or had not.
+        std::mem::take(&mut self.reported.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     #[inline(always)]
@@ -134,6 +149,16 @@ unsafe impl<F: HostedFormat, B: Backend + Sync, P: Probe> Machine for Hosted<F, 
     #[inline(always)]
     fn anchor(&self) -> &Anchor {
         &self.anchor
+    }
+
+    fn violations(&self) -> Violations {
+        self.violations
+    }
+
+    #[cold]
+    fn report(&self, violation: &Violation) {
+        debug_assert!(self.backend.is_in::<kpkeys::context::Default>(), "a window is open");
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner).push(*violation);
     }
 
     #[inline(always)]

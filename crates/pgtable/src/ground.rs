@@ -133,13 +133,14 @@ impl<M: Machine, F: Frames> Ground<M, F> {
         start: PhysAddr,
         pages: usize,
     ) -> Result<bool, Error> {
-        let retype = || section.retype(start, pages, FrameType::Data, FrameType::Spare);
-        match (retype(), section.types()) {
-            (Err(Error::Violation(Violation { is: FrameType::Mapped, .. })), Some(types)) => {
+        let (from, to) = (FrameType::Data, FrameType::Spare);
+        match (section.try_retype(start, pages, from, to), section.types()) {
+            (Ok(()), _) => Ok(false),
+            (Err(Violation { is: FrameType::Mapped, .. }), Some(types)) => {
                 section.sweep(types)?;
-                retype().map(|()| true)
+                section.retype(start, pages, from, to).map(|()| true)
             }
-            (result, _) => result.map(|()| false),
+            (Err(violation), _) => Err(section.refuse(violation)),
         }
     }
 

@@ -6,7 +6,7 @@ use kpkeys::Backend;
 
 use crate::addr::{PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
 use crate::entry::Format;
-use crate::guarded::Anchor;
+use crate::guarded::{Anchor, Violation, Violations};
 
 /// The physical memory that the linear map covers: one range, mapped from `linear` up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -191,6 +191,18 @@ pub unsafe trait Machine: Sync + Sized {
     /// Where the types of frames begin, in modes that check. It is filled when page tables are built, and a kernel keeps it where it is
     /// read-only from then on: whoever can change it decides what is a page table.
     fn anchor(&self) -> &Anchor;
+
+    /// What becomes of leaves that their frames' types do not admit. Asked once, when the types are made; the answer lies in the [`anchor`](Self::anchor).
+    fn violations(&self) -> Violations {
+        Violations::Enforce
+    }
+
+    /// A store was refused, or is [audited](Violations::Audit): to be counted and logged. Called at the end of the operation, with its window closed; what it
+    /// met last is reported, if there was more. Callers of the operation may hold locks, so that this must neither wait for one of theirs nor change page tables.
+    #[cold]
+    fn report(&self, violation: &Violation) {
+        let _ = violation;
+    }
 
     /// Whether windows are gates whatever a section says: asked before anything that would keep one open longer. A kernel answers from memory that
     /// is read-only since it started.

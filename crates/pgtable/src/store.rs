@@ -127,6 +127,18 @@ pub unsafe fn zero(_window: &Window<'_>, slots: Slots<'_>) {
     unsafe { entries.as_ptr().cast::<u64>().cast_mut().write_bytes(0, entries.len()) };
 }
 
+/// Publishes what lies behind entries that [`set_published`] stores next. (A release store for each is an instruction that arm64 cores order one by one.)
+#[inline(always)]
+pub(crate) fn publish(_window: &Window<'_>) {
+    fence(Ordering::Release);
+}
+
+/// [`set`] of an entry of a run that was [published](publish).
+#[inline(always)]
+pub(crate) fn set_published(_window: &Window<'_>, slot: Slot<'_>, entry: Entry) {
+    slot.0.store(entry.0, Ordering::Relaxed);
+}
+
 /// Stores `entry(i)` to each entry of a run where nothing in the old ones matters. What `entry` itself stores is not published.
 #[inline(always)]
 pub fn set_range(window: &Window<'_>, slots: Slots<'_>, mut entry: impl FnMut(usize) -> Entry) {
@@ -136,14 +148,13 @@ pub fn set_range(window: &Window<'_>, slots: Slots<'_>, mut entry: impl FnMut(us
 /// [`set_range`] that ends where `entry` refuses, with what it says and which entry that was for.
 #[inline(always)]
 pub(crate) fn set_range_until<E>(
-    _window: &Window<'_>,
+    window: &Window<'_>,
     slots: Slots<'_>,
     mut entry: impl FnMut(usize) -> Result<Entry, E>,
 ) -> Result<(), (usize, E)> {
-    // One fence publishes what lies behind the whole run: a release store each is an instruction that arm64 cores order one by one.
-    fence(Ordering::Release);
-    for (i, slot) in slots.0.iter().enumerate() {
-        slot.store(entry(i).map_err(|refused| (i, refused))?.0, Ordering::Relaxed);
+    publish(window);
+    for (i, slot) in slots.iter().enumerate() {
+        set_published(window, slot, entry(i).map_err(|refused| (i, refused))?);
     }
     Ok(())
 }

@@ -11,6 +11,7 @@
 pub mod control;
 pub mod interrupted;
 pub mod selected;
+pub mod violations;
 
 use crate::arch::backend::{self, Choice, Selected, Unusable};
 use crate::lock::IrqsOff;

@@ -13,6 +13,7 @@
 //! | `iterations=N` | times each benchmark N times; 3 if not given |
 //! | `backend=NAME` | one of `arch::backend::Choice`: selects the backend; the best the CPU has if not given |
 //! | `mode=off\|unbatched\|batched\|fused-lean\|fused` | selects the protection mode; `fused` if not given, `off` without backend |
+//! | `violations=enforce\|audit` | refuses what does not fit the types of frames, in mode `fused`, or stores and reports it; `enforce` if not given |
 //! | `interactive` | a person is at the serial line: what is typed for the command is shown |
 //! | `-- COMMAND...` | runs a command from the initramfs; its words may be quoted as in a shell |
 //! | `crash=panic` | panics, to show how that is reported |
@@ -31,6 +32,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 use kpkeys_pgtable::Mode;
+use kpkeys_pgtable::guarded::Violations;
 use kpkeys_workloads::ALL_ROWS;
 
 /// What the command line asks for.
@@ -50,6 +52,8 @@ pub struct Options {
     pub backend: Option<Choice>,
     /// The protection mode.
     pub mode: Option<Mode>,
+    /// What becomes of what does not fit the types of frames.
+    pub violations: Violations,
     /// Run a command.
     pub command: Option<Command>,
     /// End badly on purpose.
@@ -101,6 +105,8 @@ impl Options {
             ("seed", seed) => self.seed = Some(seed.parse().ok()?),
             ("backend", name) => self.backend = Some(Choice::from_name(name)?),
             ("mode", name) => self.mode = Some(Mode::from_name(name)?),
+            ("violations", "enforce") => self.violations = Violations::Enforce,
+            ("violations", "audit") => self.violations = Violations::Audit,
             ("crash", "panic") => self.crash = Some(Crash::Panic),
             ("crash", "stack-overflow") => self.crash = Some(Crash::StackOverflow),
             ("crash", "hang") => self.crash = Some(Crash::Hang),
@@ -139,7 +145,7 @@ impl fmt::Display for UnknownWords {
             write!(f, "{}{}", if place == 0 { "" } else { "|" }, choice.name())?;
         }
         f.write_str(
-            ", mode=off|unbatched|batched|fused-lean|fused, crash=panic|stack-overflow|hang, crash=panic-in-window|stack-overflow-in-window|fault-in-window|error-in-window, interactive, and -- COMMAND...",
+            ", mode=off|unbatched|batched|fused-lean|fused, violations=enforce|audit, crash=panic|stack-overflow|hang, crash=panic-in-window|stack-overflow-in-window|fault-in-window|error-in-window, interactive, and -- COMMAND...",
         )
     }
 }

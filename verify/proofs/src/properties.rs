@@ -105,7 +105,11 @@ fn attrs(word: u64) -> Attrs {
         young: bit(7),
         dirty: bit(8),
         key: key(word),
-        memory: if bit(9) { MemoryType::Device } else { MemoryType::Normal },
+        memory: match word >> 9 & 3 {
+            0 => MemoryType::Normal,
+            1 => MemoryType::WriteCombining,
+            _ => MemoryType::Device,
+        },
     }
 }
 
@@ -123,6 +127,7 @@ fn same(a: Attrs, b: Attrs) -> bool {
         & (a.young == b.young)
         & (a.dirty == b.dirty)
         & (a.key.number() == b.key.number())
+        & (a.memory as u8 == b.memory as u8)
 }
 
 #[inline(always)]

@@ -13,9 +13,10 @@ use crate::addr::{Level, PhysAddr};
 const VALID: u64 = 1 << 0;
 /// Set in table descriptors and, at the last level, in page descriptors; clear in blocks.
 const TABLE_OR_PAGE: u64 = 1 << 1;
-/// AttrIndx: which attribute of `MAIR_EL1`. The first is RAM's, the second devices'.
+/// AttrIndx: which attribute of `MAIR_EL1`. The first is RAM's, the second devices', the third that of memory that is not cached.
 const ATTRIBUTE: u64 = 0b111 << 2;
 const DEVICE: u64 = 1 << 2;
+const COMBINING: u64 = 2 << 2;
 /// AP[1]: accessible from EL0.
 const EL0: u64 = 1 << 6;
 /// AP[2] / nDirty: not writable now.
@@ -78,7 +79,11 @@ impl Format for Aarch64 {
                 | execute
                 | flag(attrs.user, EL0 | NOT_GLOBAL)
                 | flag(attrs.young, ACCESS_FLAG)
-                | flag(attrs.memory == MemoryType::Device, DEVICE)
+                | match attrs.memory {
+                    MemoryType::Normal => 0,
+                    MemoryType::WriteCombining => COMBINING,
+                    MemoryType::Device => DEVICE,
+                }
                 | (attrs.key.number() as u64) << KEY_SHIFT,
         ))
     }
@@ -112,6 +117,7 @@ impl Format for Aarch64 {
             key: Self::key(entry),
             memory: match entry.0 & ATTRIBUTE {
                 0 => MemoryType::Normal,
+                COMBINING => MemoryType::WriteCombining,
                 _ => MemoryType::Device,
             },
         }

@@ -57,6 +57,9 @@ pub struct Attrs {
 pub enum MemoryType {
     /// RAM: cached, read ahead, in any order.
     Normal,
+    /// Memory of a device, such as a frame buffer: not cached, stores may be combined and change order. (x86-64: by PWT alone, which is PAT entry 1: a kernel
+    /// that uses this makes it write-combining, as CPUs do not start with it; arm64: attribute 2 of `MAIR_EL1`, which must be Normal Non-cacheable.)
+    WriteCombining,
     /// Registers of a device: each access is made, once, in order. (x86-64: uncached by PWT and PCD, which is PAT entry 3 as CPUs start with it; arm64:
     /// attribute 1 of `MAIR_EL1`, which the kernel must have for devices, and attribute 0 for RAM.)
     Device,
@@ -200,15 +203,19 @@ mod tests {
     use super::*;
 
     fn all_attrs() -> impl Iterator<Item = Attrs> {
-        (0..64u8).flat_map(|bits| {
-            (0..16u8).filter_map(Pkey::new).map(move |key| Attrs {
+        let memory = [MemoryType::Normal, MemoryType::WriteCombining, MemoryType::Device];
+        (0..32u8).flat_map(move |bits| {
+            let each = memory
+                .into_iter()
+                .flat_map(|memory| (0..16u8).filter_map(Pkey::new).map(move |key| (memory, key)));
+            each.map(move |(memory, key)| Attrs {
                 write: bits & 1 != 0,
                 execute: bits & 2 != 0,
                 user: bits & 4 != 0,
                 young: bits & 8 != 0,
                 dirty: bits & 16 != 0,
                 key,
-                memory: if bits & 32 != 0 { MemoryType::Device } else { MemoryType::Normal },
+                memory,
             })
         })
     }

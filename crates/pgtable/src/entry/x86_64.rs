@@ -9,7 +9,9 @@ const PRESENT: u64 = 1 << 0;
 const WRITE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
 /// PWT and PCD (SDM vol. 3A, 4.9.2): with PAT clear, entry 3 of the table of memory types, which is uncached unless a kernel changes it.
-const UNCACHED: u64 = 1 << 3 | CACHE_DISABLE;
+const UNCACHED: u64 = COMBINING | CACHE_DISABLE;
+/// PWT alone: entry 1, which must be write-combining if a kernel uses it.
+const COMBINING: u64 = 1 << 3;
 const CACHE_DISABLE: u64 = 1 << 4;
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
@@ -56,7 +58,11 @@ impl Format for X86_64 {
                 | flag(attrs.young, ACCESSED)
                 | flag(attrs.dirty, DIRTY)
                 | flag(!attrs.execute, NO_EXECUTE)
-                | flag(attrs.memory == MemoryType::Device, UNCACHED)
+                | match attrs.memory {
+                    MemoryType::Normal => 0,
+                    MemoryType::WriteCombining => COMBINING,
+                    MemoryType::Device => UNCACHED,
+                }
                 | (attrs.key.number() as u64) << KEY_SHIFT,
         ))
     }
@@ -86,8 +92,9 @@ impl Format for X86_64 {
             young: entry.0 & ACCESSED != 0,
             dirty: entry.0 & DIRTY != 0,
             key: Self::key(entry),
-            memory: match entry.0 & CACHE_DISABLE {
+            memory: match entry.0 & UNCACHED {
                 0 => MemoryType::Normal,
+                COMBINING => MemoryType::WriteCombining,
                 _ => MemoryType::Device,
             },
         }

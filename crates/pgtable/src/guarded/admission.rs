@@ -3,12 +3,13 @@
 //! What is judged is what is stored: an entry is loaded from the caller's memory once, into a register, and no other CPU can change a type meanwhile
 //! without being noticed. Data that is mapped gets its mark first, so that at no moment an entry maps data without one.
 
+use core::cell::Cell;
 use core::panic::Location;
 
 use kpkeys::Window;
 
 use super::frame_type::FrameType;
-use super::rules::LeafRule;
+use super::rules::{LeafRule, Violation};
 use super::types::{NO_WORD, Types};
 use crate::addr::{Level, PAGE_SIZE, PhysAddr};
 use crate::entry::{Entry, Format};
@@ -24,6 +25,24 @@ pub(crate) struct Admission<'a> {
     /// What the word of a frame is that such a leaf may map, and that has its mark: nearly every frame's. If it may map no data, what no word is.
     usual: u32,
     to_alias: usize,
+    /// Where what is audited is noted.
+    noted: &'a Cell<Option<Violation>>,
+    by: &'static Location<'static>,
+}
+
+/// What is asked of each frame first, apart from the rest: by value, it is in registers while entries are stored.
+#[derive(Clone, Copy)]
+pub(crate) struct Usual {
+    types: Types,
+    word: u32,
+}
+
+impl Usual {
+    /// Whether a frame is what nearly every frame is that such a leaf maps.
+    #[inline(always)]
+    pub(crate) fn is(self, frame: PhysAddr) -> bool {
+        self.types.has_word(frame, self.word)
+    }
 }
 
 impl<'a> Admission<'a> {
@@ -31,29 +50,38 @@ impl<'a> Admission<'a> {
     fn new<F: Format>(
         types: &'a Types,
         mark: u32,
-        section: &Section<'_, impl Machine>,
+        section: &'a Section<'_, impl Machine>,
         leaf: Entry,
+        by: &'static Location<'static>,
     ) -> Self {
         let rule = LeafRule::of::<F>(section.space(), leaf);
         let usual = if rule.admits_data() { mark } else { NO_WORD };
-        Admission { types, rule, usual, to_alias: section.to_alias() }
+        Admission { types, rule, usual, to_alias: section.to_alias(), noted: section.noted(), by }
     }
 
-    /// Whether such a leaf may map a frame, which is marked then.
+    /// See [`Usual`].
     #[inline(always)]
-    pub(crate) fn admits(&self, window: &Window<'_>, frame: PhysAddr) -> bool {
-        self.types.has_word(frame, self.usual) || self.admits_unusual(window, frame)
+    pub(crate) fn usual(&self) -> Usual {
+        Usual { types: *self.types, word: self.usual }
     }
 
+    /// Whether such a leaf may map a frame that is not [`Usual`], which is marked then.
     #[cold]
     #[inline(never)]
-    fn admits_unusual(&self, window: &Window<'_>, frame: PhysAddr) -> bool {
+    pub(crate) fn admits_unusual(&self, window: &Window<'_>, frame: PhysAddr) -> bool {
         let is = self.types.of(frame);
         if !self.rule.admits_type(is) {
-            return false;
+            return self.types.audits() && self.note(frame);
         }
         // What is no data needs no mark: it never becomes a table.
         !is.is_data() || self.types.mark(window, self.to_alias, frame, self.usual).is_ok()
+    }
+
+    /// Notes a leaf that is stored although its frame does not admit it.
+    fn note(&self, frame: PhysAddr) -> bool {
+        let violation = self.rule.violation(self.types, frame, None, self.by);
+        self.noted.set(Some(Violation { stored: true, ..violation }));
+        true
     }
 }
 
@@ -65,7 +93,7 @@ impl<'m, M: Machine> Section<'m, M> {
     /// [`Error::Violation`] if it is no such table.
     #[inline(always)]
     pub(crate) fn admission<'a>(
-        &self,
+        &'a self,
         types: &'a Types,
         slot: Slot<'_>,
         level: Level,
@@ -73,7 +101,7 @@ impl<'m, M: Machine> Section<'m, M> {
         by: &'static Location<'static>,
     ) -> Result<Admission<'a>, Error> {
         self.check_table(types, slot, level, by)?;
-        Ok(Admission::new::<M::Format>(types, types.mapped_word(), self, leaf))
+        Ok(Admission::new::<M::Format>(types, types.mapped_word(), self, leaf, by))
     }
 
     /// Holds a leaf at a level against the types of what it maps, and its table against the table's.
@@ -112,11 +140,11 @@ impl<'m, M: Machine> Section<'m, M> {
         if !M::Format::is_present(leaf) {
             return Ok(());
         }
-        let admission = Admission::new::<M::Format>(types, mark, self, leaf);
-        let first = M::Format::frame(level, leaf);
+        let admission = Admission::new::<M::Format>(types, mark, self, leaf, by);
+        let (first, usual) = (M::Format::frame(level, leaf), admission.usual());
         for page in 0..level.entry_pages() as u64 {
             let frame = first.offset(page * PAGE_SIZE);
-            if !admission.admits(window, frame) {
+            if !usual.is(frame) && !admission.admits_unusual(window, frame) {
                 return Err(self.refused(&admission, frame, slot, by));
             }
         }
@@ -133,7 +161,7 @@ impl<'m, M: Machine> Section<'m, M> {
         slot: Slot<'_>,
         by: &'static Location<'static>,
     ) -> Error {
-        admission.rule.violation(admission.types, frame, Some(slot.address()), by).into()
+        self.refuse(admission.rule.violation(admission.types, frame, Some(slot.address()), by))
     }
 
     /// While a sweep is under way, marks what a leaf maps that is stored to another place than it was found at: the sweep may have looked there

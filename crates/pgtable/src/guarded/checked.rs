@@ -5,7 +5,7 @@ use core::panic::Location;
 use kpkeys::Window;
 
 use super::frame_type::{FrameType, Kind};
-use super::rules::{LeafRule, Use, Violation};
+use super::rules::{Use, Violation};
 use super::types::Types;
 use crate::addr::{Level, PAGE_SIZE, PhysAddr};
 use crate::entry::{Entry, Format};
@@ -35,6 +35,22 @@ impl<'m, M: Machine> Section<'m, M> {
         from: FrameType,
         to: FrameType,
     ) -> Result<(), Error> {
+        self.try_retype(start, pages, from, to).map_err(|violation| self.refuse(violation))
+    }
+
+    /// [`retype`](Self::retype) for a caller who knows what to do about frames that are something else.
+    ///
+    /// # Errors
+    ///
+    /// As [`retype`](Self::retype). Nothing is reported.
+    #[track_caller]
+    pub(crate) fn try_retype(
+        &self,
+        start: PhysAddr,
+        pages: usize,
+        from: FrameType,
+        to: FrameType,
+    ) -> Result<(), Violation> {
         let Some(types) = self.types() else { return Ok(()) };
         let frames =
             |pages: usize| (0..pages as u64).map(move |page| start.offset(page * PAGE_SIZE));
@@ -54,7 +70,7 @@ impl<'m, M: Machine> Section<'m, M> {
         });
         result.map_err(|(frame, is)| {
             let wanted = Use::Change { from, to };
-            Error::Violation(Violation { frame, is, wanted, entry: None, by })
+            Violation { frame, is, wanted, entry: None, by, stored: false }
         })
     }
 
@@ -102,7 +118,7 @@ impl<'m, M: Machine> Section<'m, M> {
         // SAFETY: nobody else can reach it: the caller's promise, or it was spare, which only one caller can have claimed.
         unsafe { self.zero_after(table, claim) }.map_err(|is| {
             let wanted = Use::Change { from: FrameType::Spare, to };
-            Error::Violation(Violation { frame: page, is, wanted, entry: None, by })
+            self.refuse(Violation { frame: page, is, wanted, entry: None, by, stored: false })
         })?;
         Ok(Ptp::new(page))
     }
@@ -183,7 +199,7 @@ impl<'m, M: Machine> Section<'m, M> {
         })
         .map_err(|is| {
             let (wanted, entry) = (Use::Change { from, to }, Some(slot.address()));
-            Error::Violation(Violation { frame, is, wanted, entry, by })
+            self.refuse(Violation { frame, is, wanted, entry, by, stored: false })
         })
     }
 
@@ -236,20 +252,14 @@ impl<'m, M: Machine> Section<'m, M> {
         }
         let (wanted, entry) = (Use::Table { level, user }, Some(slot.address()));
         let is = types.of(frame);
-        Err(Violation { frame, is, wanted, entry, by }.into())
+        Err(self.refuse(Violation { frame, is, wanted, entry, by, stored: false }))
     }
 
-    /// What is said of a frame that a leaf may not map.
+    /// What is said of a frame that leaves may not map, to be reported once the window is closed.
     #[cold]
-    #[track_caller]
-    pub(crate) fn violation(
-        &self,
-        rule: LeafRule,
-        types: &Types,
-        frame: PhysAddr,
-        slot: Option<Slot<'_>>,
-    ) -> Error {
-        rule.violation(types, frame, slot.map(Slot::address), Location::caller()).into()
+    pub(crate) fn refuse(&self, violation: Violation) -> Error {
+        self.noted().set(Some(violation));
+        violation.into()
     }
 
     #[inline]
@@ -266,7 +276,7 @@ impl<'m, M: Machine> Section<'m, M> {
         self.store_guarded(|window, to_alias| types.change(window, to_alias, frame, from, to))
             .map_err(|is| {
                 let (wanted, entry) = (Use::Change { from, to }, slot.map(Slot::address));
-                Error::Violation(Violation { frame, is, wanted, entry, by })
+                self.refuse(Violation { frame, is, wanted, entry, by, stored: false })
             })
     }
 }

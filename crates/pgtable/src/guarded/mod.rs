@@ -34,7 +34,7 @@ mod sweep;
 mod types;
 
 pub use frame_type::{FrameType, Kind};
-pub use rules::{Use, Violation};
+pub use rules::{Use, Violation, Violations};
 pub use types::{Anchor, Types};
 
 pub(crate) use rules::LeafRule;

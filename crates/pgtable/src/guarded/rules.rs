@@ -8,7 +8,7 @@
 //! | the kernel's, writable | data; the kernel's own data |
 //! | the kernel's, executable | text |
 //! | the kernel's, neither | RAM |
-//! | the kernel's, as device memory, not executable | what is no RAM |
+//! | the kernel's, as a device's registers or memory, not executable | what is no RAM |
 //!
 //! The linear map and the alias are exempt: what they map is what protection is made of, and only this crate stores there.
 
@@ -20,6 +20,19 @@ use super::types::Types;
 use crate::addr::{Level, PAGE_SIZE, PhysAddr, VirtAddr};
 use crate::entry::{Entry, Format, MemoryType};
 use crate::section::Space;
+
+/// What becomes of a leaf that its frame's type does not admit. Asked for before there are types, and kept beside them.
+///
+/// What would make the types themselves wrong is refused in both: a frame that is not what it is said to be where it is to become something else, and
+/// a store to what is no table in use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Violations {
+    /// It is refused, and reported.
+    #[default]
+    Enforce,
+    /// It is stored, and reported: for bringing up a kernel, to see what enforcing would refuse. Protection ends at the first such store.
+    Audit,
+}
 
 /// What a frame was to be used for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,7 +64,7 @@ pub enum Use {
     },
 }
 
-/// A store that does not fit the type of a frame. It was not made.
+/// A store that does not fit the type of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Violation {
     /// The frame.
@@ -64,6 +77,8 @@ pub struct Violation {
     pub entry: Option<VirtAddr>,
     /// Who asked for it.
     pub by: &'static Location<'static>,
+    /// Whether it was made all the same, since violations are [audited](Violations::Audit).
+    pub stored: bool,
 }
 
 impl fmt::Display for Violation {
@@ -85,6 +100,7 @@ impl fmt::Display for Violation {
                 };
                 let memory = match memory {
                     MemoryType::Normal => "",
+                    MemoryType::WriteCombining => " write-combining",
                     MemoryType::Device => " as a device",
                 };
                 write!(f, " and was to be mapped{rights}{memory} for {whose}")?;
@@ -93,7 +109,8 @@ impl fmt::Display for Violation {
         if let Some(entry) = self.entry {
             write!(f, ", by the entry at {entry:?}")?;
         }
-        write!(f, "; asked for at {}", self.by)
+        write!(f, "; asked for at {}", self.by)?;
+        if self.stored { f.write_str("; stored, as violations are audited") } else { Ok(()) }
     }
 }
 
@@ -166,7 +183,7 @@ impl LeafRule {
 
     /// Whether a leaf may map a frame of this type.
     pub(super) fn admits_type(self, is: FrameType) -> bool {
-        let as_device = self.memory == MemoryType::Device;
+        let as_device = self.memory != MemoryType::Normal;
         match (is, self.write, self.execute) {
             _ if self.exempt => true,
             // Registers are not cached, and RAM is not reached by two ways that do not know of each other.
@@ -181,7 +198,7 @@ impl LeafRule {
     }
 
     /// What is said of a frame that it does not admit.
-    pub(super) fn violation(
+    pub(crate) fn violation(
         self,
         types: &Types,
         frame: PhysAddr,
@@ -191,6 +208,6 @@ impl LeafRule {
         let user = self.user || self.misplaced;
         let LeafRule { write, execute, memory, .. } = self;
         let wanted = Use::Leaf { user, write, execute, memory };
-        Violation { frame, is: types.of(frame), wanted, entry, by }
+        Violation { frame, is: types.of(frame), wanted, entry, by, stored: false }
     }
 }

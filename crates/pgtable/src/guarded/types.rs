@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use kpkeys::Window;
 
 use super::frame_type::{FrameType, Kind, TYPE_BITS};
+use super::rules::Violations;
 use crate::addr::{ENTRIES, Level, PAGE_SIZE, PhysAddr};
 use crate::error::Error;
 use crate::machine::{Frames, Machine, Memory};
@@ -61,6 +62,8 @@ pub struct Types {
     tables: usize,
     /// A frame's number without so many low bits is that of its block.
     shift: u32,
+    /// What becomes of a leaf that is not admitted.
+    violations: Violations,
 }
 
 // SAFETY: the directory and the blocks are never freed or moved, and accessed by atomic operations alone.
@@ -109,7 +112,8 @@ impl Types {
         }
         let shift = WORDS.trailing_zeros() + u32::from(order);
         let tables = machine.table(memory.start).addr().get();
-        Ok(Types { memory, directory: machine.table(directory).cast(), tables, shift })
+        let (directory, violations) = (machine.table(directory).cast(), machine.violations());
+        Ok(Types { memory, directory, tables, shift, violations })
     }
 
     /// What a frame is; [`FrameType::NotRam`] outside memory.
@@ -229,6 +233,12 @@ impl Types {
     /// Whether a frame is a root of this kind that is in use: one that a root register may be loaded with.
     pub fn is_root(&self, frame: PhysAddr, kind: Kind) -> bool {
         frame.is_aligned(PAGE_SIZE) && self.of(frame) == FrameType::linked(Level::Pgd, kind)
+    }
+
+    /// Whether leaves that are not admitted are stored all the same.
+    #[inline]
+    pub(crate) fn audits(&self) -> bool {
+        self.violations == Violations::Audit
     }
 
     /// How often all tables were looked at, to find what is not mapped any more.

@@ -1,12 +1,13 @@
 //! Changing what mappings allow.
 
 use core::cell::Cell;
+use core::panic::Location;
 
 use super::{Blocks, Piece, slots_of};
 use crate::addr::{Level, PageRange};
 use crate::entry::{Entry, Format};
 use crate::error::Error;
-use crate::guarded::{LeafRule, Types};
+use crate::guarded::{LeafRule, Types, Violation};
 use crate::machine::{Frames, Machine};
 use crate::paging::{Found, Paging, Root};
 use crate::section::Section;
@@ -44,7 +45,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         range: PageRange,
         change: impl Fn(Entry) -> Entry,
     ) -> Result<(), Error> {
-        let refused = Cell::new(None);
+        let (refused, by) = (Cell::new(None), Location::caller());
         self.protect_admitted(section, root, range, |now| {
             let new = change(now);
             let rule = LeafRule::of::<M::Format>(section.space(), new);
@@ -53,12 +54,15 @@ impl<M: Machine, F: Frames> Paging<M, F> {
             if was == frame && admitted {
                 return new;
             }
-            refused.set(Some((rule, frame)));
-            now
+            // Another frame is not what the call is for.
+            let stored = was == frame && types.audits();
+            refused.set(Some((rule, frame, stored)));
+            if stored { new } else { now }
         })?;
-        refused
-            .get()
-            .map_or(Ok(()), |(rule, frame)| Err(section.violation(rule, types, frame, None)))
+        let Some((rule, frame, stored)) = refused.get() else { return Ok(()) };
+        let violation = rule.violation(types, frame, None, by);
+        let error = section.refuse(Violation { stored, ..violation });
+        if stored { Ok(()) } else { Err(error) }
     }
 
     #[inline(always)]

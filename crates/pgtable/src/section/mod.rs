@@ -3,6 +3,7 @@
 //! | module | concept |
 //! |---|---|
 //! | `stores` | each kind of store, counted, in the window that is due |
+//! | `lines` | emptying and copying runs in a gate, eight entries at a time |
 //! | `window` | opening and closing it, and the barriers |
 //!
 //! A [`Section`] stands for one operation on page tables (a fork, a map, an unmap). Inside it, [`Section::lazy`] marks
@@ -43,6 +44,7 @@
 //! very point, the same barrier also makes the closing register write effective, and the write's own barrier is not issued:
 //! the window closes no later for it.
 
+mod lines;
 mod stores;
 mod window;
 
@@ -53,6 +55,7 @@ use kpkeys::Guard;
 use kpkeys::context::PageTables;
 
 use crate::addr::ENTRIES;
+use crate::guarded::Violation;
 use crate::machine::Machine;
 use crate::mode::Mode;
 
@@ -125,6 +128,8 @@ pub struct Section<'m, M: Machine> {
     barrier_due: Cell<bool>,
     /// Stores since the window was opened, in mode `fused-lean`.
     window_stores: Cell<usize>,
+    /// What was refused or audited last, to be reported when the section ends.
+    noted: Cell<Option<Violation>>,
     /// Whether the caller's function is called for each entry of a run in the section's window, which must be open when it returns.
     in_run: Cell<bool>,
     this_cpu_only: PhantomData<*mut ()>,
@@ -144,6 +149,7 @@ impl<'m, M: Machine> Section<'m, M> {
             lazy_depth: Cell::new(0),
             barrier_due: Cell::new(false),
             window_stores: Cell::new(0),
+            noted: Cell::new(None),
             in_run: Cell::new(false),
             this_cpu_only: PhantomData,
         }
@@ -210,6 +216,12 @@ impl<'m, M: Machine> Section<'m, M> {
         self.to_alias
     }
 
+    /// Where it is noted what is to be reported.
+    #[inline(always)]
+    pub(crate) fn noted(&self) -> &Cell<Option<Violation>> {
+        &self.noted
+    }
+
     /// The machine this section acts on.
     #[inline(always)]
     pub(crate) fn machine(&self) -> &'m M {
@@ -224,6 +236,9 @@ impl<M: Machine> Drop for Section<'_, M> {
             self.close();
         } else if let Some(guard) = self.guard.take() {
             self.close_guard(guard, false);
+        }
+        if let Some(violation) = self.noted.take() {
+            self.machine.report(&violation);
         }
     }
 }

@@ -100,16 +100,19 @@ impl<M: Machine> Section<'_, M> {
             return Ok(());
         };
         let by = Location::caller();
-        let result = self.in_window(|window| {
+        let result = self.in_window(move |window| {
             let admission = self.admission(types, first, Level::Pte, template, by);
             let admission = admission.map_err(|error| (0, error))?;
             self.count(Event::EntryStore, slots.len() as u64);
-            let writable = self.writable_slots(slots);
+            // Its own copy, which stores to entries cannot change as far as the compiler knows.
+            let leaf = leaf;
+            let (writable, usual) = (self.writable_slots(slots), admission.usual());
             let stored = store::set_range_until(window, writable, |i| {
                 // Computed once: what is judged is what is stored.
                 let leaf = leaf(i);
                 let frame = M::Format::frame(Level::Pte, leaf);
-                if admission.admits(window, frame) { Ok(leaf) } else { Err(frame) }
+                let admitted = usual.is(frame) || admission.admits_unusual(window, frame);
+                if admitted { Ok(leaf) } else { Err(frame) }
             });
             stored.map_err(|(done, frame)| {
                 store::set_range(window, writable.sub(0, done), |_| Entry::EMPTY);
@@ -229,9 +232,7 @@ impl<M: Machine> Section<'_, M> {
                     was(i, entry);
                 }
             }
-            return self.for_each_valid(slots, |window, slot, _, entry| {
-                store::clear_from::<M>(window, slot, entry);
-            });
+            return self.clear_valid(slots);
         }
         self.for_each_valid_by_section(slots, |window, slot, i, entry| {
             was(i, store::clear_from::<M>(window, slot, entry));
@@ -260,40 +261,11 @@ impl<M: Machine> Section<'_, M> {
         });
     }
 
-    /// Copies each valid PTE of a run to the same place of another, where nothing is: write-protected in both, and old in the copy. All
-    /// of it is computed from the entries as they are now.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Violation`] if what is copied to is in no table in use. Nothing is stored then.
-    #[track_caller]
-    pub(crate) fn copy_valid(&self, from: Slots<'_>, to: Slots<'_>) -> Result<(), Error> {
-        let by = Location::caller();
-        self.in_window(|window| {
-            let marking = self.check_target(to, by)?;
-            let (mut stores, to) = (0, self.writable_slots(to));
-            for (from, to) in self.writable_slots(from).iter().zip(to.iter()) {
-                let entry = from.load_relaxed();
-                if M::Format::is_present(entry) {
-                    if M::Format::is_writable(entry) {
-                        store::modify_from::<M>(window, from, entry, M::Format::write_protected);
-                        stores += 1;
-                    }
-                    self.mark_moved(window, marking, entry);
-                    store::set(window, to, M::Format::old(M::Format::write_protected(entry)));
-                    stores += 1;
-                }
-            }
-            self.count(Event::EntryStore, stores);
-            Ok(())
-        })
-    }
-
     /// Empties valid PTEs of a run and puts each into the same place of another.
     ///
     /// # Errors
     ///
-    /// As [`copy_valid`](Self::copy_valid).
+    /// [`Error::Violation`] if what they are put into is in no table in use. Nothing is stored then.
     #[track_caller]
     pub(crate) fn move_valid(&self, from: Slots<'_>, into: Slots<'_>) -> Result<(), Error> {
         let by = Location::caller();
@@ -317,7 +289,7 @@ impl<M: Machine> Section<'_, M> {
     /// Holds the table of PTEs that entries are to be stored to against its type. Returns the types if a sweep is under way, so that what the
     /// entries map is to be [marked](Self::mark_moved).
     #[inline(always)]
-    fn check_target(
+    pub(super) fn check_target(
         &self,
         slots: Slots<'_>,
         by: &'static Location<'static>,
@@ -563,7 +535,7 @@ impl<M: Machine> Section<'_, M> {
 
     /// [`writable`](Self::writable) for a run.
     #[inline(always)]
-    fn writable_slots<'s>(&self, slots: Slots<'s>) -> Slots<'s> {
+    pub(super) fn writable_slots<'s>(&self, slots: Slots<'s>) -> Slots<'s> {
         match self.machine.backend().scheme() {
             Scheme::Keys => slots,
             // SAFETY: as for `writable`.
@@ -574,7 +546,7 @@ impl<M: Machine> Section<'_, M> {
 
 /// A run from its first valid entry on, and which that is.
 #[inline(always)]
-fn from_first_valid<M: Machine>(slots: Slots<'_>) -> Option<(usize, Slots<'_>)> {
+pub(super) fn from_first_valid<M: Machine>(slots: Slots<'_>) -> Option<(usize, Slots<'_>)> {
     let first = slots.iter().position(is_valid::<M>)?;
     Some((first, slots.sub(first, slots.len() - first)))
 }

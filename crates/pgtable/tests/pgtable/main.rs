@@ -27,4 +27,5 @@ mod sections;
 mod start;
 mod stray_store;
 mod sweeping;
+mod violations;
 mod walker_flags;

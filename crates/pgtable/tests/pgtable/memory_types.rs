@@ -60,7 +60,8 @@ fn a_device_is_not_mapped_as_memory<F: HostedFormat, S: Protection>() {
         for user in [Attrs::USER_DATA, as_device(Attrs::USER_DATA)] {
             assert!(refused(&system, user, device).is_some(), "{user:?}");
         }
-        for attrs in [Attrs::DEVICE, Attrs::DEVICE.read_only()] {
+        let combining = Attrs { memory: MemoryType::WriteCombining, ..Attrs::DEVICE };
+        for attrs in [Attrs::DEVICE, Attrs::DEVICE.read_only(), combining] {
             assert_eq!(refused(&system, attrs, device), None, "{attrs:?}");
         }
         let executable = Attrs { execute: true, ..Attrs::DEVICE.read_only() };
@@ -76,10 +77,16 @@ fn memory_is_not_mapped_as_a_device<F: HostedFormat, S: Protection>() {
     for config in checking() {
         let system = System::<F, S>::boot(config, SMALL);
         let data = system.data_block(0);
-        for attrs in [Attrs::DEVICE, Attrs::DEVICE.read_only(), as_device(Attrs::USER_DATA)] {
+        let combining = Attrs { memory: MemoryType::WriteCombining, ..Attrs::KERNEL_DATA };
+        for attrs in
+            [Attrs::DEVICE, Attrs::DEVICE.read_only(), combining, as_device(Attrs::USER_DATA)]
+        {
             let violation = refused(&system, attrs, data).expect("refused");
             assert!(violation.is.is_data(), "{violation}");
-            assert!(violation.to_string().contains("as a device"), "{violation}");
+            let said = violation.to_string();
+            let kind =
+                if attrs == combining { "write-combining for the kernel" } else { "as a device" };
+            assert!(said.contains(kind), "{said}");
         }
         let system = System::<F, S>::boot(lean(config), SMALL);
         let data = system.data_block(0);

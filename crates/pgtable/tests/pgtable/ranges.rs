@@ -380,6 +380,51 @@ fn a_copy_shares_every_page_write_protected_on_both_sides<F: HostedFormat, S: Pr
     }
 }
 
+/// The attributes of a page among others: cache lines of one kind, then of all.
+fn attrs_of_page(i: usize) -> Option<Attrs> {
+    let kind = if i < 21 { 0 } else { i % 6 };
+    match kind {
+        0 => Some(Attrs::USER_DATA),
+        1 => Some(Attrs { dirty: false, ..Attrs::USER_DATA }),
+        2 => Some(Attrs { young: false, ..Attrs::USER_DATA }),
+        3 => Some(Attrs { execute: true, ..Attrs::USER_DATA.read_only() }),
+        4 => Some(Attrs { write: false, ..Attrs::USER_DATA }),
+        _ => None,
+    }
+}
+
+fn neighbours_of_all_kinds_are_copied_and_unmapped_each_as_it_is<F: HostedFormat, S: Protection>() {
+    in_every_mode::<F, S>(|system, parent| {
+        let child = system.new_user_root();
+        let range = pages(USER.offset_pages(3), 93);
+        let expected = |root: &Root, change: fn(Attrs) -> Attrs| {
+            for i in 0..range.pages() {
+                let frame = FRAME.offset(i as u64 * PAGE_SIZE);
+                let expected = attrs_of_page(i).map(|attrs| (frame, change(attrs)));
+                let va = range.start().offset_pages(i);
+                assert_eq!(translation(system, root, va), expected, "page {i}");
+            }
+        };
+        for i in 0..range.pages() {
+            if let Some(attrs) = attrs_of_page(i) {
+                let page = pages(range.start().offset_pages(i), 1);
+                system.map(parent, page, attrs, FRAME.offset(i as u64 * PAGE_SIZE)).unwrap();
+            }
+        }
+        expected(parent, |attrs| attrs);
+        let mut share = Sharing { longest: usize::MAX, taken: Vec::new(), fail_at: usize::MAX };
+        copy(system, parent, &child, range, &mut share).unwrap();
+        expected(parent, |attrs| Attrs { write: false, ..attrs });
+        expected(&child, |attrs| Attrs { write: false, young: false, ..attrs });
+        let mapped = (0..range.pages()).filter_map(attrs_of_page).count();
+        for root in [parent, &child] {
+            assert_eq!(system.unmap(root, range), Ok(mapped));
+            assert_eq!(system.unmap(root, range), Ok(0));
+        }
+        system.end_user(child, range);
+    });
+}
+
 fn a_copy_that_is_stopped_leaves_what_was_not_shared_alone<F: HostedFormat, S: Protection>() {
     in_every_mode::<F, S>(|system, parent| {
         let child = system.new_user_root();
@@ -488,6 +533,7 @@ for_both_formats_and_schemes!(
     protecting_changes_valid_entries_alone,
     frames_and_keys_that_do_not_exist_are_refused,
     a_copy_shares_every_page_write_protected_on_both_sides,
+    neighbours_of_all_kinds_are_copied_and_unmapped_each_as_it_is,
     a_copy_that_is_stopped_leaves_what_was_not_shared_alone,
     tables_are_freed_only_between_floor_and_ceiling,
     an_ended_address_space_gives_every_page_back,

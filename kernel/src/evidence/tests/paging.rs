@@ -6,10 +6,12 @@ use crate::lock::IrqLock;
 use crate::memory::boot::PAGE_SIZE;
 use crate::memory::paging::{self, memories, user};
 use crate::start::image;
+use crate::protection::violations;
 use crate::{arch, ensure, kernel_test, protection};
 use alloc::string::{String, ToString};
 use kpkeys::{Backend, Pkey, Scheme};
 use kpkeys_mm::{AddressSpace, Error, MapFlags};
+use kpkeys_pgtable::guarded::Violations;
 use kpkeys_pgtable::{Format, Level, Machine, PageRange, PhysAddr, VirtAddr};
 use kpkeys_workloads::attack::prepare::table_frame;
 
@@ -54,6 +56,23 @@ kernel_test! {
             let frame = range.start.offset(page * PAGE_SIZE);
             let mapped = memories().vm_map_ram(&[frame]);
             ensure!(mapped.is_err(), "{frame:?} is mapped at {mapped:?}");
+        }
+    }
+
+    /// A table that is to be mapped writable a second time is refused, or mapped all the same where that is only audited; both are reported.
+    fn what_does_not_fit_is_refused_or_audited_and_reported() {
+        if memories().paging().types().is_none() {
+            return Ok(());
+        }
+        let (table, before) = (memories().paging().kernel().frame(), violations::reported());
+        let mapped = memories().vm_map_ram(&[table]);
+        ensure!(violations::reported() == before + 1, "it was not reported");
+        match (violations::chosen(), mapped) {
+            (Violations::Enforce, Err(Error::Tables(kpkeys_pgtable::Error::Violation(violation)))) => {
+                ensure!(violation.frame == table && !violation.stored, "{violation}");
+            }
+            (Violations::Audit, Ok(area)) => memories().vm_unmap_ram(area, 1).map_err(failed)?,
+            (chosen, mapped) => return Err(alloc::format!("{chosen:?}: {mapped:?}")),
         }
     }
 

@@ -6,7 +6,7 @@ use crate::arch::{self, layout};
 use crate::start::settled::Settled;
 use crate::{cpu, protection};
 use core::ptr::NonNull;
-use kpkeys_pgtable::guarded::{Anchor, Types};
+use kpkeys_pgtable::guarded::{Anchor, Types, Violation, Violations};
 use kpkeys_pgtable::{Flush, Machine, Memory, PhysAddr, Probe, VirtAddr};
 
 /// Where the types of frames begin.
@@ -84,6 +84,15 @@ unsafe impl<P: Probe> Machine for Bare<P> {
     #[inline(always)]
     fn anchor(&self) -> &Anchor {
         &ANCHOR
+    }
+
+    fn violations(&self) -> Violations {
+        protection::violations::chosen()
+    }
+
+    #[cold]
+    fn report(&self, violation: &Violation) {
+        protection::violations::report(violation);
     }
 
     #[inline(always)]

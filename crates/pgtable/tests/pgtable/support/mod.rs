@@ -126,11 +126,28 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
             .expect("there is memory for the linear map's tables")
     }
 
+    /// Boots with protection on, where violations are audited.
+    pub fn boot_auditing(config: Config, pages: usize) -> Self {
+        let system = Self::build_on(config, pages, |_| (), MachineOf::<F, S>::auditing);
+        let system = system.expect("there is memory for the linear map's tables");
+        system.enable_protection().expect("protection can be turned on");
+        system
+    }
+
     /// Builds the tables from frames that were prepared.
     pub fn build_with(
         config: Config,
         pages: usize,
         prepare: impl FnOnce(&Scarce),
+    ) -> Result<Self, Error> {
+        Self::build_on(config, pages, prepare, |machine| machine)
+    }
+
+    fn build_on(
+        config: Config,
+        pages: usize,
+        prepare: impl FnOnce(&Scarce),
+        machine: impl FnOnce(MachineOf<F, S>) -> MachineOf<F, S>,
     ) -> Result<Self, Error> {
         let arena = if config.mode.protects() { S::arena(pages) } else { Arena::new(pages) };
         let arena = Arc::new(arena.expect("the host gives the arena its addresses"));
@@ -142,7 +159,7 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
         };
         let register = ArenaRegister::new(guarded);
         let backend = S::backend(register.clone());
-        let machine = Hosted::new(arena.clone(), backend, Counter::default(), 1);
+        let machine = machine(Hosted::new(arena.clone(), backend, Counter::default(), 1));
         let frames = Scarce::new(machine.memory());
         prepare(&frames);
         let paging = Paging::new(machine, frames, config)?;
