@@ -61,7 +61,7 @@ const STAGES: [Stage; 5] = [
         name: "protocol",
         covers: "windows, gates, exceptions, thread switches, flushes, life of tables, sweeps, memory that is out, unmaps that wait for a flush: the code of kpkeys, \
                  kpkeys-pgtable and kpkeys-mm under a model checker, 2 CPUs, 2 threads, PKS, POE, PAN; 14 faults of kernels that use it are found",
-        takes: "4 minutes on two cores",
+        takes: "5 minutes on two cores",
         leaves_out: "faults, forks and moves of kpkeys-mm, block-mapped linear maps, weak memory, barriers that are forgotten, more than one disturbance, entry code in assembly",
         missing: || None,
         run: |_| protocol(&["1"]),
