@@ -6,14 +6,25 @@
 extern crate alloc;
 
 mod kernel;
+mod machine;
+mod memory;
 mod readers;
 mod tables;
 
 // What the tests of the crates have, by the paths that these use.
 use kernel::{arch, evidence, program};
+#[allow(dead_code, unused_imports, reason = "a part of the test")]
+#[path = "../../../crates/mm/tests/mm/contents.rs"]
+mod contents;
+#[allow(dead_code, unused_imports, reason = "a part of the test")]
+#[path = "../../../crates/mm/tests/mm/space_model.rs"]
+mod space_model;
 #[allow(dead_code, unused_imports, unused_macros, reason = "a part of the tests' support")]
 #[path = "../../../crates/mm/tests/mm/support.rs"]
 mod support;
+#[allow(dead_code, unused_imports, reason = "a part of the test")]
+#[path = "../../../crates/mm/tests/mm/vmalloc_model.rs"]
+mod vmalloc_model;
 
 /// A function of bytes that must not panic.
 pub struct Target {
@@ -24,7 +35,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 12] = [
     Target { name: "devicetree", run: readers::devicetree },
     Target { name: "trace", run: readers::trace },
     Target { name: "samples", run: readers::samples },
@@ -34,4 +45,7 @@ pub const TARGETS: [Target; 9] = [
     Target { name: "stack", run: readers::stack },
     Target { name: "command-line", run: kernel::command_line },
     Target { name: "tables", run: tables::run },
+    Target { name: "spaces", run: memory::spaces },
+    Target { name: "contents", run: memory::contents },
+    Target { name: "areas", run: memory::areas },
 ];

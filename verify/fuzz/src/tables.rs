@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 
 use kpkeys_hosted::HostedFormat;
 use kpkeys_mm::Kernel;
-use kpkeys_pgtable::entry::{Aarch64, X86_64};
 use kpkeys_pgtable::{
-    Attrs, Error, Flush, Format, Frames, Machine, Mode, PAGE_SIZE, PageRange, PhysAddr, Root,
+    Attrs, Error, Flush, Format, Frames, Level, Machine, PAGE_SIZE, PageRange, PhysAddr, Root,
     VirtAddr,
 };
 
-use crate::support::{assert_clean, guarded, guarded_pan};
+use crate::machine::on_machine;
+use crate::support::assert_clean;
 
 const PAGES: usize = 4096;
 /// Where the room begins: below the end of what one table of the third level translates, so that tables of all levels differ in it.
@@ -24,13 +24,7 @@ const ROOM: usize = 600;
 /// The first byte says which machine and mode, the others what is done.
 pub fn run(bytes: &[u8]) {
     let Some((&machine, operations)) = bytes.split_first() else { return };
-    let mode = Mode::ALL[usize::from(machine >> 2) % Mode::ALL.len()];
-    match machine & 3 {
-        0 => carry_out(&guarded::<Aarch64>(mode, PAGES), operations),
-        1 => carry_out(&guarded_pan::<Aarch64>(mode, PAGES), operations),
-        2 => carry_out(&guarded_pan::<X86_64>(mode, PAGES), operations),
-        _ => carry_out(&guarded::<X86_64>(mode, PAGES), operations),
-    }
+    on_machine!(machine, PAGES, |kernel| carry_out(&kernel, operations));
 }
 
 /// Whether a page may be written, and its frame.
@@ -70,8 +64,12 @@ where
     assert_clean(kernel, &[]);
 }
 
+fn address(page: usize) -> VirtAddr {
+    VirtAddr(START).offset_pages(page)
+}
+
 fn range(first: usize, pages: usize) -> Option<PageRange> {
-    PageRange::new(VirtAddr(START + first as u64 * PAGE_SIZE), pages).ok()
+    PageRange::new(address(first), pages).ok()
 }
 
 fn apply<M: Machine>(
@@ -96,7 +94,7 @@ fn apply<M: Machine>(
                     model.extend((first..first + pages).map(|page| (page, (write, data))))
                 }
                 (Err(Error::AlreadyMapped(va)), Some(page)) => {
-                    assert_eq!(va.0, START + page as u64 * PAGE_SIZE);
+                    assert_eq!(va, address(page));
                 }
                 (Err(Error::OutOfMemory), None) => {}
                 (done, taken) => panic!("mapping {of:?} is {done:?}, and {taken:?} is taken"),
@@ -125,21 +123,25 @@ fn apply<M: Machine>(
     }
 }
 
-/// Gives back the tables of a range, if nothing is mapped in the whole room.
+/// Gives back the tables of a range where nothing is mapped any more, but for those that translate something else, or lead to a table beside them.
 fn free_tables<M: Machine>(kernel: &Kernel<M>, root: &Root, of: PageRange) {
     let paging = kernel.paging();
-    let empty = (0..ROOM)
-        .all(|page| paging.walk(root, VirtAddr(START + page as u64 * PAGE_SIZE)).is_none());
-    if !empty {
-        return;
-    }
+    let table = |va: VirtAddr| va.0 / Level::Pte.table_bytes();
+    let tables = table(of.start())..=table(of.start().offset_pages(of.pages() - 1));
+    let stays = |page: &usize| {
+        let va = address(*page);
+        let is_beside = !tables.contains(&table(va));
+        paging.walk(root, va).is_some()
+            || is_beside && paging.find_table(root, va, Level::Pte).is_some()
+    };
+    let first = ((of.start().0 - START) / PAGE_SIZE) as usize;
+    let below = (0..first).rev().find(stays).map_or(VirtAddr(0), |page| address(page + 1));
+    let above = (first + of.pages()..ROOM).find(stays).map_or(VirtAddr(1 << 47), address);
     let mut unlinked = Vec::new();
     {
         let section = paging.section(root);
         paging
-            .free_tables(&section, root, of, VirtAddr(0), VirtAddr(1 << 47), |ptp| {
-                unlinked.push(ptp)
-            })
+            .free_tables(&section, root, of, below, above, |ptp| unlinked.push(ptp))
             .expect("the tables are empty");
     }
     paging.flush_and_release(Flush::AddressSpace(root.frame()), unlinked);
@@ -147,8 +149,7 @@ fn free_tables<M: Machine>(kernel: &Kernel<M>, root: &Root, of: PageRange) {
 
 fn compare<M: Machine>(kernel: &Kernel<M>, root: &Root, model: &Model) {
     for page in 0..ROOM {
-        let va = VirtAddr(START + page as u64 * PAGE_SIZE);
-        let found = kernel.paging().walk(root, va).map(|(level, _, entry)| {
+        let found = kernel.paging().walk(root, address(page)).map(|(level, _, entry)| {
             (M::Format::is_writable(entry), M::Format::frame(level, entry))
         });
         assert_eq!(found, model.get(&page).copied(), "page {page}");

@@ -132,7 +132,7 @@ impl<S: System> Model for Explored<S> {
             world.tlbs = Some(Tlbs::new(now));
             rules::check::<S>(world, types.as_ref());
         });
-        vec![self.stopped(&execution, Vec::new(), 0, disturbances)]
+        vec![self.stopped(&execution, Vec::new(), None, disturbances)]
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Choice>) {
@@ -158,8 +158,7 @@ impl<S: System> Model for Explored<S> {
         });
         let mut path = before.path.clone();
         path.push(choice);
-        let last = choice.cpu();
-        Some(self.stopped(&execution, path, last, left))
+        Some(self.stopped(&execution, path, Some(choice.cpu()), left))
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
@@ -189,15 +188,23 @@ impl<S: System> Model for Explored<S> {
 }
 
 impl<S: System> Explored<S> {
-    /// The state that an execution is in.
-    fn stopped(&self, execution: &Execution<S>, path: Vec<Choice>, last: u8, left: u8) -> State {
-        let saved = execution.saved();
+    /// The state that an execution is in, `last` being the CPU whose turn it was.
+    fn stopped(
+        &self,
+        execution: &Execution<S>,
+        path: Vec<Choice>,
+        last: Option<u8>,
+        left: u8,
+    ) -> State {
+        let (saved, known) = (execution.saved(), execution.hash());
         world::with(|world| {
             let choices = choices(world, self.exploration.scenario, last, left);
             self.reached.fetch_or(world.reached, Ordering::Relaxed);
-            let shared = world.locks.iter().fold(world.frames.hash(), |hash, lock| {
-                mix(mix(hash, u64::from(lock.held)), lock.history)
-            });
+            let memory = mix(world.frames.hash(), known);
+            let shared = world
+                .locks
+                .iter()
+                .fold(memory, |hash, lock| mix(mix(hash, u64::from(lock.held)), lock.history));
             let seen: Vec<Vec<u64>> = world
                 .threads
                 .iter()
@@ -271,16 +278,22 @@ fn note_seen(world: &mut World, thread: usize, depth: usize) {
 }
 
 /// What can go on, and whether that is a disturbance. Notes a deadlock.
-fn choices(world: &mut World, scenario: Scenario, last: u8, left: u8) -> Vec<(Choice, bool)> {
+fn choices(
+    world: &mut World,
+    scenario: Scenario,
+    last: Option<u8>,
+    left: u8,
+) -> Vec<(Choice, bool)> {
     let mut found = Vec::new();
     let can_go = |world: &World, cpu: usize| {
         world.cpus[cpu].thread.is_some_and(|thread| world.waits(thread).is_none())
     };
-    let last_goes_on = can_go(world, last.into());
+    // Which one begins is no disturbance.
+    let last_goes_on = last.is_some_and(|last| can_go(world, last.into()));
     for cpu in 0..CPUS as u8 {
         let own = &world.cpus[usize::from(cpu)];
         if can_go(world, cpu.into()) {
-            found.push((Choice::Go(cpu), last_goes_on && cpu != last));
+            found.push((Choice::Go(cpu), last_goes_on && last != Some(cpu)));
             let thread = own.thread.map(|thread| &world.threads[thread]);
             if thread.and_then(|thread| thread.contexts.last()).is_some_and(|own| own.allocates) {
                 found.push((Choice::Fail(cpu), true));

@@ -72,6 +72,12 @@ impl FrameList {
         self.taken.get(number).is_some_and(|taken| !taken)
     }
 
+    /// Another allocator has all of them.
+    pub fn take_all(&mut self) {
+        self.taken.fill(true);
+        self.used.fill(true);
+    }
+
     /// Has this frame handed out next, though it is somebody's: for a fault.
     pub fn give_next(&mut self, frame: PhysAddr) {
         self.given_back.push(MEMORY.frame_number(frame));

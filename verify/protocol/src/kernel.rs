@@ -1,40 +1,50 @@
-//! The kernel that the model runs: the real page tables, two threads that change them, and handlers that do.
+//! The kernel that the model runs: page tables or kernel mappings, threads that change them, and handlers that do.
 
 use std::cell::RefCell;
 
 use kpkeys::{Backend, Saved, Window};
 use kpkeys_pgtable::guarded::Types;
 use kpkeys_pgtable::{
-    Attrs, Config, Error, Event, Flush, Format, Frames, Level, Machine, Mode, PageRange, Paging,
-    PhysAddr, Probe, VirtAddr, store,
+    Config, Error, Event, Frames, Level, Machine, Mode, Paging, Probe, VirtAddr, store,
 };
 
+use crate::areas::Areas;
 use crate::exception::give_cpu_away;
 use crate::fault::Fault;
-use crate::frames::ModelFrames;
 use crate::machine::{Model, System};
 use crate::scenario::Scenario;
+use crate::tables::{OF_HANDLERS, Tables};
 use crate::world::{self, CPUS, Kind};
-
-/// Addresses whose last table belongs to threads. Each thread has a page beside the other's.
-const SHARED: VirtAddr = VirtAddr(0xffff_d000_0000_0000);
-/// An address whose last table belongs to the first thread.
-const OWN: VirtAddr = VirtAddr(0xffff_d000_4000_0000);
-/// Where handlers store: mapped since the start, a page for each CPU.
-const OF_HANDLERS: VirtAddr = VirtAddr(0xffff_d000_8000_0000);
-/// Where nothing is mapped, not even a table.
-const ELSEWHERE: VirtAddr = VirtAddr(0xffff_e000_0000_0000);
-/// An address of a program.
-const OF_PROGRAM: VirtAddr = VirtAddr(0x4000_0000);
 
 /// See the module.
 pub struct Kernel<S: System> {
-    paging: Paging<Model<S>, ModelFrames>,
-    scenario: Scenario,
+    work: Work<S>,
     /// What threads keep of the register while they do not run.
     pub saved: RefCell<Vec<Saved>>,
     /// The same of each CPU's idle thread.
     pub idle: RefCell<Vec<Saved>>,
+}
+
+/// What threads work on.
+enum Work<S: System> {
+    Tables(Tables<S>),
+    Areas(Areas<S>),
+}
+
+/// Does the same with the page tables, whichever they are.
+macro_rules! with_paging {
+    ($kernel:expr, |$paging:ident| $what:expr) => {
+        match &$kernel.work {
+            Work::Tables(tables) => {
+                let $paging = tables.paging();
+                $what
+            }
+            Work::Areas(areas) => {
+                let $paging = areas.paging();
+                $what
+            }
+        }
+    };
 }
 
 impl<S: System> Kernel<S> {
@@ -44,38 +54,34 @@ impl<S: System> Kernel<S> {
     ///
     /// Why it could not.
     pub fn start(scenario: Scenario, mode: Mode) -> Result<Self, Error> {
-        let paging = Paging::new(Model::<S>::new(), ModelFrames, config(mode))?;
-        let initial = |_| paging.machine().backend().initial();
-        let saved = RefCell::new((0..CPUS).map(initial).collect());
-        let idle = RefCell::new((0..CPUS).map(initial).collect());
-        let kernel = Kernel { paging, scenario, saved, idle };
-        let handlers = PageRange::new(OF_HANDLERS, CPUS)?;
-        kernel.paging.link_kernel_half(PageRange::new(SHARED, 1 << 18)?)?;
-        kernel.paging.enable_protection()?;
-        kernel.map(handlers)?;
-        if scenario == Scenario::Free {
-            kernel.map(PageRange::new(OWN, 1)?)?;
-        }
-        if scenario == Scenario::Lazy {
-            kernel.map(PageRange::new(SHARED, CPUS)?)?;
-        }
-        if scenario == Scenario::Sweep {
-            // The table that a page moves to has the smaller frame number, and is looked at first.
-            kernel.map(PageRange::new(SHARED.offset_pages(1), 1)?)?;
-            kernel.map(PageRange::new(OWN, 1)?)?;
-        }
-        world::with(|world| world.kernel_root = kernel.paging.kernel().frame().0);
+        let work: Work<S> = match scenario {
+            Scenario::Purge | Scenario::Gather => Work::Areas(Areas::start(scenario, mode)),
+            _ => Work::Tables(Tables::start(scenario, mode)?),
+        };
+        let kernel = Kernel { work, saved: RefCell::default(), idle: RefCell::default() };
+        let initial = || (0..CPUS).map(|_| kernel.backend().initial()).collect();
+        (*kernel.saved.borrow_mut(), *kernel.idle.borrow_mut()) = (initial(), initial());
+        let root = with_paging!(kernel, |paging| paging.kernel().frame());
+        world::with(|world| world.kernel_root = root.0);
         Ok(kernel)
     }
 
     /// What frames are, in modes that check.
     pub fn types(&self) -> Option<Types> {
-        self.paging.types().copied()
+        with_paging!(self, |paging| paging.types().copied())
     }
 
     /// The backend.
     pub fn backend(&self) -> &S::Backend {
-        self.paging.machine().backend()
+        with_paging!(self, |paging| paging.machine().backend())
+    }
+
+    /// Hash of what it knows of frames without a lock.
+    pub fn hash(&self) -> u64 {
+        match &self.work {
+            Work::Tables(_) => 0,
+            Work::Areas(areas) => areas.hash(),
+        }
     }
 
     /// What a thread does.
@@ -84,16 +90,12 @@ impl<S: System> Kernel<S> {
     ///
     /// Why it could not.
     pub fn run(&self, thread: usize) -> Result<(), Error> {
-        let beside = PageRange::new(SHARED.offset_pages(thread), 1)?;
-        match (self.scenario, thread) {
-            (Scenario::Link, _) => self.map(beside),
-            (Scenario::Free, 0) => self.free(PageRange::new(OWN, 1)?),
-            (Scenario::Lazy, 0) => self.be_lazy(beside),
-            (Scenario::Lazy, _) => self.protect(beside),
-            (Scenario::Program, 0) => self.program(),
-            (Scenario::Sweep, 0) => self.move_map_and_free(),
-            (Scenario::Sweep, _) => self.paging.sweep(),
-            (Scenario::Free | Scenario::Program, _) => self.map(beside),
+        match &self.work {
+            Work::Tables(tables) => tables.run(self, thread),
+            Work::Areas(areas) => {
+                areas.run(thread);
+                Ok(())
+            }
         }
     }
 
@@ -101,169 +103,39 @@ impl<S: System> Kernel<S> {
     pub fn handle(&self, kind: Kind) {
         // It begins with something else than page tables.
         world::point();
-        match kind {
-            Kind::Nmi => (),
-            Kind::Timer => give_cpu_away(self),
-            Kind::Device if world::with(|world| world.has(Fault::HandlerTakesLocks)) => {
-                let range = PageRange::new(OWN.offset_pages(8), 1).expect("a page of the kernel's");
-                // What it could not do is no matter: what it waits for is.
-                let _ = self.map(range);
+        match (kind, &self.work) {
+            (Kind::Nmi, _) => (),
+            (Kind::Timer, _) => give_cpu_away(self),
+            (Kind::Device, Work::Tables(tables))
+                if world::with(|world| world.has(Fault::HandlerTakesLocks)) =>
+            {
+                tables.map_in_handler();
             }
-            Kind::Device => self.store_in_handler(),
+            (Kind::Device, Work::Tables(tables)) => store_in_handler(tables.paging(), OF_HANDLERS),
+            (Kind::Device, Work::Areas(areas)) => {
+                store_in_handler(areas.paging(), areas.of_handlers());
+            }
         }
     }
+}
 
-    /// A handler's operation of its own: one store to an entry that is mapped.
-    fn store_in_handler(&self) {
-        let root = self.paging.kernel();
-        let va = OF_HANDLERS.offset_pages(self.paging.machine().cpu());
-        let (_, slot, entry) = self.paging.walk(root, va).expect("mapped since the start");
-        if world::with(|world| world.has(Fault::LazySeenByHandler) && world.lazy) {
-            self.paging.machine().probe().count(Event::EntryStore, 1);
-            // SAFETY: none: this is the fault, that the interrupted section's window is taken for this handler's.
-            store::set(&unsafe { Window::assume_open() }, slot, entry);
-            return;
-        }
-        let section = self.paging.section(root);
-        let _lazy = section.lazy();
-        section.set(slot, entry).expect("what is mapped may be mapped");
+/// A handler's operation of its own: one store to an entry that is mapped, its CPU's of those from an address on.
+fn store_in_handler<S: System, F: Frames>(paging: &Paging<Model<S>, F>, from: VirtAddr) {
+    let root = paging.kernel();
+    let va = from.offset_pages(paging.machine().cpu());
+    let (_, slot, entry) = paging.walk(root, va).expect("mapped since the start");
+    if world::with(|world| world.has(Fault::LazySeenByHandler) && world.lazy) {
+        paging.machine().probe().count(Event::EntryStore, 1);
+        // SAFETY: none: this is the fault, that the interrupted section's window is taken for this handler's.
+        store::set(&unsafe { Window::assume_open() }, slot, entry);
+        return;
     }
-
-    /// Maps new pages.
-    fn map(&self, range: PageRange) -> Result<(), Error> {
-        let root = self.paging.kernel();
-        let frames: Option<Vec<PhysAddr>> =
-            (0..range.pages()).map(|_| ModelFrames.allocate(0)).collect();
-        let frames = frames.ok_or(Error::OutOfMemory)?;
-        let section = self.paging.section(root);
-        let mapped =
-            self.paging.map(&section, root, range, Attrs::KERNEL_DATA, |page| frames[page]);
-        drop(section);
-        if mapped.is_err() {
-            // Of what was not mapped nobody knows.
-            frames.into_iter().for_each(release);
-            return mapped;
-        }
-        for (page, frame) in frames.into_iter().enumerate() {
-            let is = self.paging.translate(root, range.start().offset_pages(page));
-            assert_eq!(is, Some(frame), "what was mapped stays mapped");
-        }
-        Ok(())
-    }
-
-    /// Unmaps a page, frees what table is left empty, and the page.
-    fn free(&self, range: PageRange) -> Result<(), Error> {
-        let root = self.paging.kernel();
-        let (early, retype) = world::with(|world| {
-            (world.has(Fault::FreeBeforeFlush), world.has(Fault::RetypeBeforeFlush))
-        });
-        let section = self.paging.section(root);
-        let (mut tables, mut frame) = (Vec::with_capacity(4), None);
-        self.paging.unmap(&section, root, range, |_, level, entry| {
-            frame = Some(S::Format::frame(level, entry));
-        })?;
-        let frame = frame.expect("it was mapped");
-        let (floor, ceiling) = (OWN, OWN.offset(1 << 30));
-        self.paging
-            .free_tables(&section, root, range, floor, ceiling, |table| tables.push(table))?;
-        drop(section);
-        if early {
-            release(frame);
-        }
-        if retype {
-            // Into the hands of whoever wants a table next, as by a list of free frames that has one too many.
-            world::with(|world| world.frames.give_next(frame));
-            self.paging.link_kernel_half(PageRange::new(ELSEWHERE, 1)?)?;
-        }
-        self.paging.flush_and_release(Flush::Kernel(range), tables);
-        if !early && !retype {
-            release(frame);
-        }
-        Ok(())
-    }
-
-    /// Moves a page to another table, maps one beside it, and unmaps and frees a third.
-    fn move_map_and_free(&self) -> Result<(), Error> {
-        let root = self.paging.kernel();
-        let section = self.paging.section(root);
-        let moved = PageRange::new(OWN, 1)?;
-        self.paging.move_pages(&section, root, moved, SHARED)?;
-        drop(section);
-        self.map(PageRange::new(SHARED.offset_pages(2), 1)?)?;
-        let gone = PageRange::new(SHARED.offset_pages(1), 1)?;
-        let section = self.paging.section(root);
-        let mut frame = None;
-        self.paging.unmap(&section, root, gone, |_, level, entry| {
-            frame = Some(S::Format::frame(level, entry));
-        })?;
-        drop(section);
-        // One flush for both, as for an unmap of many.
-        self.paging.flush(Flush::AllKernel);
-        release(frame.expect("mapped since the start"));
-        Ok(())
-    }
-
-    /// Two stores in a lazy section, and other work in between, for which the thread gives its CPU away.
-    fn be_lazy(&self, range: PageRange) -> Result<(), Error> {
-        let root = self.paging.kernel();
-        let (_, slot, entry) =
-            self.paging.walk(root, range.start()).expect("mapped since the start");
-        let section = self.paging.section(root);
-        let lazy = section.lazy();
-        world::with(|world| world.lazy = true);
-        section.set(slot, entry)?;
-        give_cpu_away(self);
-        section.set(slot, entry)?;
-        section.paused(world::point);
-        section.set(slot, entry)?;
-        world::with(|world| world.lazy = false);
-        drop(lazy);
-        Ok(())
-    }
-
-    /// Takes write permission from a page, and flushes.
-    fn protect(&self, range: PageRange) -> Result<(), Error> {
-        let root = self.paging.kernel();
-        let section = self.paging.section(root);
-        self.paging.protect(&section, root, range, S::Format::write_protected)?;
-        drop(section);
-        self.paging.flush(Flush::Kernel(range));
-        Ok(())
-    }
-
-    /// The life of an address space.
-    fn program(&self) -> Result<(), Error> {
-        let range = PageRange::new(OF_PROGRAM, 1)?;
-        let section = self.paging.section(self.paging.kernel());
-        let root = self.paging.new_user_root(&section)?;
-        drop(section);
-        world::with(|world| world.user_roots.push(root.frame().0));
-        let frame = ModelFrames.allocate(0).ok_or(Error::OutOfMemory)?;
-        let section = self.paging.section(&root);
-        self.paging.map(&section, &root, range, Attrs::USER_DATA, |_| frame)?;
-        self.paging.unmap(&section, &root, range, |_, _, _| ())?;
-        let mut tables = Vec::with_capacity(4);
-        let (floor, ceiling) = (VirtAddr(0), VirtAddr(1 << 47));
-        self.paging
-            .free_tables(&section, &root, range, floor, ceiling, |table| tables.push(table))?;
-        drop(section);
-        self.paging.flush_and_release(Flush::User(root.frame(), range), tables);
-        release(frame);
-        world::with(|world| world.user_roots.clear());
-        self.paging.release_user_root(root);
-        Ok(())
-    }
+    let section = paging.section(root);
+    let _lazy = section.lazy();
+    section.set(slot, entry).expect("what is mapped may be mapped");
 }
 
 /// The set-up of a mode, on a linear map of pages: memory is small, since all of it is looked at after every step.
-const fn config(mode: Mode) -> Config {
+pub const fn config(mode: Mode) -> Config {
     Config { linear: Level::Pte, ..Config::of(mode) }
 }
-
-fn release(frame: PhysAddr) {
-    // SAFETY: for the rules to say: nothing maps it any more, unless a fault is planted.
-    unsafe { ModelFrames.release(frame, 0) };
-}
-
-/// Levels are numbered as a walker of the model numbers them.
-const _: () = assert!(Level::Pte as u8 == 0 && Level::Pgd as u8 == 3);

@@ -13,6 +13,7 @@ use kpkeys_pgtable::{Event, Flush, Format, Machine, Memory, PhysAddr, Probe, Vir
 
 use crate::fault::Fault;
 use crate::frames::{ALIAS, MEMORY, page};
+use crate::rules;
 use crate::tlb::{Decoded, walk};
 use crate::world::{self, CPUS, Reached, Rule, Wait, World};
 
@@ -341,7 +342,7 @@ pub fn tables_now<S: System>(
 
 fn flush_cpu<S: System>(world: &mut World, cpu: usize, flush: Flush) {
     let Some(mut tlbs) = world.tlbs.take() else { return };
-    tlbs.tables_are(tables_now::<S>(world.kernel_root, world));
+    rules::notice::<S>(world, &mut tlbs);
     tlbs.flush(cpu, flush);
     world.tlbs = Some(tlbs);
 }

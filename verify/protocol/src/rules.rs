@@ -12,7 +12,7 @@ use crate::world::{CPUS, Rule, World};
 pub fn check<S: System>(world: &mut World, types: Option<&Types>) {
     register::<S>(world);
     let Some(mut tlbs) = world.tlbs.take() else { return };
-    tlbs.tables_are(tables_now::<S>(world.kernel_root, world));
+    notice::<S>(world, &mut tlbs);
     if world.mode != Mode::Off {
         tables_are_closed(world, &tlbs);
     }
@@ -21,6 +21,29 @@ pub fn check<S: System>(world: &mut World, types: Option<&Types>) {
         what_is_mapped_is_marked(world, &tlbs, types);
     }
     world.tlbs = Some(tlbs);
+}
+
+/// Notices what the tables say by now. What they translate anew no TLB may hold of before: neither the address, nor, where nobody moves a page, the frame.
+pub fn notice<S: System>(world: &mut World, tlbs: &mut Tlbs) {
+    let now = tables_now::<S>(world.kernel_root, world);
+    for (new, cpu, old) in tlbs.anew(&now) {
+        let (va, frame) = (new.va, new.frame);
+        let lies_in_all = [new.va, old.va].into_iter().any(|va| is_linear(va) || is_alias(va));
+        let what = match (old.va == va, old.frame == frame) {
+            _ if lies_in_all => continue,
+            (true, false) => format!(
+                "{va:#x} leads to {frame:#x}, by the TLB of CPU {cpu} still to {:#x}",
+                old.frame
+            ),
+            (false, true) if world.mappings_are_new => format!(
+                "{frame:#x} is mapped at {va:#x}, by the TLB of CPU {cpu} still at {:#x}",
+                old.va
+            ),
+            _ => continue,
+        };
+        world.broken(Rule::Frame, what);
+    }
+    tlbs.tables_are(now);
 }
 
 /// Whether each CPU's register is open just while what runs there has a window of its own.

@@ -13,6 +13,10 @@ pub enum Scenario {
     Lazy,
     /// One makes an address space, maps, unmaps, and ends it; the other maps a page of the kernel's.
     Program,
+    /// One frees an area, and has whatever waits flushed; the other unmaps a page and gives it back. Both map anew what is free then.
+    Purge,
+    /// One unmaps two pages of a program, whose frames are gathered for one flush. Both map anew what is free then.
+    Gather,
     /// One moves a page, maps one, and unmaps and frees another; the other looks at all tables to find out what is mapped no more. Where frames
     /// have types.
     Sweep,
@@ -20,8 +24,15 @@ pub enum Scenario {
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Scenario; 5] =
-        [Scenario::Link, Scenario::Free, Scenario::Lazy, Scenario::Program, Scenario::Sweep];
+    pub const ALL: [Scenario; 7] = [
+        Scenario::Link,
+        Scenario::Free,
+        Scenario::Lazy,
+        Scenario::Program,
+        Scenario::Purge,
+        Scenario::Gather,
+        Scenario::Sweep,
+    ];
 
     /// Whether there is anything of it in a mode.
     pub fn is_for(self, mode: Mode) -> bool {

@@ -157,6 +157,12 @@ impl<S: System> Execution<S> {
         unsafe { &*self.kernel }.types()
     }
 
+    /// Hash of what the kernel knows of frames without a lock.
+    pub fn hash(&self) -> u64 {
+        // SAFETY: it lives as long as this.
+        unsafe { &*self.kernel }.hash()
+    }
+
     /// What threads keep of the register while they do not run.
     pub fn saved(&self) -> u64 {
         // SAFETY: it lives as long as this.

@@ -105,6 +105,26 @@ impl Tlbs {
         Tlbs { now, stale: core::array::from_fn(|_| BTreeSet::new()) }
     }
 
+    /// What is new in the tables, and what a CPU still holds of the same address, or for the same frame.
+    pub fn anew<'t>(
+        &'t self,
+        now: &'t BTreeSet<Cached>,
+    ) -> impl Iterator<Item = (&'t Cached, usize, &'t Cached)> {
+        let leaves = now.difference(&self.now).filter(|new| new.table.is_none());
+        let held = self
+            .stale
+            .iter()
+            .enumerate()
+            .flat_map(|(cpu, held)| held.iter().map(move |old| (cpu, old)));
+        let held = held.filter(|(_, old)| old.table.is_none());
+        leaves.flat_map(move |new| {
+            let alike = move |old: &Cached| {
+                (old.root, old.va) == (new.root, new.va) || old.frame == new.frame
+            };
+            held.clone().filter(move |(_, old)| alike(old)).map(move |(cpu, old)| (new, cpu, old))
+        })
+    }
+
     /// The tables are like this by now; every CPU may still hold what they were.
     pub fn tables_are(&mut self, now: BTreeSet<Cached>) {
         if now == self.now {

@@ -169,6 +169,8 @@ pub struct World {
     pub user_roots: Vec<u64>,
     /// Whether a thread is in a lazy section, as the fourth version of the Linux series kept it: for a fault.
     pub lazy: bool,
+    /// Whether nobody moves a page, or maps one twice: a frame that is mapped has been free since it was mapped elsewhere.
+    pub mappings_are_new: bool,
     /// Whether a frame was asked for in vain, so that an operation may fail.
     pub failed: bool,
     /// Hash of what the step that goes on began with.
@@ -280,6 +282,7 @@ impl World {
             kernel_root: 0,
             user_roots: Vec::new(),
             lazy: false,
+            mappings_are_new: false,
             failed: false,
             step: 0,
             violation: None,

@@ -97,6 +97,22 @@ fn a_flush_that_does_not_reach_every_cpu_is_found() {
 }
 
 #[test]
+fn what_is_mapped_anew_before_it_is_flushed_is_found() {
+    // Addresses and frames that a TLB still has are mapped anew.
+    for mode in [Mode::Batched, Mode::Fused] {
+        finds::<Pks>(Fault::FlushIsLocal, Scenario::Purge, mode, Rule::Frame);
+        finds::<Poe>(Fault::FlushIsNone, Scenario::Purge, mode, Rule::Frame);
+        finds::<Pks>(Fault::FlushIsLocal, Scenario::Gather, mode, Rule::Frame);
+        finds::<PanAlias>(Fault::FlushIsNone, Scenario::Gather, mode, Rule::Frame);
+    }
+    let found = run::<PanAlias>(Scenario::Purge, Mode::Fused, None);
+    assert_eq!(found.violation, None);
+    for reached in [Reached::Done, Reached::Contention, Reached::FlushWaited, Reached::Migration] {
+        println!("{reached:?}: {}", found.has_reached(reached));
+    }
+}
+
+#[test]
 fn a_page_that_is_freed_before_the_flush_is_found() {
     for mode in [Mode::Unbatched, Mode::Batched, Mode::FusedLean, Mode::Fused] {
         finds::<Pks>(Fault::FreeBeforeFlush, Scenario::Free, mode, Rule::Frame);

@@ -128,9 +128,16 @@ impl Emulator {
     }
 }
 
+impl Emulator {
+    /// Ends it, so that another one may have its files.
+    pub fn end(&mut self) {
+        end(&mut self.child);
+    }
+}
+
 impl Drop for Emulator {
     fn drop(&mut self) {
-        end(&mut self.child);
+        self.end();
     }
 }
 

@@ -367,6 +367,8 @@ impl Lab {
     }
 
     fn restart(&mut self) -> Result<()> {
+        // It may only be that it does not answer.
+        self.emulator.end();
         self.emulator = Emulator::start(&self.setup, self.folder.path())?;
         self.emulator.stub.set_breakpoint(self.places.exit)
     }

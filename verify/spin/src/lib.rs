@@ -68,6 +68,17 @@ impl<T> Mutex<T> {
         tell(|scheduler| scheduler.taken(address));
         MutexGuard { lock: self }
     }
+
+    /// Takes the lock, unless it is held.
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        let address = core::ptr::from_ref(&self.held).addr();
+        tell(|scheduler| scheduler.taking(address));
+        if self.held.swap(true, Ordering::Acquire) {
+            return None;
+        }
+        tell(|scheduler| scheduler.taken(address));
+        Some(MutexGuard { lock: self })
+    }
 }
 
 /// A lock that is held, until it is dropped.

@@ -2,7 +2,8 @@
 //! it was mapped from and what was written to it.
 //!
 //! Where [`space_model`](crate::space_model) says where each page is, this says what is in it, after moves with and without keeping the
-//! old mapping, forks that copy, skip and wipe, files shared and private.
+//! old mapping, forks that copy, skip and wipe, files shared and private. Fuzzing takes operations from bytes in place of chance, and has the
+//! rest from here.
 
 use std::collections::BTreeMap;
 
@@ -20,14 +21,14 @@ use crate::support::{
 const HISTORIES: u32 = 48;
 const OPERATIONS: usize = 48;
 const PROCESSES: usize = 3;
-const PAGES: usize = 2048;
+pub const PAGES: usize = 2048;
 /// Pages that histories touch: few, so that mappings meet often, around a place where tables of all levels end.
-const REGION: usize = 40;
+pub const REGION: usize = 40;
 const START: u64 = (1 << 39) - 16 * PAGE_SIZE;
-const FILE_PAGES: usize = 16;
+pub const FILE_PAGES: usize = 16;
 
 #[derive(Clone, Copy, Debug)]
-enum Operation {
+pub enum Operation {
     Mmap { span: Span, write: bool, file: Option<(usize, bool)> },
     Munmap(Span),
     Protect(Span, bool),
@@ -43,9 +44,9 @@ enum Operation {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Span {
-    first: usize,
-    pages: usize,
+pub struct Span {
+    pub first: usize,
+    pub pages: usize,
 }
 
 impl Span {
@@ -275,19 +276,26 @@ fn moved(pages: &mut Pages, from: Span, to: Span, keeps_old: bool) {
     pages.extend(now);
 }
 
+/// Carries out a history; after every operation, whatever is there is what must be read.
+pub fn carry_out<M: Modelled>(
+    kernel: &Kernel<M>,
+    operations: impl IntoIterator<Item = (usize, Operation)>,
+) {
+    let file = kernel.new_file(FILE_PAGES, 4).expect("memory");
+    let mut pair = Pair::new(kernel, &file);
+    for (process, operation) in operations {
+        pair.apply(process, operation);
+        pair.compare();
+    }
+    pair.finish();
+    kernel.close_file(file);
+}
+
 fn run<M: Modelled>(mode: Mode, boot: impl Fn() -> Kernel<M>) {
     let config = Config { cases: HISTORIES, failure_persistence: None, ..Config::default() };
     let history = prop::collection::vec(operation(), OPERATIONS);
     let result = TestRunner::new(config).run(&history, |operations| {
-        let kernel = boot();
-        let file = kernel.new_file(FILE_PAGES, 4).expect("memory");
-        let mut pair = Pair::new(&kernel, &file);
-        for (process, operation) in operations {
-            pair.apply(process, operation);
-            pair.compare();
-        }
-        pair.finish();
-        kernel.close_file(file);
+        carry_out(&boot(), operations);
         Ok(())
     });
     result.unwrap_or_else(|failure| panic!("{mode:?}: {failure}"));

@@ -2,6 +2,8 @@
 //!
 //! The model knows no page tables: for each process and page, which mapping it is in, whether it is there, in which frame, what it
 //! holds, and whether it may be written without a fault. After every operation the MMU model must say the same of the real tables.
+//!
+//! Fuzzing takes operations from bytes in place of chance, and has the rest from here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,15 +25,15 @@ const _: () = assert!(SEQUENCES as usize * OPERATIONS * Mode::ALL.len() * 2 >= 1
 
 const PROCESSES: usize = 3;
 /// Frames for three processes with every page of the region in a frame of its own, twice over, so that 2 MiB are always to be had.
-const PAGES: usize = 8192;
+pub const PAGES: usize = 8192;
 /// Pages that sequences touch: two whole PTE tables, and a little on either side.
-const REGION: usize = EDGE + 2 * 512 + EDGE;
-const EDGE: usize = 64;
+pub const REGION: usize = EDGE + 2 * 512 + EDGE;
+pub const EDGE: usize = 64;
 /// The first page lies below 512 GiB, so that even PUD tables differ.
 const START: u64 = (1 << 39) - EDGE as u64 * PAGE_SIZE;
 
 #[derive(Clone, Debug)]
-enum Operation {
+pub enum Operation {
     Mmap {
         first: usize,
         pages: usize,
@@ -505,17 +507,24 @@ impl<'k, M: Modelled> Pair<'k, M> {
     }
 }
 
+/// Carries out a sequence; the model must say the same after every operation.
+pub fn carry_out<M: Modelled>(
+    kernel: &Kernel<M>,
+    operations: impl IntoIterator<Item = (usize, Operation)>,
+) {
+    let mut pair = Pair::new(kernel);
+    for (process, operation) in operations {
+        pair.apply(process, operation);
+        pair.compare();
+    }
+    pair.finish();
+}
+
 fn run<M: Modelled>(mode: Mode, boot: impl Fn() -> Kernel<M>) {
     let config = Config { cases: SEQUENCES, failure_persistence: None, ..Config::default() };
     let sequence = prop::collection::vec(operation(), OPERATIONS);
     let result = TestRunner::new(config).run(&sequence, |operations| {
-        let kernel = boot();
-        let mut pair = Pair::new(&kernel);
-        for (process, operation) in operations {
-            pair.apply(process, operation);
-            pair.compare();
-        }
-        pair.finish();
+        carry_out(&boot(), operations);
         Ok(())
     });
     result.unwrap_or_else(|failure| panic!("{mode:?}: {failure}"));

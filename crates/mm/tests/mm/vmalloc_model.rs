@@ -3,6 +3,8 @@
 //! The model knows which ranges are in use, what was stored there, and which were freed since the last flush of the TLB. It checks
 //! what callers rely on: their pages are theirs alone and keep their contents, guard pages and freed pages do not translate, and
 //! addresses are not used again before they were flushed.
+//!
+//! Fuzzing takes operations from bytes in place of chance, and has the rest from here.
 
 use std::collections::BTreeSet;
 
@@ -27,12 +29,12 @@ const SEQUENCES: u32 = 24;
 const OPERATIONS: usize = 64;
 const _: () = assert!(SEQUENCES as usize * OPERATIONS * Mode::ALL.len() * 2 >= 10_000);
 
-const PAGES: usize = 8192;
+pub const PAGES: usize = 8192;
 /// Frames that `vm_map_ram` maps: more than fit a block's slots.
-const RAM_FRAMES: usize = MAX_SLOTS + 6;
+pub const RAM_FRAMES: usize = MAX_SLOTS + 6;
 
 #[derive(Clone, Debug)]
-enum Operation {
+pub enum Operation {
     Vmalloc {
         pages: usize,
     },
@@ -98,6 +100,13 @@ impl Live {
     }
 }
 
+impl Freed {
+    fn overlaps(&self, live: &Live) -> bool {
+        let (start, end) = live.span();
+        start < self.start.offset_pages(self.pages).0 && self.start.0 < end
+    }
+}
+
 type EncodingOf<M> = <<M as Machine>::Format as HostedFormat>::Encoding;
 
 struct Pair<'k, M: Modelled> {
@@ -158,7 +167,7 @@ impl<'k, M: Modelled> Pair<'k, M> {
                 self.flushes = flushes(self.kernel);
             }
         }
-        self.note_flushes();
+        self.note_flushes(None);
     }
 
     fn allocated(&mut self, area: Result<VirtAddr, Error>, pages: usize, align_pages: u64) {
@@ -182,18 +191,14 @@ impl<'k, M: Modelled> Pair<'k, M> {
     }
 
     fn insert(&mut self, live: Live) {
-        self.note_flushes();
+        self.note_flushes(Some(&live));
         let (start, end) = live.span();
         for other in &self.live {
             let (other_start, other_end) = other.span();
             assert!(end <= other_start || other_end <= start, "{live:?} overlaps {other:?}");
         }
         for freed in &self.freed {
-            let freed_end = freed.start.offset_pages(freed.pages).0;
-            assert!(
-                end <= freed.start.0 || freed_end <= start,
-                "{live:?} was not flushed since {freed:?}"
-            );
+            assert!(!freed.overlaps(&live), "{live:?} was not flushed since {freed:?}");
         }
         self.next_mark += 1;
         let live = Live { mark: self.next_mark, ..live };
@@ -250,15 +255,15 @@ impl<'k, M: Modelled> Pair<'k, M> {
         assert!(free < pages + 16, "{free} frames were free, {pages} were asked for");
     }
 
-    /// Flushes of vmalloc ranges: all but those of key changes.
-    fn note_flushes(&mut self) {
+    /// Flushes of vmalloc ranges: all but those of key changes. `new` was mapped since, maybe where something was unmapped and flushed by the same call.
+    fn note_flushes(&mut self, new: Option<&Live>) {
         let flushes = flushes(self.kernel);
         if flushes != self.flushes {
             self.flushes = flushes;
             // What waits for a window was not unmapped, so the flush did not take it out of the TLB for good.
-            let (waiting, _): (Vec<_>, Vec<_>) =
-                self.freed.iter().partition(|freed| !self.is_gone(freed));
-            self.freed = waiting;
+            let waits =
+                |freed: &Freed| !self.is_gone(freed) && new.is_none_or(|new| !freed.overlaps(new));
+            self.freed = self.freed.iter().copied().filter(waits).collect();
         }
     }
 
@@ -355,17 +360,21 @@ fn flushes<M: Modelled>(kernel: &Kernel<M>) -> u64 {
     counts.of(Event::TlbFlush) - counts.of(Event::KeyChange)
 }
 
+/// Carries out a sequence; the model must say the same after every operation.
+pub fn carry_out<M: Modelled>(kernel: &Kernel<M>, operations: impl IntoIterator<Item = Operation>) {
+    let mut pair = Pair::new(kernel);
+    for operation in operations {
+        pair.apply(operation);
+        pair.compare();
+    }
+    pair.finish();
+}
+
 fn run<M: Modelled>(mode: Mode, boot: impl Fn() -> Kernel<M>) {
     let config = Config { cases: SEQUENCES, failure_persistence: None, ..Config::default() };
     let sequence = prop::collection::vec(operation(), OPERATIONS);
     let result = TestRunner::new(config).run(&sequence, |operations| {
-        let kernel = boot();
-        let mut pair = Pair::new(&kernel);
-        for operation in operations {
-            pair.apply(operation);
-            pair.compare();
-        }
-        pair.finish();
+        carry_out(&boot(), operations);
         Ok(())
     });
     result.unwrap_or_else(|failure| panic!("{mode:?}: {failure}"));

@@ -7,7 +7,7 @@ use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_pgtable::guarded::{FrameType, Kind, Use};
 use kpkeys_pgtable::{
-    Attrs, Config, Error, Flush, Level, Machine, Mode, PAGE_SIZE, PhysAddr, Root, VirtAddr,
+    Attrs, Config, Entry, Error, Flush, Level, Machine, Mode, PAGE_SIZE, PhysAddr, Root, VirtAddr,
 };
 
 /// Configurations that check.
@@ -173,19 +173,22 @@ fn a_spare_page_that_is_in_use_is_refused<F: HostedFormat, S: Protection>() {
         let again = |config| {
             let (system, _user, _) = populated::<F, S>(config);
             let in_use = system.new_user_root();
+            let mark = Entry(0xabc000);
+            system.plant(in_use.frame(), 7, mark);
             let (count, at) = system.paging.spares_of_this_cpu().expect("there is a pool");
             let at = std::ptr::with_exposed_provenance_mut::<usize>(at.0 as usize);
             // SAFETY: the word is a count in memory that lives as long as the machine, which this thread alone uses.
             unsafe { at.write_volatile(count + 1) };
             let section = system.paging.section(system.paging.kernel());
             let again = system.paging.new_user_root(&section).map(|root| root.frame());
-            (in_use.frame(), again)
+            (in_use.frame(), again, system.read(in_use.frame(), 7) == mark)
         };
-        let (in_use, twice) = again(lean(config));
-        assert_eq!(twice, Ok(in_use));
-        let (in_use, twice) = again(config);
+        let (in_use, twice, is_kept) = again(lean(config));
+        assert_eq!((twice, is_kept), (Ok(in_use), false));
+        let (in_use, twice, is_kept) = again(config);
         let Err(Error::Violation(violation)) = twice else { panic!("{twice:?}") };
         assert_eq!(violation.frame, in_use);
+        assert!(is_kept, "it is refused before it is emptied");
     }
 }
 

@@ -85,6 +85,10 @@ fn verdict(success: bool, said: &str, erred: &str, tests: &[&str]) -> Verdict {
     if erred.contains("signal: 11") {
         return Verdict::Found("its test is ended by SIGSEGV".to_owned());
     }
+    // So does a panic while another one is under way.
+    if erred.contains("signal: 6") && erred.contains("panicked at") {
+        return Verdict::Found("its test is ended by a panic in a panic".to_owned());
+    }
     let ran =
         |test: &&&str| said.lines().any(|line| line.starts_with("test ") && line.contains(**test));
     if success && let Some(test) = tests.iter().find(|test| !ran(test)) {
@@ -111,6 +115,9 @@ mod tests {
         assert!(is_found(false, "range_new REFUTED by [1]\n", ""));
         assert!(is_found(false, "running 1 test\ntest x86_64::a ... FAILED\n", ""));
         assert!(is_found(false, "running 1 test\n", "(signal: 11, SIGSEGV: invalid memory)"));
+        let twice = "thread 'x' panicked at x.rs:1:1:\n(signal: 6, SIGABRT: process abort signal)";
+        assert!(is_found(false, "running 1 test\n", twice));
+        assert!(!is_found(false, "", "(signal: 6, SIGABRT: process abort signal)"));
         assert!(!is_found(false, "", "error[E0308]: mismatched types"), "it does not compile");
         assert!(!is_found(false, "leaf UNKNOWN: an instruction", ""));
         assert!(held("all holds", &[]));

@@ -84,9 +84,9 @@ impl Stage {
     }
 }
 
-/// Plants the faults whose names contain `part`, one after the other.
-pub fn run(part: &str) -> Result<()> {
-    plant(&select(read()?, part)?)
+/// Plants the faults whose names contain one of `parts`, or all, one after the other.
+pub fn run(parts: &[String]) -> Result<()> {
+    plant(&select(read()?, parts)?)
 }
 
 /// Plants two that need no package: one of the model's kernel and one of the source, which a number chooses.
@@ -132,10 +132,13 @@ fn plant(faults: &[Fault]) -> Result<()> {
     Ok(())
 }
 
-/// Those whose names contain `part`, in the order of stages, so that each stage's builds follow one another.
-fn select(faults: Vec<Fault>, part: &str) -> Result<Vec<Fault>> {
-    let mut faults: Vec<_> = faults.into_iter().filter(|fault| fault.name.contains(part)).collect();
-    ensure!(!faults.is_empty(), "no fault has `{part}` in its name");
+/// Those whose names contain one of `parts`, all if there are none, in the order of stages, so that each stage's builds follow one another.
+fn select(mut faults: Vec<Fault>, parts: &[String]) -> Result<Vec<Fault>> {
+    for part in parts {
+        let has = faults.iter().any(|fault| fault.name.contains(part));
+        ensure!(has, "no fault has `{part}` in its name");
+    }
+    faults.retain(|fault| parts.is_empty() || parts.iter().any(|part| fault.name.contains(part)));
     faults.sort_by_key(|fault| fault.stage);
     Ok(faults)
 }
