@@ -30,6 +30,21 @@ pub(crate) struct Admission<'a> {
     by: &'static Location<'static>,
 }
 
+/// What is asked of each frame first, apart from the rest: by value, it is in registers while entries are stored.
+#[derive(Clone, Copy)]
+pub(crate) struct Usual {
+    types: Types,
+    word: u32,
+}
+
+impl Usual {
+    /// Whether a frame is what nearly every frame is that such a leaf maps.
+    #[inline(always)]
+    pub(crate) fn is(self, frame: PhysAddr) -> bool {
+        self.types.has_word(frame, self.word)
+    }
+}
+
 impl<'a> Admission<'a> {
     #[inline(always)]
     fn new<F: Format>(
@@ -44,15 +59,16 @@ impl<'a> Admission<'a> {
         Admission { types, rule, usual, to_alias: section.to_alias(), noted: section.noted(), by }
     }
 
-    /// Whether such a leaf may map a frame, which is marked then.
+    /// See [`Usual`].
     #[inline(always)]
-    pub(crate) fn admits(&self, window: &Window<'_>, frame: PhysAddr) -> bool {
-        self.types.has_word(frame, self.usual) || self.admits_unusual(window, frame)
+    pub(crate) fn usual(&self) -> Usual {
+        Usual { types: *self.types, word: self.usual }
     }
 
+    /// Whether such a leaf may map a frame that is not [`Usual`], which is marked then.
     #[cold]
     #[inline(never)]
-    fn admits_unusual(&self, window: &Window<'_>, frame: PhysAddr) -> bool {
+    pub(crate) fn admits_unusual(&self, window: &Window<'_>, frame: PhysAddr) -> bool {
         let is = self.types.of(frame);
         if !self.rule.admits_type(is) {
             return self.types.audits() && self.note(frame);
@@ -125,10 +141,10 @@ impl<'m, M: Machine> Section<'m, M> {
             return Ok(());
         }
         let admission = Admission::new::<M::Format>(types, mark, self, leaf, by);
-        let first = M::Format::frame(level, leaf);
+        let (first, usual) = (M::Format::frame(level, leaf), admission.usual());
         for page in 0..level.entry_pages() as u64 {
             let frame = first.offset(page * PAGE_SIZE);
-            if !admission.admits(window, frame) {
+            if !usual.is(frame) && !admission.admits_unusual(window, frame) {
                 return Err(self.refused(&admission, frame, slot, by));
             }
         }

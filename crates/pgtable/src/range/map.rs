@@ -212,8 +212,9 @@ fn commit<M: Machine>(
         return Err(Error::NotMappable(PhysAddr(unmappable)));
     }
     // There are as many as entries; the default is never reached.
-    let frame_of = |i: usize| frames.get(i).map_or(0, |frame| frame.0 & FRAME_BITS);
-    section.set_leaves(slots, template, |i| Entry(template.0 | frame_of(i)))
+    let frames = &frames[..];
+    let frame_of = move |i: usize| frames.get(i).map_or(0, |frame| frame.0 & FRAME_BITS);
+    section.set_leaves(slots, template, move |i| Entry(template.0 | frame_of(i)))
 }
 
 /// A PTE with these attributes that maps frame 0: frames are added to it.

@@ -100,16 +100,19 @@ impl<M: Machine> Section<'_, M> {
             return Ok(());
         };
         let by = Location::caller();
-        let result = self.in_window(|window| {
+        let result = self.in_window(move |window| {
             let admission = self.admission(types, first, Level::Pte, template, by);
             let admission = admission.map_err(|error| (0, error))?;
             self.count(Event::EntryStore, slots.len() as u64);
-            let writable = self.writable_slots(slots);
+            // Its own copy, which stores to entries cannot change as far as the compiler knows.
+            let leaf = leaf;
+            let (writable, usual) = (self.writable_slots(slots), admission.usual());
             let stored = store::set_range_until(window, writable, |i| {
                 // Computed once: what is judged is what is stored.
                 let leaf = leaf(i);
                 let frame = M::Format::frame(Level::Pte, leaf);
-                if admission.admits(window, frame) { Ok(leaf) } else { Err(frame) }
+                let admitted = usual.is(frame) || admission.admits_unusual(window, frame);
+                if admitted { Ok(leaf) } else { Err(frame) }
             });
             stored.map_err(|(done, frame)| {
                 store::set_range(window, writable.sub(0, done), |_| Entry::EMPTY);
