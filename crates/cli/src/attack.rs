@@ -50,7 +50,7 @@ pub struct Options {
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     modes: Vec<String>,
     /// Run exploits instead: programs that turn faults of a driver into control over page tables; all, or some by name
-    #[arg(long, value_name = "LIST", value_delimiter = ',', num_args = 0.., require_equals = true)]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', num_args = 0..=1, require_equals = true)]
     exploits: Option<Vec<String>>,
     /// How to print it
     #[arg(long, value_enum, default_value = "table")]
