@@ -16,7 +16,9 @@ static REPORTED: AtomicUsize = AtomicUsize::new(0);
 pub fn settle(violations: Violations) {
     CHOSEN.settle(|| violations);
     if violations == Violations::Audit {
-        log::warn!("violations are audited, not refused: page tables may come to say what protection is to prevent");
+        log::warn!(
+            "violations are audited, not refused: page tables may come to say what protection is to prevent"
+        );
     }
 }
 
