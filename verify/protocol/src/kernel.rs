@@ -27,7 +27,7 @@ pub struct Kernel<S: System> {
 
 /// What threads work on.
 enum Work<S: System> {
-    Tables(Tables<S>),
+    Tables(Box<Tables<S>>),
     Areas(Areas<S>),
 }
 
@@ -56,7 +56,7 @@ impl<S: System> Kernel<S> {
     pub fn start(scenario: Scenario, mode: Mode) -> Result<Self, Error> {
         let work: Work<S> = match scenario {
             Scenario::Purge | Scenario::Gather => Work::Areas(Areas::start(scenario, mode)),
-            _ => Work::Tables(Tables::start(scenario, mode)?),
+            _ => Work::Tables(Box::new(Tables::start(scenario, mode)?)),
         };
         let kernel = Kernel { work, saved: RefCell::default(), idle: RefCell::default() };
         let initial = || (0..CPUS).map(|_| kernel.backend().initial()).collect();

@@ -146,7 +146,7 @@ impl System for PanAlias {
         register & PAN == 0
     }
 
-    /// PAN keeps the kernel off what EL0 may access: AP[1] is bit 6.
+    /// PAN keeps the kernel off what EL0 may access: `AP[1]` is bit 6.
     fn decode(level: u8, entry: u64) -> Decoded {
         decode_aarch64(level, entry, |entry| entry & 0x40 != 0)
     }
