@@ -9,11 +9,6 @@ use crate::error::Error;
 /// Tables above a PTE table.
 const UPPER_TABLES: usize = 2;
 
-/// How far the tables of a piece of a range go with it: those that it shares with the next piece do not.
-fn ceiling_of(piece: PageRange, range: PageRange, ceiling: VirtAddr) -> VirtAddr {
-    if piece.end() == range.end() { ceiling } else { piece.end().min(ceiling) }
-}
-
 impl<M: Machine> AddressSpace<'_, M> {
     /// Removes every mapping in a range, wholly or in part. Ranges with no mapping are no error.
     ///
@@ -51,35 +46,18 @@ impl<M: Machine> AddressSpace<'_, M> {
         let mut gather = Gather::new(self.kernel, self.root());
         {
             let section = self.kernel.paging().section(self.root());
-            // With gates a table is looked at, whether it is empty, before it is unlinked: at once, while its entries are near.
-            let at_once = section.has_gates();
-            for (part, ceiling) in self.parts_and_ceilings(range, ceiling) {
-                self.clear(&section, part, &mut gather, |piece, gather| {
-                    if at_once {
-                        let ceiling = ceiling_of(piece, part, ceiling);
-                        self.unlink_in_room(&section, piece, floor, ceiling, gather);
-                    }
-                });
+            for part in self.vmas.parts_in(range) {
+                self.clear(&section, part, &mut gather);
             }
-            for (part, ceiling) in self.parts_and_ceilings(range, ceiling).filter(|_| !at_once) {
+            let mut parts = self.vmas.parts_in(range).peekable();
+            while let Some(part) = parts.next() {
+                // A table that two mappings share goes with the later one.
+                let ceiling = parts.peek().map_or(ceiling, |next| next.start().min(ceiling));
                 self.free_tables(&section, part, floor, ceiling, &mut gather);
             }
         }
         gather.free();
         self.mapped_pages -= gather.total_pages();
-    }
-
-    /// The mappings in a range, each with how far tables go with it: one that two mappings share goes with the later one.
-    fn parts_and_ceilings(
-        &self,
-        range: PageRange,
-        ceiling: VirtAddr,
-    ) -> impl Iterator<Item = (PageRange, VirtAddr)> {
-        let mut parts = self.vmas.parts_in(range).peekable();
-        core::iter::from_fn(move || {
-            let part = parts.next()?;
-            Some((part, parts.peek().map_or(ceiling, |next| next.start().min(ceiling))))
-        })
     }
 
     /// Frees the tables of a range that no mapping uses any more, or none did yet.
@@ -100,17 +78,9 @@ impl<M: Machine> AddressSpace<'_, M> {
         gather.free();
     }
 
-    /// Clears a range table by table, flushing and freeing in between when enough pages are gathered, or no more can be. Passes what of the range each
-    /// table translates, once that is empty.
-    fn clear(
-        &self,
-        section: &Section<'_, M>,
-        range: PageRange,
-        gather: &mut Gather<'_, M>,
-        mut cleared: impl FnMut(PageRange, &mut Gather<'_, M>),
-    ) {
-        for of_table in range.by_table(Level::Pte) {
-            let mut piece = of_table;
+    /// Clears a range table by table, flushing and freeing in between when enough pages are gathered, or no more can be.
+    fn clear(&self, section: &Section<'_, M>, range: PageRange, gather: &mut Gather<'_, M>) {
+        for mut piece in range.by_table(Level::Pte) {
             loop {
                 let pages = gather.room_for_pages(piece.pages());
                 if let Ok(now) = PageRange::new(piece.start(), pages) {
@@ -124,7 +94,6 @@ impl<M: Machine> AddressSpace<'_, M> {
                     Err(_) => break,
                 }
             }
-            cleared(of_table, gather);
         }
     }
 
@@ -150,32 +119,22 @@ impl<M: Machine> AddressSpace<'_, M> {
         ceiling: VirtAddr,
         gather: &mut Gather<'_, M>,
     ) {
+        let ceiling_of = |piece: PageRange| {
+            if piece.end() == range.end() { ceiling } else { piece.end().min(ceiling) }
+        };
         for piece in range.by_table(Level::Pmd) {
             let most = piece.by_table(Level::Pte).count() + UPPER_TABLES;
             if gather.has_room_for_tables(most) {
-                self.unlink(section, piece, floor, ceiling_of(piece, range, ceiling), gather);
+                self.unlink(section, piece, floor, ceiling_of(piece), gather);
                 continue;
             }
             for piece in piece.by_table(Level::Pte) {
-                let ceiling = ceiling_of(piece, range, ceiling);
-                self.unlink_in_room(section, piece, floor, ceiling, gather);
+                if !gather.has_room_for_tables(1 + UPPER_TABLES) {
+                    section.paused(|| gather.free());
+                }
+                self.unlink(section, piece, floor, ceiling_of(piece), gather);
             }
         }
-    }
-
-    /// [`unlink`](Self::unlink)s for one table of PTEs, with room made for what that may come to.
-    fn unlink_in_room(
-        &self,
-        section: &Section<'_, M>,
-        piece: PageRange,
-        floor: VirtAddr,
-        ceiling: VirtAddr,
-        gather: &mut Gather<'_, M>,
-    ) {
-        if !gather.has_room_for_tables(1 + UPPER_TABLES) {
-            section.paused(|| gather.free());
-        }
-        self.unlink(section, piece, floor, ceiling, gather);
     }
 
     fn unlink(
