@@ -197,7 +197,7 @@ pub unsafe trait Machine: Sync + Sized {
         Violations::Enforce
     }
 
-    /// A store was refused, or is [audited](Violations::Audit): to be counted and logged. Called at the end of the operation, with its window closed; what it
+    /// A store was refused, or is [audited](Violations::Audit): to be counted and logged. Called with the window closed; what one window
     /// met last is reported, if there was more. Callers of the operation may hold locks, so that this must neither wait for one of theirs nor change page tables.
     #[cold]
     fn report(&self, violation: &Violation) {

@@ -3,13 +3,12 @@
 //! What is judged is what is stored: an entry is loaded from the caller's memory once, into a register, and no other CPU can change a type meanwhile
 //! without being noticed. Data that is mapped gets its mark first, so that at no moment an entry maps data without one.
 
-use core::cell::Cell;
 use core::panic::Location;
 
 use kpkeys::Window;
 
 use super::frame_type::FrameType;
-use super::rules::{LeafRule, Violation};
+use super::rules::{LeafRule, Noted, Violation};
 use super::types::{NO_WORD, Types};
 use crate::addr::{Level, PAGE_SIZE, PhysAddr};
 use crate::entry::{Entry, Format};
@@ -26,7 +25,7 @@ pub(crate) struct Admission<'a> {
     usual: u32,
     to_alias: usize,
     /// Where what is audited is noted.
-    noted: &'a Cell<Option<Violation>>,
+    noted: &'a Noted,
     by: &'static Location<'static>,
 }
 
@@ -80,7 +79,7 @@ impl<'a> Admission<'a> {
     /// Notes a leaf that is stored although its frame does not admit it.
     fn note(&self, frame: PhysAddr) -> bool {
         let violation = self.rule.violation(self.types, frame, None, self.by);
-        self.noted.set(Some(Violation { stored: true, ..violation }));
+        self.noted.note(Violation { stored: true, ..violation });
         true
     }
 }
@@ -161,7 +160,12 @@ impl<'m, M: Machine> Section<'m, M> {
         slot: Slot<'_>,
         by: &'static Location<'static>,
     ) -> Error {
-        self.refuse(admission.rule.violation(admission.types, frame, Some(slot.address()), by))
+        self.refuse_in_window(admission.rule.violation(
+            admission.types,
+            frame,
+            Some(slot.address()),
+            by,
+        ))
     }
 
     /// While a sweep is under way, marks what a leaf maps that is stored to another place than it was found at: the sweep may have looked there

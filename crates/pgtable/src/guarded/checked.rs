@@ -154,7 +154,7 @@ impl<'m, M: Machine> Section<'m, M> {
             self.set_upper(slot, entry);
             return Ok(());
         };
-        self.check_table(types, slot, at, Location::caller())?;
+        self.check_table(types, slot, at, Location::caller()).inspect_err(|_| self.report())?;
         let (from, to) = (FrameType::unlinked(level, kind), FrameType::linked(level, kind));
         self.change_and_set(types, (frame, from, to), slot, entry)
     }
@@ -233,7 +233,7 @@ impl<'m, M: Machine> Section<'m, M> {
     }
 
     /// Holds the table that an entry is in against its type, for whoever asked `by`: that of a table in use, of this level, a program's or the kernel's as the section is.
-    /// (The linear map's section links tables of the kernel's half.)
+    /// (The linear map's section links tables of the kernel's half.) What is refused is noted, for the caller to report.
     ///
     /// # Errors
     ///
@@ -252,13 +252,21 @@ impl<'m, M: Machine> Section<'m, M> {
         }
         let (wanted, entry) = (Use::Table { level, user }, Some(slot.address()));
         let is = types.of(frame);
-        Err(self.refuse(Violation { frame, is, wanted, entry, by, stored: false }))
+        Err(self.refuse_in_window(Violation { frame, is, wanted, entry, by, stored: false }))
     }
 
-    /// What is said of a frame that leaves may not map, to be reported once the window is closed.
+    /// What is said of a store that was refused, outside of its window: it is reported.
     #[cold]
     pub(crate) fn refuse(&self, violation: Violation) -> Error {
-        self.noted().set(Some(violation));
+        self.noted().note(violation);
+        self.report();
+        violation.into()
+    }
+
+    /// The same in a window: it is reported once that is closed.
+    #[cold]
+    pub(crate) fn refuse_in_window(&self, violation: Violation) -> Error {
+        self.noted().note(violation);
         violation.into()
     }
 

@@ -37,4 +37,4 @@ pub use frame_type::{FrameType, Kind};
 pub use rules::{Use, Violation, Violations};
 pub use types::{Anchor, Types};
 
-pub(crate) use rules::LeafRule;
+pub(crate) use rules::{LeafRule, Noted};

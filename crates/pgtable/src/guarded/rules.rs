@@ -12,6 +12,7 @@
 //!
 //! The linear map and the alias are exempt: what they map is what protection is made of, and only this crate stores there.
 
+use core::cell::Cell;
 use core::fmt;
 use core::panic::Location;
 
@@ -111,6 +112,34 @@ impl fmt::Display for Violation {
         }
         write!(f, "; asked for at {}", self.by)?;
         if self.stored { f.write_str("; stored, as violations are audited") } else { Ok(()) }
+    }
+}
+
+/// What an operation refused or audited last.
+#[derive(Default)]
+pub(crate) struct Noted {
+    /// Apart from the rest, since nearly always this alone is looked at.
+    any: Cell<bool>,
+    last: Cell<Option<Violation>>,
+}
+
+impl Noted {
+    pub(crate) fn note(&self, violation: Violation) {
+        self.any.set(true);
+        self.last.set(Some(violation));
+    }
+
+    /// Whether there is one.
+    #[inline(always)]
+    pub(crate) fn any(&self) -> bool {
+        self.any.get()
+    }
+
+    /// It, to be forgotten.
+    #[cold]
+    pub(crate) fn take(&self) -> Option<Violation> {
+        self.any.set(false);
+        self.last.take()
     }
 }
 

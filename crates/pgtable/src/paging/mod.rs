@@ -440,13 +440,10 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     #[track_caller]
     fn check_kernel_root(&self) -> Result<(), Error> {
         let Some(types) = self.types() else { return Ok(()) };
-        let section = self.section(&self.kernel);
-        section.check_table(
-            types,
-            self.root_table(&self.kernel).slot(0),
-            Level::Pgd,
-            Location::caller(),
-        )
+        let (section, slot) = (self.section(&self.kernel), self.root_table(&self.kernel).slot(0));
+        section
+            .check_table(types, slot, Level::Pgd, Location::caller())
+            .inspect_err(|_| section.report())
     }
 
     /// Ends a user address space whose tables are all unlinked: flushes it from every TLB and releases its root.

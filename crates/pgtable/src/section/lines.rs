@@ -83,7 +83,7 @@ impl<M: Machine> Section<'_, M> {
     #[track_caller]
     pub(crate) fn copy_valid(&self, from: Slots<'_>, to: Slots<'_>) -> Result<(), Error> {
         let by = Location::caller();
-        self.in_window(|window| {
+        self.in_judging_window(|window| {
             let marking = self.check_target(to, by)?;
             let (from, from_rest) = self.writable_slots(from).0.as_chunks::<LINE>();
             let (to, to_rest) = self.writable_slots(to).0.as_chunks::<LINE>();

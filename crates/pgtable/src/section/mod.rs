@@ -55,7 +55,7 @@ use kpkeys::Guard;
 use kpkeys::context::PageTables;
 
 use crate::addr::ENTRIES;
-use crate::guarded::Violation;
+use crate::guarded::Noted;
 use crate::machine::Machine;
 use crate::mode::Mode;
 
@@ -128,8 +128,8 @@ pub struct Section<'m, M: Machine> {
     barrier_due: Cell<bool>,
     /// Stores since the window was opened, in mode `fused-lean`.
     window_stores: Cell<usize>,
-    /// What was refused or audited last, to be reported when the section ends.
-    noted: Cell<Option<Violation>>,
+    /// What was refused or audited in a window, to be reported once that is closed.
+    noted: Noted,
     /// Whether the caller's function is called for each entry of a run in the section's window, which must be open when it returns.
     in_run: Cell<bool>,
     this_cpu_only: PhantomData<*mut ()>,
@@ -149,7 +149,7 @@ impl<'m, M: Machine> Section<'m, M> {
             lazy_depth: Cell::new(0),
             barrier_due: Cell::new(false),
             window_stores: Cell::new(0),
-            noted: Cell::new(None),
+            noted: Noted::default(),
             in_run: Cell::new(false),
             this_cpu_only: PhantomData,
         }
@@ -216,9 +216,9 @@ impl<'m, M: Machine> Section<'m, M> {
         self.to_alias
     }
 
-    /// Where it is noted what is to be reported.
+    /// Where it is noted in a window what is to be reported.
     #[inline(always)]
-    pub(crate) fn noted(&self) -> &Cell<Option<Violation>> {
+    pub(crate) fn noted(&self) -> &Noted {
         &self.noted
     }
 
@@ -236,9 +236,6 @@ impl<M: Machine> Drop for Section<'_, M> {
             self.close();
         } else if let Some(guard) = self.guard.take() {
             self.close_guard(guard, false);
-        }
-        if let Some(violation) = self.noted.take() {
-            self.machine.report(&violation);
         }
     }
 }

@@ -100,7 +100,7 @@ impl<M: Machine> Section<'_, M> {
             return Ok(());
         };
         let by = Location::caller();
-        let result = self.in_window(move |window| {
+        let result = self.in_judging_window(move |window| {
             let admission = self.admission(types, first, Level::Pte, template, by);
             let admission = admission.map_err(|error| (0, error))?;
             self.count(Event::EntryStore, slots.len() as u64);
@@ -154,7 +154,7 @@ impl<M: Machine> Section<'_, M> {
         let by = Location::caller();
         let entries = &entries[..entries.len().min(ENTRIES)];
         let Some(&(first, _)) = entries.first() else { return Ok(()) };
-        let result = self.in_window(|window| {
+        let result = self.in_judging_window(|window| {
             let types = self.types();
             if let Some(types) = types {
                 self.check_table(types, table.slot(first), Level::Pte, by)
@@ -269,7 +269,7 @@ impl<M: Machine> Section<'_, M> {
     #[track_caller]
     pub(crate) fn move_valid(&self, from: Slots<'_>, into: Slots<'_>) -> Result<(), Error> {
         let by = Location::caller();
-        self.in_window(|window| {
+        self.in_judging_window(|window| {
             let marking = self.check_target(into, by)?;
             let (mut stores, into) = (0, self.writable_slots(into));
             for (from, into) in self.writable_slots(from).iter().zip(into.iter()) {
@@ -501,7 +501,7 @@ impl<M: Machine> Section<'_, M> {
     ) -> Result<R, Error> {
         let Some(types) = self.types() else { return Ok(self.store(event, slot, f)) };
         let by = Location::caller();
-        self.in_window(|window| {
+        self.in_judging_window(|window| {
             self.admit(window, types, (slot, level), leaf, by)?;
             self.count(event, 1);
             Ok(f(window, self.writable(slot)))

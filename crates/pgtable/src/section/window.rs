@@ -19,6 +19,25 @@ impl<'m, M: Machine> Section<'m, M> {
         }
     }
 
+    /// [`in_window`](Self::in_window) for stores that are held against types: what `f` [noted](Self::noted) is reported.
+    #[inline(always)]
+    pub(super) fn in_judging_window<R>(&self, f: impl FnOnce(&Window<'_>) -> R) -> R {
+        let result = self.in_window(f);
+        if self.noted.any() {
+            self.report();
+        }
+        result
+    }
+
+    /// Reports what was noted, with the window closed.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn report(&self) {
+        if let Some(violation) = self.noted.take() {
+            self.paused(|| self.machine.report(&violation));
+        }
+    }
+
     /// Whether a store at this point must open a window for itself; opens that of the operation if it is time to.
     #[inline(always)]
     pub(super) fn needs_own_window(&self) -> bool {
