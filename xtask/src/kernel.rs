@@ -24,8 +24,9 @@ pub fn lint() -> Result<Outcome> {
 /// The same of what is in no ordinary build: the driver with planted faults, which is the same on every target, and the exploits.
 fn lint_exploits() -> Result<()> {
     let target = format!("--target={}", Target::X86_64.rust_target());
-    let vulnerable = ["clippy", "--release", "--features", "vulnerable", &target, "--"];
-    command::run(cargo(&vulnerable).args(["-D", "warnings"]))?;
+    let vulnerable = ["--bin", "kpkeys-vulnerable", "--features", "vulnerable"];
+    let mut clippy = cargo(&["clippy", "--release", &target]);
+    command::run(clippy.args(vulnerable).args(["--", "-D", "warnings"]))?;
     let exploits = workspace::root().join("kernel/exploits");
     command::run(cargo(&["fmt", "--check"]).current_dir(&exploits))?;
     let mut clippy = for_every_target(&["clippy", "--release"]);
