@@ -27,7 +27,7 @@ use serde::Serialize;
 use crate::emulated::{Emulated, MachineOptions};
 use crate::render::Screen;
 use crate::usage::UsageError;
-use gates::Gates;
+use gates::{Gates, Judged};
 use record::Attack;
 
 const EXAMPLES: &str = "\

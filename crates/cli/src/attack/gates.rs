@@ -1,4 +1,4 @@
-//! What must hold of all attacks together.
+//! What must hold of all attacks together, and what is common to all gates.
 
 use std::collections::HashSet;
 
@@ -18,6 +18,28 @@ pub enum Gate {
     Fail,
     /// Nothing was made that it could be told from.
     NotRun,
+}
+
+/// Gates that were judged together.
+pub trait Judged: Copy {
+    /// Each with its name.
+    fn named(self) -> impl IntoIterator<Item = (&'static str, Gate)>;
+
+    /// The names of those that failed.
+    fn failed(self) -> impl Iterator<Item = &'static str> {
+        self.named().into_iter().filter(|(_, gate)| *gate == Gate::Fail).map(|(name, _)| name)
+    }
+
+    /// Whether none failed.
+    fn hold(self) -> bool {
+        self.failed().next().is_none()
+    }
+
+    /// All of them in a line.
+    fn line(self) -> String {
+        let gates = self.named().into_iter().map(|(name, gate)| format!("{name} {}", gate.name()));
+        format!("gates: {}", gates.collect::<Vec<_>>().join(", "))
+    }
 }
 
 /// All gates.
@@ -64,19 +86,10 @@ impl Gates {
             protection: gate(attacks.iter().any(|attack| attack.mode != Mode::Off), !unprotected),
         }
     }
+}
 
-    /// Whether none failed.
-    pub fn hold(&self) -> bool {
-        self.failed().next().is_none()
-    }
-
-    /// The names of those that failed.
-    pub fn failed(&self) -> impl Iterator<Item = &'static str> {
-        self.named().into_iter().filter(|(_, gate)| *gate == Gate::Fail).map(|(name, _)| name)
-    }
-
-    /// Each gate with its name.
-    pub fn named(&self) -> [(&'static str, Gate); 5] {
+impl Judged for Gates {
+    fn named(self) -> impl IntoIterator<Item = (&'static str, Gate)> {
         [
             ("off", self.off),
             ("blocked", self.blocked),

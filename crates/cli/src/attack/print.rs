@@ -9,6 +9,7 @@ use kpkeys_workloads::attack::{Outcome, Primitive, Promise, Target};
 
 use super::Report;
 use super::record::Attack;
+use crate::attack::gates::Judged;
 use crate::render::Screen;
 
 /// What the symbols mean.
@@ -43,8 +44,7 @@ pub fn write(out: &mut impl Write, report: &Report, screen: Screen) -> io::Resul
             writeln!(out, "\nmode {}: {primitive} on {target} {broken}", mode.name())?;
         }
     }
-    let gates = report.gates.named().map(|(name, gate)| format!("{name} {}", gate.name()));
-    writeln!(out, "\ngates: {}", gates.join(", "))
+    writeln!(out, "\n{}", report.gates.line())
 }
 
 fn of_mode(report: &Report, mode: Mode) -> Vec<&Attack> {
