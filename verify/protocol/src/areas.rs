@@ -12,7 +12,7 @@ use crate::frames::{MEMORY, PAGES};
 use crate::kernel::config;
 use crate::machine::{Model, System};
 use crate::scenario::Scenario;
-use crate::world::{self, CPUS, mix};
+use crate::world::{self, mix};
 
 /// Where kernel mappings are.
 const START: VirtAddr = VirtAddr(0xffff_d000_0000_0000);
@@ -47,19 +47,20 @@ impl<S: System> Areas<S> {
     ///
     /// If there is no memory for them.
     pub fn start(scenario: Scenario, mode: Mode) -> Self {
-        world::with(|world| {
+        let cpus = world::with(|world| {
             world.frames.take_all();
             world.mappings_are_new = true;
+            world.cpus.len()
         });
         let known = Known::new();
         let cpu = || world::with(|world| world.cpu);
-        let frames = Buddy::new(MEMORY, known.table(), true, CPUS, cpu);
+        let frames = Buddy::new(MEMORY, known.table(), true, cpus, cpu);
         frames.add(0..PAGES);
         let vmalloc = PageRange::new(START, ADDRESSES).expect("a range of the kernel's half");
         let kernel = Kernel::new(Model::new(), frames, config(mode), Layout { vmalloc });
         let kernel: &'static _ = Box::leak(Box::new(kernel.expect("memory is enough for a start")));
         kernel.enable_protection().expect("memory is enough for a start");
-        let of_handlers = kernel.vmalloc(CPUS).expect("memory");
+        let of_handlers = kernel.vmalloc(cpus).expect("memory");
         let area = kernel.vmalloc(1).expect("memory");
         let frame = kernel.frames().new_frame().expect("memory");
         let ram = kernel.vm_map_ram(&[frame.address()]).expect("memory");

@@ -21,7 +21,7 @@ use crate::rules;
 use crate::scenario::Scenario;
 use crate::threads::{Choice, Execution};
 use crate::tlb::Tlbs;
-use crate::world::{self, CPUS, Kind, Reached, Rule, Violation, World, mix};
+use crate::world::{self, Kind, Reached, Rule, Violation, World, mix};
 
 /// What is explored.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +32,8 @@ pub struct Exploration {
     pub mode: Mode,
     /// What is planted.
     pub fault: Option<Fault>,
+    /// How many CPUs there are: those beyond one a thread begin idle.
+    pub cpus: usize,
     /// How many disturbances there are at most.
     pub disturbances: u8,
 }
@@ -124,15 +126,14 @@ impl<S: System> Model for Explored<S> {
     type Action = Choice;
 
     fn init_states(&self) -> Vec<State> {
-        let Exploration { scenario, mode, fault, disturbances } = self.exploration;
-        let execution = Execution::<S>::new(scenario, mode, fault);
+        let execution = Execution::<S>::new(&self.exploration);
         let types = execution.types();
         world::with(|world| {
             let now = tables_now::<S>(world.kernel_root, world);
-            world.tlbs = Some(Tlbs::new(now));
+            world.tlbs = Some(Tlbs::new(now, world.cpus.len()));
             rules::check::<S>(world, types.as_ref());
         });
-        vec![self.stopped(&execution, Vec::new(), None, disturbances)]
+        vec![self.stopped(&execution, Vec::new(), None, self.exploration.disturbances)]
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Choice>) {
@@ -142,10 +143,9 @@ impl<S: System> Model for Explored<S> {
     }
 
     fn next_state(&self, before: &State, choice: Choice) -> Option<State> {
-        let Exploration { scenario, mode, fault, .. } = self.exploration;
         let disturbs = before.choices.contains(&(choice, true));
         let left = before.left - u8::from(disturbs);
-        let mut execution = Execution::<S>::new(scenario, mode, fault);
+        let mut execution = Execution::<S>::new(&self.exploration);
         before.path.iter().for_each(|&choice| execution.step(choice));
         world::with(|world| restore(world, before));
         let thread = prepare(before.shared, choice);
@@ -290,7 +290,7 @@ fn choices(
     };
     // Which one begins is no disturbance.
     let last_goes_on = last.is_some_and(|last| can_go(world, last.into()));
-    for cpu in 0..CPUS as u8 {
+    for cpu in 0..world.cpus.len() as u8 {
         let own = &world.cpus[usize::from(cpu)];
         if can_go(world, cpu.into()) {
             found.push((Choice::Go(cpu), last_goes_on && last != Some(cpu)));

@@ -23,6 +23,8 @@ pub enum Fault {
     RecordForAnyFrame,
     /// A flush reaches the calling CPU alone.
     FlushIsLocal,
+    /// A flush leaves CPUs out that run no thread.
+    FlushLeavesIdleOut,
     /// A flush does nothing.
     FlushIsNone,
     /// A caller frees a page before it flushes.
@@ -37,7 +39,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 14] = [
+    pub const ALL: [Fault; 15] = [
         Fault::LazySeenByHandler,
         Fault::EntryKeepsRegister,
         Fault::ReturnBelievesFrame,
@@ -47,6 +49,7 @@ impl Fault {
         Fault::NoRecord,
         Fault::RecordForAnyFrame,
         Fault::FlushIsLocal,
+        Fault::FlushLeavesIdleOut,
         Fault::FlushIsNone,
         Fault::FreeBeforeFlush,
         Fault::RetypeBeforeFlush,

@@ -14,7 +14,7 @@ use crate::fault::Fault;
 use crate::machine::{Model, System};
 use crate::scenario::Scenario;
 use crate::tables::{OF_HANDLERS, Tables};
-use crate::world::{self, CPUS, Kind};
+use crate::world::{self, Kind, THREADS};
 
 /// See the module.
 pub struct Kernel<S: System> {
@@ -59,8 +59,9 @@ impl<S: System> Kernel<S> {
             _ => Work::Tables(Box::new(Tables::start(scenario, mode)?)),
         };
         let kernel = Kernel { work, saved: RefCell::default(), idle: RefCell::default() };
-        let initial = || (0..CPUS).map(|_| kernel.backend().initial()).collect();
-        (*kernel.saved.borrow_mut(), *kernel.idle.borrow_mut()) = (initial(), initial());
+        let initial = |of| (0..of).map(|_| kernel.backend().initial()).collect();
+        let cpus = world::with(|world| world.cpus.len());
+        (*kernel.saved.borrow_mut(), *kernel.idle.borrow_mut()) = (initial(THREADS), initial(cpus));
         let root = with_paging!(kernel, |paging| paging.kernel().frame());
         world::with(|world| world.kernel_root = root.0);
         Ok(kernel)

@@ -1,6 +1,6 @@
 //! The window protocol under a model checker, driven by the code that kernels run.
 //!
-//! Two threads on two CPUs change page tables by `kpkeys-pgtable` itself, and kernel mappings by `kpkeys-mm`: guards, gates, sections, allocators, types, locks, all as they are. Below lies
+//! Two threads on two CPUs, or on three of which one begins idle, change page tables by `kpkeys-pgtable` itself, and kernel mappings by `kpkeys-mm`: guards, gates, sections, allocators, types, locks, all as they are. Below lies
 //! a machine whose register, TLBs, interrupts and locks are models. At each of its hooks (the register is written, an entry is about to be stored, a lock
 //! taken, a frame asked for, a TLB flushed, interrupts masked) a thread stops, and the explorer tries everything that may happen there: the other CPU goes
 //! on, a device interrupts, a timer takes the CPU away, an NMI arrives.

@@ -15,7 +15,7 @@ use crate::fault::Fault;
 use crate::frames::{ALIAS, MEMORY, page};
 use crate::rules;
 use crate::tlb::{Decoded, walk};
-use crate::world::{self, CPUS, Reached, Rule, Wait, World};
+use crate::world::{self, Reached, Rule, Wait, World};
 
 /// An architecture and the feature that protects page tables on it.
 pub trait System: Copy + Sync + 'static {
@@ -225,7 +225,7 @@ impl<S: System> Default for Model<S> {
 
 // SAFETY: every frame of memory is a page of the host, aligned, at one address, for as long as an execution lasts; an alias is the same
 // address. One thread of the host runs an execution, so barriers order nothing; flushes reach what the model has of TLBs. Walkers of the model
-// set no flags. There are `CPUS` CPUs, and one has its turn.
+// set no flags. As many CPUs as are said have a turn, one at a time.
 unsafe impl<S: System> Machine for Model<S> {
     type Format = S::Format;
     type Backend = S::Backend;
@@ -285,15 +285,18 @@ unsafe impl<S: System> Machine for Model<S> {
     }
 
     fn flush_tlb(&self, flush: Flush) {
-        let own = world::with(|world| {
+        let (own, cpus) = world::with(|world| {
             if world.has(Fault::FlushWithInterruptsOff) {
                 world.own_cpu().interrupts = false;
             }
-            world.cpu
+            (world.cpu, world.cpus.len())
         });
-        for cpu in (own..CPUS).chain(0..own) {
+        for cpu in (own..cpus).chain(0..own) {
             if world::with(|world| {
-                world.has(Fault::FlushIsNone) || cpu != own && world.has(Fault::FlushIsLocal)
+                let is_idle = world.cpus[cpu].thread.is_none();
+                world.has(Fault::FlushIsNone)
+                    || cpu != own && world.has(Fault::FlushIsLocal)
+                    || is_idle && world.has(Fault::FlushLeavesIdleOut)
             }) {
                 continue;
             }
@@ -312,8 +315,8 @@ unsafe impl<S: System> Machine for Model<S> {
     }
 
     fn wait_for_gates(&self) -> bool {
-        let own = world::with(|world| world.cpu);
-        for cpu in (0..CPUS).filter(|cpu| *cpu != own) {
+        let own = self.cpu();
+        for cpu in (0..self.cpus()).filter(|cpu| *cpu != own) {
             if world::with(|world| world.cpus[cpu].interrupts) {
                 world::point();
             } else {
@@ -328,7 +331,7 @@ unsafe impl<S: System> Machine for Model<S> {
     }
 
     fn cpus(&self) -> usize {
-        CPUS
+        world::with(|world| world.cpus.len())
     }
 }
 

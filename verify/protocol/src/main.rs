@@ -1,23 +1,35 @@
 //! Explores systems, modes and scenarios, and prints what was found.
-//!
-//! `kpkeys-protocol [--fault FAULT] [DISTURBANCES] [PART]...`: at most that many disturbances (1), of what has all these parts in its name, where `short` stands for everything but
-//! programs' address spaces and sweeps, and `1/4` for every fourth; with a fault planted in the kernel, if one is named.
 
 use std::process::ExitCode;
 
+use clap::Parser;
 use kpkeys_pgtable::Mode;
 use kpkeys_protocol::explore::{Exploration, Found, explore};
 use kpkeys_protocol::fault::Fault;
 use kpkeys_protocol::machine::{PanAlias, Pks, Poe, System};
 use kpkeys_protocol::scenario::Scenario;
+use kpkeys_protocol::world::THREADS;
 
 const MODES: [Mode; 4] = [Mode::Unbatched, Mode::Batched, Mode::FusedLean, Mode::Fused];
-
-/// What is to be explored.
+/// Explores what threads may do with page tables, on a model of a machine
+#[derive(Parser)]
 struct Wanted {
+    /// Plant this fault in the model's kernel
+    #[arg(long, value_name = "FAULT", value_parser = fault)]
     fault: Option<Fault>,
+    /// How many CPUs there are; each thread begins on one, and the others are idle
+    #[arg(long, value_name = "N", default_value_t = THREADS as u8, value_parser = clap::value_parser!(u8).range(THREADS as i64..=8))]
+    cpus: u8,
+    /// How many disturbances there may be at most
+    #[arg(default_value_t = 1)]
     disturbances: u8,
+    /// Only what has all these in its name; `short` stands for everything but programs' address spaces and sweeps, `1/4` for every fourth
     parts: Vec<String>,
+}
+
+fn fault(name: &str) -> Result<Fault, String> {
+    let found = Fault::ALL.into_iter().find(|fault| format!("{fault:?}") == name);
+    found.ok_or_else(|| format!("there are {:?}", Fault::ALL))
 }
 
 impl Wanted {
@@ -52,30 +64,12 @@ struct Sum {
 }
 
 fn main() -> ExitCode {
-    let mut words = std::env::args().skip(1).peekable();
-    let mut fault = None;
-    if words.next_if(|word| word == "--fault").is_some() {
-        let name = words.next().unwrap_or_default();
-        fault = Fault::ALL.into_iter().find(|fault| format!("{fault:?}") == name);
-        if fault.is_none() {
-            eprintln!("there is no fault `{name}`; there are {:?}", Fault::ALL);
-            return ExitCode::from(2);
-        }
-    }
-    let disturbances = match words.next().map(|word| word.parse()) {
-        None => 1,
-        Some(Ok(disturbances)) => disturbances,
-        Some(Err(error)) => {
-            eprintln!("the first argument is how many disturbances there may be at most: {error}");
-            return ExitCode::from(2);
-        }
-    };
-    let (wanted, mut sum) =
-        (Wanted { fault, disturbances, parts: words.collect() }, Sum::default());
+    let (wanted, mut sum) = (Wanted::parse(), Sum::default());
     run::<Pks>(&wanted, &mut sum);
     run::<Poe>(&wanted, &mut sum);
     run::<PanAlias>(&wanted, &mut sum);
-    let Sum { explorations, states, executions, broken, .. } = sum;
+    let (Sum { explorations, states, executions, broken, .. }, disturbances) =
+        (sum, wanted.disturbances);
     println!(
         "{states} states, {executions} executions, at most {disturbances} disturbances each; \
          in {broken} of {explorations} explorations a rule is broken"
@@ -94,8 +88,9 @@ fn run<S: System>(wanted: &Wanted, sum: &mut Sum) {
         if !wanted.shares(sum.seen) {
             continue;
         }
-        let Wanted { fault, disturbances, .. } = *wanted;
-        let found = explore::<S>(Exploration { scenario, mode, fault, disturbances });
+        let Wanted { fault, cpus, disturbances, .. } = *wanted;
+        let cpus = cpus.into();
+        let found = explore::<S>(Exploration { scenario, mode, fault, cpus, disturbances });
         let Found { states, executions, steps, took, .. } = found;
         let took = took.as_secs_f64();
         println!(

@@ -6,7 +6,7 @@ use kpkeys_pgtable::{Mode, PhysAddr};
 use crate::frames::{ALIAS, MEMORY};
 use crate::machine::{System, tables_now};
 use crate::tlb::{Cached, Tlbs};
-use crate::world::{CPUS, Rule, World};
+use crate::world::{Rule, World};
 
 /// Looks at the world, with all threads stopped, and at what frames are by their types, if they have any.
 pub fn check<S: System>(world: &mut World, types: Option<&Types>) {
@@ -48,7 +48,7 @@ pub fn notice<S: System>(world: &mut World, tlbs: &mut Tlbs) {
 
 /// Whether each CPU's register is open just while what runs there has a window of its own.
 fn register<S: System>(world: &mut World) {
-    for cpu in 0..CPUS {
+    for cpu in 0..world.cpus.len() {
         let is_open = S::is_open(world.cpus[cpu].register);
         let context =
             world.cpus[cpu].thread.and_then(|thread| world.threads[thread].contexts.last());
@@ -94,8 +94,8 @@ fn nothing_stale_is_used(world: &mut World, tlbs: &Tlbs) {
         let now = tlbs.now.iter().find(|now| now.table.is_some() && now.frame == old.frame);
         now.is_some_and(|now| (now.table, now.va, now.root) != (old.table, old.va, old.root))
     };
-    for cpu in 0..CPUS {
-        for old in &tlbs.stale[cpu] {
+    for (cpu, stale) in tlbs.stale.iter().enumerate() {
+        for old in stale {
             // A leaf of the linear map leads to whatever is there, rightly.
             let own = if old.table.is_some() { "a table" } else { "a page" };
             let (frame, va) = (old.frame, old.va);

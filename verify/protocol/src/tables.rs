@@ -11,7 +11,7 @@ use crate::kernel::{Kernel, config};
 use crate::machine::{Model, System};
 use crate::scenario::Scenario;
 use crate::tlb::{Cached, walk};
-use crate::world::{self, CPUS};
+use crate::world::{self, THREADS};
 
 /// Addresses whose last table belongs to threads. Each thread has a page beside the other's.
 const SHARED: VirtAddr = VirtAddr(0xffff_d000_0000_0000);
@@ -43,12 +43,12 @@ impl<S: System> Tables<S> {
         let mut tables = Tables { paging, scenario, moves: [OWN, SHARED] };
         tables.paging.link_kernel_half(PageRange::new(SHARED, 1 << 18)?)?;
         tables.paging.enable_protection()?;
-        tables.map(PageRange::new(OF_HANDLERS, CPUS)?)?;
+        tables.map(PageRange::new(OF_HANDLERS, world::with(|world| world.cpus.len()))?)?;
         if scenario == Scenario::Free {
             tables.map(PageRange::new(OWN, 1)?)?;
         }
         if scenario == Scenario::Lazy {
-            tables.map(PageRange::new(SHARED, CPUS)?)?;
+            tables.map(PageRange::new(SHARED, THREADS)?)?;
         }
         if scenario == Scenario::Sweep {
             [OWN, SHARED]

@@ -6,17 +6,16 @@ use std::rc::Rc;
 
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult};
+use kpkeys_pgtable::Error;
 use kpkeys_pgtable::guarded::Types;
-use kpkeys_pgtable::{Error, Mode};
 use spin::Scheduler;
 
 use crate::exception;
-use crate::fault::Fault;
+use crate::explore::Exploration;
 use crate::frames::FrameList;
 use crate::kernel::Kernel;
 use crate::machine::System;
-use crate::scenario::Scenario;
-use crate::world::{self, CPUS, Command, Kind, Reached, Rule, Wait, World, mix};
+use crate::world::{self, Command, Kind, Reached, Rule, THREADS, Wait, World, mix};
 
 /// What goes on next.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -100,10 +99,11 @@ pub struct Execution<S: System> {
 
 impl<S: System> Execution<S> {
     /// A kernel that has started, its threads at their first point.
-    pub fn new(scenario: Scenario, mode: Mode, fault: Option<Fault>) -> Self {
+    pub fn new(exploration: &Exploration) -> Self {
+        let Exploration { scenario, mode, fault, cpus, .. } = *exploration;
         static LOCKS: &dyn Scheduler = &Locks;
         spin::schedule_by(&LOCKS);
-        let mut world = World::new(mode, fault, S::CLOSED, CPUS);
+        let mut world = World::new(mode, fault, S::CLOSED, cpus);
         world.frames = BEFORE.with_borrow(|before| FrameList::empty(before.as_ref()));
         world::enter(world);
         let kernel = Kernel::<S>::start(scenario, mode).expect("memory is enough for a start");
@@ -111,7 +111,7 @@ impl<S: System> Execution<S> {
         // SAFETY: it is given back in `drop`, after the last thread that uses it has been reset.
         let shared: &'static Kernel<S> = unsafe { &*kernel };
         HANDLER.set(Some(Rc::new(move |kind| exception::take(shared, kind))));
-        let threads = (0..CPUS).map(|thread| Some(start_thread(shared, thread))).collect();
+        let threads = (0..THREADS).map(|thread| Some(start_thread(shared, thread))).collect();
         world::with(|world| world.running = true);
         Execution { threads, kernel }
     }

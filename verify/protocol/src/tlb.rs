@@ -10,7 +10,6 @@ use std::collections::BTreeSet;
 use kpkeys_pgtable::{Flush, PageRange};
 
 use crate::frames::table_words;
-use crate::world::CPUS;
 
 /// What an entry is to a table walker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,7 +53,7 @@ pub struct Tlbs {
     /// All there is in the tables.
     pub now: BTreeSet<Cached>,
     /// What is not there any more, by CPU.
-    pub stale: [BTreeSet<Cached>; CPUS],
+    pub stale: Vec<BTreeSet<Cached>>,
 }
 
 /// Everything that tables translate.
@@ -101,8 +100,8 @@ fn descend(
 
 impl Tlbs {
     /// CPUs that hold nothing but what is there.
-    pub fn new(now: BTreeSet<Cached>) -> Tlbs {
-        Tlbs { now, stale: core::array::from_fn(|_| BTreeSet::new()) }
+    pub fn new(now: BTreeSet<Cached>, cpus: usize) -> Tlbs {
+        Tlbs { now, stale: vec![BTreeSet::new(); cpus] }
     }
 
     /// What is new in the tables, and what a CPU still holds of the same address, or for the same frame.

@@ -12,8 +12,8 @@ use crate::fault::Fault;
 use crate::frames::FrameList;
 use crate::tlb::Tlbs;
 
-/// How many CPUs there are.
-pub const CPUS: usize = 2;
+/// How many threads there are: each begins on a CPU of its own, and further CPUs begin idle.
+pub const THREADS: usize = 2;
 
 /// What a stopped thread is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -154,7 +154,7 @@ pub struct World {
     /// The CPU whose turn it is.
     pub cpu: usize,
     /// All of them.
-    pub cpus: [Cpu; CPUS],
+    pub cpus: Vec<Cpu>,
     /// All of them.
     pub threads: Vec<Thread>,
     /// All that were taken so far, in the order of their first use.
@@ -252,10 +252,14 @@ pub const fn mix(hash: u64, word: u64) -> u64 {
 }
 
 impl World {
-    /// CPUs that are closed by `closed`, running threads of these numbers.
-    pub fn new(mode: Mode, fault: Option<Fault>, closed: u64, threads: usize) -> World {
-        let cpu =
-            |thread| Cpu { register: closed, interrupts: true, thread: Some(thread), record: None };
+    /// As many CPUs, closed by `closed`, the first of them running a thread each.
+    pub fn new(mode: Mode, fault: Option<Fault>, closed: u64, cpus: usize) -> World {
+        let cpu = |cpu| Cpu {
+            register: closed,
+            interrupts: true,
+            thread: (cpu < THREADS).then_some(cpu),
+            record: None,
+        };
         let thread = |cpu| Thread {
             yielder: core::ptr::null(),
             contexts: vec![Context {
@@ -274,8 +278,8 @@ impl World {
             running: false,
             in_entry_code: false,
             cpu: 0,
-            cpus: core::array::from_fn(cpu),
-            threads: (0..threads).map(thread).collect(),
+            cpus: (0..cpus).map(cpu).collect(),
+            threads: (0..THREADS).map(thread).collect(),
             locks: Vec::new(),
             frames: FrameList::default(),
             tlbs: None,

@@ -9,7 +9,7 @@ use kpkeys_protocol::scenario::Scenario;
 use kpkeys_protocol::world::{Reached, Rule};
 
 fn run<S: System>(scenario: Scenario, mode: Mode, fault: Option<Fault>) -> Found {
-    explore::<S>(Exploration { scenario, mode, fault, disturbances: 1 })
+    explore::<S>(Exploration { scenario, mode, fault, cpus: 2, disturbances: 1 })
 }
 
 #[track_caller]
@@ -80,6 +80,7 @@ fn a_record_that_serves_any_frame_is_found() {
         scenario: Scenario::Lazy,
         mode: Mode::Fused,
         fault: Some(Fault::RecordForAnyFrame),
+        cpus: 2,
         disturbances: 2,
     };
     let found = explore::<Pks>(exploration).violation.expect("it is found");
@@ -94,6 +95,27 @@ fn a_flush_that_does_not_reach_every_cpu_is_found() {
     // A new table can still be written by the CPU that has it as it was.
     finds::<Pks>(Fault::FlushIsLocal, Scenario::Link, Mode::Batched, Rule::Table);
     finds::<PanAlias>(Fault::FlushIsNone, Scenario::Link, Mode::Unbatched, Rule::Table);
+}
+
+#[test]
+fn a_flush_that_leaves_idle_cpus_out_is_found() {
+    let fault = Some(Fault::FlushLeavesIdleOut);
+    let (scenario, mode) = (Scenario::Free, Mode::Fused);
+    let with = |fault| Exploration { scenario, mode, fault, cpus: 3, disturbances: 0 };
+    let found = explore::<Pks>(with(fault)).violation.expect("it is found");
+    assert_eq!(found.0.rule, Rule::Frame, "{}", found.0.what);
+    let found = explore::<Pks>(with(None));
+    assert_eq!(found.violation, None);
+    assert!(found.has_reached(Reached::Done));
+}
+
+#[test]
+fn threads_move_to_a_cpu_that_was_idle() {
+    let (scenario, mode) = (Scenario::Lazy, Mode::Batched);
+    let found =
+        explore::<Poe>(Exploration { scenario, mode, fault: None, cpus: 3, disturbances: 0 });
+    assert_eq!(found.violation, None);
+    assert!(found.has_reached(Reached::Migration));
 }
 
 #[test]
