@@ -11,6 +11,7 @@ use crate::addr::{Level, PAGE_SIZE, PhysAddr};
 use crate::entry::{Entry, Format};
 use crate::error::Error;
 use crate::machine::Machine;
+use crate::paging::USER_HALF;
 use crate::ptp::{FlushedPtp, Ptp, UnlinkedPtp};
 use crate::section::{Section, Space};
 use crate::table::{Slot, Table};
@@ -154,9 +155,8 @@ impl<'m, M: Machine> Section<'m, M> {
             self.set_upper(slot, entry);
             return Ok(());
         };
-        self.check_table(types, slot, at, Location::caller()).inspect_err(|_| self.report())?;
         let (from, to) = (FrameType::unlinked(level, kind), FrameType::linked(level, kind));
-        self.change_and_set(types, (frame, from, to), slot, entry)
+        self.change_and_set(types, (frame, from, to), (slot, at), entry)
     }
 
     /// Unlinks the table that an entry at `at` points to.
@@ -177,30 +177,66 @@ impl<'m, M: Machine> Section<'m, M> {
         match (self.types(), at.below()) {
             (Some(types), Some(level)) => {
                 let change = (frame, FrameType::linked(level, kind), FrameType::Spare);
-                self.change_and_set(types, change, slot, Entry::EMPTY)?;
+                self.change_and_set(types, change, (slot, at), Entry::EMPTY)?;
             }
             _ => self.clear_upper(slot),
         }
         Ok(UnlinkedPtp::new(frame))
     }
 
-    /// Changes what a frame is, from one type to another, and stores an entry above the last level, in one window.
+    /// Empties an entry at `at` that maps a block.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Violation`] if it is in no such table.
+    #[track_caller]
+    pub(crate) fn clear_block(&self, slot: Slot<'_>, at: Level) -> Result<(), Error> {
+        let Some(types) = self.types() else {
+            self.clear_upper(slot);
+            return Ok(());
+        };
+        let by = Location::caller();
+        self.set_upper_after(slot, Entry::EMPTY, |_, _| self.check_table(types, slot, at, by))
+            .inspect_err(|_| self.report())
+    }
+
+    /// Changes what a frame is, from one type to another, and stores an entry at a level above the last, in one window.
     #[track_caller]
     fn change_and_set(
         &self,
         types: &Types,
         (frame, from, to): (PhysAddr, FrameType, FrameType),
-        slot: Slot<'_>,
+        (slot, at): (Slot<'_>, Level),
         entry: Entry,
     ) -> Result<(), Error> {
         let by = Location::caller();
         self.set_upper_after(slot, entry, |window, to_alias| {
-            types.change(window, to_alias, frame, from, to)
+            self.check_table(types, slot, at, by)?;
+            self.check_half(types, slot, at, by)?;
+            types.change(window, to_alias, frame, from, to).map_err(|is| {
+                let (wanted, entry) = (Use::Change { from, to }, Some(slot.address()));
+                self.refuse_in_window(Violation { frame, is, wanted, entry, by, stored: false })
+            })
         })
-        .map_err(|is| {
-            let (wanted, entry) = (Use::Change { from, to }, Some(slot.address()));
-            self.refuse(Violation { frame, is, wanted, entry, by, stored: false })
-        })
+        .inspect_err(|_| self.report())
+    }
+
+    /// Whether an entry of a root is in the half that the root is for: a program's may have the kernel's entries as well, which nobody changes.
+    fn check_half(
+        &self,
+        types: &Types,
+        slot: Slot<'_>,
+        at: Level,
+        by: &'static Location<'static>,
+    ) -> Result<(), Error> {
+        let user = self.space() == Space::User;
+        let index = (slot.address().0 % PAGE_SIZE) as usize / size_of::<Entry>();
+        if at != Level::Pgd || USER_HALF.contains(&index) == user {
+            return Ok(());
+        }
+        let frame = types.frame_of(slot);
+        let (is, wanted, entry) = (types.of(frame), Use::Half { user }, Some(slot.address()));
+        Err(self.refuse_in_window(Violation { frame, is, wanted, entry, by, stored: false }))
     }
 
     /// Makes a table a root that may be loaded.

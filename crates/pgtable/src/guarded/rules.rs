@@ -52,6 +52,11 @@ pub enum Use {
         /// Whose: a program's, else the kernel's.
         user: bool,
     },
+    /// To be stored to, as a root, in the half of the address space that it is not for.
+    Half {
+        /// Whose: a program's, else the kernel's.
+        user: bool,
+    },
     /// To be mapped by a leaf.
     Leaf {
         /// By a program's, else the kernel's.
@@ -90,6 +95,10 @@ impl fmt::Display for Violation {
             Use::Table { level, user } => {
                 let whose = if user { "a program's" } else { "the kernel's" };
                 write!(f, " and was to be stored to as {whose} {level:?} table")?;
+            }
+            Use::Half { user } => {
+                let whose = if user { "a program's" } else { "the kernel's" };
+                write!(f, " and was to be stored to as {whose} root, in the other half")?;
             }
             Use::Leaf { user, write, execute, memory } => {
                 let whose = if user { "a program" } else { "the kernel" };

@@ -55,8 +55,10 @@ fn unmap_piece<M: Machine>(
     match piece.found {
         Found::Nothing => (),
         Found::Block(level, slot, entry) => {
-            section.clear_upper(slot);
-            was(start, level, entry);
+            // What is refused is reported, and stays as it is.
+            if section.clear_block(slot, level).is_ok() {
+                was(start, level, entry);
+            }
         }
         Found::Table(table) => {
             let _lazy = section.lazy();

@@ -55,9 +55,14 @@ impl<'t> Alike<'t> {
 impl<M: Machine> Section<'_, M> {
     /// Empties each valid PTE of a run. No gate is opened if there is none.
     #[inline]
+    #[track_caller]
     pub(super) fn clear_valid(&self, slots: Slots<'_>) {
         let Some((_, run)) = from_first_valid::<M>(slots) else { return };
-        self.in_window(|window| {
+        let by = Location::caller();
+        self.in_judging_window(|window| {
+            if !self.may_store(run, by) {
+                return;
+            }
             let (lines, rest) = self.writable_slots(run).0.as_chunks::<LINE>();
             let mut stores = clear_each::<M>(window, Slots(rest));
             for slots in lines {
@@ -79,11 +84,12 @@ impl<M: Machine> Section<'_, M> {
     ///
     /// # Errors
     ///
-    /// [`Error::Violation`] if what is copied to is in no table in use. Nothing is stored then.
+    /// [`Error::Violation`] if what is copied, or what it is copied to, is in no table in use. Nothing is stored then.
     #[track_caller]
     pub(crate) fn copy_valid(&self, from: Slots<'_>, to: Slots<'_>) -> Result<(), Error> {
         let by = Location::caller();
         self.in_judging_window(|window| {
+            self.check_target(from, by)?;
             let marking = self.check_target(to, by)?;
             let (from, from_rest) = self.writable_slots(from).0.as_chunks::<LINE>();
             let (to, to_rest) = self.writable_slots(to).0.as_chunks::<LINE>();

@@ -209,8 +209,12 @@ impl<M: Machine> Section<'_, M> {
 
     /// Empties each PTE of a run and passes what it was, with the flags hardware has set. (Where windows are gates, before any is emptied.)
     #[inline(always)]
+    #[track_caller]
     pub fn get_and_clear_range(&self, slots: Slots<'_>, mut was: impl FnMut(usize, Entry)) {
         if self.has_gates() {
+            if !self.may_clear(slots, Location::caller()) {
+                return;
+            }
             slots.iter().enumerate().for_each(|(i, slot)| was(i, slot.load_relaxed()));
             return self.for_each(slots, |window, slot, _| {
                 store::get_and_clear::<M>(window, slot);
@@ -224,8 +228,12 @@ impl<M: Machine> Section<'_, M> {
     /// Where windows are gates, entries are passed before any is emptied, with the flags that hardware has set until then; elsewhere
     /// each as it is emptied.
     #[inline(always)]
+    #[track_caller]
     pub fn get_and_clear_valid(&self, slots: Slots<'_>, mut was: impl FnMut(usize, Entry)) {
         if self.has_gates() {
+            if !self.may_clear(slots, Location::caller()) {
+                return;
+            }
             for (i, slot) in slots.iter().enumerate() {
                 let entry = slot.load_relaxed();
                 if M::Format::is_present(entry) {
@@ -241,6 +249,7 @@ impl<M: Machine> Section<'_, M> {
 
     /// Changes each valid PTE of a run, keeping the flags that hardware sets meanwhile. No window is opened if there is none.
     #[inline(always)]
+    #[track_caller]
     pub fn modify_valid(&self, slots: Slots<'_>, change: impl Fn(Entry) -> Entry) {
         self.for_each_valid(slots, |window, slot, _, entry| {
             store::modify_from::<M>(window, slot, entry, &change);
@@ -249,12 +258,14 @@ impl<M: Machine> Section<'_, M> {
 
     /// Takes write permission from each PTE of a run.
     #[inline(always)]
+    #[track_caller]
     pub fn wrprotect_range(&self, slots: Slots<'_>) {
         self.modify_range(slots, M::Format::write_protected);
     }
 
     /// Changes each PTE of a run, keeping the flags that hardware sets meanwhile.
     #[inline(always)]
+    #[track_caller]
     pub fn modify_range(&self, slots: Slots<'_>, change: impl Fn(Entry) -> Entry) {
         self.for_each(slots, |window, slot, _| {
             store::modify::<M>(window, slot, &change);
@@ -265,11 +276,12 @@ impl<M: Machine> Section<'_, M> {
     ///
     /// # Errors
     ///
-    /// [`Error::Violation`] if what they are put into is in no table in use. Nothing is stored then.
+    /// [`Error::Violation`] if they are in no table in use, or what they are put into is in none. Nothing is stored then.
     #[track_caller]
     pub(crate) fn move_valid(&self, from: Slots<'_>, into: Slots<'_>) -> Result<(), Error> {
         let by = Location::caller();
         self.in_judging_window(|window| {
+            self.check_target(from, by)?;
             let marking = self.check_target(into, by)?;
             let (mut stores, into) = (0, self.writable_slots(into));
             for (from, into) in self.writable_slots(from).iter().zip(into.iter()) {
@@ -301,6 +313,22 @@ impl<M: Machine> Section<'_, M> {
         Ok(types.is_sweeping().then_some(types))
     }
 
+    /// Whether a run of PTEs, if there are types, is in a table in use, of the section's space. If it is not that is noted.
+    #[inline(always)]
+    pub(super) fn may_store(&self, slots: Slots<'_>, by: &'static Location<'static>) -> bool {
+        self.check_target(slots, by).is_ok()
+    }
+
+    /// The same before entries of the run are passed to whoever has them emptied: if they would not be, that is reported.
+    #[inline(always)]
+    fn may_clear(&self, slots: Slots<'_>, by: &'static Location<'static>) -> bool {
+        let may = self.may_store(slots, by);
+        if !may {
+            self.report();
+        }
+        may
+    }
+
     /// Replaces a PTE and returns the old one.
     ///
     /// # Errors
@@ -317,10 +345,11 @@ impl<M: Machine> Section<'_, M> {
         Ok(old)
     }
 
-    /// Empties a PTE and returns what it was, with the flags hardware has set.
+    /// Empties a PTE and returns what it was, with the flags hardware has set. (Nothing, where it is in no table in use, and stays as it is.)
     #[inline(always)]
+    #[track_caller]
     pub fn get_and_clear(&self, slot: Slot<'_>) -> Entry {
-        self.store(Event::EntryStore, slot, store::get_and_clear::<M>)
+        self.change_leaf(slot, store::get_and_clear::<M>).unwrap_or(Entry::EMPTY)
     }
 
     /// Changes a leaf from `old` to `new` if it still is `old`; returns whether it was.
@@ -338,8 +367,9 @@ impl<M: Machine> Section<'_, M> {
 
     /// Clears the young flag of a leaf and returns whether it was set.
     #[inline(always)]
+    #[track_caller]
     pub fn test_and_clear_young(&self, slot: Slot<'_>) -> bool {
-        self.store(Event::EntryStore, slot, store::test_and_clear_young::<M>)
+        self.change_leaf(slot, store::test_and_clear_young::<M>).unwrap_or(false)
     }
 
     /// Runs `f` in a window, for a store to guarded memory, with how far behind its address that is made. It is no entry, and is not counted as one.
@@ -398,11 +428,16 @@ impl<M: Machine> Section<'_, M> {
 
     /// One store to each entry of a run, in one window or in a window each.
     #[inline(always)]
+    #[track_caller]
     fn for_each(&self, slots: Slots<'_>, mut f: impl FnMut(&Window<'_>, Slot<'_>, usize)) {
         if !self.runs_in_gate() && self.needs_own_window() {
             return self.for_each_alone(slots, f);
         }
-        self.in_window(|window| {
+        let by = Location::caller();
+        self.in_judging_window(|window| {
+            if !self.may_store(slots, by) {
+                return;
+            }
             self.count(Event::EntryStore, slots.len() as u64);
             self.in_run.set(true);
             for (i, slot) in self.writable_slots(slots).iter().enumerate() {
@@ -425,12 +460,18 @@ impl<M: Machine> Section<'_, M> {
 
     /// [`for_each`](Self::for_each) valid entry of a run, passed as it was loaded. The window opens at the first.
     #[inline(always)]
+    #[track_caller]
     fn for_each_valid(&self, slots: Slots<'_>, f: impl FnMut(&Window<'_>, Slot<'_>, usize, Entry)) {
         if !self.runs_in_gate() {
             return self.for_each_valid_by_section(slots, f);
         }
+        let by = Location::caller();
         if let Some((first, run)) = from_first_valid::<M>(slots) {
-            self.in_own_window(|window| self.store_valid(window, run, first, f));
+            self.in_judging_window(|window| {
+                if self.may_store(run, by) {
+                    self.store_valid(window, run, first, f);
+                }
+            });
         }
     }
 
@@ -505,6 +546,23 @@ impl<M: Machine> Section<'_, M> {
             self.admit(window, types, (slot, level), leaf, by)?;
             self.count(event, 1);
             Ok(f(window, self.writable(slot)))
+        })
+    }
+
+    /// One change of a PTE that maps no other frame. Nothing, if it is in no table in use, where there are types.
+    #[inline(always)]
+    #[track_caller]
+    fn change_leaf<'s, R>(
+        &self,
+        slot: Slot<'s>,
+        f: impl FnOnce(&Window<'_>, Slot<'s>) -> R,
+    ) -> Option<R> {
+        let Some(types) = self.types() else { return Some(self.store(Event::EntryStore, slot, f)) };
+        let by = Location::caller();
+        self.in_judging_window(|window| {
+            self.check_table(types, slot, Level::Pte, by).ok()?;
+            self.count(Event::EntryStore, 1);
+            Some(f(window, self.writable(slot)))
         })
     }
 

@@ -7,7 +7,8 @@ use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_pgtable::guarded::{FrameType, Kind, Use};
 use kpkeys_pgtable::{
-    Attrs, Config, Entry, Error, Flush, Level, Machine, Mode, PAGE_SIZE, PhysAddr, Root, VirtAddr,
+    Attrs, Config, Entry, Error, Flush, Level, Machine, Mode, PAGE_SIZE, PageRange, PhysAddr, Root,
+    VirtAddr,
 };
 
 /// Configurations that check.
@@ -246,6 +247,52 @@ fn a_root_maps_into_its_own_half_alone<F: HostedFormat, S: Protection>() {
     }
 }
 
+/// A range in ordinary memory, of which an attacker has written where it starts.
+fn forged(start: u64) -> PageRange {
+    // SAFETY: an address and a number of pages, two words.
+    let mut words = unsafe { core::mem::transmute::<PageRange, [u64; 2]>(pages(USER, 1)) };
+    let place = words.iter().position(|word| *word == USER.0);
+    words[place.expect("one of them is where it starts")] = start;
+    // SAFETY: as an attacker changes it. What it is used for must be sound all the same.
+    unsafe { core::mem::transmute::<[u64; 2], PageRange>(words) }
+}
+
+/// What of the kernel's tables is not as it was after a program's range, forged to start there, was mapped, unmapped and protected.
+fn changed_by_forged_range<F: HostedFormat, S: Protection>(config: Config, start: u64) -> usize {
+    let (system, user, data) = populated::<F, S>(config);
+    let kernel = system.paging.kernel();
+    let (before, of_root) = (system.entries(kernel), root_entries(&system, &user));
+    let range = forged(start);
+    let mapped = system.map(&user, range, Attrs::USER_DATA, data);
+    assert!(mapped.is_err(), "{config:?} {start:#x}");
+    let section = system.paging.section(&user);
+    let _ = system.paging.unmap(&section, &user, range, |_, _, _| ());
+    let _ = system.paging.protect(&section, &user, range, F::write_protected);
+    drop(section);
+    assert_eq!(root_entries(&system, &user), of_root, "{config:?} {start:#x}");
+    let after = system.entries(kernel);
+    before.iter().filter(|(place, entry)| after.get(place) != Some(entry)).count()
+}
+
+/// A program's range that was made one of the other half, or of neither: whatever is done with it, the kernel's entries stay as they are, and the root has none of
+/// its own there.
+fn a_forged_range_reaches_nothing_of_the_other_half<F: HostedFormat, S: Protection>() {
+    for config in checking() {
+        let linear = System::<F, S>::boot(config, SMALL).machine().memory().linear.0;
+        let of_neither = [KERNEL.0, linear].map(|start| start & !(0xffff << 48) | 0xd << 56);
+        for start in [KERNEL.0, linear].into_iter().chain(of_neither) {
+            let changed = changed_by_forged_range::<F, S>(config, start);
+            assert_eq!(changed, 0, "{config:?} {start:#x}");
+        }
+        let changed = changed_by_forged_range::<F, S>(lean(config), KERNEL.0);
+        assert_eq!(changed > 0, F::USER_ROOT_HAS_KERNEL_HALF, "{config:?}");
+    }
+}
+
+fn root_entries<F: HostedFormat, S: Protection>(system: &System<F, S>, root: &Root) -> Vec<Entry> {
+    (0..512).map(|index| system.read(root.frame(), index)).collect()
+}
+
 /// What is believed is as far from a stray store as a table is.
 fn types_can_be_read_and_not_written<F: HostedFormat, S: Protection>() {
     for config in checking() {
@@ -335,6 +382,7 @@ for_both_formats_and_schemes!(
     tables_of_the_linear_map_and_tables_in_use_are_not_freed,
     a_live_root_keeps_its_protection,
     a_root_maps_into_its_own_half_alone,
+    a_forged_range_reaches_nothing_of_the_other_half,
     types_can_be_read_and_not_written,
     the_checker_says_what_is_no_table_by_its_type,
     a_table_goes_back_once_flushed_and_is_a_table_again,
