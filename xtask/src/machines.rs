@@ -56,7 +56,7 @@ fn cases() -> Vec<Case> {
             Case::new(&format!("tests, {model}"), &format!("run tests {machine}")),
         ]
     };
-    let many_cpus = all("many CPUs", &format!("run tests operations=100 {many}"));
+    let many_cpus = all("many CPUs", &format!("run tests operations=20 {many}"));
     let soaks = all("soak", "run soak=600 --smp 4 --time-limit 1800");
     many_cpus.into_iter().chain(MODELS.into_iter().flat_map(model)).chain(soaks).collect()
 }
