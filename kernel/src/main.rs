@@ -135,8 +135,8 @@ fn run_on_memory(options: Options, config: Config, initramfs: Option<PhysRange>)
     if options.attack {
         failed += failures(attack::run_all(config));
     }
-    if let Some(length) = options.soak {
-        failed += failures(soak::run(length, options.seed.unwrap_or(1)));
+    if let Some(until) = options.soak {
+        failed += failures(soak::run(until, options.seed.unwrap_or(1)));
     }
     if let Some(command) = options.command {
         failed +=

@@ -17,6 +17,7 @@ mod history;
 mod instructions;
 mod kernel;
 mod links;
+mod machines;
 mod oldest;
 mod overhead;
 mod package;
@@ -78,6 +79,8 @@ enum Task {
     Programs,
     /// Run every exploit in every mode with every backend, on kernels with a faulty driver (minutes)
     Exploits,
+    /// Boot machines with 64 CPUs, with CPU models that people have, and soak for ten minutes each (an hour and a half)
+    Machines(machines::Arguments),
     /// Check the protocol by a model, prove the arithmetic, and find planted faults (minutes; proofs need Z3)
     Verify(verify::Arguments),
 }
@@ -100,6 +103,7 @@ fn main() -> ExitCode {
         Task::Trees(arguments) => trees::run(&arguments),
         Task::Programs => programs::run(),
         Task::Exploits => requested::exploits(),
+        Task::Machines(arguments) => machines::run(&arguments),
         Task::Verify(arguments) => verify::run(&arguments),
     };
     match outcome {

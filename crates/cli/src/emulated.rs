@@ -23,6 +23,9 @@ pub struct MachineOptions {
     /// CPUs
     #[arg(long, default_value_t = 4, value_name = "N")]
     smp: u32,
+    /// NUMA nodes that CPUs and memory are dealt out to
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    nodes: u32,
     /// Memory in MiB
     #[arg(long, default_value_t = 256, value_name = "MIB")]
     memory: u32,
@@ -81,6 +84,7 @@ impl MachineOptions {
         let machine = Machine {
             memory_mib: self.memory,
             cpus: self.smp,
+            nodes: self.nodes,
             cpu_model: self.cpu.clone(),
             time_limit: Duration::from_secs(self.time_limit),
             ..Machine::default()
@@ -143,6 +147,7 @@ impl Emulated {
             on: target.name().to_owned(),
             backend: backend.map(str::to_owned),
             smp: bench::CPUS,
+            nodes: 1,
             memory: bench::MEMORY_MIB,
             cpu: "max".to_owned(),
             time_limit: 600,

@@ -8,8 +8,10 @@ use std::time::Duration;
 pub struct Machine {
     /// RAM in MiB.
     pub memory_mib: u32,
-    /// CPUs; the kernel uses up to 8.
+    /// CPUs; the kernel uses up to 64.
     pub cpus: u32,
+    /// NUMA nodes, which memory and CPUs are dealt out to.
+    pub nodes: u32,
     /// The emulator's name for the CPU model.
     pub cpu_model: String,
     /// Options of the emulator's board beyond the target's own, such as `gic-version=2`; they win.
@@ -35,6 +37,7 @@ impl Default for Machine {
         Self {
             memory_mib: 256,
             cpus: 1,
+            nodes: 1,
             cpu_model: "max".to_owned(),
             board_options: String::new(),
             device_tree: None,

@@ -171,6 +171,7 @@ impl Target {
         ];
         arguments.extend(with_value.concat().into_iter().map(Into::into));
         arguments.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(Into::into));
+        arguments.extend(nodes(machine).into_iter().map(Into::into));
         if let Some(tree) = &machine.device_tree {
             arguments.extend(["-dtb".into(), tree.into()]);
         }
@@ -182,6 +183,32 @@ impl Target {
         }
         arguments
     }
+}
+
+/// What deals memory and CPUs out to several nodes. The last has what is left over.
+fn nodes(machine: &Machine) -> Vec<String> {
+    let (nodes, cpus, memory) = (machine.nodes, machine.cpus, machine.memory_mib);
+    if nodes < 2 {
+        return Vec::new();
+    }
+    let share = |of: u32, node: u32| {
+        of / nodes * node..if node + 1 == nodes { of } else { of / nodes * (node + 1) }
+    };
+    let node = |node| {
+        let (cpus, mib) = (share(cpus, node), share(memory, node).len());
+        let cpus = if cpus.is_empty() {
+            String::new()
+        } else {
+            format!(",cpus={}-{}", cpus.start, cpus.end - 1)
+        };
+        [
+            "-object".to_owned(),
+            format!("memory-backend-ram,id=node{node},size={mib}M"),
+            "-numa".to_owned(),
+            format!("node,nodeid={node},memdev=node{node}{cpus}"),
+        ]
+    };
+    (0..nodes).flat_map(node).collect()
 }
 
 impl FromStr for Target {

@@ -10,10 +10,11 @@ pub mod stack;
 
 use crate::{arch, sched};
 use core::fmt;
+use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// CPUs the kernel can use. More stay off, with a warning.
-pub const MAX_CPUS: usize = 8;
+pub const MAX_CPUS: usize = 64;
 
 /// A CPU's number: 0 for the one that booted, the others in the firmware's order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -73,17 +74,18 @@ impl Cpu {
     }
 }
 
-/// Written out, since a constant cannot be numbered by a loop.
-static CPUS: [Cpu; MAX_CPUS] = [
-    Cpu::new(0),
-    Cpu::new(1),
-    Cpu::new(2),
-    Cpu::new(3),
-    Cpu::new(4),
-    Cpu::new(5),
-    Cpu::new(6),
-    Cpu::new(7),
-];
+static CPUS: [Cpu; MAX_CPUS] = all();
+
+const fn all() -> [Cpu; MAX_CPUS] {
+    let mut cpus = [const { MaybeUninit::uninit() }; MAX_CPUS];
+    let mut id = 0;
+    while id < MAX_CPUS {
+        cpus[id] = MaybeUninit::new(Cpu::new(id));
+        id += 1;
+    }
+    // SAFETY: the loop has made every one of them, and the layout is the same.
+    unsafe { core::mem::transmute(cpus) }
+}
 
 /// The running CPU.
 pub fn this() -> &'static Cpu {

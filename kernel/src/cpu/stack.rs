@@ -4,29 +4,40 @@
 //! each slot is never mapped (`image::regions` leaves it out), so a stack that overflows
 //! faults at once instead of running into its neighbour.
 
+use super::MAX_CPUS;
 use crate::lock::IrqLock;
 use crate::memory::boot::PAGE_SIZE;
+use crate::start::settled::Settled;
 use core::cell::UnsafeCell;
 
 /// Bytes of a slot, guard page included.
 pub const SLOT_SIZE: usize = 32 * 1024;
-/// Slots: up to five for each CPU (its first thread and, on x86-64, four for exceptions), the rest threads'.
-const SLOTS: usize = 128;
+/// Slots of a machine that has as many CPUs: of each up to five (its first thread and, on x86-64, four for exceptions), the rest threads'.
+const fn slots_of(cpus: usize) -> usize {
+    128 + 8 * cpus
+}
+
+/// Slots that the image has addresses for.
+const MOST_SLOTS: usize = slots_of(MAX_CPUS);
 /// Bytes of the guard page. A slot is aligned to its size, so an address is in a guard page if the bits between the two sizes are
 /// zero: arm64's exception entry looks.
 pub const GUARD_SIZE: usize = PAGE_SIZE as usize;
 
 #[repr(C, align(32768))]
-struct Slots(UnsafeCell<[[u8; SLOT_SIZE]; SLOTS]>);
+struct Slots(UnsafeCell<[[u8; SLOT_SIZE]; MOST_SLOTS]>);
 
 // SAFETY: a slot is only reached through the one `Stack` that owns it.
 unsafe impl Sync for Slots {}
 
 #[unsafe(link_section = ".stacks")]
-static SLOT_MEMORY: Slots = Slots(UnsafeCell::new([[0; SLOT_SIZE]; SLOTS]));
+static SLOT_MEMORY: Slots = Slots(UnsafeCell::new([[0; SLOT_SIZE]; MOST_SLOTS]));
 
-/// One bit for each slot in use.
-static IN_USE: IrqLock<u128> = IrqLock::new(0);
+/// Whether each slot is in use.
+static IN_USE: IrqLock<[bool; MOST_SLOTS]> = IrqLock::new([false; MOST_SLOTS]);
+
+/// How many there are.
+#[unsafe(link_section = ".settled")]
+static SLOTS: Settled<usize> = Settled::new();
 
 const _: () = assert!(align_of::<Slots>() == SLOT_SIZE);
 
@@ -42,11 +53,8 @@ impl Stack {
     /// A stack nobody else has; `None` when all are taken.
     pub fn take() -> Option<Self> {
         let mut in_use = IN_USE.lock();
-        let slot = in_use.trailing_ones() as usize;
-        if slot == SLOTS {
-            return None;
-        }
-        *in_use |= 1 << slot;
+        let slot = in_use[..slots()].iter().position(|is| !is)?;
+        in_use[slot] = true;
         Some(Self(Slot(slot)))
     }
 
@@ -58,7 +66,7 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        *IN_USE.lock() &= !(1 << self.0.0);
+        IN_USE.lock()[self.0.0] = false;
     }
 }
 
@@ -78,9 +86,24 @@ impl Slot {
     }
 }
 
+/// Makes as many slots as so many CPUs need. What the image has behind [`end`] is memory like any other from then on.
+pub fn make_for(cpus: usize) {
+    SLOTS.settle(|| slots_of(cpus.min(MAX_CPUS)));
+}
+
+/// How many slots there are; until the CPUs have been counted those of one.
+fn slots() -> usize {
+    SLOTS.get().copied().unwrap_or(slots_of(1))
+}
+
+/// The first address behind the last slot, where the image ends.
+pub fn end() -> usize {
+    Slot(slots()).start()
+}
+
 /// Every slot.
 pub fn all() -> impl Iterator<Item = Slot> {
-    (0..SLOTS).map(Slot)
+    (0..slots()).map(Slot)
 }
 
 /// Whether `address` lies in a guard page.

@@ -11,11 +11,11 @@ use crate::cpu;
 use crate::evidence::attack::Here;
 use crate::evidence::report::{Record, emit};
 use crate::memory::paging::{self, Memories, memories};
+use crate::start::command_line::Until;
 use crate::{protection, sched};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use core::time::Duration;
 use kpkeys_workloads::attack::{Aim, Site, Store};
 use worker::Worker;
 
@@ -23,22 +23,26 @@ static STOP: AtomicBool = AtomicBool::new(false);
 static BLOCKED: AtomicU64 = AtomicU64::new(0);
 static SUCCEEDED: AtomicU64 = AtomicU64::new(0);
 
-/// Runs for `length` with this seed. Returns how much was found wrong.
+/// Runs until then with this seed. Returns how much was found wrong.
 ///
 /// # Errors
 ///
 /// What a worker could not do, or found wrong.
-pub fn run(length: Duration, seed: u64) -> Result<usize, String> {
+pub fn run(until: Until, seed: u64) -> Result<usize, String> {
     let kernel = memories();
     // Unmaps that wait for a window from what ran before hold frames.
     kernel.purge_vmalloc();
     let before = accounted(kernel);
-    let end = time::since_boot() + length;
+    let until = match until {
+        // Workers are asked by the clock.
+        Until::Time(length) => Until::Time(time::since_boot() + length),
+        operations => operations,
+    };
     let attacker = sched::spawn("attacker", None, attack).map_err(|error| error.to_string())?;
     let mut workers = Vec::new();
     for cpu in cpu::online() {
         let seed = seed.wrapping_add(cpu.id.0 as u64);
-        let worker = sched::spawn("worker", None, move || Worker::new(memories(), seed).run(end));
+        let worker = sched::spawn("worker", None, move || Worker::new(memories(), seed).run(until));
         workers.push(worker.map_err(|error| error.to_string())?);
     }
     let results: Vec<Result<u64, String>> =

@@ -6,6 +6,7 @@
 //! | `tests=TEXT` | runs the tests whose name contains TEXT |
 //! | `attack` | makes every attack |
 //! | `soak=SECONDS` | random processes and kernel mappings on all CPUs, under attack |
+//! | `operations=N` | the same until each CPU's worker has done so many operations, however long that takes |
 //! | `seed=N` | the soak's seed; 1 if not given |
 //! | `bench=ROWS` | times benchmarks: their numbers in `kpkeys_workloads::ALL_ROWS`, separated by commas |
 //! | `count=ROWS` | counts their events instead |
@@ -42,8 +43,8 @@ pub struct Options {
     pub tests: Option<String>,
     /// Make every attack.
     pub attack: bool,
-    /// Soak for this long.
-    pub soak: Option<Duration>,
+    /// Soak until this.
+    pub soak: Option<Until>,
     /// The soak's seed.
     pub seed: Option<u64>,
     /// Run benchmarks.
@@ -58,6 +59,15 @@ pub struct Options {
     pub command: Option<Command>,
     /// End badly on purpose.
     pub crash: Option<Crash>,
+}
+
+/// What ends a soak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// So much time has passed.
+    Time(Duration),
+    /// Each worker has done so many operations.
+    Operations(u64),
 }
 
 /// A way out of a window.
@@ -101,7 +111,10 @@ impl Options {
     fn set(&mut self, name: &str, value: &str) -> Option<()> {
         match (name, value) {
             ("tests", part) => self.tests = Some(part.to_string()),
-            ("soak", seconds) => self.soak = Some(Duration::from_secs(seconds.parse().ok()?)),
+            ("soak", seconds) => {
+                self.soak = Some(Until::Time(Duration::from_secs(seconds.parse().ok()?)));
+            }
+            ("operations", number) => self.soak = Some(Until::Operations(number.parse().ok()?)),
             ("seed", seed) => self.seed = Some(seed.parse().ok()?),
             ("backend", name) => self.backend = Some(Choice::from_name(name)?),
             ("mode", name) => self.mode = Some(Mode::from_name(name)?),
@@ -140,7 +153,7 @@ impl fmt::Display for UnknownWords {
         for word in &self.0 {
             write!(f, " `{word}`")?;
         }
-        f.write_str("; known are tests, tests=TEXT, attack, soak=SECONDS, seed=N, bench=ROWS, count=ROWS, scale=N, iterations=N, backend=")?;
+        f.write_str("; known are tests, tests=TEXT, attack, soak=SECONDS, operations=N, seed=N, bench=ROWS, count=ROWS, scale=N, iterations=N, backend=")?;
         for (place, choice) in Choice::ALL.iter().enumerate() {
             write!(f, "{}{}", if place == 0 { "" } else { "|" }, choice.name())?;
         }

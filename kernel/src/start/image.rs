@@ -80,9 +80,9 @@ pub fn phys(virt: u64) -> PhysAddr {
     PhysAddr(virt.wrapping_sub(image_offset()))
 }
 
-/// The frames the image occupies, unmapped gaps included.
+/// The frames the image occupies, unmapped gaps included, once it is known how many stacks there are.
 pub fn frames() -> PhysRange {
-    let (start, end) = (bound(&raw const image_start), bound(&raw const image_end));
+    let (start, end) = (bound(&raw const image_start), stack::end() as u64);
     PhysRange { start: phys(start), end: phys(end) }
 }
 
@@ -139,7 +139,6 @@ unsafe extern "C" {
     static image_settled_end: u8;
     static image_bss_start: u8;
     static image_bss_end: u8;
-    static image_end: u8;
 }
 
 /// The frames of the boot tables: page-table pages inside the image.

@@ -4,11 +4,11 @@ use crate::arch::time;
 use crate::evidence::probe;
 use crate::memory::paging::{Bare, Memories, user};
 use crate::sched;
+use crate::start::command_line::Until;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::time::Duration;
 use kpkeys_mm::frames::OwnedFrame;
 use kpkeys_mm::{AddressSpace, Error, MapFlags};
 use kpkeys_pgtable::{NoProbe, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
@@ -52,14 +52,18 @@ impl Worker {
         Self { kernel, random, processes: Vec::new(), areas: Vec::new() }
     }
 
-    /// Works until `end`, gives everything back, and returns how many operations were done.
+    /// Works until the clock says so, or so much is done, gives everything back, and returns how many operations were done.
     ///
     /// # Errors
     ///
     /// What was wrong.
-    pub fn run(mut self, end: Duration) -> Result<u64, String> {
+    pub fn run(mut self, until: Until) -> Result<u64, String> {
         let mut operations = 0;
-        while time::since_boot() < end {
+        let goes_on = |done| match until {
+            Until::Time(end) => time::since_boot() < end,
+            Until::Operations(number) => done < number,
+        };
+        while goes_on(operations) {
             match self.step() {
                 // Other workers may have it all.
                 Ok(()) | Err(Failure::Refused(Error::OutOfMemory)) => operations += 1,

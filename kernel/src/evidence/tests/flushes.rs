@@ -13,6 +13,11 @@ use kpkeys_pgtable::{Attrs, Flush, Format as _, PageRange, PhysAddr, VirtAddr};
 
 const USER: VirtAddr = VirtAddr(0x60_0000_0000);
 
+/// How long one waits for all CPUs: emulated ones share a few of the host's.
+fn patience() -> Duration {
+    Duration::from_secs(5 + cpu::online().count() as u64)
+}
+
 /// What `f` returns on each CPU, one after the other.
 fn on_every_cpu<R: Send + 'static>(
     f: impl Fn() -> R + Clone + Send + 'static,
@@ -67,7 +72,6 @@ kernel_test! {
     /// A user page that is taken away on one CPU is gone on all others, in the middle of using it: the address space stays loaded there.
     fn user_pages_go_on_every_cpu() {
         static READING: AtomicUsize = AtomicUsize::new(0);
-        const PATIENCE: Duration = Duration::from_secs(5);
         READING.store(0, Ordering::Relaxed);
         let failed = |error: kpkeys_mm::Error| error.to_string();
         let range = PageRange::new(USER, 1).map_err(|error| error.to_string())?;
@@ -76,7 +80,7 @@ kernel_test! {
         user::write(&mut space, USER, 5).map_err(failed)?;
         let root = space.root().frame();
         let read_until_gone = || {
-            let end = time::since_boot() + PATIENCE;
+            let end = time::since_boot() + patience();
             let first = probe::load_user_u64(USER.0 as *const u64);
             READING.fetch_add(1, Ordering::Relaxed);
             while probe::load_user_u64(USER.0 as *const u64).is_ok() {
@@ -93,7 +97,7 @@ kernel_test! {
             .map(|cpu| sched::spawn("reader", Some(cpu.id), move || unsafe { user::in_space(root, read_until_gone) }))
             .collect();
         let readers = readers.map_err(|error| error.to_string())?;
-        let end = time::since_boot() + PATIENCE;
+        let end = time::since_boot() + patience();
         while READING.load(Ordering::Relaxed) < readers.len() && time::since_boot() < end {
             arch::irq::relax();
         }

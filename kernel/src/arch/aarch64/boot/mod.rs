@@ -10,7 +10,7 @@ pub mod entry;
 use super::backend::Choice;
 use super::{context, control, devices, error, exceptions, gic, layout, psci, root, serial, time};
 use crate::cpu::MAX_CPUS;
-use crate::cpu::stack::Stack;
+use crate::cpu::stack::{self, Stack};
 use crate::lock::IrqLock;
 use crate::memory::boot::{BootMemory, PhysAddr, PhysRange};
 use crate::start::boot_info::BootInfo;
@@ -173,6 +173,7 @@ fn memory(board: &Board<'_>, blob: &[u8]) -> BootMemory {
         // SAFETY: the tree says that it is memory.
         unsafe { boot_tables::map_ram(*ram) };
     }
+    stack::make_for(board.cpus.listed.len());
     memory.reserve(image::frames());
     memory.reserve(PhysRange::new(blob.as_ptr() as u64, blob.len() as u64));
     board

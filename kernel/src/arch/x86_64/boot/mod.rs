@@ -9,7 +9,7 @@ mod pvh;
 
 use super::backend::Choice;
 use super::{acpi, apic, context, control, descriptors, time};
-use crate::cpu::stack::Stack;
+use crate::cpu::stack::{self, Stack};
 use crate::lock::IrqLock;
 use crate::memory::boot::{BootMemory, PhysRange};
 use crate::start::boot_info::BootInfo;
@@ -79,6 +79,12 @@ unsafe fn discover(start_info: u32) -> (BootInfo, acpi::Topology) {
         Ok(info) => info,
         Err(error) => exit::refuse(format_args!("{error}")),
     };
+    // SAFETY: forwarded.
+    let topology = match unsafe { acpi::cpus(info.rsdp()) } {
+        Ok(topology) => topology,
+        Err(error) => exit::refuse(format_args!("{error}")),
+    };
+    stack::make_for(topology.apic_ids.len());
     let mut memory = BootMemory::new(info.ram());
     for used in [ONLY_FOR_START, image::frames()] {
         memory.reserve(used);
@@ -86,11 +92,6 @@ unsafe fn discover(start_info: u32) -> (BootInfo, acpi::Topology) {
     let command_line = info.command_line().unwrap_or_else(|| {
         exit::refuse(format_args!("the command line is not valid UTF-8"));
     });
-    // SAFETY: forwarded.
-    let topology = match unsafe { acpi::cpus(info.rsdp()) } {
-        Ok(topology) => topology,
-        Err(error) => exit::refuse(format_args!("{error}")),
-    };
     match BootInfo::new(memory, command_line, info.module()) {
         Ok(info) => (info, topology),
         Err(error) => exit::refuse(format_args!("{error}")),

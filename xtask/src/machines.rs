@@ -1,0 +1,116 @@
+//! `cargo xtask machines`: machines that are too many, or too slow to emulate, for each commit: 64 CPUs on two NUMA nodes, CPU models that people have, and
+//! soaks of ten minutes.
+//!
+//! Each case is a call of the command, which says itself whether everything held. All are run, and what failed is said in the end.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::command;
+
+#[derive(Args)]
+pub struct Arguments {
+    /// Only cases whose names contain this
+    #[arg(default_value = "")]
+    part: String,
+    /// Say which cases there are, and run nothing
+    #[arg(long)]
+    list: bool,
+}
+
+struct Case {
+    name: String,
+    call: Vec<String>,
+}
+
+/// Machines, with the backends that protect them.
+const PROTECTED: [(&str, &str); 3] =
+    [("qemu-x86_64", "pks"), ("qemu-x86_64", "smap"), ("qemu-aarch64", "pan")];
+/// CPU models that people have, where the machine's default is one that has everything.
+const MODELS: [(&str, &str, &str); 5] = [
+    ("qemu-x86_64", "smap", "Broadwell"),
+    ("qemu-x86_64", "smap", "Skylake-Server"),
+    ("qemu-x86_64", "smap", "EPYC"),
+    ("qemu-aarch64", "pan", "neoverse-n1"),
+    ("qemu-aarch64", "pan", "cortex-a76"),
+];
+
+fn cases() -> Vec<Case> {
+    let many = "--smp 64 --nodes 2 --memory 2048 --time-limit 3600";
+    let all = |what: &str, call: &str| {
+        let case = |(on, backend): (&str, &str)| {
+            Case::new(
+                &format!("{what}, {backend}"),
+                &format!("{call} --on {on} --backend {backend}"),
+            )
+        };
+        PROTECTED.map(case)
+    };
+    let model = |(on, backend, model): (&str, &str, &str)| {
+        let machine = format!("--on {on} --backend {backend} --cpu {model}");
+        let matrix = format!("attack --modes off,batched,fused {machine}");
+        [
+            Case::new(&format!("attacks, {model}"), &matrix),
+            Case::new(&format!("tests, {model}"), &format!("run tests {machine}")),
+        ]
+    };
+    let many_cpus = all("many CPUs", &format!("run tests operations=20 {many}"));
+    let soaks = all("soak", "run soak=600 --smp 4 --time-limit 1800");
+    many_cpus.into_iter().chain(MODELS.into_iter().flat_map(model)).chain(soaks).collect()
+}
+
+impl Case {
+    fn new(name: &str, call: &str) -> Case {
+        Case { name: name.to_owned(), call: call.split(' ').map(str::to_owned).collect() }
+    }
+
+    fn run(&self) -> Result<()> {
+        let call: Vec<_> = self.call.iter().map(String::as_str).collect();
+        let command = ["run", "--quiet", "--release", "-p", "kpkeys-cli", "--"];
+        command::run(&mut command::cargo(&[&command[..], &call].concat()))
+    }
+}
+
+/// Runs them.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let cases: Vec<_> =
+        cases().into_iter().filter(|case| case.name.contains(&arguments.part)).collect();
+    if cases.is_empty() {
+        bail!("no case has `{}` in its name; see --list", arguments.part);
+    }
+    if arguments.list {
+        cases.iter().for_each(|case| println!("{}: kpkeys {}", case.name, case.call.join(" ")));
+        return Ok(());
+    }
+    let results = cases.iter().map(|case| {
+        println!("\n== {}", case.name);
+        let begun = Instant::now();
+        (case, case.run(), begun.elapsed().as_secs())
+    });
+    let results: Vec<_> = results.collect();
+    println!();
+    for (case, result, seconds) in &results {
+        let how = if result.is_ok() { "held" } else { "FAILED" };
+        println!("{:<28} {how:<6} {seconds:>6} s", case.name);
+    }
+    match results.iter().filter(|(_, result, _)| result.is_err()).count() {
+        0 => Ok(()),
+        failed => bail!("{failed} of {} cases failed", results.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_case_has_a_name_of_its_own() {
+        let mut names: Vec<_> = cases().into_iter().map(|case| case.name).collect();
+        let all = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+}
