@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 pub fn machine(cpu: Option<usize>) -> Machine {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy().into_owned();
-    let cpuinfo = read("/proc/cpuinfo");
+    let cpuinfo = crate::host::cpuinfo();
     let mut extra = details(&cpuinfo);
     extra.insert("switch".into(), MockRegister::detect().describe().into());
     extra.extend(setting("governor", "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"));
