@@ -1,21 +1,53 @@
-//! What the operating system says of the CPU, in the form of Linux's `/proc/cpuinfo`.
+//! What the operating system says of the CPU, in the form of Linux's `/proc/cpuinfo`; and whether this program runs on it at all.
 //!
 //! macOS has no such file. There the same is asked of `sysctl`, and written in the same words, so that every machine's judgement is tested on any machine.
+//!
+//! A program for another architecture can be *translated*: by QEMU's user mode, FEX, Rosetta. Its times are the translator's. The kernel beneath is the
+//! host's own and says so in `/proc/sys/kernel/arch` (Linux 6.1), which translators pass on; macOS says it in `sysctl.proc_translated`. A translator of
+//! the host's own architecture would not be seen.
 
+use std::env::consts::ARCH;
 use std::fs;
 use std::process::Command;
 
 /// Of the first CPU at least; empty if nothing is known.
 pub fn cpuinfo() -> String {
-    if cfg!(target_os = "macos") {
-        let output = Command::new("sysctl").args(["machdep.cpu", "hw.optional"]).output();
-        output.map_or_else(
-            |_| String::new(),
-            |output| of_sysctl(&String::from_utf8_lossy(&output.stdout)),
-        )
-    } else {
-        fs::read_to_string("/proc/cpuinfo").unwrap_or_default()
+    match cfg!(target_os = "macos") {
+        true => of_sysctl(&sysctl(&["machdep.cpu", "hw.optional"])),
+        false => read("/proc/cpuinfo"),
     }
+}
+
+/// How this program is translated for a CPU that cannot run it; none if it runs as it is, as far as the system says.
+pub fn translated() -> Option<String> {
+    match cfg!(target_os = "macos") {
+        true => translated_on(ARCH, sysctl_says_so(&sysctl(&["sysctl.proc_translated"]))),
+        false => translated_on(ARCH, Some(read("/proc/sys/kernel/arch").trim())),
+    }
+}
+
+/// The architecture of the kernel, if `sysctl` says that the program is of another.
+fn sysctl_says_so(printed: &str) -> Option<&'static str> {
+    (printed.trim() == "sysctl.proc_translated: 1").then_some("arm64")
+}
+
+/// Whether a program of one architecture is translated on a kernel of another. Nothing is known if the kernel does not say.
+fn translated_on(program: &str, kernel: Option<&str>) -> Option<String> {
+    let kernel = kernel.filter(|name| !name.is_empty() && *name != program)?;
+    Some(format!("this program is for {program}, and the kernel runs on {kernel}"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+/// What it prints, nothing if it cannot be started.
+fn sysctl(names: &[&str]) -> String {
+    let output = Command::new("sysctl").args(names).output();
+    output.map_or_else(
+        |_| String::new(),
+        |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+    )
 }
 
 /// Fields of `/proc/cpuinfo` and the names of `sysctl`.
@@ -74,6 +106,16 @@ mod tests {
             "vendor_id\t: GenuineIntel\nmodel name\t: Intel(R) Core(TM) i7\ncpu family\t: 6\nmodel\t: 158\nstepping\t: 10\n"
         );
         assert_eq!(of_sysctl("sysctl: unknown oid"), "");
+    }
+
+    #[test]
+    fn a_program_is_translated_where_the_kernel_is_of_another_architecture() {
+        let told = translated_on("aarch64", Some("x86_64")).unwrap();
+        assert_eq!(told, "this program is for aarch64, and the kernel runs on x86_64");
+        assert_eq!(translated_on("aarch64", Some("aarch64")), None);
+        assert_eq!(translated_on("aarch64", Some("")), None, "before Linux 6.1");
+        assert_eq!(translated_on("x86_64", sysctl_says_so("sysctl.proc_translated: 0\n")), None);
+        assert!(translated_on("x86_64", sysctl_says_so("sysctl.proc_translated: 1\n")).is_some());
     }
 
     #[test]
