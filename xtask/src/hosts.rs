@@ -103,9 +103,9 @@ fn arm64(arguments: &[&str]) -> Command {
     if ARCH != "aarch64" {
         let runner = format!("qemu-aarch64 -L {}", C_LIBRARY.0);
         cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", NEEDED[1].0);
-        cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", runner);
-        // What the command starts again is itself, which the kernel would not run.
-        cargo.env("QEMU_LD_PREFIX", C_LIBRARY.0);
+        cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", &runner);
+        // The command starts itself again, which the kernel would not run.
+        cargo.env("KPKEYS_RUNNER", &runner);
     }
     cargo
 }

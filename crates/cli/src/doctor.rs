@@ -139,7 +139,10 @@ fn examine() -> Report {
     if cfg!(target_os = "linux") {
         findings.push(limits::ptrace(yama.as_deref(), capabilities));
     }
-    findings.extend(cpu::backends(architecture, &cpu, cpu::leaf_7()));
+    // A translator has no kernel's features, and the CPU beneath it is of another architecture.
+    if host::translated().is_none() {
+        findings.extend(cpu::backends(architecture, &cpu, cpu::leaf_7()));
+    }
 
     let machine = Machine {
         architecture,

@@ -8,6 +8,7 @@
 
 use std::env::consts::ARCH;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 /// Of the first CPU at least; empty if nothing is known.
@@ -24,6 +25,22 @@ pub fn translated() -> Option<String> {
         true => translated_on(ARCH, sysctl_says_so(&sysctl(&["sysctl.proc_translated"]))),
         false => translated_on(ARCH, Some(read("/proc/sys/kernel/arch").trim())),
     }
+}
+
+/// What starts a program of this one's architecture: by the program that `KPKEYS_RUNNER` names, with the arguments that follow in it, if it is set. A
+/// translated program needs that where the kernel was not told what translates its files.
+pub fn command(program: &Path) -> Command {
+    command_by(&std::env::var("KPKEYS_RUNNER").unwrap_or_default(), program)
+}
+
+fn command_by(runner: &str, program: &Path) -> Command {
+    let mut words = runner.split_whitespace();
+    let Some(first) = words.next() else {
+        return Command::new(program);
+    };
+    let mut command = Command::new(first);
+    command.args(words).arg(program);
+    command
 }
 
 /// The architecture of the kernel, if `sysctl` says that the program is of another.
@@ -116,6 +133,17 @@ mod tests {
         assert_eq!(translated_on("aarch64", Some("")), None, "before Linux 6.1");
         assert_eq!(translated_on("x86_64", sysctl_says_so("sysctl.proc_translated: 0\n")), None);
         assert!(translated_on("x86_64", sysctl_says_so("sysctl.proc_translated: 1\n")).is_some());
+    }
+
+    #[test]
+    fn programs_are_started_by_what_runs_them() {
+        let started = |runner| {
+            let command = command_by(runner, Path::new("/bin/kpkeys"));
+            let words = std::iter::once(command.get_program()).chain(command.get_args());
+            words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(started(""), ["/bin/kpkeys"]);
+        assert_eq!(started("qemu -L /usr"), ["qemu", "-L", "/usr", "/bin/kpkeys"]);
     }
 
     #[test]
