@@ -7,7 +7,8 @@ use clap::Args;
 
 use crate::step::{self, AfterFailure, Outcome, Step};
 use crate::{
-    audit, bare, command, docs, instructions, kernel, oldest, package, results, setup, test, verify,
+    audit, bare, command, docs, hosts, instructions, kernel, oldest, package, results, setup, test,
+    verify,
 };
 
 #[derive(Args)]
@@ -62,6 +63,11 @@ fn steps() -> Vec<Step> {
             name: "bare",
             about: "the no_std crates build for both bare targets",
             run: bare::build,
+        },
+        Step {
+            name: "hosts",
+            about: "the command compiles for macOS, and says in one line that it does not for Windows",
+            run: hosts::check,
         },
         Step {
             name: "oldest",

@@ -3,7 +3,7 @@
 //! `test` is the one gate that a contributor and CI both pass; it is a list of named steps
 //! ([`checks`]) handed to a runner that times and summarises them ([`step`]). `setup` installs what
 //! the steps need, `docs` builds the documentation for reading. On request: `trees` reads the device trees of a distribution's kernel,
-//! `overhead` counts what adapters cost, `exploits` takes over kernels with a faulty driver, `slurm` runs a campaign on a cluster of its own, `browser` opens a report in Chromium, `verify` runs models, proofs and planted faults, and
+//! `overhead` counts what adapters cost, `exploits` takes over kernels with a faulty driver, `hosts` runs the command on arm64 Linux, `slurm` runs a campaign on a cluster of its own, `browser` opens a report in Chromium, `verify` runs models, proofs and planted faults, and
 //! `history` collects what the gate on instructions counted at each commit. `results` writes the pages of results from the runs that are kept.
 
 mod audit;
@@ -14,6 +14,7 @@ mod debian;
 mod docs;
 mod growth;
 mod history;
+mod hosts;
 mod instructions;
 mod kernel;
 mod links;
@@ -77,6 +78,8 @@ enum Task {
     Trees(trees::Arguments),
     /// Run a static busybox of the distribution on the reference kernel, in every mode on both machines (fetches 2 MB, minutes)
     Programs,
+    /// Build the command for arm64 Linux, run it and the tests of the machine in a process, by QEMU's user mode (Debian's packages, minutes)
+    Hosts,
     /// Run every exploit in every mode with every backend, on kernels with a faulty driver (minutes)
     Exploits,
     /// Boot machines with 64 CPUs, with CPU models that people have, and soak for ten minutes each (an hour and a half)
@@ -102,6 +105,7 @@ fn main() -> ExitCode {
         Task::Tutorial => tutorial::run(),
         Task::Trees(arguments) => trees::run(&arguments),
         Task::Programs => programs::run(),
+        Task::Hosts => hosts::run(),
         Task::Exploits => requested::exploits(),
         Task::Machines(arguments) => machines::run(&arguments),
         Task::Verify(arguments) => verify::run(&arguments),

@@ -6,7 +6,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use kpkeys_emulator::Target;
 
 use crate::command;
@@ -60,6 +60,20 @@ impl Missing {
 /// Whether packages can be installed without a question.
 pub fn can_install() -> bool {
     is_root() && is_debian_like()
+}
+
+/// A program, and the package of Debian that has it.
+pub type Needed = (&'static str, &'static str);
+
+/// Installs what of it is not on `PATH`.
+pub fn install_needed(needed: &[Needed]) -> Result<()> {
+    let missing = needed.iter().filter(|(program, _)| command::find(program).is_none());
+    let missing: Vec<&str> = missing.map(|(_, package)| *package).collect();
+    match &missing[..] {
+        [] => Ok(()),
+        _ if can_install() => install(&missing),
+        _ => bail!("as root, on Debian or Ubuntu: apt-get install {}", missing.join(" ")),
+    }
 }
 
 /// Installs packages of Debian, as [`Target::install_advice`] says.

@@ -1,12 +1,10 @@
 //! Tests that run on request, since they take minutes, or the distribution's packages that nothing else needs: `cargo xtask exploits`, `cargo xtask slurm` and
 //! `cargo xtask browser`.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use crate::{command, packages};
-
-/// A program, and the package of Debian that has it.
-type Needed = (&'static str, &'static str);
+use crate::command;
+use crate::packages::{Needed, install_needed};
 
 const SLURM: [Needed; 4] = [
     ("slurmctld", "slurmctld"),
@@ -24,24 +22,14 @@ pub fn exploits() -> Result<()> {
 
 /// A campaign of 1,000 tasks in a Slurm of its own, eight nodes on this machine, with tasks killed and a node lost.
 pub fn slurm() -> Result<()> {
-    install(&SLURM)?;
+    install_needed(&SLURM)?;
     let test = ["test", "-p", "kpkeys-cli", "--test", "slurm"];
     command::run(command::cargo(&test).args(["--", "--ignored", "--nocapture"]))
 }
 
 /// The page of a report in Chromium; its pictures stay in the target directory, in `tmp/pages`.
 pub fn browser() -> Result<()> {
-    install(&BROWSER)?;
+    install_needed(&BROWSER)?;
     let test = ["test", "-p", "kpkeys-cli", "--test", "browser"];
     command::run(command::cargo(&test).args(["--", "--nocapture"]))
-}
-
-fn install(needed: &[Needed]) -> Result<()> {
-    let missing = needed.iter().filter(|(program, _)| command::find(program).is_none());
-    let missing: Vec<&str> = missing.map(|(_, package)| *package).collect();
-    match &missing[..] {
-        [] => Ok(()),
-        _ if packages::can_install() => packages::install(&missing),
-        _ => bail!("as root, on Debian or Ubuntu: apt-get install {}", missing.join(" ")),
-    }
 }

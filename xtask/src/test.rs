@@ -28,7 +28,7 @@ fn with_skips(file: &Path, arguments: &[&str]) -> Result<()> {
 }
 
 /// Each once, by name: a check may be skipped for every program that it is tried with.
-fn skips_in(text: &str) -> Vec<String> {
+pub fn skips_in(text: &str) -> Vec<String> {
     let mut skips: Vec<_> =
         text.lines().filter_map(|line| line.strip_prefix("skipped: ")).map(str::to_owned).collect();
     skips.sort();

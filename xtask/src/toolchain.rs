@@ -34,6 +34,12 @@ impl Toolchain {
         Self::parse(&text).with_context(|| format!("cannot understand {}", file.display()))
     }
 
+    /// Targets alone.
+    pub fn of_targets(targets: &[&str]) -> Self {
+        let targets = targets.iter().map(|&target| target.to_owned()).collect();
+        Toolchain { components: Vec::new(), targets }
+    }
+
     fn parse(text: &str) -> Result<Self> {
         Ok(toml::from_str::<ToolchainFile>(text)?.toolchain)
     }

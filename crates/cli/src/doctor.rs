@@ -18,6 +18,7 @@ use kpkeys_emulator::Target;
 use serde::Serialize;
 
 use crate::bench::cpu::measured;
+use crate::host;
 use crate::noise::{Disturbance, Settings};
 use cpu::Cpu;
 
@@ -59,6 +60,7 @@ struct Machine {
     cpu_model: String,
     cpus: usize,
     memory_bytes: Option<u64>,
+    system: String,
     kernel_release: String,
 }
 
@@ -119,11 +121,13 @@ impl Status {
 /// Reads the machine, and has each part judged.
 fn examine() -> Report {
     let architecture = env::consts::ARCH;
-    let cpu = Cpu::parse(&read("/proc/cpuinfo"));
+    let cpu = Cpu::parse(&host::cpuinfo());
     let memory = limits::Memory::parse(&read("/proc/meminfo"));
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     let capabilities = limits::Capabilities::parse(&read("/proc/self/status"));
     let yama = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok();
+
+    let uname = rustix::system::uname();
 
     let mut findings = vec![cpu::mock_register(architecture, hwcap2())];
     findings.push(limits::cpus(cpus));
@@ -132,8 +136,13 @@ fn examine() -> Report {
     findings.extend(Target::ALL.into_iter().map(tools::examine_emulator));
     findings.extend(Target::ALL.into_iter().map(tools::examine_rust_target));
     findings.push(limits::perf_events(kpkeys_trace::record::allowed()));
-    findings.push(limits::ptrace(yama.as_deref(), capabilities));
-    findings.extend(cpu::backends(architecture, &cpu, cpu::leaf_7()));
+    if cfg!(target_os = "linux") {
+        findings.push(limits::ptrace(yama.as_deref(), capabilities));
+    }
+    // A translator has no kernel's features, and the CPU beneath it is of another architecture.
+    if host::translated().is_none() {
+        findings.extend(cpu::backends(architecture, &cpu, cpu::leaf_7()));
+    }
 
     let machine = Machine {
         architecture,
@@ -141,7 +150,8 @@ fn examine() -> Report {
         cpu_model: cpu.model,
         cpus,
         memory_bytes: memory.map(|memory| memory.total_bytes),
-        kernel_release: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+        system: uname.sysname().to_string_lossy().into_owned(),
+        kernel_release: uname.release().to_string_lossy().into_owned(),
     };
     Report { machine, findings }
 }
@@ -158,21 +168,25 @@ fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-/// `AT_HWCAP2` of this process: CPU features that the kernel lets user space use.
-fn hwcap2() -> usize {
-    rustix::param::linux_hwcap().1
+/// `AT_HWCAP2` of this process: CPU features that Linux lets user space use. None where there is no such thing.
+fn hwcap2() -> Option<usize> {
+    #[cfg(target_os = "linux")]
+    return Some(rustix::param::linux_hwcap().1);
+    #[cfg(not(target_os = "linux"))]
+    None
 }
 
 /// The report as a list: of a finding its status, what follows, for which commands, and what to do.
 fn text(report: &Report) -> String {
     let machine = &report.machine;
     let mut text = format!(
-        "{} ({}), {}, {} CPUs, {}, Linux {}\n",
+        "{} ({}), {}, {} CPUs, {}, {} {}\n",
         machine.cpu_model,
         machine.cpu_vendor,
         machine.architecture,
         machine.cpus,
         machine.memory_bytes.map_or("memory unknown".to_owned(), limits::gibibytes),
+        machine.system,
         machine.kernel_release
     );
     for (title, is_for_commands) in
@@ -212,6 +226,7 @@ mod tests {
             cpu_model: "Xeon".into(),
             cpus: 2,
             memory_bytes: Some(3 << 30),
+            system: "Linux".into(),
             kernel_release: "6.18.0".into(),
         };
         let findings = vec![

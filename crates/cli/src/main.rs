@@ -3,6 +3,7 @@
 //! Machine-readable output goes to standard output, progress and notes to standard error. Exit code 0: done, and all gates held; 1: a
 //! gate or a check failed; 2: usage.
 
+mod affinity;
 mod attack;
 mod audit;
 mod bench;
@@ -12,6 +13,7 @@ mod doctor;
 mod emulated;
 mod estimate;
 mod history;
+mod host;
 mod instructions;
 mod noise;
 mod parts;

@@ -7,6 +7,8 @@ use std::fs;
 
 use kpkeys_stats::record::NoiseRecord;
 
+use crate::host;
+
 /// One thing that widens intervals, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disturbance {
@@ -23,6 +25,8 @@ pub struct Disturbance {
 /// How the machine is set, as far as it says.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
+    /// How the program is translated for this CPU, if it is.
+    pub translated: Option<String>,
     /// Processes that want a CPU, averaged over a minute.
     pub load: Option<f64>,
     /// CPUs this process may use.
@@ -45,6 +49,7 @@ impl Settings {
         let of_cpu = |file: &str| text(&format!("/sys/devices/system/cpu/cpu{cpu}/{file}"));
         let load = text("/proc/loadavg");
         Settings {
+            translated: host::translated(),
             load: load.and_then(|load| load.split(' ').next()?.parse().ok()),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             governor: of_cpu("cpufreq/scaling_governor"),
@@ -58,6 +63,12 @@ impl Settings {
 
     /// What in them disturbs.
     pub fn disturbances(&self) -> Vec<Disturbance> {
+        let translated = self.translated.as_ref().map(|found| Disturbance {
+            name: "translation",
+            found: found.clone(),
+            consequence: "times are the translator's and say nothing of a CPU; counts hold",
+            advice: "measure on a machine of that architecture",
+        });
         let load = self.load.filter(|load| *load > 0.5).map(|load| Disturbance {
             name: "load",
             found: format!(
@@ -100,7 +111,8 @@ impl Settings {
             consequence: "a neighbour is measured too",
             advice: "choose a machine with CPUs of its own",
         });
-        [load, governor, siblings, huge_pages, throttled, steal].into_iter().flatten().collect()
+        let all = [translated, load, governor, siblings, huge_pages, throttled, steal];
+        all.into_iter().flatten().collect()
     }
 }
 
@@ -195,6 +207,7 @@ mod tests {
 
     fn quiet() -> Settings {
         Settings {
+            translated: None,
             load: Some(0.1),
             cpus: 8,
             governor: Some("performance".into()),
@@ -214,6 +227,7 @@ mod tests {
     #[test]
     fn everything_that_disturbs_is_named_with_what_helps() {
         let loud = Settings {
+            translated: Some("this program is for aarch64, and the kernel runs on x86_64".into()),
             load: Some(3.2),
             cpus: 8,
             governor: Some("powersave".into()),
@@ -224,7 +238,10 @@ mod tests {
         };
         let found = loud.disturbances();
         let names: Vec<&str> = found.iter().map(|disturbance| disturbance.name).collect();
-        assert_eq!(names, ["load", "governor", "SMT", "huge pages", "heat", "steal"]);
+        assert_eq!(
+            names,
+            ["translation", "load", "governor", "SMT", "huge pages", "heat", "steal"]
+        );
         assert!(found.iter().all(|disturbance| !disturbance.advice.is_empty()));
     }
 

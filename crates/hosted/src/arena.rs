@@ -14,6 +14,8 @@ use std::ptr::NonNull;
 use kpkeys_pgtable::{PAGE_SIZE, PhysAddr};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 
+use crate::shared;
+
 /// Memory that plays physical memory.
 #[derive(Debug)]
 pub struct Arena {
@@ -104,21 +106,14 @@ impl Arena {
         alias: bool,
     ) -> io::Result<Arena> {
         let bytes = pages * PAGE_SIZE as usize;
-        let memory = rustix::fs::memfd_create("kpkeys-arena", rustix::fs::MemfdFlags::CLOEXEC)?;
-        rustix::fs::ftruncate(&memory, bytes as u64)?;
-        let view_at = |at: Option<PhysAddr>, protection| {
-            let address = at.map_or(std::ptr::null_mut(), |at| {
-                std::ptr::with_exposed_provenance_mut(at.0 as usize)
-            });
-            let fixed = at.map_or(MapFlags::empty(), |_| MapFlags::FIXED_NOREPLACE);
-            // SAFETY: a new shared mapping at an address the kernel chooses, or where nothing is, touches no memory of ours.
-            unsafe {
-                rustix::mm::mmap(address, bytes, protection, MapFlags::SHARED | fixed, &memory, 0)
-            }
+        let memory = shared::memory(bytes)?;
+        let view = |protection| shared::map(&memory, bytes, protection);
+        let tables = match at {
+            Some(at) => shared::map_at(at.0 as usize, &memory, bytes, tables),
+            None => view(tables),
         };
-        let view = |protection| view_at(None, protection);
         Ok(Arena {
-            tables: non_null(view_at(at, tables)?)?,
+            tables: non_null(tables?)?,
             alias: alias.then(|| non_null(view(ProtFlags::empty())?)).transpose()?,
             data: non_null(view(READ_WRITE)?)?,
             bytes,

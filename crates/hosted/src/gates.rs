@@ -1,28 +1,27 @@
 //! Which CPU is in a gate: what interrupts are to a kernel, which a process has none of.
 //!
-//! A thread says that it is in a gate by a plain store to a cache line of its own, which costs about what turning interrupts off does. That it is seen
-//! in time by one that waits is that one's business: `membarrier` makes every running thread of the process execute a full barrier.
+//! A thread says that it is in a gate by a store to a cache line of its own. That store and what follows are told apart by a [`Fence`], so that one that waits
+//! either sees the store or is seen.
 
 use std::hint;
-use std::sync::atomic::{AtomicBool, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_utils::CachePadded;
-use rustix::thread::{MembarrierCommand, membarrier};
 
 use crate::cpu;
+use crate::fence::{Fence, HostFence};
 
 /// One flag for each CPU.
 #[derive(Debug)]
-pub(crate) struct Gates {
+pub(crate) struct Gates<F = HostFence> {
     inside: Box<[CachePadded<AtomicBool>]>,
-    can_wait: bool,
+    fence: F,
 }
 
-impl Gates {
-    pub(crate) fn new(cpus: usize) -> Gates {
+impl<F: Fence> Gates<F> {
+    pub(crate) fn new(cpus: usize) -> Self {
         let inside = (0..cpus).map(|_| CachePadded::new(AtomicBool::new(false))).collect();
-        let can_wait = membarrier(MembarrierCommand::RegisterPrivateExpedited).is_ok();
-        Gates { inside, can_wait }
+        Gates { inside, fence: F::new() }
     }
 
     /// Enters a gate. Returns whether this CPU was in none.
@@ -31,8 +30,7 @@ impl Gates {
         let inside = self.own();
         let was_inside = inside.load(Ordering::Relaxed);
         inside.store(true, Ordering::Relaxed);
-        // The processor may order it later than what follows; `wait` sees to that.
-        compiler_fence(Ordering::SeqCst);
+        self.fence.often();
         !was_inside
     }
 
@@ -44,7 +42,7 @@ impl Gates {
 
     /// Waits until every other CPU has been outside of a gate. False if the host has no means for that.
     pub(crate) fn wait(&self) -> bool {
-        if !self.can_wait || membarrier(MembarrierCommand::PrivateExpedited).is_err() {
+        if !self.fence.seldom() {
             return self.inside.len() == 1;
         }
         let others = self.inside.iter().enumerate().filter(|(cpu, _)| *cpu != cpu::current());
@@ -74,7 +72,11 @@ mod tests {
 
     #[test]
     fn waiting_ends_when_the_other_cpu_has_left_its_gate() {
-        let gates = Gates::new(2);
+        waits(&Gates::<HostFence>::new(2));
+        waits(&Gates::<crate::fence::Full>::new(2));
+    }
+
+    fn waits<F: Fence + Sync>(gates: &Gates<F>) {
         let [entered, left] = [const { AtomicBool::new(false) }; 2];
         thread::scope(|scope| {
             scope.spawn(|| {

@@ -4,7 +4,7 @@ use std::io;
 use std::ptr::NonNull;
 
 use kpkeys_pgtable::PAGE_SIZE;
-use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use rustix::process::{Pid, WaitOptions};
 
 use crate::clock;
@@ -51,7 +51,7 @@ impl Mapping {
         let address =
             NonNull::new(address).ok_or_else(|| io::Error::other("mapped at address zero"))?;
         let mapping = Mapping { address, bytes };
-        mapping.advise(if huge { Advice::LinuxHugepage } else { Advice::LinuxNoHugepage })?;
+        mapping.prefer_huge(huge)?;
         mapping.touch();
         if huge {
             mapping.require_huge()?;
@@ -99,10 +99,25 @@ impl Mapping {
         }
     }
 
-    fn advise(&self, advice: Advice) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    fn prefer_huge(&self, huge: bool) -> io::Result<()> {
+        use rustix::mm::Advice;
+        let advice = if huge { Advice::LinuxHugepage } else { Advice::LinuxNoHugepage };
         // SAFETY: the range is this mapping; both advices change only how it is backed.
         unsafe { rustix::mm::madvise(self.address.as_ptr().cast(), self.bytes, advice)? };
         Ok(())
+    }
+
+    /// Other kernels have no transparent huge pages to ask for, and so none to ask against.
+    #[cfg(not(target_os = "linux"))]
+    fn prefer_huge(&self, huge: bool) -> io::Result<()> {
+        match huge {
+            true => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "transparent huge pages are Linux's",
+            )),
+            false => Ok(()),
+        }
     }
 
     /// Blocks of 2 MiB that the kernel gave must be at least half of what was asked for.

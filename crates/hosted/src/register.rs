@@ -4,9 +4,9 @@
 //!
 //! | host | register | instruction | barrier |
 //! |---|---|---|---|
-//! | x86-64 with FSGSBASE | GS base | WRGSBASE | LFENCE |
-//! | x86-64 without | MXCSR, its value unchanged, beside a shadow | LDMXCSR | LFENCE |
-//! | arm64 | FPSR, its value unchanged, beside a shadow | MSR | ISB |
+//! | x86-64 Linux with FSGSBASE | GS base | WRGSBASE | LFENCE |
+//! | x86-64 otherwise: on macOS thread-local storage is behind GS | MXCSR, its value unchanged, beside a shadow | LDMXCSR | LFENCE |
+//! | arm64, Linux and macOS | FPSR, its value unchanged, beside a shadow | MSR | ISB |
 //!
 //! [`PanRegister`] stands for PSTATE.PAN where events are counted and nothing is timed.
 //!
@@ -40,7 +40,7 @@ pub struct MockRegister {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     GsBase,
     #[cfg(target_arch = "x86_64")]
     Mxcsr,
@@ -62,6 +62,12 @@ impl MockRegister {
 
 #[cfg(target_arch = "x86_64")]
 impl Kind {
+    #[cfg(not(target_os = "linux"))]
+    fn detect() -> Kind {
+        Kind::Mxcsr
+    }
+
+    #[cfg(target_os = "linux")]
     fn detect() -> Kind {
         /// `AT_HWCAP2`: user space may use the FSGSBASE instructions (Linux, `Documentation/arch/x86/elf_auxvec`).
         const HWCAP2_FSGSBASE: usize = 1 << 1;
@@ -71,6 +77,7 @@ impl Kind {
 
     fn describe(self) -> &'static str {
         match self {
+            #[cfg(target_os = "linux")]
             Kind::GsBase => "WRGSBASE + LFENCE",
             Kind::Mxcsr => "LDMXCSR + LFENCE (no FSGSBASE on this host)",
         }
@@ -96,7 +103,7 @@ unsafe impl Register for MockRegister {
     #[inline(always)]
     fn read(&self) -> u64 {
         match self.kind {
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
             Kind::GsBase => gs_base().read(),
             #[allow(
                 unreachable_patterns,
@@ -109,7 +116,7 @@ unsafe impl Register for MockRegister {
     #[inline(always)]
     fn write(&self, value: Value) {
         match self.kind {
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
             Kind::GsBase => gs_base().write(value),
             #[cfg(target_arch = "x86_64")]
             Kind::Mxcsr => {
@@ -137,7 +144,7 @@ unsafe impl Register for MockRegister {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #[inline(always)]
 fn gs_base() -> kpkeys::mock::GsBase {
     // SAFETY: reached only where `Kind::detect` found FSGSBASE to be allowed; on x86-64 Linux, user programs have no other use

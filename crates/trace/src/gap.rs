@@ -7,6 +7,7 @@ use crate::varint::{self, Cursor};
 const LIMIT: u64 = 256;
 
 /// Names kept of one gap; the count goes on.
+#[cfg(target_os = "linux")]
 const NAMES_KEPT: usize = 16;
 
 /// Longest name, in bytes.
@@ -78,6 +79,7 @@ pub struct Gap {
 
 impl Gap {
     /// Adds one process to the gap with `cause` in `gaps`.
+    #[cfg(target_os = "linux")]
     pub(crate) fn note(gaps: &mut Vec<Self>, cause: GapCause, name: String) {
         let at = gaps.iter().position(|gap| gap.cause == cause).unwrap_or_else(|| {
             gaps.push(Self { cause, count: 0, names: Vec::new() });

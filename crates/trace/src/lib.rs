@@ -20,7 +20,6 @@ mod gap;
 mod header;
 mod range_set;
 mod reader;
-#[cfg(target_os = "linux")]
 pub mod record;
 mod spaces;
 mod summary;

@@ -1,5 +1,5 @@
 //! Which instructions are looked for, by the Arm Architecture Reference Manual (DDI 0487): C6.2 "MSR (register)", "MSR (immediate)",
-//! "MSRR", "ERET"; D24.2 and C5.2 for the encodings of the registers.
+//! "MSRR", "ERET"; D24.2 and C5.2 for the encodings of the registers. What it does not have yet says so.
 
 use crate::kind::Kind;
 
@@ -87,10 +87,24 @@ const FIELDS: &[((u32, u32), Kind)] = &[
 const ERET: Kind =
     Kind::new("eret", "PSTATE with PAN, UAO and DAIF, and where to go on, from SPSR and ELR");
 
+/// Instructions of Arm's future architecture (FEAT_S1POE2, FEAT_TEV) that change by what index permissions are looked up: mask, pattern. Arm has
+/// published their encodings, and no pseudocode yet. Bit 17, of TEXIT bit 10, is the form NB.
+const INDEX: &[(u32, u32, Kind)] = &[
+    (0xfffd_f01f, 0xd4e0_0000, Kind::new("tenter", "the permission index, by a vector")),
+    (0xffff_fbff, 0xd6ff_03e0, TEXIT),
+    (0xfffd_f000, 0xd590_0000, Kind::new("tchangef, imm", "the permission index")),
+    (0xfffd_f000, 0xd594_0000, Kind::new("tchangeb, imm", "the permission index")),
+    (0xfffd_fc00, 0xd580_0000, Kind::new("tchangef", "the permission index")),
+    (0xfffd_fc00, 0xd584_0000, Kind::new("tchangeb", "the permission index")),
+];
+
+const TEXIT: Kind = Kind::new("texit", "the permission index, back");
+
 /// Every kind.
 pub fn all() -> impl Iterator<Item = Kind> {
     let registers = REGISTERS.iter().map(|(_, kind)| *kind);
-    registers.chain(FIELDS.iter().map(|(_, kind)| *kind)).chain([ERET])
+    let index = INDEX.iter().map(|(_, _, kind)| *kind);
+    registers.chain(FIELDS.iter().map(|(_, kind)| *kind)).chain([ERET]).chain(index)
 }
 
 /// The kind of an instruction, and what it writes from.
@@ -106,6 +120,7 @@ pub fn kind(word: u32) -> Option<(Kind, Operand)> {
             }
             // MSR (immediate): op0 is 0, CRn 4, Rt 31; CRm is the number.
             0xd50 => immediate(word),
+            0xd4e | 0xd58 | 0xd59 | 0xd6f => index(word),
             _ => None,
         },
     }
@@ -123,6 +138,16 @@ fn immediate(word: u32) -> Option<(Kind, Operand)> {
         _ => crm,
     };
     Some((*kind, Operand::Immediate(number.into())))
+}
+
+fn index(word: u32) -> Option<(Kind, Operand)> {
+    let (mask, _, kind) = INDEX.iter().find(|(mask, pattern, _)| word & mask == *pattern)?;
+    let operand = match *mask {
+        _ if *kind == TEXIT => Operand::Saved,
+        0xfffd_fc00 => Operand::Register((word >> 5 & 31) as u8),
+        _ => Operand::Immediate((word >> 5 & 127).into()),
+    };
+    Some((*kind, operand))
 }
 
 fn fields(word: u32) -> Encoding {
@@ -168,9 +193,29 @@ mod tests {
         }
     }
 
+    /// As the tests of LLVM and of GNU binutils have them.
+    #[test]
+    fn instructions_that_change_the_index_are_told_apart() {
+        let known = [
+            (0xd4e0_0400, "tenter", Operand::Immediate(32)),
+            (0xd4e2_0400, "tenter", Operand::Immediate(32)),
+            (0xd4e0_0fe0, "tenter", Operand::Immediate(127)),
+            (0xd6ff_03e0, "texit", Operand::Saved),
+            (0xd6ff_07e0, "texit", Operand::Saved),
+            (0xd590_0fe3, "tchangef, imm", Operand::Immediate(127)),
+            (0xd596_0020, "tchangeb, imm", Operand::Immediate(1)),
+            (0xd580_03c0, "tchangef", Operand::Register(30)),
+            (0xd586_0041, "tchangeb", Operand::Register(2)),
+        ];
+        for (word, name, operand) in known {
+            let (found, from) = kind(word).unwrap();
+            assert_eq!((found.name(), from), (name, operand), "{word:#x}");
+        }
+    }
+
     #[test]
     fn reads_barriers_and_other_registers_are_not_taken_for_writes() {
-        // MRS POR_EL1, ISB, NOP, MSR TPIDR_EL1, MSR SPSEL #1, MSR DIT #1, SVC, RET.
+        // MRS POR_EL1, ISB, NOP, MSR TPIDR_EL1, MSR SPSEL #1, MSR DIT #1, SVC, RET; TENTER and TEXIT with a bit that must be zero, DRPS.
         let others = [
             0xd538_a282,
             0xd503_3fdf,
@@ -180,6 +225,10 @@ mod tests {
             0xd503_415f,
             0xd400_0001,
             0xd65f_03c0,
+            0xd4e0_1000,
+            0xd4e0_0001,
+            0xd6ff_03e1,
+            0xd6bf_03e0,
         ];
         for word in others {
             assert_eq!(name(word), None, "{word:#x}");

@@ -10,9 +10,10 @@ use serde_json::{Map, Value};
 pub fn machine(cpu: Option<usize>) -> Machine {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy().into_owned();
-    let cpuinfo = read("/proc/cpuinfo");
+    let cpuinfo = crate::host::cpuinfo();
     let mut extra = details(&cpuinfo);
     extra.insert("switch".into(), MockRegister::detect().describe().into());
+    extra.extend(crate::host::translated().map(|how| ("translated".to_owned(), how.into())));
     extra.extend(setting("governor", "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"));
     extra.extend(cpu.map(|cpu| ("measured_cpu".to_owned(), cpu.into())));
     let mitigations = mitigations();

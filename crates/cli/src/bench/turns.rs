@@ -8,7 +8,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -20,6 +20,7 @@ use rand::seq::SliceRandom;
 use super::plan::{Plan, PlannedRow};
 use super::run::{COUNTING, Step};
 use super::worker;
+use crate::host;
 
 /// Turns of the host kernel in a block, ahead of the others: its set-up touches 1 GiB for real.
 const LINUX_TURNS: u32 = 2;
@@ -97,7 +98,7 @@ impl Worker {
         block: u32,
         count: bool,
     ) -> Result<Worker> {
-        let mut process = Command::new(program)
+        let mut process = host::command(program)
             .args(worker::arguments(plan, rows, mode, block, count))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -21,6 +21,7 @@ use kpkeys_workloads::{Clock, Row, Span, Test, Timing};
 use super::cpu;
 use super::plan::{self, Effort, Paging, PlannedRow};
 use super::traced::{self, Times, TracedRow};
+use crate::affinity;
 
 /// Physical memory of the machine in the process: enough for two processes of 1 GiB and the tables of a linear map of pages.
 const MEMORY_PAGES: usize = 1 << 19;
@@ -88,7 +89,7 @@ pub fn arguments(
 /// What a row failed with.
 pub fn run(options: &Options) -> Result<()> {
     if let Some(cpu) = cpu::measured(options.cpu) {
-        cpu::stay_on(cpu);
+        affinity::keep_to(cpu);
     }
     let (valid, history) = valid_rows(options)?;
     let worker = Worker {
@@ -377,7 +378,7 @@ fn print(record: &Record) -> Result<()> {
 /// Keeps this process on the CPU that is measured on.
 pub fn stay_on_one_cpu() {
     if let Some(cpu) = cpu::measured(None) {
-        cpu::stay_on(cpu);
+        affinity::keep_to(cpu);
     }
 }
 

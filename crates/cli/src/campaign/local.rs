@@ -10,9 +10,9 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::folder::Folder;
+use crate::affinity;
 
 /// Which task a log is of, by its name.
 pub fn task_of_log(log: &str) -> Option<u32> {
@@ -31,14 +31,15 @@ pub fn run(folder: &Folder, tasks: &BTreeSet<u32>, processes: usize) -> Result<(
     let progress = progress_bar(tasks.len());
     let left = Mutex::new(tasks.iter().copied());
     let next = || left.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).next();
-    let cpus = own_cpus();
+    // The last one first: it is the one least busy with interrupts as a rule. From before processes look how many they have, which is part of what they record.
+    let cpus: Vec<usize> = affinity::allowed().into_iter().rev().collect();
     thread::scope(|scope| {
         let progress = &progress;
         let next = &next;
         let slots = (0..processes.min(tasks.len())).map(|slot| {
             let cpu = cpus.get(slot % cpus.len().max(1)).copied();
             scope.spawn(move || -> Result<()> {
-                cpu.into_iter().for_each(keep_to);
+                cpu.into_iter().for_each(affinity::keep_to);
                 while let Some(task) = next() {
                     progress.set_message(format!("task {task}"));
                     carry_out(folder, task)?;
@@ -72,20 +73,6 @@ fn carry_out(folder: &Folder, task: u32) -> Result<()> {
         .status();
     // What came of it is in the folder, or in the log.
     status.context("cannot start this program once more").map(drop)
-}
-
-/// Keeps this thread, and the processes it will start, to a CPU: from before they look how many they have, which is part of what they record.
-fn keep_to(cpu: usize) {
-    let mut one = CpuSet::new();
-    one.set(cpu);
-    // Without the right to, they run anywhere.
-    let _ = sched_setaffinity(None, &one);
-}
-
-/// The CPUs this process may use, the last one first: it is the one least busy with interrupts as a rule.
-fn own_cpus() -> Vec<usize> {
-    let allowed = sched_getaffinity(None).unwrap_or_else(|_| CpuSet::new());
-    (0..CpuSet::MAX_CPU).rev().filter(|&cpu| allowed.is_set(cpu)).collect()
 }
 
 fn progress_bar(tasks: usize) -> ProgressBar {

@@ -62,7 +62,7 @@ pub(super) fn memory(memory: Option<Memory>) -> Finding {
         return Finding::new(
             "memory",
             Status::Unavailable,
-            "/proc/meminfo could not be read",
+            "how much is available could not be read",
             COMMANDS,
             "whether the host kernel's own rows fit is not known",
         );

@@ -21,6 +21,7 @@ pub fn lines(table: &Table, heads: &[String]) -> Vec<String> {
     lines.extend(has(results::PROJECTED).then(|| projection(table)));
     lines.extend(comparison(table));
     lines.push(aa_gate(table));
+    lines.extend(translated(&table.machine));
     lines.push(machine(&table.machine));
     lines.push(run(table));
     lines.extend((table.on == "host").then(|| ONE_LAYOUT.to_owned()));
@@ -172,6 +173,14 @@ fn aa_gate(table: &Table) -> String {
         Some(Gate::Pass) => format!("A/A gate: pass, but too few blocks to fail{largest}"),
         Some(Gate::NotRun) | None => "A/A gate: not run, the baseline has no twin".to_owned(),
     }
+}
+
+/// That the times are no CPU's.
+fn translated(machine: &Machine) -> Option<String> {
+    let how = machine.extra.get("translated")?.as_str()?;
+    Some(format!(
+        "TRANSLATED: {how}. Times are an emulator's, mean nothing for a CPU and are not to be quoted; counts hold"
+    ))
 }
 
 /// The machine, in one line.

@@ -286,6 +286,20 @@ fn emulated_instructions_are_no_times() {
 }
 
 #[test]
+fn a_translated_program_says_that_its_times_mean_nothing() {
+    let mut translated = run(12);
+    let how = "this program is for aarch64, and the kernel runs on x86_64";
+    translated.machine.extra.insert("translated".into(), how.into());
+    let records = recording(12, &MODES).records().to_vec();
+    let table =
+        Table::build(&Recording::new(translated, records).unwrap(), &reference::graviton3())
+            .unwrap();
+    let text = print(&table, Format::Markdown, false);
+    assert!(text.contains(&format!("TRANSLATED: {how}. Times are an emulator's")), "{text}");
+    assert!(!print(&self::table(12), Format::Markdown, false).contains("TRANSLATED"));
+}
+
+#[test]
 fn an_earlier_run_stands_beside_a_run_with_its_intervals() {
     let earlier = kpkeys_stats::compare::Reference::of_table("last week", &table(4));
     let text = print(&table(12).compared_with(&earlier), Format::Table, false);

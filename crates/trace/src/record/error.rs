@@ -63,6 +63,11 @@ pub enum RecordError {
     /// Not an architecture a trace can be recorded on.
     #[error("traces cannot be recorded on {0}")]
     Architecture(&'static str),
+    /// Not an operating system that has a recorder.
+    #[error(
+        "there is no recorder for {0}: record on Linux, on real hardware or in a virtual machine; the trace can be read and replayed here"
+    )]
+    NoRecorder(&'static str),
 }
 
 impl RecordError {

@@ -1,4 +1,4 @@
-//! Recording a command on Linux.
+//! Recording a command, on Linux: elsewhere [`record`] and [`allowed`] say that there is no recorder.
 //!
 //! There are two methods. **perf** sees everything through perf events: tracepoints of system calls,
 //! faults and new tasks, and the records that perf keeps about mappings and exits, all on one clock. It
@@ -16,37 +16,19 @@
 use std::ffi::OsString;
 use std::io::Write;
 
-use crate::gap::{Gap, GapCause};
 use crate::header::{Kinds, Method, Trailer};
 
-mod assemble;
-mod calls;
-mod children;
-mod clock;
+#[cfg(not(target_os = "linux"))]
+mod elsewhere;
 mod error;
-mod exec;
-mod launch;
-mod machine;
-mod perf;
-mod perf_session;
-mod permission;
-mod privilege;
-mod ptrace_session;
-mod queue;
-mod raw;
-mod signals;
-mod sink;
-mod sys;
-mod taskstats;
-mod tracee;
-mod tracepoints;
+#[cfg(target_os = "linux")]
+mod linux;
 
-use children::Children;
+#[cfg(not(target_os = "linux"))]
+use elsewhere as recorder;
 pub use error::RecordError;
-use machine::Machine;
-pub use permission::{Allowed, allowed, missing};
-use signals::Signals;
-use sink::Sink;
+#[cfg(target_os = "linux")]
+use linux as recorder;
 
 /// How to observe the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -74,12 +56,6 @@ pub struct Options {
     pub compare: bool,
 }
 
-impl Options {
-    fn command_bytes(&self) -> Vec<Vec<u8>> {
-        self.command.iter().map(|part| part.as_encoded_bytes().to_vec()).collect()
-    }
-}
-
 /// What was recorded.
 #[derive(Debug, Clone)]
 pub struct Report {
@@ -95,6 +71,43 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
+/// What a recorder may do here, found by trying what a recording begins with.
+#[derive(Debug)]
+pub struct Allowed {
+    /// What perf events record, or why they cannot.
+    pub perf: Result<Kinds, RecordError>,
+    /// Which faults ptrace can have beside what it sees itself, or why none.
+    pub faults_for_ptrace: Result<Kinds, String>,
+}
+
+/// Tries what is allowed here.
+///
+/// # Errors
+/// [`RecordError::System`], [`RecordError::Architecture`] or [`RecordError::NoRecorder`].
+pub fn allowed() -> Result<Allowed, RecordError> {
+    recorder::allowed()
+}
+
+/// What a recording of `kinds` lacks, for the user.
+pub fn missing(kinds: Kinds) -> Vec<String> {
+    let mut missing = Vec::new();
+    if kinds.contains(Kinds::FAULTS) && !kinds.contains(Kinds::KERNEL_FAULTS) {
+        missing.push(
+            "faults that the kernel takes on user memory are not recorded (method perf does, with \
+             CAP_PERFMON or kernel.perf_event_paranoid 1 or less)"
+                .to_owned(),
+        );
+    }
+    if kinds.contains(Kinds::FAULTS) && !kinds.contains(Kinds::FAULT_WRITES) {
+        missing.push(
+            "whether a fault was a write is not recorded (method perf does, by the \
+             exceptions:page_fault tracepoints)"
+                .to_owned(),
+        );
+    }
+    missing
+}
+
 /// Runs the command of `options` and writes its trace to `out`.
 ///
 /// # Errors
@@ -104,67 +117,5 @@ pub fn record<W: Write + Send>(options: &Options, out: W) -> Result<Report, Reco
     if options.command.is_empty() {
         return Err(RecordError::NoCommand);
     }
-    let machine = Machine::here()?;
-    match options.choice {
-        Choice::Perf => perf_session::record(options, &machine, out),
-        Choice::Ptrace => ptrace_session::record(options, &machine, Vec::new(), out),
-        // perf refuses before anything is written or started.
-        Choice::Auto => match permission::perf(&machine) {
-            Ok(_) => perf_session::record(options, &machine, out),
-            Err(refusal) => {
-                let notes = vec![format!("recording by ptrace, the weaker method: {refusal}")];
-                ptrace_session::record(options, &machine, notes, out)
-            }
-        },
-    }
-}
-
-impl Report {
-    /// Ends the trace.
-    fn conclude<W: Write>(
-        options: &Options,
-        sink: Sink<W>,
-        kinds: Kinds,
-        method: Method,
-        children: &Children,
-        signals: &mut Signals,
-        mut notes: Vec<String>,
-    ) -> Result<Self, RecordError> {
-        let tally = sink.assembler.tally;
-        let mut gaps = sink.assembler.gaps;
-        for (pid, program) in &sink.assembler.left {
-            if *pid != children.root() && tracee::is_alive(*pid) {
-                Gap::note(&mut gaps, GapCause::Survived, assemble::named(program, *pid));
-            }
-        }
-        let recorded = children.times(tally.root_gone_ns);
-        let unrecorded = match options.compare {
-            // Who asked the command to end does not want it again.
-            true if !signals.end_asked() => children::run_alone(options, signals)?,
-            _ => None,
-        };
-        if options.compare && unrecorded.is_none() {
-            notes.push(
-                "there are no times without recording: a signal asked for the end".to_owned(),
-            );
-        }
-        if sink.unwritable > 0 {
-            notes
-                .push(format!("{} events were left out: no valid trace has them", sink.unwritable));
-        }
-        let trailer = Trailer {
-            events: sink.writer.events(),
-            lost: tally.lost,
-            late: sink.late,
-            failed_calls: tally.failed_calls,
-            foreign_calls: tally.foreign_calls,
-            teardown_ns: tally.teardown_ns,
-            outcome: children.outcome(),
-            recorded,
-            unrecorded,
-            gaps,
-        };
-        let (bytes, _) = sink.writer.finish(&trailer)?;
-        Ok(Self { trailer, method, kinds, bytes, notes })
-    }
+    recorder::record(options, out)
 }

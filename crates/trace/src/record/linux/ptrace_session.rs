@@ -36,7 +36,7 @@ use super::raw::{Raw, Seen};
 use super::signals::Signals;
 use super::sink::Sink;
 use super::sys::{self, CallInfo, Resume};
-use super::{Options, Report, launch, permission, privilege, tracee};
+use super::{Options, Report, launch, missing, permission, privilege, tracee};
 use crate::error::TraceError;
 use crate::gap::GapCause;
 use crate::header::{Kinds, Method};
@@ -151,7 +151,7 @@ impl<W: Write> Session<W> {
             Ok(observer) => kinds |= observer.kinds(),
             Err(error) => notes.push(permission::faults_refused(error)),
         }
-        notes.extend(permission::missing(kinds));
+        notes.extend(missing(kinds));
         let header = machine.header(Method::Ptrace, kinds, options.command_bytes());
         let writer = TraceWriter::new(out, &header);
         let assembler = Assembler::new(machine.pages, machine.address_bits, now_ns(), false);

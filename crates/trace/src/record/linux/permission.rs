@@ -3,25 +3,16 @@
 use std::fs;
 use std::io;
 
-use super::error::RecordError;
 use super::machine::Machine;
 use super::perf::{Observer, Scope};
+use super::{Allowed, RecordError};
 use crate::header::Kinds;
-
-/// What a recorder may do here, found by trying what a recording begins with.
-#[derive(Debug)]
-pub struct Allowed {
-    /// What perf events record, or why they cannot.
-    pub perf: Result<Kinds, RecordError>,
-    /// Which faults ptrace can have beside what it sees itself, or why none.
-    pub faults_for_ptrace: Result<Kinds, String>,
-}
 
 /// Tries what is allowed here.
 ///
 /// # Errors
 /// [`RecordError::Architecture`].
-pub fn allowed() -> Result<Allowed, RecordError> {
+pub(in super::super) fn allowed() -> Result<Allowed, RecordError> {
     let machine = Machine::here()?;
     let faults = Observer::open(Scope::UserFaults, &machine.cpus);
     Ok(Allowed {
@@ -85,26 +76,6 @@ pub(super) fn no_accounting(error: &io::Error) -> String {
         "CPU time of each task is not recorded: {error} (taskstats needs CAP_NET_ADMIN and \
          CONFIG_TASKSTATS); the whole run's is"
     )
-}
-
-/// What a recording of `kinds` lacks, for the user.
-pub fn missing(kinds: Kinds) -> Vec<String> {
-    let mut missing = Vec::new();
-    if kinds.contains(Kinds::FAULTS) && !kinds.contains(Kinds::KERNEL_FAULTS) {
-        missing.push(
-            "faults that the kernel takes on user memory are not recorded (method perf does, with \
-             CAP_PERFMON or kernel.perf_event_paranoid 1 or less)"
-                .to_owned(),
-        );
-    }
-    if kinds.contains(Kinds::FAULTS) && !kinds.contains(Kinds::FAULT_WRITES) {
-        missing.push(
-            "whether a fault was a write is not recorded (method perf does, by the \
-             exceptions:page_fault tracepoints)"
-                .to_owned(),
-        );
-    }
-    missing
 }
 
 fn paranoid() -> String {

@@ -19,7 +19,7 @@ use super::perf::{Observer, Scope};
 use super::signals::Signals;
 use super::sink::Sink;
 use super::taskstats::Listener;
-use super::{Options, Report, permission};
+use super::{Options, Report, missing, permission};
 use crate::header::{Kinds, Method};
 use crate::writer::TraceWriter;
 
@@ -112,7 +112,7 @@ impl<W: Write> Session<W> {
                 None
             }
         };
-        notes.extend(permission::missing(kinds));
+        notes.extend(missing(kinds));
         let header = machine.header(Method::Perf, kinds, options.command_bytes());
         let writer = TraceWriter::new(out, &header);
         let assembler = Assembler::new(machine.pages, machine.address_bits, now_ns(), true);
