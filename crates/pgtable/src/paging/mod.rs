@@ -64,6 +64,16 @@ impl Root {
         Root { frame, space, link: Mutex::new(()) }
     }
 
+    /// Whether the root translates this address: it is canonical, and in the root's half.
+    #[inline(always)]
+    pub(crate) fn is_for(&self, va: VirtAddr) -> bool {
+        let half = va.0 as i64 >> 47;
+        match self.space {
+            Space::User => half == 0,
+            Space::Kernel | Space::Linear => half == -1,
+        }
+    }
+
     /// What the root register is loaded with.
     pub fn frame(&self) -> PhysAddr {
         self.frame

@@ -89,7 +89,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         va: VirtAddr,
         level: Level,
     ) -> Result<Table<'_>, Error> {
-        if (root.space == Space::User) == va.is_kernel() || !va.is_canonical() {
+        if !root.is_for(va) {
             return Err(Error::WrongHalf(va));
         }
         match self.find_table(root, va, level) {

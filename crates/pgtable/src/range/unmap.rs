@@ -26,7 +26,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         if !range.is_in_one_table() {
             return self.unmap_many(section, root, range, was);
         }
-        unmap_piece(section, self.only_piece(root, range, Blocks::Whole)?, &mut was);
+        unmap_piece(section, root, self.only_piece(root, range, Blocks::Whole)?, &mut was);
         Ok(())
     }
 
@@ -40,7 +40,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         mut was: impl FnMut(VirtAddr, Level, Entry),
     ) -> Result<(), Error> {
         self.for_each_piece(root, range, Blocks::Whole, |piece| {
-            unmap_piece(section, piece, &mut was);
+            unmap_piece(section, root, piece, &mut was);
         })
     }
 }
@@ -48,10 +48,15 @@ impl<M: Machine, F: Frames> Paging<M, F> {
 #[inline(always)]
 fn unmap_piece<M: Machine>(
     section: &Section<'_, M>,
+    root: &Root,
     piece: Piece<'_>,
     was: &mut impl FnMut(VirtAddr, Level, Entry),
 ) {
     let start = piece.range.start();
+    if section.has_gates() && !root.is_for(start) {
+        // A forged range: nothing is passed to `was` that the gate would not empty.
+        return;
+    }
     match piece.found {
         Found::Nothing => (),
         Found::Block(level, slot, entry) => {

@@ -212,9 +212,6 @@ impl<M: Machine> Section<'_, M> {
     #[track_caller]
     pub fn get_and_clear_range(&self, slots: Slots<'_>, mut was: impl FnMut(usize, Entry)) {
         if self.has_gates() {
-            if !self.may_clear(slots, Location::caller()) {
-                return;
-            }
             slots.iter().enumerate().for_each(|(i, slot)| was(i, slot.load_relaxed()));
             return self.for_each(slots, |window, slot, _| {
                 store::get_and_clear::<M>(window, slot);
@@ -231,9 +228,6 @@ impl<M: Machine> Section<'_, M> {
     #[track_caller]
     pub fn get_and_clear_valid(&self, slots: Slots<'_>, mut was: impl FnMut(usize, Entry)) {
         if self.has_gates() {
-            if !self.may_clear(slots, Location::caller()) {
-                return;
-            }
             for (i, slot) in slots.iter().enumerate() {
                 let entry = slot.load_relaxed();
                 if M::Format::is_present(entry) {
@@ -281,7 +275,7 @@ impl<M: Machine> Section<'_, M> {
     pub(crate) fn move_valid(&self, from: Slots<'_>, into: Slots<'_>) -> Result<(), Error> {
         let by = Location::caller();
         self.in_judging_window(|window| {
-            self.check_target(from, by)?;
+            self.check_source(from, by)?;
             let marking = self.check_target(into, by)?;
             let (mut stores, into) = (0, self.writable_slots(into));
             for (from, into) in self.writable_slots(from).iter().zip(into.iter()) {
@@ -313,20 +307,39 @@ impl<M: Machine> Section<'_, M> {
         Ok(types.is_sweeping().then_some(types))
     }
 
-    /// Whether a run of PTEs, if there are types, is in a table in use, of the section's space. If it is not that is noted.
+    /// Holds the table that PTEs are in against its type, if there are types, as [`check_target`](Self::check_target) does, where no more than that is asked.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Violation`] if it is not in use, or not of the section's space.
     #[inline(always)]
-    pub(super) fn may_store(&self, slots: Slots<'_>, by: &'static Location<'static>) -> bool {
-        self.check_target(slots, by).is_ok()
+    pub(super) fn check_source(
+        &self,
+        slots: Slots<'_>,
+        by: &'static Location<'static>,
+    ) -> Result<(), Error> {
+        match (self.types(), slots.iter().next()) {
+            (Some(types), Some(first)) if !self.is_in_use(types, first) => {
+                self.foreign(types, first, by)
+            }
+            _ => Ok(()),
+        }
     }
 
-    /// The same before entries of the run are passed to whoever has them emptied: if they would not be, that is reported.
     #[inline(always)]
-    fn may_clear(&self, slots: Slots<'_>, by: &'static Location<'static>) -> bool {
-        let may = self.may_store(slots, by);
-        if !may {
-            self.report();
-        }
-        may
+    fn is_in_use(&self, types: &Types, slot: Slot<'_>) -> bool {
+        types.is_table(types.frame_of(slot), Level::Pte, self.space == Space::User)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn foreign(
+        &self,
+        types: &Types,
+        slot: Slot<'_>,
+        by: &'static Location<'static>,
+    ) -> Result<(), Error> {
+        self.check_table(types, slot, Level::Pte, by)
     }
 
     /// Replaces a PTE and returns the old one.
@@ -429,22 +442,37 @@ impl<M: Machine> Section<'_, M> {
     /// One store to each entry of a run, in one window or in a window each.
     #[inline(always)]
     #[track_caller]
-    fn for_each(&self, slots: Slots<'_>, mut f: impl FnMut(&Window<'_>, Slot<'_>, usize)) {
-        if !self.runs_in_gate() && self.needs_own_window() {
+    fn for_each(&self, slots: Slots<'_>, f: impl FnMut(&Window<'_>, Slot<'_>, usize)) {
+        if self.runs_in_gate() {
+            let by = Location::caller();
+            self.in_own_window(|window| {
+                if self.check_source(slots, by).is_ok() {
+                    self.store_each(window, slots, f);
+                }
+            });
+            return self.report_noted();
+        }
+        if self.needs_own_window() {
             return self.for_each_alone(slots, f);
         }
-        let by = Location::caller();
-        self.in_judging_window(|window| {
-            if !self.may_store(slots, by) {
-                return;
-            }
-            self.count(Event::EntryStore, slots.len() as u64);
-            self.in_run.set(true);
-            for (i, slot) in self.writable_slots(slots).iter().enumerate() {
-                f(window, slot, i);
-            }
-            self.in_run.set(false);
-        });
+        // SAFETY: no window of its own is needed only if nothing is protected or this section's guard is open.
+        self.store_each(&unsafe { Window::assume_open() }, slots, f);
+    }
+
+    /// One store to each entry of a run, in a window that is open.
+    #[inline(always)]
+    fn store_each(
+        &self,
+        window: &Window<'_>,
+        slots: Slots<'_>,
+        mut f: impl FnMut(&Window<'_>, Slot<'_>, usize),
+    ) {
+        self.count(Event::EntryStore, slots.len() as u64);
+        self.in_run.set(true);
+        for (i, slot) in self.writable_slots(slots).iter().enumerate() {
+            f(window, slot, i);
+        }
+        self.in_run.set(false);
     }
 
     /// One store to each entry of a run, in a window each. (Out of line, what `f` captures would be in memory for all modes.)
@@ -467,11 +495,12 @@ impl<M: Machine> Section<'_, M> {
         }
         let by = Location::caller();
         if let Some((first, run)) = from_first_valid::<M>(slots) {
-            self.in_judging_window(|window| {
-                if self.may_store(run, by) {
+            self.in_own_window(|window| {
+                if self.check_source(run, by).is_ok() {
                     self.store_valid(window, run, first, f);
                 }
             });
+            self.report_noted();
         }
     }
 
@@ -560,7 +589,9 @@ impl<M: Machine> Section<'_, M> {
         let Some(types) = self.types() else { return Some(self.store(Event::EntryStore, slot, f)) };
         let by = Location::caller();
         self.in_judging_window(|window| {
-            self.check_table(types, slot, Level::Pte, by).ok()?;
+            if !self.is_in_use(types, slot) {
+                return self.foreign(types, slot, by).ok().and(None);
+            }
             self.count(Event::EntryStore, 1);
             Some(f(window, self.writable(slot)))
         })

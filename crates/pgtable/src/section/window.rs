@@ -23,10 +23,16 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline(always)]
     pub(super) fn in_judging_window<R>(&self, f: impl FnOnce(&Window<'_>) -> R) -> R {
         let result = self.in_window(f);
+        self.report_noted();
+        result
+    }
+
+    /// Reports what was noted, if anything was.
+    #[inline(always)]
+    pub(super) fn report_noted(&self) {
         if self.noted.any() {
             self.report();
         }
-        result
     }
 
     /// Reports what was noted, with the window closed.

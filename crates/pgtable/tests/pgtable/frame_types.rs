@@ -6,9 +6,10 @@ use crate::support::{KERNEL, Keys, Protection, SMALL, System, USER, configs, pag
 use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_pgtable::guarded::{FrameType, Kind, Use};
+use kpkeys_pgtable::table::{Slot, Slots};
 use kpkeys_pgtable::{
     Attrs, Config, Entry, Error, Flush, Level, Machine, Mode, PAGE_SIZE, PageRange, PhysAddr, Root,
-    VirtAddr,
+    Section, VirtAddr,
 };
 
 /// Configurations that check.
@@ -284,8 +285,34 @@ fn a_forged_range_reaches_nothing_of_the_other_half<F: HostedFormat, S: Protecti
             let changed = changed_by_forged_range::<F, S>(config, start);
             assert_eq!(changed, 0, "{config:?} {start:#x}");
         }
-        let changed = changed_by_forged_range::<F, S>(lean(config), KERNEL.0);
-        assert_eq!(changed > 0, F::USER_ROOT_HAS_KERNEL_HALF, "{config:?}");
+    }
+}
+
+/// What sections of a program's root do with a slot of the kernel's: nothing.
+fn a_section_changes_nothing_of_another_space<F: HostedFormat, S: Protection>() {
+    type Change<M> = fn(&Section<'_, M>, Slot<'_>, Slots<'_>);
+    let changes: [Change<_>; 6] = [
+        |section, slot, _| _ = section.get_and_clear(slot),
+        |section, slot, _| _ = section.test_and_clear_young(slot),
+        |section, _, slots| section.get_and_clear_range(slots, |_, _| ()),
+        |section, _, slots| section.get_and_clear_valid(slots, |_, _| ()),
+        |section, _, slots| section.wrprotect_range(slots),
+        |section, _, slots| section.modify_valid(slots, F::write_protected),
+    ];
+    for config in checking() {
+        for change in changes {
+            let changes = |config| {
+                let (system, user, _) = populated::<F, S>(config);
+                let (paging, kernel) = (&system.paging, system.paging.kernel());
+                let table = paging.find_table(kernel, KERNEL, Level::Pte).expect("linked");
+                let index = KERNEL.index(Level::Pte);
+                let (slot, before) = (table.slot(index), table.slot(index).load());
+                change(&paging.section(&user), slot, table.slots(index, 1));
+                slot.load() != before
+            };
+            assert!(changes(lean(config)), "{config:?}");
+            assert!(!changes(config), "{config:?}");
+        }
     }
 }
 
@@ -383,6 +410,7 @@ for_both_formats_and_schemes!(
     a_live_root_keeps_its_protection,
     a_root_maps_into_its_own_half_alone,
     a_forged_range_reaches_nothing_of_the_other_half,
+    a_section_changes_nothing_of_another_space,
     types_can_be_read_and_not_written,
     the_checker_says_what_is_no_table_by_its_type,
     a_table_goes_back_once_flushed_and_is_a_table_again,
