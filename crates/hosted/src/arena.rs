@@ -9,9 +9,15 @@
 //! | and stored through | the same | a view that is out of reach outside windows |
 
 use std::io;
+#[cfg(target_arch = "x86_64")]
+use std::ops::Range;
 use std::ptr::NonNull;
 
+#[cfg(target_arch = "x86_64")]
+use kpkeys::Pkey;
 use kpkeys_pgtable::{PAGE_SIZE, PhysAddr};
+#[cfg(target_arch = "x86_64")]
+use rustix::mm::Advice;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 
 /// Memory that plays physical memory.
@@ -66,6 +72,22 @@ impl Arena {
         }?;
         let base = non_null(base)?;
         Ok(Arena { tables: base, alias: None, data: base, bytes })
+    }
+
+    /// An arena whose pages can be given keys of the host's, one by one: the host maps it by pages of this size whatever keys they have, so that
+    /// what differs with the keys is the keys alone.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new).
+    #[cfg(target_arch = "x86_64")]
+    pub fn keyed(pages: usize) -> io::Result<Arena> {
+        let arena = Self::new(pages)?;
+        let base = arena.tables.as_ptr().cast();
+        // SAFETY: the range is this arena's own mapping; the advice changes only how it is backed. A kernel without huge pages refuses it,
+        // and does not need it.
+        let _ = unsafe { rustix::mm::madvise(base, arena.bytes, Advice::LinuxNoHugepage) };
+        Ok(arena)
     }
 
     /// An arena whose tables and data have a view each; the tables' starts read-only.
@@ -160,6 +182,21 @@ impl Arena {
             (None, true) => self.set_protection(self.tables, READ_WRITE),
             (None, false) => self.set_protection(self.tables, MprotectFlags::READ),
         }
+    }
+
+    /// Gives pages a key of the host's.
+    ///
+    /// # Panics
+    ///
+    /// If the kernel refuses: going on would make every result worthless.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn set_key(&self, pages: Range<usize>, key: Pkey) {
+        assert!(pages.end <= self.pages(), "{pages:?} are not all in the arena");
+        // SAFETY: the pages are this arena's own mapping; no reference of Rust's claims that they can be accessed, as for protection.
+        let set = unsafe { crate::pku::set_key(self.tables, pages.clone(), key) };
+        set.unwrap_or_else(|error| {
+            panic!("Linux does not give {} pages key {}: {error}", pages.len(), key.number())
+        });
     }
 
     /// Makes the view that page tables are loaded through read-only, for ever. They are all stored through the alias by now.

@@ -22,6 +22,9 @@ pub type ArenaBackend<F> =
     Keyed<ArenaRegister<<F as HostedFormat>::Encoding>, <F as HostedFormat>::Encoding>;
 /// A machine that is timed.
 pub type Timed<F> = Hosted<F, MockBackend<F>, NoProbe>;
+/// A machine whose page tables have a key of the host's, so that a store to one outside a window is SIGSEGV, on any thread; with a probe.
+#[cfg(target_arch = "x86_64")]
+pub type OnKeys<F, P> = Hosted<F, kpkeys::pku::Pku, P, crate::tlb::HostKeys>;
 /// A machine whose events are counted.
 pub type Counted<F> = Hosted<F, MockBackend<F>, Counter>;
 /// A machine on which a stray store to a page table is SIGSEGV, and whose events are counted.
@@ -69,7 +72,7 @@ pub fn build<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<Timed<F>>> {
 /// As [`boot`].
 pub fn boot_measured<F: HostedFormat, B: Measured>(
     setup: Setup,
-) -> io::Result<Kernel<Hosted<F, B, NoProbe>>> {
+) -> io::Result<Kernel<Hosted<F, B, NoProbe, B::Tlb>>> {
     boot_with(setup, NoProbe)
 }
 
@@ -89,7 +92,7 @@ pub fn boot_counted<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<Counted<
 /// As [`boot`].
 pub fn boot_measured_counted<F: HostedFormat, B: Measured>(
     setup: Setup,
-) -> io::Result<Kernel<Hosted<F, B, Counter>>> {
+) -> io::Result<Kernel<Hosted<F, B, Counter, B::Tlb>>> {
     boot_with(setup, Counter::default())
 }
 
@@ -142,16 +145,20 @@ pub fn boot_guarded_pan<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<Guar
 fn boot_with<F: HostedFormat, B: Measured, P: Probe>(
     setup: Setup,
     probe: P,
-) -> io::Result<Kernel<Hosted<F, B, P>>> {
-    start(machine(setup, probe)?, setup)
+) -> io::Result<Kernel<Hosted<F, B, P, B::Tlb>>> {
+    let kernel = build_on(machine(setup, probe)?, setup)?;
+    kernel.machine().load_root(kernel.paging().kernel().frame());
+    kernel.enable_protection().map_err(io::Error::other)?;
+    Ok(kernel)
 }
 
 fn machine<F: HostedFormat, B: Measured, P: Probe>(
     setup: Setup,
     probe: P,
-) -> io::Result<Hosted<F, B, P>> {
-    let arena = Arc::new(Arena::new(setup.pages)?);
-    Ok(Hosted::new(arena, B::ready(), probe, setup.cpus))
+) -> io::Result<Hosted<F, B, P, B::Tlb>> {
+    let backend = B::ready()?;
+    let (arena, tlb) = B::memory(setup.pages)?;
+    Ok(Hosted::with_tlb(arena, backend, probe, tlb, setup.cpus))
 }
 
 fn start<M: Machine>(machine: M, setup: Setup) -> io::Result<Kernel<M>> {
