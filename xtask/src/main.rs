@@ -3,7 +3,7 @@
 //! `test` is the one gate that a contributor and CI both pass; it is a list of named steps
 //! ([`checks`]) handed to a runner that times and summarises them ([`step`]). `setup` installs what
 //! the steps need, `docs` builds the documentation for reading. On request: `trees` reads the device trees of a distribution's kernel,
-//! `overhead` counts what adapters cost, `exploits` takes over kernels with a faulty driver, `slurm` runs a campaign on a cluster of its own, `browser` opens a report in Chromium, `verify` runs models, proofs and planted faults, and
+//! `overhead` counts what adapters cost, `pku` runs the hosted machine where the CPU has keys for it, `exploits` takes over kernels with a faulty driver, `slurm` runs a campaign on a cluster of its own, `browser` opens a report in Chromium, `verify` runs models, proofs and planted faults, and
 //! `history` collects what the gate on instructions counted at each commit. `results` writes the pages of results from the runs that are kept.
 
 mod audit;
@@ -21,6 +21,7 @@ mod oldest;
 mod overhead;
 mod package;
 mod packages;
+mod pku;
 mod programs;
 mod requested;
 mod results;
@@ -76,6 +77,8 @@ enum Task {
     Trees(trees::Arguments),
     /// Run a static busybox of the distribution on the reference kernel, in every mode on both machines (fetches 2 MB, minutes)
     Programs,
+    /// Boot the distribution's kernel where PKU is, and run the hosted machine's tests and the command there (fetches 28 MB, minutes)
+    Pku,
     /// Run every exploit in every mode with every backend, on kernels with a faulty driver (minutes)
     Exploits,
     /// Check the protocol by a model, prove the arithmetic, and find planted faults (minutes; proofs need Z3)
@@ -99,6 +102,7 @@ fn main() -> ExitCode {
         Task::Tutorial => tutorial::run(),
         Task::Trees(arguments) => trees::run(&arguments),
         Task::Programs => programs::run(),
+        Task::Pku => pku::run(),
         Task::Exploits => requested::exploits(),
         Task::Verify(arguments) => verify::run(&arguments),
     };

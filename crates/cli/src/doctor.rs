@@ -18,6 +18,7 @@ use kpkeys_emulator::Target;
 use serde::Serialize;
 
 use crate::bench::cpu::measured;
+use crate::hypervisor;
 use crate::noise::{Disturbance, Settings};
 use cpu::Cpu;
 
@@ -126,6 +127,8 @@ fn examine() -> Report {
     let yama = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok();
 
     let mut findings = vec![cpu::mock_register(architecture, hwcap2())];
+    findings.extend(cpu::host_keys(architecture, cpu::leaf_7()));
+    findings.extend(cpu::emulated(hypervisor::emulator()));
     findings.push(limits::cpus(cpus));
     findings.push(limits::memory(memory));
     findings.extend(noise(Settings::read(measured(None).unwrap_or(0)).disturbances()));

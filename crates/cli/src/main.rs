@@ -12,6 +12,7 @@ mod doctor;
 mod emulated;
 mod estimate;
 mod history;
+mod hypervisor;
 mod instructions;
 mod noise;
 mod parts;

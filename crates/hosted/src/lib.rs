@@ -40,4 +40,4 @@ pub use boot::{
 };
 pub use counter::{Counter, Counts};
 pub use machine::{Hosted, HostedFormat};
-pub use switch_cost::{barrier_ns, switch_ns};
+pub use switch_cost::{barrier_ns, switch_ns, switch_ns_by};

@@ -14,7 +14,8 @@ use std::ptr::NonNull;
 use std::sync::OnceLock;
 
 use kpkeys::Pkey;
-use kpkeys::pku::{InitError, Pku};
+use kpkeys::pku::InitError;
+pub use kpkeys::pku::Pku;
 use kpkeys_pgtable::PAGE_SIZE;
 
 /// The keys that contexts manage.

@@ -1,25 +1,41 @@
-//! What a switch of the mock register, and its barrier alone, cost on this host.
+//! What a switch, and the barrier of the mock register alone, cost on this host.
 
+use std::io;
 use std::time::Instant;
 
-use kpkeys::Guard;
 use kpkeys::context::PageTables;
 use kpkeys::keyed::Keyed;
+use kpkeys::{Backend, Guard};
 
 use crate::machine::HostedFormat;
+use crate::parts::Measured;
 use crate::register::{MockRegister, context_barrier};
 
-/// Nanoseconds for one switch: a register write and its barrier. The least of several rounds, since noise only adds.
+/// Nanoseconds for one switch of the mock: a register write and its barrier. The least of several rounds, since noise only adds.
 pub fn switch_ns<F: HostedFormat>() -> f64 {
-    const ROUNDS: u32 = 20;
-    const WINDOWS: u32 = 20_000;
     let backend: Keyed<MockRegister, F::Encoding> = Keyed::new(MockRegister::detect());
     backend.reset();
+    of(&backend)
+}
+
+/// The same for a backend.
+///
+/// # Errors
+///
+/// Why this host does not have it.
+pub fn switch_ns_by<B: Measured>() -> io::Result<f64> {
+    Ok(of(&B::ready()?))
+}
+
+#[inline(always)]
+fn of<B: Backend>(backend: &B) -> f64 {
+    const ROUNDS: u32 = 20;
+    const WINDOWS: u32 = 20_000;
     let round = || {
         let start = Instant::now();
         for _ in 0..WINDOWS {
-            // SAFETY: the register protects nothing, and nothing runs in the window.
-            let guard: Guard<'_, _, PageTables> = unsafe { Guard::enter(&backend) };
+            // SAFETY: the only window of this thread, and nothing runs in it.
+            let guard: Guard<'_, _, PageTables> = unsafe { Guard::enter(backend) };
             drop(guard);
         }
         start.elapsed().as_nanos() as f64 / f64::from(2 * WINDOWS)
