@@ -7,6 +7,9 @@
 //! |---|---|---|
 //! | page tables are loaded through | a view that is read-only outside windows | a view that is read-only, once [sealed](Arena::seal) |
 //! | and stored through | the same | a view that is out of reach outside windows |
+//!
+//! A view is closed by its protection, which is the whole process's and takes a system call; or, where the host has keys for user pages, by a key that
+//! all of it has, which is each thread's and takes an instruction.
 
 use std::io;
 #[cfg(target_arch = "x86_64")]
@@ -14,7 +17,11 @@ use std::ops::Range;
 use std::ptr::NonNull;
 
 #[cfg(target_arch = "x86_64")]
-use kpkeys::Pkey;
+use kpkeys::context::PageTables;
+#[cfg(target_arch = "x86_64")]
+use kpkeys::pku::Pku;
+#[cfg(target_arch = "x86_64")]
+use kpkeys::{Backend, Pkey};
 use kpkeys_pgtable::{PAGE_SIZE, PhysAddr};
 #[cfg(target_arch = "x86_64")]
 use rustix::mm::Advice;
@@ -28,6 +35,17 @@ pub struct Arena {
     alias: Option<NonNull<u8>>,
     data: NonNull<u8>,
     bytes: usize,
+    guard: Guard,
+}
+
+/// What closes the view that tables are stored through, if something does.
+#[derive(Clone, Copy, Debug)]
+enum Guard {
+    /// Its protection.
+    Protection,
+    /// The key of page tables, which each of its pages has.
+    #[cfg(target_arch = "x86_64")]
+    Key(Pku),
 }
 
 // SAFETY: the arena is memory at fixed addresses, owned until it is dropped; what threads may do with its contents at once is
@@ -71,7 +89,7 @@ impl Arena {
             )
         }?;
         let base = non_null(base)?;
-        Ok(Arena { tables: base, alias: None, data: base, bytes })
+        Ok(Arena { tables: base, alias: None, data: base, bytes, guard: Guard::Protection })
     }
 
     /// An arena whose pages can be given keys of the host's, one by one: the host maps it by pages of this size whatever keys they have, so that
@@ -97,6 +115,22 @@ impl Arena {
     /// What the kernel says if it refuses the memory or the addresses.
     pub fn guarded(pages: usize) -> io::Result<Arena> {
         Self::of_views(pages, None, ProtFlags::READ, false)
+    }
+
+    /// [`guarded`](Self::guarded), by the best the host has: where it has keys for user pages the tables' view is closed for each thread by itself.
+    ///
+    /// # Errors
+    ///
+    /// As for [`guarded`](Self::guarded).
+    pub fn well_guarded(pages: usize) -> io::Result<Arena> {
+        #[cfg(target_arch = "x86_64")]
+        if let Ok(keys) = crate::pku::ready() {
+            let mut arena = Self::of_views(pages, None, READ_WRITE, false)?;
+            arena.set_key(0..pages, Pkey::PAGE_TABLES);
+            arena.guard = Guard::Key(keys);
+            return Ok(arena);
+        }
+        Self::guarded(pages)
     }
 
     /// The same with the tables' view where the caller says: for code that takes a physical address for a pointer.
@@ -144,6 +178,7 @@ impl Arena {
             alias: alias.then(|| non_null(view(ProtFlags::empty())?)).transpose()?,
             data: non_null(view(READ_WRITE)?)?,
             bytes,
+            guard: Guard::Protection,
         })
     }
 
@@ -173,8 +208,28 @@ impl Arena {
         self.bytes / PAGE_SIZE as usize
     }
 
-    /// Lets this process store to page tables, or not: opens or closes the view for it.
+    /// Lets this process, or the calling thread if the guard is a key, store to page tables, or not: opens or closes the view for it.
     pub(crate) fn set_tables_writable(&self, writable: bool) {
+        match self.guard {
+            Guard::Protection => self.set_tables_protection(writable),
+            // SAFETY: a register that stands for a protection register is being opened, by whoever keeps its contract.
+            #[cfg(target_arch = "x86_64")]
+            Guard::Key(keys) if writable => unsafe { keys.enter::<PageTables>() },
+            #[cfg(target_arch = "x86_64")]
+            Guard::Key(keys) => keys.reset(),
+        }
+    }
+
+    /// Ends the guard: anything may store to page tables from now on.
+    pub(crate) fn unguard(&self) {
+        match self.guard {
+            Guard::Protection => self.set_tables_protection(true),
+            #[cfg(target_arch = "x86_64")]
+            Guard::Key(_) => self.set_key(0..self.pages(), Pkey::DEFAULT),
+        }
+    }
+
+    fn set_tables_protection(&self, writable: bool) {
         const READ_WRITE: MprotectFlags = MprotectFlags::READ.union(MprotectFlags::WRITE);
         match (self.alias, writable) {
             (Some(alias), true) => self.set_protection(alias, READ_WRITE),

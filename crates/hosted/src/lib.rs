@@ -40,4 +40,6 @@ pub use boot::{
 };
 pub use counter::{Counter, Counts};
 pub use machine::{Hosted, HostedFormat};
+#[cfg(target_arch = "x86_64")]
+pub use switch_cost::key_change_ns;
 pub use switch_cost::{barrier_ns, switch_ns, switch_ns_by};

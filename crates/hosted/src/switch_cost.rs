@@ -43,6 +43,30 @@ fn of<B: Backend>(backend: &B) -> f64 {
     (0..ROUNDS).map(|_| round()).fold(f64::INFINITY, f64::min)
 }
 
+/// Nanoseconds for one change of a page's key, which is a system call to the host; measured likewise, on a page among others of its key.
+///
+/// # Errors
+///
+/// Why this host has no keys, or no memory.
+#[cfg(target_arch = "x86_64")]
+pub fn key_change_ns() -> io::Result<f64> {
+    use kpkeys::Pkey;
+    const ROUNDS: u32 = 20;
+    const CHANGES: usize = 1_000;
+    const PAGES: usize = 512;
+    crate::pku::check()?;
+    let arena = crate::arena::Arena::keyed(PAGES)?;
+    let round = || {
+        let start = Instant::now();
+        for change in 0..CHANGES {
+            let key = if change % 2 == 0 { Pkey::PAGE_TABLES } else { Pkey::DEFAULT };
+            arena.set_key(PAGES / 2..PAGES / 2 + 1, key);
+        }
+        start.elapsed().as_nanos() as f64 / CHANGES as f64
+    };
+    Ok((0..ROUNDS).map(|_| round()).fold(f64::INFINITY, f64::min))
+}
+
 /// Nanoseconds for the barrier of a switch alone, measured likewise.
 pub fn barrier_ns() -> f64 {
     const ROUNDS: u32 = 20;

@@ -83,11 +83,12 @@ impl HostBackend {
     pub fn caveat(self) -> Option<String> {
         match self {
             HostBackend::Mock => None,
-            HostBackend::Pku => Some(
-                "backend pku: the host is told of each changed key by a system call, which the times contain: `unbatched` and `batched` change the key of each page-table page \
-                 that is allocated or freed, `fused-lean` and `fused` that of a block of the pool, before anything is timed as a rule (--counts has key_changes)"
-                    .to_owned(),
-            ),
+            HostBackend::Pku => Some(format!(
+                "backend pku: the host is told of each changed key by a system call ({}), which the times contain: `unbatched` and `batched` change the key of each \
+                 page-table page that is allocated or freed, `fused-lean` and `fused` that of a block of the pool, before anything is timed as a rule (--counts has \
+                 key_changes)",
+                pku::key_change()
+            )),
         }
     }
 }
@@ -104,6 +105,13 @@ mod pku {
     pub fn switch_ns() -> Result<f64> {
         Ok(kpkeys_hosted::switch_ns_by::<Pku>()?)
     }
+
+    pub fn key_change() -> String {
+        match kpkeys_hosted::key_change_ns() {
+            Ok(ns) => format!("{ns:.0} ns here"),
+            Err(error) => error.to_string(),
+        }
+    }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -116,6 +124,10 @@ mod pku {
 
     pub fn switch_ns() -> Result<f64> {
         bail!("backend pku is x86-64's")
+    }
+
+    pub fn key_change() -> String {
+        "not measured".to_owned()
     }
 }
 

@@ -3,6 +3,7 @@
 //! Where this CPU has no such keys nothing can be shown, and each test says so; `cargo xtask pku` runs them where there are.
 #![cfg(target_arch = "x86_64")]
 
+mod guarded;
 mod keys;
 mod signals;
 mod stray;
