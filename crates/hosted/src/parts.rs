@@ -62,7 +62,7 @@ impl<E: Encoding + Send + Sync> Measured for Keyed<MockRegister, E> {
 
 #[cfg(target_arch = "x86_64")]
 impl Measured for kpkeys::pku::Pku {
-    type Tlb = crate::tlb::HostKeys;
+    type Tlb = crate::pku::HostKeys;
 
     fn ready() -> io::Result<Self> {
         Ok(crate::pku::ready()?)
@@ -70,7 +70,7 @@ impl Measured for kpkeys::pku::Pku {
 
     fn memory(pages: usize) -> io::Result<(Arc<Arena>, Self::Tlb)> {
         let arena = Arc::new(Arena::keyed(pages)?);
-        Ok((arena.clone(), crate::tlb::HostKeys::new(arena)))
+        Ok((arena.clone(), crate::pku::HostKeys::new(arena)))
     }
 }
 

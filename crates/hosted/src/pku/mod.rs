@@ -2,10 +2,12 @@
 //!
 //! A page-table page of the machine is then protected as in a kernel: by a key that the CPU checks at each store, and a window is the real
 //! instruction. What differs is who holds the entry with the key: the host's page tables, which follow the machine's linear map
-//! ([`HostKeys`](crate::tlb::HostKeys)), by a system call for each change.
+//! ([`HostKeys`]), by a system call for each change.
 //!
 //! Keys belong to a process. Contexts know them by number, so this process must be given those very numbers: the lowest that are free, as
 //! Linux gives them out (`pkeys(7)`).
+
+mod host_keys;
 
 use std::fmt;
 use std::io;
@@ -13,6 +15,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 
+pub use host_keys::HostKeys;
 use kpkeys::Pkey;
 use kpkeys::pku::InitError;
 pub use kpkeys::pku::Pku;
