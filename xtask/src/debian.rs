@@ -34,9 +34,12 @@ impl Apt {
         Ok(apt)
     }
 
-    /// What a package depends on, as apt prints it.
-    pub fn dependencies(&self, package: &str) -> Result<String> {
-        command::output(&mut self.command("apt-cache", &["depends", package]))
+    /// The package of the newest kernel, which one that has nothing else in it depends on.
+    pub fn newest_kernel(&self, package: &str) -> Result<String> {
+        let depends = command::output(&mut self.command("apt-cache", &["depends", package]))?;
+        let kernel =
+            kernel_in(&depends).with_context(|| format!("{package} depends on no kernel"))?;
+        Ok(kernel.to_owned())
     }
 
     /// The files of a package: the folder they are unpacked in.
@@ -83,4 +86,23 @@ fn downloaded(folder: &Path, package: &str) -> Result<PathBuf> {
 
 fn path(path: &Path) -> Result<&str> {
     path.to_str().context("a path that is no text")
+}
+
+/// The first dependency that is a kernel.
+fn kernel_in(depends: &str) -> Option<&str> {
+    depends.lines().find_map(|line| {
+        line.trim().strip_prefix("Depends: ").filter(|name| name.starts_with("linux-image-"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_is_what_the_newest_depends_on() {
+        let depends = "linux-image-arm64\n  Depends: linux-image-6.1.0-1-arm64\n  Conflicts: x\n";
+        assert_eq!(kernel_in(depends), Some("linux-image-6.1.0-1-arm64"));
+        assert_eq!(kernel_in("linux-image-arm64\n  Depends: linux-base\n"), None);
+    }
 }

@@ -3,7 +3,7 @@
 //! `test` is the one gate that a contributor and CI both pass; it is a list of named steps
 //! ([`checks`]) handed to a runner that times and summarises them ([`step`]). `setup` installs what
 //! the steps need, `docs` builds the documentation for reading. On request: `trees` reads the device trees of a distribution's kernel,
-//! `overhead` counts what adapters cost, `exploits` takes over kernels with a faulty driver, `hosts` runs the command on arm64 Linux, `slurm` runs a campaign on a cluster of its own, `browser` opens a report in Chromium, `verify` runs models, proofs and planted faults, and
+//! `overhead` counts what adapters cost, `pku` runs the hosted machine where the CPU has keys for it, `exploits` takes over kernels with a faulty driver, `hosts` runs the command on arm64 Linux, `slurm` runs a campaign on a cluster of its own, `browser` opens a report in Chromium, `verify` runs models, proofs and planted faults, and
 //! `history` collects what the gate on instructions counted at each commit. `results` writes the pages of results from the runs that are kept.
 
 mod audit;
@@ -23,6 +23,7 @@ mod oldest;
 mod overhead;
 mod package;
 mod packages;
+mod pku;
 mod programs;
 mod requested;
 mod results;
@@ -80,6 +81,8 @@ enum Task {
     Programs,
     /// Build the command for arm64 Linux, run it and the tests of the machine in a process, by QEMU's user mode (Debian's packages, minutes)
     Hosts,
+    /// Boot the distribution's kernel where PKU is, and run the hosted machine's tests and the command there (fetches 28 MB, minutes)
+    Pku,
     /// Run every exploit in every mode with every backend, on kernels with a faulty driver (minutes)
     Exploits,
     /// Boot machines with 64 CPUs, with CPU models that people have, and soak for ten minutes each (an hour and a half)
@@ -106,6 +109,7 @@ fn main() -> ExitCode {
         Task::Trees(arguments) => trees::run(&arguments),
         Task::Programs => programs::run(),
         Task::Hosts => hosts::run(),
+        Task::Pku => pku::run(),
         Task::Exploits => requested::exploits(),
         Task::Machines(arguments) => machines::run(&arguments),
         Task::Verify(arguments) => verify::run(&arguments),

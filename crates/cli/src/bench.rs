@@ -7,6 +7,7 @@
 //! | `planted` | a slowdown planted on purpose, in builds that ask for it |
 //! | [`turns`] | the workers of a row, which take turns |
 //! | [`cpu`] | the CPU that is measured on |
+//! | [`backend`] | what windows are opened by in a process |
 //! | [`worker`] | one row in one mode, or the rows of one trace, in a process of its own: prints records |
 //! | [`traced`] | the rows that replay a trace |
 //! | [`results`] | where records are kept, and how a killed run goes on |
@@ -17,6 +18,7 @@
 //! | [`machine`] | what this machine is |
 //! | [`mod@list`] | the rows, each with what it does |
 
+mod backend;
 pub mod cpu;
 mod header;
 pub mod interleave;
@@ -57,6 +59,7 @@ Examples:
   kpkeys bench --compare results              beside an earlier run
   kpkeys bench --trace make.trace             a recorded command's memory management
   kpkeys bench --layouts 4 --out epyc         how far it depends on where the code lies
+  kpkeys bench --backend pku                  by the CPU's keys for user pages: the real instruction, and it protects
   kpkeys bench --on qemu-aarch64              instructions and counts in an emulator";
 
 /// The options of `kpkeys bench`.
@@ -66,7 +69,7 @@ pub struct Options {
     /// Where to run: host, or in the reference kernel on qemu-x86_64 or qemu-aarch64
     #[arg(long, default_value = "host", value_name = "WHERE")]
     on: String,
-    /// How windows are opened: mock on the host; pks or smap (x86-64), pan or poe (arm64), mock or none in an emulator [default: the best there is]
+    /// How windows are opened: mock or pku on the host [default: mock]; pks or smap (x86-64), pan or poe (arm64), mock or none in an emulator [default: the best there is]
     #[arg(long, value_name = "BACKEND")]
     backend: Option<String>,
     /// Entry format of the page tables on the host: aarch64 (as the series) or x86_64 [default: aarch64]
@@ -140,7 +143,7 @@ pub fn run(options: &Options) -> Result<bool> {
         list::write(&mut io::stdout().lock(), &plan.rows)?;
         return Ok(true);
     }
-    if plan.place == plan::Place::Host {
+    if plan.place.host().is_some() {
         advise(plan.cpu);
     }
     let runner = run::Machine::new(&plan)?;
@@ -169,7 +172,7 @@ pub fn run(options: &Options) -> Result<bool> {
         parts::write(&results.recording()?, options.format)?;
         return Ok(told(&table));
     }
-    let counts = options.counts || plan.place != plan::Place::Host;
+    let counts = options.counts || plan.place.host().is_none();
     let screen = render::Screen::of_stdout();
     render::write_results(&mut io::stdout().lock(), &table, options.format, counts, screen)?;
     Ok(told(&table))

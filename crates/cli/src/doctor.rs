@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use crate::bench::cpu::measured;
 use crate::host;
+use crate::hypervisor;
 use crate::noise::{Disturbance, Settings};
 use cpu::Cpu;
 
@@ -130,6 +131,8 @@ fn examine() -> Report {
     let uname = rustix::system::uname();
 
     let mut findings = vec![cpu::mock_register(architecture, hwcap2())];
+    findings.extend(cpu::host_keys(architecture, cpu::leaf_7()));
+    findings.extend(cpu::emulated(hypervisor::emulator()));
     findings.push(limits::cpus(cpus));
     findings.push(limits::memory(memory));
     findings.extend(noise(Settings::read(measured(None).unwrap_or(0)).disturbances()));

@@ -14,6 +14,7 @@ mod emulated;
 mod estimate;
 mod history;
 mod host;
+mod hypervisor;
 mod instructions;
 mod noise;
 mod parts;

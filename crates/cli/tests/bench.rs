@@ -52,6 +52,25 @@ fn the_json_object_has_the_promised_fields() {
     assert!(row["modes"]["aa"]["effect_pct"].is_f64());
 }
 
+/// Where this machine has keys for user pages they are used; elsewhere the refusal says what is missing and what works.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn keys_for_user_pages_are_used_or_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let asked = ["--backend", "pku", "--format", "json"];
+    let output = short_run(&folder.path().join("new"), &asked);
+    let Err(missing) = kpkeys_hosted::pku::check() else {
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let table: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+        assert_eq!(table["backend"], "pku");
+        return;
+    };
+    let told = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains(&missing.to_string()) && told.contains("--backend mock"), "{told}");
+    assert!(output.stdout.is_empty());
+}
+
 #[test]
 fn progress_stays_out_of_pipes() {
     let folder = tempfile::tempdir().unwrap();
@@ -66,7 +85,7 @@ fn unknown_names_are_refused_with_the_valid_ones() {
     for (arguments, expected) in [
         (["--rows", "frok"], "fork: h:1"),
         (["--modes", "fast"], "off, unbatched, batched, fused-lean, fused"),
-        (["--backend", "pku"], "mock"),
+        (["--backend", "pks"], "mock, pku"),
         (["--on", "mars"], "host, qemu-x86_64, qemu-aarch64"),
         (["--paging", "riscv"], "aarch64, x86_64"),
         (["--compare", "v4"], "v5-amended"),

@@ -7,11 +7,24 @@
 //! |---|---|---|
 //! | page tables are loaded through | a view that is read-only outside windows | a view that is read-only, once [sealed](Arena::seal) |
 //! | and stored through | the same | a view that is out of reach outside windows |
+//!
+//! A view is closed by its protection, which is the whole process's and takes a system call; or, where the host has keys for user pages, by a key that
+//! all of it has, which is each thread's and takes an instruction.
 
 use std::io;
+#[cfg(target_arch = "x86_64")]
+use std::ops::Range;
 use std::ptr::NonNull;
 
+#[cfg(target_arch = "x86_64")]
+use kpkeys::context::PageTables;
+#[cfg(target_arch = "x86_64")]
+use kpkeys::pku::Pku;
+#[cfg(target_arch = "x86_64")]
+use kpkeys::{Backend, Pkey};
 use kpkeys_pgtable::{PAGE_SIZE, PhysAddr};
+#[cfg(target_arch = "x86_64")]
+use rustix::mm::Advice;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 
 use crate::shared;
@@ -24,6 +37,17 @@ pub struct Arena {
     alias: Option<NonNull<u8>>,
     data: NonNull<u8>,
     bytes: usize,
+    guard: Guard,
+}
+
+/// What closes the view that tables are stored through, if something does.
+#[derive(Clone, Copy, Debug)]
+enum Guard {
+    /// Its protection.
+    Protection,
+    /// The key of page tables, which each of its pages has.
+    #[cfg(target_arch = "x86_64")]
+    Key(Pku),
 }
 
 // SAFETY: the arena is memory at fixed addresses, owned until it is dropped; what threads may do with its contents at once is
@@ -67,7 +91,23 @@ impl Arena {
             )
         }?;
         let base = non_null(base)?;
-        Ok(Arena { tables: base, alias: None, data: base, bytes })
+        Ok(Arena { tables: base, alias: None, data: base, bytes, guard: Guard::Protection })
+    }
+
+    /// An arena whose pages can be given keys of the host's, one by one: the host maps it by pages of this size whatever keys they have, so that
+    /// what differs with the keys is the keys alone.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new).
+    #[cfg(target_arch = "x86_64")]
+    pub fn keyed(pages: usize) -> io::Result<Arena> {
+        let arena = Self::new(pages)?;
+        let base = arena.tables.as_ptr().cast();
+        // SAFETY: the range is this arena's own mapping; the advice changes only how it is backed. A kernel without huge pages refuses it,
+        // and does not need it.
+        let _ = unsafe { rustix::mm::madvise(base, arena.bytes, Advice::LinuxNoHugepage) };
+        Ok(arena)
     }
 
     /// An arena whose tables and data have a view each; the tables' starts read-only.
@@ -77,6 +117,22 @@ impl Arena {
     /// What the kernel says if it refuses the memory or the addresses.
     pub fn guarded(pages: usize) -> io::Result<Arena> {
         Self::of_views(pages, None, ProtFlags::READ, false)
+    }
+
+    /// [`guarded`](Self::guarded), by the best the host has: where it has keys for user pages the tables' view is closed for each thread by itself.
+    ///
+    /// # Errors
+    ///
+    /// As for [`guarded`](Self::guarded).
+    pub fn well_guarded(pages: usize) -> io::Result<Arena> {
+        #[cfg(target_arch = "x86_64")]
+        if let Ok(keys) = crate::pku::ready() {
+            let mut arena = Self::of_views(pages, None, READ_WRITE, false)?;
+            arena.set_key(0..pages, Pkey::PAGE_TABLES);
+            arena.guard = Guard::Key(keys);
+            return Ok(arena);
+        }
+        Self::guarded(pages)
     }
 
     /// The same with the tables' view where the caller says: for code that takes a physical address for a pointer.
@@ -117,6 +173,7 @@ impl Arena {
             alias: alias.then(|| non_null(view(ProtFlags::empty())?)).transpose()?,
             data: non_null(view(READ_WRITE)?)?,
             bytes,
+            guard: Guard::Protection,
         })
     }
 
@@ -146,8 +203,28 @@ impl Arena {
         self.bytes / PAGE_SIZE as usize
     }
 
-    /// Lets this process store to page tables, or not: opens or closes the view for it.
+    /// Lets this process, or the calling thread if the guard is a key, store to page tables, or not: opens or closes the view for it.
     pub(crate) fn set_tables_writable(&self, writable: bool) {
+        match self.guard {
+            Guard::Protection => self.set_tables_protection(writable),
+            // SAFETY: a register that stands for a protection register is being opened, by whoever keeps its contract.
+            #[cfg(target_arch = "x86_64")]
+            Guard::Key(keys) if writable => unsafe { keys.enter::<PageTables>() },
+            #[cfg(target_arch = "x86_64")]
+            Guard::Key(keys) => keys.reset(),
+        }
+    }
+
+    /// Ends the guard: anything may store to page tables from now on.
+    pub(crate) fn unguard(&self) {
+        match self.guard {
+            Guard::Protection => self.set_tables_protection(true),
+            #[cfg(target_arch = "x86_64")]
+            Guard::Key(_) => self.set_key(0..self.pages(), Pkey::DEFAULT),
+        }
+    }
+
+    fn set_tables_protection(&self, writable: bool) {
         const READ_WRITE: MprotectFlags = MprotectFlags::READ.union(MprotectFlags::WRITE);
         match (self.alias, writable) {
             (Some(alias), true) => self.set_protection(alias, READ_WRITE),
@@ -155,6 +232,21 @@ impl Arena {
             (None, true) => self.set_protection(self.tables, READ_WRITE),
             (None, false) => self.set_protection(self.tables, MprotectFlags::READ),
         }
+    }
+
+    /// Gives pages a key of the host's.
+    ///
+    /// # Panics
+    ///
+    /// If the kernel refuses: going on would make every result worthless.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn set_key(&self, pages: Range<usize>, key: Pkey) {
+        assert!(pages.end <= self.pages(), "{pages:?} are not all in the arena");
+        // SAFETY: the pages are this arena's own mapping; no reference of Rust's claims that they can be accessed, as for protection.
+        let set = unsafe { crate::pku::set_key(self.tables, pages.clone(), key) };
+        set.unwrap_or_else(|error| {
+            panic!("Linux does not give {} pages key {}: {error}", pages.len(), key.number())
+        });
     }
 
     /// Makes the view that page tables are loaded through read-only, for ever. They are all stored through the alias by now.

@@ -20,8 +20,13 @@ pub type MockBackend<F> = Keyed<MockRegister, <F as HostedFormat>::Encoding>;
 /// A backend whose windows are real to this process.
 pub type ArenaBackend<F> =
     Keyed<ArenaRegister<<F as HostedFormat>::Encoding>, <F as HostedFormat>::Encoding>;
+/// A machine whose backend's cost is measured, with a probe.
+pub type Measuring<F, B, P> = Hosted<F, B, P, <B as Measured>::Tlb>;
 /// A machine that is timed.
 pub type Timed<F> = Hosted<F, MockBackend<F>, NoProbe>;
+/// A machine whose page tables have a key of the host's, so that a store to one outside a window is SIGSEGV, on any thread; with a probe.
+#[cfg(target_arch = "x86_64")]
+pub type OnKeys<F, P> = Measuring<F, kpkeys::pku::Pku, P>;
 /// A machine whose events are counted.
 pub type Counted<F> = Hosted<F, MockBackend<F>, Counter>;
 /// A machine on which a stray store to a page table is SIGSEGV, and whose events are counted.
@@ -69,7 +74,7 @@ pub fn build<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<Timed<F>>> {
 /// As [`boot`].
 pub fn boot_measured<F: HostedFormat, B: Measured>(
     setup: Setup,
-) -> io::Result<Kernel<Hosted<F, B, NoProbe>>> {
+) -> io::Result<Kernel<Measuring<F, B, NoProbe>>> {
     boot_with(setup, NoProbe)
 }
 
@@ -89,23 +94,23 @@ pub fn boot_counted<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<Counted<
 /// As [`boot`].
 pub fn boot_measured_counted<F: HostedFormat, B: Measured>(
     setup: Setup,
-) -> io::Result<Kernel<Hosted<F, B, Counter>>> {
+) -> io::Result<Kernel<Measuring<F, B, Counter>>> {
     boot_with(setup, Counter::default())
 }
 
-/// Boots a machine on which a store to a page table outside a window is SIGSEGV. It is for one thread.
+/// Boots a machine on which a store to a page table outside a window is SIGSEGV, by a key if the host has keys for user pages. It is for one thread.
 ///
 /// # Errors
 ///
 /// As [`boot`].
 pub fn boot_guarded<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<Guarded<F>>> {
-    let arena = Arc::new(Arena::guarded(setup.pages)?);
+    let arena = Arc::new(Arena::well_guarded(setup.pages)?);
     let backend: ArenaBackend<F> = Keyed::new(ArenaRegister::new(arena.clone()));
     if setup.config.mode.protects() {
         backend.reset();
     } else {
         // Mode `off` opens no windows: its tables are as writable as anything.
-        arena.set_tables_writable(true);
+        arena.unguard();
     }
     start(Hosted::new(arena, backend, Counter::default(), setup.cpus), setup)
 }
@@ -142,16 +147,20 @@ pub fn boot_guarded_pan<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<Guar
 fn boot_with<F: HostedFormat, B: Measured, P: Probe>(
     setup: Setup,
     probe: P,
-) -> io::Result<Kernel<Hosted<F, B, P>>> {
-    start(machine(setup, probe)?, setup)
+) -> io::Result<Kernel<Measuring<F, B, P>>> {
+    let kernel = build_on(machine(setup, probe)?, setup)?;
+    kernel.machine().load_root(kernel.paging().kernel().frame());
+    kernel.enable_protection().map_err(io::Error::other)?;
+    Ok(kernel)
 }
 
 fn machine<F: HostedFormat, B: Measured, P: Probe>(
     setup: Setup,
     probe: P,
-) -> io::Result<Hosted<F, B, P>> {
-    let arena = Arc::new(Arena::new(setup.pages)?);
-    Ok(Hosted::new(arena, B::ready(), probe, setup.cpus))
+) -> io::Result<Measuring<F, B, P>> {
+    let backend = B::ready()?;
+    let (arena, tlb) = B::memory(setup.pages)?;
+    Ok(Hosted::with_tlb(arena, backend, probe, tlb, setup.cpus))
 }
 
 fn start<M: Machine>(machine: M, setup: Setup) -> io::Result<Kernel<M>> {

@@ -10,11 +10,12 @@
 //! | a CPU | a thread | [`cpu`] |
 //! | whether a CPU is in a gate | a flag of the thread's, waited for by `membarrier`, where there is none by fences | `gates` |
 //! | barriers for kernel entries | the nearest fences of the host (x86-64: MFENCE, LFENCE; arm64: DSB ISHST, ISB) | [`machine`] |
-//! | TLB maintenance | counted, not executed | [`machine`] |
+//! | TLB maintenance | counted, not executed; with keys of the host's, when the host is told of a changed key | [`machine`], [`tlb`] |
 //! | protection, whole or in parts | backends that leave out a part of it, for measuring | [`parts`] |
 //! | the MMU | a model that translates an address or says which fault it raises | [`mmu`] |
 //! | the host kernel itself, for scale | its own fork and munmap, on Linux | [`linux`] |
 //! | a CPU's time | the thread's CPU time | [`clock`] |
+//! | keys that the CPU checks | where it has keys for user pages: the same, checked by the same means | `pku` |
 //! | faults on stray stores | in the test mode: page tables are read-only to the process outside windows, and a stray store is SIGSEGV | [`register`] |
 
 pub mod arena;
@@ -28,9 +29,12 @@ pub mod linux;
 pub mod machine;
 pub mod mmu;
 pub mod parts;
+#[cfg(target_arch = "x86_64")]
+pub mod pku;
 pub mod register;
 mod shared;
 mod switch_cost;
+pub mod tlb;
 
 pub use boot::{
     Setup, boot, boot_counted, boot_counted_pan, boot_guarded, boot_guarded_pan, boot_measured,
@@ -38,4 +42,6 @@ pub use boot::{
 };
 pub use counter::{Counter, Counts};
 pub use machine::{Hosted, HostedFormat};
-pub use switch_cost::{barrier_ns, switch_ns};
+#[cfg(target_arch = "x86_64")]
+pub use switch_cost::key_change_ns;
+pub use switch_cost::{barrier_ns, switch_ns, switch_ns_by};

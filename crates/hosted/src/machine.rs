@@ -12,6 +12,7 @@ use kpkeys_pgtable::{Entry, Flush, Format, Machine, Memory, PhysAddr, Probe, Vir
 
 use crate::arena::{Arena, Views};
 use crate::register::{context_barrier, store_barrier};
+use crate::tlb::{NoTlb, Tlb};
 use crate::{cpu, gates, mmu};
 
 /// Where physical memory starts. Not zero, so that a forgotten base shows.
@@ -48,12 +49,13 @@ impl HostedFormat for Aarch64 {
 
 /// A machine in this process.
 #[derive(Debug)]
-pub struct Hosted<F, B, P> {
+pub struct Hosted<F, B, P, T = NoTlb> {
     /// Of the arena, which lives as long.
     views: Views,
     arena: Arc<Arena>,
     backend: B,
     probe: P,
+    tlb: T,
     cpus: usize,
     gates: gates::Gates,
     anchor: Anchor,
@@ -65,11 +67,19 @@ pub struct Hosted<F, B, P> {
 impl<F: HostedFormat, B: Backend, P: Probe> Hosted<F, B, P> {
     /// A machine whose physical memory is `arena`, with CPUs for up to `cpus` threads.
     pub fn new(arena: Arc<Arena>, backend: B, probe: P, cpus: usize) -> Self {
+        Hosted::with_tlb(arena, backend, probe, NoTlb, cpus)
+    }
+}
+
+impl<F: HostedFormat, B: Backend, P: Probe, T: Tlb> Hosted<F, B, P, T> {
+    /// The same, with something that keeps translations.
+    pub fn with_tlb(arena: Arc<Arena>, backend: B, probe: P, tlb: T, cpus: usize) -> Self {
         Hosted {
             views: arena.views(MEMORY_START),
             arena,
             backend,
             probe,
+            tlb,
             cpus: cpus.max(1),
             gates: gates::Gates::new(cpus.max(1)),
             anchor: Anchor::new(),
@@ -101,12 +111,19 @@ impl<F: HostedFormat, B: Backend, P: Probe> Hosted<F, B, P> {
     }
 }
 
+impl<F: HostedFormat, B: Backend + Sync, P: Probe, T: Tlb> Hosted<F, B, P, T> {
+    /// The kernel's tables are those with this root from now on: what a kernel does by loading its root register.
+    pub fn load_root(&self, root: PhysAddr) {
+        self.tlb.load(self, root);
+    }
+}
+
 // SAFETY: all views cover every frame of `memory`, page-aligned, for as long as the arena lives, which this machine owns. Tables
 // are always readable; they are writable always, or in the guarded arena while a window is open, through the view that is for
-// that. The fences are the nearest the
-// host has, and stand for barriers that nothing here depends on: there is no table walker but software, on coherent memory. There are
-// no TLBs. CPU numbers are the threads', whose uniqueness `cpu::become_cpu` asks for.
-unsafe impl<F: HostedFormat, B: Backend + Sync, P: Probe> Machine for Hosted<F, B, P> {
+// that; or, where the host has keys, unless their page has one, and then by a thread with a window open. The fences are the nearest the
+// host has, and stand for barriers that nothing here depends on: there is no table walker but software, on coherent memory. What there is of a
+// TLB, `flush_tlb` makes anew for all threads before it returns. CPU numbers are the threads', whose uniqueness `cpu::become_cpu` asks for.
+unsafe impl<F: HostedFormat, B: Backend + Sync, P: Probe, T: Tlb> Machine for Hosted<F, B, P, T> {
     type Format = F;
     type Backend = B;
     type Probe = P;
@@ -182,8 +199,9 @@ unsafe impl<F: HostedFormat, B: Backend + Sync, P: Probe> Machine for Hosted<F, 
     }
 
     #[inline(always)]
-    fn flush_tlb(&self, _flush: Flush) {
-        // There is no TLB to maintain. `Paging` has counted the flush.
+    fn flush_tlb(&self, flush: Flush) {
+        // `Paging` has counted it.
+        self.tlb.flush(self, flush);
     }
 
     #[inline(always)]

@@ -10,30 +10,79 @@
 //! Each is a type, so that a machine by one of them is another instance of the same generic code, and the others have no trace of it. They
 //! are here and nowhere else: a kernel cannot be built with them.
 
+use std::io;
+use std::sync::Arc;
+
 use kpkeys::encoding::Encoding;
 use kpkeys::keyed::Keyed;
 pub use kpkeys::null::Null;
 use kpkeys::{Backend, Context, Saved, Scheme};
 
+use crate::arena::Arena;
 use crate::register::MockRegister;
+use crate::tlb::{NoTlb, Tlb};
 
 /// A backend whose cost is measured.
 pub trait Measured: Backend + Sync + Sized {
+    /// What its machine keeps of translations.
+    type Tlb: Tlb;
+
     /// The backend, outside of windows on the calling CPU.
-    fn ready() -> Self;
+    ///
+    /// # Errors
+    ///
+    /// Why this host does not have it.
+    fn ready() -> io::Result<Self>;
+
+    /// Memory for its machine, and what is kept of translations to it.
+    ///
+    /// # Errors
+    ///
+    /// The host has no memory for the arena.
+    fn memory(pages: usize) -> io::Result<(Arc<Arena>, Self::Tlb)>;
+}
+
+fn unguarded(pages: usize) -> io::Result<(Arc<Arena>, NoTlb)> {
+    Ok((Arc::new(Arena::new(pages)?), NoTlb))
 }
 
 impl<E: Encoding + Send + Sync> Measured for Keyed<MockRegister, E> {
-    fn ready() -> Self {
+    type Tlb = NoTlb;
+
+    fn ready() -> io::Result<Self> {
         let backend = Keyed::new(MockRegister::detect());
         backend.reset();
-        backend
+        Ok(backend)
+    }
+
+    fn memory(pages: usize) -> io::Result<(Arc<Arena>, NoTlb)> {
+        unguarded(pages)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Measured for kpkeys::pku::Pku {
+    type Tlb = crate::pku::HostKeys;
+
+    fn ready() -> io::Result<Self> {
+        Ok(crate::pku::ready()?)
+    }
+
+    fn memory(pages: usize) -> io::Result<(Arc<Arena>, Self::Tlb)> {
+        let arena = Arc::new(Arena::keyed(pages)?);
+        Ok((arena.clone(), crate::pku::HostKeys::new(arena)))
     }
 }
 
 impl Measured for Null {
-    fn ready() -> Self {
-        Null::new()
+    type Tlb = NoTlb;
+
+    fn ready() -> io::Result<Self> {
+        Ok(Null::new())
+    }
+
+    fn memory(pages: usize) -> io::Result<(Arc<Arena>, NoTlb)> {
+        unguarded(pages)
     }
 }
 
@@ -48,8 +97,14 @@ pub type WithoutKeys<B> = Less<B, false, true>;
 pub type WithoutDeferral<B> = Less<B, true, false>;
 
 impl<B: Measured, const KEYS: bool, const DEFERRAL: bool> Measured for Less<B, KEYS, DEFERRAL> {
-    fn ready() -> Self {
-        Less(B::ready())
+    type Tlb = B::Tlb;
+
+    fn ready() -> io::Result<Self> {
+        B::ready().map(Less)
+    }
+
+    fn memory(pages: usize) -> io::Result<(Arc<Arena>, B::Tlb)> {
+        B::memory(pages)
     }
 }
 

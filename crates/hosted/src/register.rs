@@ -10,8 +10,8 @@
 //!
 //! [`PanRegister`] stands for PSTATE.PAN where events are counted and nothing is timed.
 //!
-//! [`ArenaRegister`] is for testing: opening a window makes the arena's tables writable to this process, closing it ends that, so
-//! that a store outside a window is SIGSEGV.
+//! [`ArenaRegister`] is for testing: opening a window makes the arena's tables writable to this process, or to the calling thread where the host has keys,
+//! closing it ends that, so that a store outside a window is SIGSEGV.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -267,7 +267,7 @@ impl<E> Clone for ArenaRegister<E> {
     }
 }
 
-// SAFETY: reads return what was last written; `write` is a system call, across which the compiler moves no access. (It is not
+// SAFETY: reads return what was last written; `write` is a system call or the write of a register, across which the compiler moves no access. (It is not
 // inlined into an instruction, and makes no claim to be: it exists for tests.)
 unsafe impl<E: Opens> Register for ArenaRegister<E> {
     const NEEDS_BARRIER: bool = false;

@@ -64,6 +64,8 @@ pub mod null;
 pub mod pan;
 #[cfg(feature = "pks")]
 pub mod pks;
+#[cfg(feature = "pku")]
+pub mod pku;
 #[cfg(feature = "poe")]
 pub mod poe;
 #[cfg(feature = "smap")]

@@ -5,12 +5,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use jiff::{Timestamp, Unit};
-use kpkeys_pgtable::entry::{Aarch64, X86_64};
 use kpkeys_stats::record::{FORMAT, Origin, Run};
 use sha2::{Digest, Sha256};
 
 use super::machine::machine;
-use super::plan::{Effort, Paging, Place, Plan, PlannedRow};
+use super::plan::{Effort, Plan, PlannedRow};
 use super::program::Program;
 use super::run::Machine;
 
@@ -22,15 +21,12 @@ use super::run::Machine;
 pub fn run_header(plan: &Plan, runner: &Machine, program: &Program) -> Result<Run> {
     Ok(Run {
         format: FORMAT,
-        machine: machine(plan.cpu),
+        machine: machine(plan.cpu, plan.place.host()),
         on: plan.place.name().into(),
-        backend: runner.backend()?,
+        backend: runner.backend(plan)?,
         paging: plan.paging.name().into(),
         // In an emulator a switch's cost is the emulator's.
-        switch_ns: (plan.place == Place::Host).then(|| match plan.paging {
-            Paging::Aarch64 => kpkeys_hosted::switch_ns::<Aarch64>(),
-            Paging::X86_64 => kpkeys_hosted::switch_ns::<X86_64>(),
-        }),
+        switch_ns: plan.place.host().map(|backend| backend.switch_ns(plan.paging)).transpose()?,
         seed: plan.seed,
         blocks: plan.blocks,
         quick: plan.effort == Effort::Quick,

@@ -12,7 +12,7 @@ use kpkeys_stats::record::{Mode, Record, Run};
 use kpkeys_stats::table::Table;
 use sha2::{Digest, Sha256};
 
-use super::plan::{Place, Plan};
+use super::plan::Plan;
 use super::program::Program;
 use super::results::Results;
 use super::run::{Block, Machine, endless_blocks, progress_bar};
@@ -66,9 +66,10 @@ pub const SIDES: [&str; 2] = ["before", "after"];
 pub fn interleave(pairs: &[Pair], written: &[String]) -> Result<Session> {
     let options = Options::of("kpkeys compare --run BUILD BUILD --", written)?;
     let mut plan = Plan::new(&options)?;
-    if plan.place != Place::Host {
+    let Some(backend) = plan.place.host() else {
         return Err(UsageError("builds take turns on the host alone: leave --on out".into()).into());
-    }
+    };
+    backend.check()?;
     // The host kernel is no build.
     plan.modes.retain(|mode| *mode != Mode::Linux);
     let (root, temporary) = root(options.out.as_deref())?;

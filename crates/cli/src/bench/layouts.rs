@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use kpkeys_stats::table::Table;
 
-use super::plan::{Place, Plan};
+use super::plan::Plan;
 use super::program::Program;
 use super::results::Results;
 use super::run::{self, Machine};
@@ -136,9 +136,10 @@ pub fn sources() -> PathBuf {
 /// [`UsageError`] for what cannot be asked; sources that do not build; what went wrong in a run.
 pub fn run(options: &Options, count: u32) -> Result<bool> {
     let plan = Plan::new(options)?;
-    if plan.place != Place::Host {
+    let Some(backend) = plan.place.host() else {
         return Err(UsageError("layouts are run on the host alone: leave --on out".into()).into());
-    }
+    };
+    backend.check()?;
     let temporary = tempfile::tempdir().context("cannot make a temporary folder")?;
     let root = options.out.clone().unwrap_or_else(|| temporary.path().to_owned());
     let mut runs = Vec::new();

@@ -2,18 +2,22 @@
 
 use std::fs;
 
-use kpkeys_hosted::register::MockRegister;
 use kpkeys_stats::record::Machine;
 use serde_json::{Map, Value};
 
-/// The machine this runs on: what decides how fast it is, as far as it says. `cpu` is the one to measure on, if it was chosen.
-pub fn machine(cpu: Option<usize>) -> Machine {
+use super::backend::HostBackend;
+use crate::hypervisor;
+
+/// The machine this runs on: what decides how fast it is, as far as it says. `cpu` is the one to measure on, if it was chosen; `backend` what
+/// windows are opened by here, if they are.
+pub fn machine(cpu: Option<usize>, backend: Option<HostBackend>) -> Machine {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy().into_owned();
     let cpuinfo = crate::host::cpuinfo();
     let mut extra = details(&cpuinfo);
-    extra.insert("switch".into(), MockRegister::detect().describe().into());
     extra.extend(crate::host::translated().map(|how| ("translated".to_owned(), how.into())));
+    extra.insert("switch".into(), backend.unwrap_or_default().switch().into());
+    extra.extend(hypervisor::emulator().map(|name| ("emulator".to_owned(), name.into())));
     extra.extend(setting("governor", "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"));
     extra.extend(cpu.map(|cpu| ("measured_cpu".to_owned(), cpu.into())));
     let mitigations = mitigations();

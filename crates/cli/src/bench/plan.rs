@@ -7,9 +7,11 @@ use kpkeys_emulator::Target;
 use kpkeys_stats::record::Mode;
 use kpkeys_workloads::{ALL_ROWS, Row, Span};
 
+use super::backend::HostBackend;
 use super::traced::{self, TracedRow};
 use super::{Options, cpu};
 use crate::emulated::check_backend;
+use crate::hypervisor;
 use crate::usage::UsageError;
 
 /// A checked request.
@@ -38,8 +40,8 @@ pub struct Plan {
 /// Where benchmarks run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Place {
-    /// In processes on this machine.
-    Host,
+    /// In processes on this machine, by this backend.
+    Host(HostBackend),
     /// In the reference kernel, on this emulated machine, with this backend or the best there is.
     Emulator {
         /// The machine.
@@ -55,20 +57,24 @@ impl Place {
     /// Its name on the command line.
     pub fn name(&self) -> &'static str {
         match self {
-            Place::Host => Self::HOST,
+            Place::Host(_) => Self::HOST,
             Place::Emulator { target, .. } => target.name(),
+        }
+    }
+
+    /// The backend of a process, if it runs in processes here.
+    pub fn host(&self) -> Option<HostBackend> {
+        match self {
+            Place::Host(backend) => Some(*backend),
+            Place::Emulator { .. } => None,
         }
     }
 
     fn new(options: &Options) -> Result<Place, UsageError> {
         let (name, backend) = (options.on.as_str(), options.backend.clone());
         if name == Self::HOST {
-            match backend {
-                Some(other) if other != HOST_BACKEND => {
-                    return Err(UsageError::unknown("backend on the host", &other, [HOST_BACKEND]));
-                }
-                _ => return Ok(Place::Host),
-            }
+            let named = backend.as_deref().map(HostBackend::from_name).transpose()?;
+            return Ok(Place::Host(named.unwrap_or_default()));
         }
         let Some(target) = Target::ALL.into_iter().find(|target| target.name() == name) else {
             let valid = [Self::HOST].into_iter().chain(Target::ALL.map(Target::name));
@@ -85,9 +91,6 @@ impl Place {
         Ok(Place::Emulator { target, backend })
     }
 }
-
-/// The only backend a process has: it may not write protection registers.
-pub const HOST_BACKEND: &str = "mock";
 
 /// A row, and how it is run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -250,7 +253,7 @@ impl Plan {
     pub fn new(options: &Options) -> anyhow::Result<Plan> {
         let place = Place::new(options)?;
         let paging = match &place {
-            Place::Host => Paging::from_name(options.paging.as_deref().unwrap_or("aarch64"))?,
+            Place::Host(_) => Paging::from_name(options.paging.as_deref().unwrap_or("aarch64"))?,
             Place::Emulator { target, .. } => Paging::from_name(target.entry_format())?,
         };
         let effort = match (options.quick, options.full) {
@@ -258,7 +261,7 @@ impl Plan {
             (_, true) => Effort::Full,
             _ => Effort::Normal,
         };
-        let on_host = place == Place::Host;
+        let on_host = place.host().is_some();
         let blocks = options.blocks.unwrap_or(if on_host { effort.blocks() } else { 1 });
         match options.cpu {
             Some(_) if !on_host => {
@@ -285,7 +288,8 @@ impl Plan {
         if !on_host {
             refuse_parts(&protecting)?;
         }
-        if paging != Paging::Aarch64 && refuse_parts(&protecting).is_err() {
+        let of_series = paging == Paging::Aarch64 && place.host() != Some(HostBackend::Pku);
+        if !of_series && refuse_parts(&protecting).is_err() {
             return Err(UsageError(PARTS_ON_ARM.into()).into());
         }
         let modes = [Mode::Off, Mode::Aa].into_iter().chain(protecting).chain(linux).collect();
@@ -304,18 +308,23 @@ impl Plan {
 }
 
 impl Plan {
-    /// What the trace lacks that some of the rows replay.
+    /// What is to be known of the machine and of the backend, and what the trace lacks that some of the rows replay.
     ///
     /// # Errors
     ///
     /// [`UsageError`] if it can no longer be read.
     pub fn caveats(&self) -> anyhow::Result<Vec<String>> {
-        let Some(row) = self.rows.iter().find(|row| row.traced().is_some()) else {
-            return Ok(Vec::new());
-        };
-        let caveats = traced::caveats(&traced::read(self.trace.as_deref())?);
-        let benchmark = row.benchmark();
-        Ok(caveats.into_iter().map(|caveat| format!("{benchmark}: {caveat}")).collect())
+        let machine = self
+            .place
+            .host()
+            .map_or([None, None], |backend| [hypervisor::caveat(), backend.caveat()]);
+        let mut caveats: Vec<String> = machine.into_iter().flatten().collect();
+        if let Some(row) = self.rows.iter().find(|row| row.traced().is_some()) {
+            let of_trace = traced::caveats(&traced::read(self.trace.as_deref())?);
+            let benchmark = row.benchmark();
+            caveats.extend(of_trace.into_iter().map(|caveat| format!("{benchmark}: {caveat}")));
+        }
+        Ok(caveats)
     }
 }
 
@@ -371,8 +380,8 @@ pub fn modes(names: &[String], parts: bool) -> Result<Vec<Mode>, UsageError> {
     Ok(known.filter(asked).collect())
 }
 
-/// Each part is one more instance of everything. One format is enough to say where points go.
-pub const PARTS_ON_ARM: &str = "parts of modes are measured on tables of arm64's format, as the series was: leave --paging out";
+/// Each part is one more instance of everything. One format and one backend are enough to say where points go.
+pub const PARTS_ON_ARM: &str = "parts of modes are measured by the mock on tables of arm64's format, as the series was: leave --paging and --backend out";
 
 /// Refuses parts of modes where a kernel is to run: they are there to be measured, and protect nothing.
 pub fn refuse_parts(modes: &[Mode]) -> Result<(), UsageError> {

@@ -10,7 +10,7 @@ use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
-use super::plan::{HOST_BACKEND, Place, Plan, PlannedRow};
+use super::plan::{Place, Plan, PlannedRow};
 use super::program::Program;
 use super::results::Results;
 use super::{cpu, turns};
@@ -97,7 +97,7 @@ pub fn run(plan: &Plan, machine: &Machine, results: &mut Results, share: Share) 
             records.extend(machine.time(plan, step, block.number)?);
             progress.inc(1);
         }
-        if plan.place == Place::Host {
+        if plan.place.host().is_some() {
             records.push(Record::Noise(Activity::now(cpu).since(&before, block.number)));
         }
         results.add(records, &block.done(plan))?;
@@ -155,10 +155,13 @@ impl Machine {
     ///
     /// # Errors
     ///
-    /// The emulator is missing, the backend is unknown, or the kernel does not build.
+    /// This machine does not have the backend; the emulator is missing, the backend is unknown, or the kernel does not build.
     pub fn new(plan: &Plan) -> Result<Machine> {
         Ok(match &plan.place {
-            Place::Host => Machine::Processes(Program::this()?),
+            Place::Host(backend) => {
+                backend.check()?;
+                Machine::Processes(Program::this()?)
+            }
             Place::Emulator { target, backend } => {
                 Machine::Emulated(Box::new(Emulated::for_bench(*target, backend.as_deref())?))
             }
@@ -170,9 +173,9 @@ impl Machine {
     /// # Errors
     ///
     /// The kernel refuses the backend that was asked for, with the reason.
-    pub fn backend(&self) -> Result<String> {
+    pub fn backend(&self, plan: &Plan) -> Result<String> {
         match self {
-            Machine::Processes(_) => Ok(HOST_BACKEND.to_owned()),
+            Machine::Processes(_) => Ok(plan.place.host().unwrap_or_default().name().to_owned()),
             Machine::Emulated(emulated) => emulated.backend(),
         }
     }

@@ -18,6 +18,7 @@ use kpkeys_replay::History;
 use kpkeys_stats::record::{self, CountsRecord, Exposure, Mode, Record, Sample, Unit};
 use kpkeys_workloads::{Clock, Row, Span, Test, Timing};
 
+use super::backend::HostBackend;
 use super::cpu;
 use super::plan::{self, Effort, Paging, PlannedRow};
 use super::traced::{self, Times, TracedRow};
@@ -40,6 +41,9 @@ pub struct Options {
     /// The entry format
     #[arg(long)]
     paging: String,
+    /// What opens windows
+    #[arg(long, default_value = "mock")]
+    backend: String,
     /// How much to do
     #[arg(long)]
     effort: String,
@@ -69,6 +73,11 @@ pub fn arguments(
         ["bench-worker", "--mode", mode.name(), "--paging", plan.paging.name()]
             .map(OsString::from)
             .into();
+    let backend = plan.place.host().unwrap_or_default();
+    // A build that is compared may be older than the other backends.
+    if backend != HostBackend::default() {
+        arguments.extend(["--backend".into(), backend.name().into()]);
+    }
     arguments.extend([
         "--effort".into(),
         plan.effort.name().into(),
@@ -99,11 +108,17 @@ pub fn run(options: &Options) -> Result<()> {
         history,
         effort: Effort::from_name(&options.effort)?,
     };
-    match (worker.mode, Paging::from_name(&options.paging)?) {
-        (Mode::Linux, _) => worker.time_linux(),
-        (_, Paging::Aarch64) => worker.run_by_backend(options.count),
-        (mode, Paging::X86_64) if mode.whole().is_some() => bail!("{}", plan::PARTS_ON_ARM),
-        (_, Paging::X86_64) => worker.run::<X86_64, MockBackend<X86_64>>(options.count),
+    let (paging, backend) =
+        (Paging::from_name(&options.paging)?, HostBackend::from_name(&options.backend)?);
+    match (worker.mode, backend, paging) {
+        (Mode::Linux, ..) => worker.time_linux(),
+        (_, HostBackend::Mock, Paging::Aarch64) => worker.run_in_parts(options.count),
+        (mode, ..) if mode.whole().is_some() => bail!("{}", plan::PARTS_ON_ARM),
+        (_, HostBackend::Mock, Paging::X86_64) => {
+            worker.run::<X86_64, MockBackend<X86_64>>(options.count)
+        }
+        (_, HostBackend::Pku, Paging::Aarch64) => worker.run_by_keys::<Aarch64>(options.count),
+        (_, HostBackend::Pku, Paging::X86_64) => worker.run_by_keys::<X86_64>(options.count),
     }
 }
 
@@ -148,8 +163,20 @@ struct Worker {
 }
 
 impl Worker {
-    /// Runs on the machine that has what the mode, or the part of one, consists of.
-    fn run_by_backend(&self, count: bool) -> Result<()> {
+    /// Runs where page tables have keys of the host's.
+    #[cfg(target_arch = "x86_64")]
+    fn run_by_keys<F: HostedFormat>(&self, count: bool) -> Result<()> {
+        self.run::<F, kpkeys_hosted::pku::Pku>(count)
+    }
+
+    /// There are none.
+    #[cfg(not(target_arch = "x86_64"))]
+    fn run_by_keys<F: HostedFormat>(&self, _count: bool) -> Result<()> {
+        Ok(HostBackend::Pku.check()?)
+    }
+
+    /// Runs by the mock, on the machine that has what the mode, or the part of one, consists of.
+    fn run_in_parts(&self, count: bool) -> Result<()> {
         type Whole = MockBackend<Aarch64>;
         match self.mode {
             Mode::UnbatchedSwitches | Mode::BatchedSwitches => {

@@ -77,6 +77,11 @@ impl Leaf7 {
         self.ecx_0 >> 3 & 1 == 1
     }
 
+    /// Bit 4 of ECX, sub-leaf 0: the operating system has turned PKU on.
+    fn ospke(self) -> bool {
+        self.ecx_0 >> 4 & 1 == 1
+    }
+
     /// Bit 20 of EBX, sub-leaf 0.
     fn smap(self) -> bool {
         self.ebx_0 >> 20 & 1 == 1
@@ -151,10 +156,55 @@ pub(super) fn mock_register(architecture: &str, hwcap2: Option<usize>) -> Findin
     }
 }
 
+/// Keys for the pages of a process, which a machine in a process can have for its page tables. They do not bind a kernel's own pages.
+pub(super) fn host_keys(architecture: &str, leaf_7: Leaf7) -> Option<Finding> {
+    const NAME: &str = "PKU";
+    const COMMANDS: &[&str] = &["bench --backend pku"];
+    let finding = match (leaf_7.pku(), leaf_7.ospke()) {
+        (true, true) => Finding::new(
+            NAME,
+            Status::Ok,
+            "CPUID.7.0:ECX bits 3 and 4 are set",
+            COMMANDS,
+            "switches by WRPKRU, and the CPU refuses stray stores to page tables in a process",
+        ),
+        (true, false) => Finding::new(
+            NAME,
+            Status::Missing,
+            "the kernel has not turned it on (CPUID.7.0:ECX bit 4 is clear)",
+            COMMANDS,
+            "is refused; --backend mock measures",
+        )
+        .with_remedy(
+            "Linux 4.9 or newer with X86_INTEL_MEMORY_PROTECTION_KEYS, booted without nopku",
+        ),
+        (false, _) => Finding::new(
+            NAME,
+            Status::Unavailable,
+            "this CPU has none, or a hypervisor hides it (CPUID.7.0:ECX bit 3 is clear)",
+            COMMANDS,
+            "is refused; --backend mock measures",
+        ),
+    };
+    (architecture == "x86_64").then_some(finding)
+}
+
+/// What follows from this machine being an emulator, if it is one.
+pub(super) fn emulated(emulator: Option<&str>) -> Option<Finding> {
+    let emulator = emulator?;
+    Some(Finding::new(
+        "emulator",
+        Status::Unavailable,
+        format!("this machine is {emulator}, by CPUID"),
+        &["bench"],
+        "runs as on hardware, and its times say nothing of hardware",
+    ))
+}
+
 /// Which backends a kernel on this CPU could use. A hypervisor may hide what the CPU has.
 pub(super) fn backends(architecture: &str, cpu: &Cpu, leaf_7: Leaf7) -> Vec<Finding> {
     match architecture {
-        "x86_64" => vec![pks(leaf_7), smap(leaf_7), pku(leaf_7)],
+        "x86_64" => vec![pks(leaf_7), smap(leaf_7)],
         "aarch64" => vec![poe(cpu), pan(cpu)],
         _ => Vec::new(),
     }
@@ -193,16 +243,6 @@ fn smap(leaf_7: Leaf7) -> Finding {
         ),
         (false, _) => for_kernels("SMAP", false, "no SMAP", "backend Smap refuses to start"),
     }
-}
-
-fn pku(leaf_7: Leaf7) -> Finding {
-    let found = if leaf_7.pku() { "CPUID.7.0:ECX bit 3 is set" } else { "no PKU" };
-    for_kernels(
-        "PKU",
-        leaf_7.pku(),
-        found,
-        "user-space keys; they do not bind a kernel's own pages",
-    )
 }
 
 fn poe(cpu: &Cpu) -> Finding {
@@ -278,18 +318,29 @@ mod tests {
     fn each_x86_feature_is_its_own_bit() {
         let none = Leaf7::default();
         let cpu = Cpu::default();
-        for name in ["PKS", "SMAP", "PKU"] {
+        for name in ["PKS", "SMAP"] {
             assert_eq!(status(&backends("x86_64", &cpu, none), name), Status::Unavailable);
         }
         let pks = backends("x86_64", &cpu, Leaf7 { ecx_0: 1 << 31, ..none });
-        assert_eq!((status(&pks, "PKS"), status(&pks, "PKU")), (Status::Ok, Status::Unavailable));
-        let pku = backends("x86_64", &cpu, Leaf7 { ecx_0: 1 << 3, ..none });
-        assert_eq!((status(&pku, "PKS"), status(&pku, "PKU")), (Status::Unavailable, Status::Ok));
+        assert_eq!((status(&pks, "PKS"), status(&pks, "SMAP")), (Status::Ok, Status::Unavailable));
         let smap = backends("x86_64", &cpu, Leaf7 { ebx_0: 1 << 20, ..none });
         assert_eq!(status(&smap, "SMAP"), Status::Ok);
         assert!(smap[1].consequence.contains("lack the alias"));
         let lass = backends("x86_64", &cpu, Leaf7 { ebx_0: 1 << 20, eax_1: 1 << 6, ..none });
         assert!(lass[1].consequence.contains("one set of tables"));
+    }
+
+    #[test]
+    fn keys_for_processes_want_cpu_and_kernel() {
+        let status = |ecx_0| {
+            let keys = host_keys("x86_64", Leaf7 { ecx_0, ..Leaf7::default() });
+            keys.unwrap().status
+        };
+        assert_eq!(status(0b1_1000), Status::Ok);
+        assert_eq!(status(0b0_1000), Status::Missing);
+        assert_eq!(status(1 << 31), Status::Unavailable);
+        assert_eq!(host_keys("aarch64", Leaf7::default()), None);
+        assert!(emulated(Some("an emulator")).unwrap().found.contains("an emulator"));
     }
 
     #[test]

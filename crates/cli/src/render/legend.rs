@@ -198,6 +198,7 @@ pub fn machine(machine: &Machine) -> String {
         ("revision", "cpu_revision"),
         ("microcode", "microcode"),
         ("governor", "governor"),
+        ("emulated by", "emulator"),
     ];
     let details: String = details.into_iter().filter_map(detail).collect();
     let details = if details.is_empty() { details } else { format!(" ({})", details.trim()) };

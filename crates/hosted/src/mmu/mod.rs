@@ -180,7 +180,8 @@ impl<'m, M: Machine<Format: HostedFormat>> Mmu<'m, M> {
             return Err(Fault::NotPresent(Level::Pgd));
         }
         let root = if kernel_half { Some(self.kernel_root) } else { self.user_root };
-        let (level, entry) = self.leaf(root.ok_or(Fault::NotPresent(Level::Pgd))?, va)?;
+        let root = root.ok_or(Fault::NotPresent(Level::Pgd))?;
+        let (level, entry) = self.leaf(root, va).map_err(Fault::NotPresent)?;
         M::Format::permissions(entry, &self.cpu).check(want, who).map_err(
             |refusal| match refusal {
                 Refusal::Key => Fault::Key(M::Format::key(entry)),
@@ -211,7 +212,8 @@ impl<'m, M: Machine<Format: HostedFormat>> Mmu<'m, M> {
         Ok(())
     }
 
-    fn leaf(&self, root: PhysAddr, va: VirtAddr) -> Result<(Level, Entry), Fault> {
+    /// The leaf that maps an address, or the level whose entry ends the walk.
+    pub(crate) fn leaf(&self, root: PhysAddr, va: VirtAddr) -> Result<(Level, Entry), Level> {
         let (mut table, mut level) = (root, Level::Pgd);
         loop {
             let slot = table.offset(va.index(level) as u64 * 8);
@@ -225,10 +227,10 @@ impl<'m, M: Machine<Format: HostedFormat>> Mmu<'m, M> {
                     level = below;
                     next
                 }
-                _ => return Err(Fault::NotPresent(level)),
+                _ => return Err(level),
             };
             if !self.machine.memory().contains(table, 1) {
-                return Err(Fault::NotPresent(level));
+                return Err(level);
             }
         }
     }

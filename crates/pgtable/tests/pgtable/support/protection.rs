@@ -61,7 +61,7 @@ impl Protection for Keys {
     type Backend<F: HostedFormat> = Keyed<ArenaRegister<F::Encoding>, F::Encoding>;
 
     fn arena(pages: usize) -> io::Result<Arena> {
-        Arena::guarded(pages)
+        Arena::well_guarded(pages)
     }
 
     fn backend<F: HostedFormat>(register: RegisterOf<F, Self>) -> Self::Backend<F> {
