@@ -55,6 +55,9 @@ fn kernel_main(mut info: BootInfo, start_machine: impl FnOnce(Choice, heap::Read
     let heap = heap.unwrap_or_else(|error| exit::refuse(format_args!("{error}")));
     let options = command_line::parse(&info.command_line)
         .unwrap_or_else(|error| exit::refuse(format_args!("{error}")));
+    if options.restart {
+        exit::restart_in_the_end();
+    }
     protection::settle(options.mode());
     protection::violations::settle(options.violations);
     start_machine(options.backend(), heap);

@@ -15,6 +15,7 @@
 //! | `mode=off\|unbatched\|batched\|fused-lean\|fused` | selects the protection mode; `fused` if not given, `off` without backend |
 //! | `violations=enforce\|audit` | refuses what does not fit the types of frames, in mode `fused`, or stores and reports it; `enforce` if not given |
 //! | `interactive` | a person is at the serial line: what is typed for the command is shown |
+//! | `restart` | restarts the machine in the end, where no emulator ends it |
 //! | `-- COMMAND...` | runs a command from the initramfs; its words may be quoted as in a shell |
 //! | `crash=panic` | panics, to show how that is reported |
 //! | `crash=stack-overflow` | overflows a thread's stack, likewise |
@@ -54,6 +55,8 @@ pub struct Options {
     pub mode: Option<Mode>,
     /// What becomes of what does not fit the types of frames.
     pub violations: Violations,
+    /// Restart the machine in the end.
+    pub restart: bool,
     /// Run a command.
     pub command: Option<Command>,
     /// End badly on purpose.
@@ -92,6 +95,7 @@ impl Options {
         match word {
             "tests" => self.tests = Some(String::new()),
             "attack" => self.attack = true,
+            "restart" => self.restart = true,
             _ => return None,
         }
         Some(())
@@ -145,7 +149,7 @@ impl fmt::Display for UnknownWords {
             write!(f, "{}{}", if place == 0 { "" } else { "|" }, choice.name())?;
         }
         f.write_str(
-            ", mode=off|unbatched|batched|fused-lean|fused, violations=enforce|audit, crash=panic|stack-overflow|hang, crash=panic-in-window|stack-overflow-in-window|fault-in-window|error-in-window, interactive, and -- COMMAND...",
+            ", mode=off|unbatched|batched|fused-lean|fused, violations=enforce|audit, crash=panic|stack-overflow|hang, crash=panic-in-window|stack-overflow-in-window|fault-in-window|error-in-window, interactive, restart, and -- COMMAND...",
         )
     }
 }
