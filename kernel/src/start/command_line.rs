@@ -15,6 +15,8 @@
 //! | `mode=off\|unbatched\|batched\|fused-lean\|fused` | selects the protection mode; `fused` if not given, `off` without backend |
 //! | `violations=enforce\|audit` | refuses what does not fit the types of frames, in mode `fused`, or stores and reports it; `enforce` if not given |
 //! | `interactive` | a person is at the serial line: what is typed for the command is shown |
+//! | `screen=ADDRESS,WIDTH,HEIGHT,STRIDE` | a frame buffer of 32-bit pixels, on which what is said is drawn too |
+//! | `label=TEXT` | says TEXT in the record of the boot |
 //! | `restart` | restarts the machine in the end, where no emulator ends it |
 //! | `-- COMMAND...` | runs a command from the initramfs; its words may be quoted as in a shell |
 //! | `crash=panic` | panics, to show how that is reported |
@@ -26,6 +28,7 @@
 //! with the meant one.
 
 use crate::arch::backend::Choice;
+use crate::console::screen::FrameBuffer;
 use crate::evidence::bench::Request;
 use crate::program::command::Command;
 use alloc::string::{String, ToString};
@@ -55,6 +58,8 @@ pub struct Options {
     pub mode: Option<Mode>,
     /// What becomes of what does not fit the types of frames.
     pub violations: Violations,
+    /// What the record of the boot says.
+    pub label: Option<String>,
     /// Restart the machine in the end.
     pub restart: bool,
     /// Run a command.
@@ -111,6 +116,9 @@ impl Options {
             ("mode", name) => self.mode = Some(Mode::from_name(name)?),
             ("violations", "enforce") => self.violations = Violations::Enforce,
             ("violations", "audit") => self.violations = Violations::Audit,
+            ("label", text) => self.label = Some(text.to_string()),
+            // The boot code has looked for it before there was a heap.
+            ("screen", value) => _ = FrameBuffer::parse(value)?,
             ("crash", "panic") => self.crash = Some(Crash::Panic),
             ("crash", "stack-overflow") => self.crash = Some(Crash::StackOverflow),
             ("crash", "hang") => self.crash = Some(Crash::Hang),
@@ -149,7 +157,7 @@ impl fmt::Display for UnknownWords {
             write!(f, "{}{}", if place == 0 { "" } else { "|" }, choice.name())?;
         }
         f.write_str(
-            ", mode=off|unbatched|batched|fused-lean|fused, violations=enforce|audit, crash=panic|stack-overflow|hang, crash=panic-in-window|stack-overflow-in-window|fault-in-window|error-in-window, interactive, restart, and -- COMMAND...",
+            ", mode=off|unbatched|batched|fused-lean|fused, violations=enforce|audit, crash=panic|stack-overflow|hang, crash=panic-in-window|stack-overflow-in-window|fault-in-window|error-in-window, interactive, screen=ADDRESS,WIDTH,HEIGHT,STRIDE, label=TEXT, restart, and -- COMMAND...",
         )
     }
 }
