@@ -8,13 +8,14 @@ use crate::step::Outcome;
 use crate::toolchain::Toolchain;
 
 /// The crates that a kernel links.
-const NO_STD_CRATES: [&str; 11] = [
+const NO_STD_CRATES: [&str; 12] = [
     "kpkeys",
     "kpkeys-pgtable",
     "kpkeys-mm",
     "kpkeys-workloads",
     "kpkeys-devicetree",
     "kpkeys-program",
+    "kpkeys-handover",
     "kpkeys-aarch64-paging",
     "kpkeys-x86_64",
     "kpkeys-page_table_multiarch",
@@ -25,10 +26,10 @@ const NO_STD_CRATES: [&str; 11] = [
 /// Builds them for both bare targets. Those have no `std` at all, so that a use of it anywhere in the
 /// dependencies ends the build.
 pub fn build() -> Result<Outcome> {
-    let targets = Toolchain::of_workspace()?.targets;
+    let toolchain = Toolchain::of_workspace()?;
     let mut arguments = vec!["build"];
     arguments.extend(NO_STD_CRATES.iter().flat_map(|name| ["--package", name]));
-    arguments.extend(targets.iter().flat_map(|target| ["--target", target]));
+    arguments.extend(toolchain.bare_targets().flat_map(|target| ["--target", target]));
     command::run(&mut command::cargo(&arguments))?;
     Ok(Outcome::Done)
 }

@@ -3,7 +3,7 @@
 //! `test` is the one gate that a contributor and CI both pass; it is a list of named steps
 //! ([`checks`]) handed to a runner that times and summarises them ([`step`]). `setup` installs what
 //! the steps need, `docs` builds the documentation for reading. On request: `trees` reads the device trees of a distribution's kernel,
-//! `overhead` counts what adapters cost, `exploits` takes over kernels with a faulty driver, `slurm` runs a campaign on a cluster of its own, `browser` opens a report in Chromium, `verify` runs models, proofs and planted faults, and
+//! `overhead` counts what adapters cost, `exploits` takes over kernels with a faulty driver, `image` boots a disk on UEFI firmware, `slurm` runs a campaign on a cluster of its own, `browser` opens a report in Chromium, `verify` runs models, proofs and planted faults, and
 //! `history` collects what the gate on instructions counted at each commit. `results` writes the pages of results from the runs that are kept.
 
 mod audit;
@@ -78,6 +78,8 @@ enum Task {
     Programs,
     /// Run every exploit in every mode with every backend, on kernels with a faulty driver (minutes)
     Exploits,
+    /// Write disks by `kpkeys image` and boot them on UEFI firmware of both machines (Debian's packages, minutes)
+    Image,
     /// Check the protocol by a model, prove the arithmetic, and find planted faults (minutes; proofs need Z3)
     Verify(verify::Arguments),
 }
@@ -100,6 +102,7 @@ fn main() -> ExitCode {
         Task::Trees(arguments) => trees::run(&arguments),
         Task::Programs => programs::run(),
         Task::Exploits => requested::exploits(),
+        Task::Image => requested::image(),
         Task::Verify(arguments) => verify::run(&arguments),
     };
     match outcome {

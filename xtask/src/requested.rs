@@ -1,7 +1,8 @@
-//! Tests that run on request, since they take minutes, or the distribution's packages that nothing else needs: `cargo xtask exploits`, `cargo xtask slurm` and
-//! `cargo xtask browser`.
+//! Tests that run on request, since they take minutes, or the distribution's packages that nothing else needs: `cargo xtask exploits`, `cargo xtask image`,
+//! `cargo xtask slurm` and `cargo xtask browser`.
 
 use anyhow::{Result, bail};
+use kpkeys_emulator::Target;
 
 use crate::{command, packages};
 
@@ -22,6 +23,16 @@ pub fn exploits() -> Result<()> {
     command::run(command::cargo(&test).args(["--", "--ignored", "--nocapture"]))
 }
 
+/// The disk that `kpkeys image` writes, on UEFI firmware of both machines, from a USB stick.
+pub fn image() -> Result<()> {
+    let firmware = Target::ALL.map(Target::debian_firmware).into_iter();
+    let missing: Vec<&str> =
+        firmware.filter(|(_, files)| !files.code.is_file()).map(|(package, _)| package).collect();
+    install_packages(&missing)?;
+    let test = ["test", "-p", "kpkeys-cli", "--test", "image"];
+    command::run(command::cargo(&test).args(["--", "--ignored", "--nocapture", "--test-threads=1"]))
+}
+
 /// A campaign of 1,000 tasks in a Slurm of its own, eight nodes on this machine, with tasks killed and a node lost.
 pub fn slurm() -> Result<()> {
     install(&SLURM)?;
@@ -39,9 +50,13 @@ pub fn browser() -> Result<()> {
 fn install(needed: &[Needed]) -> Result<()> {
     let missing = needed.iter().filter(|(program, _)| command::find(program).is_none());
     let missing: Vec<&str> = missing.map(|(_, package)| *package).collect();
-    match &missing[..] {
+    install_packages(&missing)
+}
+
+fn install_packages(missing: &[&str]) -> Result<()> {
+    match missing {
         [] => Ok(()),
-        _ if packages::can_install() => packages::install(&missing),
+        _ if packages::can_install() => packages::install(missing),
         _ => bail!("as root, on Debian or Ubuntu: apt-get install {}", missing.join(" ")),
     }
 }

@@ -3,8 +3,6 @@
 use std::fs;
 use std::path::PathBuf;
 
-use kpkeys_handover::medium::Machine;
-
 use crate::build::{build, check_rust_target, target_dir};
 use crate::slim::slim;
 use crate::{Error, Kernel, Target, source};
@@ -15,10 +13,7 @@ use crate::{Error, Kernel, Target, source};
 ///
 /// As [`Kernel::build`].
 pub fn loader(target: Target) -> Result<PathBuf, Error> {
-    let rust_target = match target.machine() {
-        Machine::X86_64 => "x86_64-unknown-uefi",
-        Machine::Aarch64 => "aarch64-unknown-uefi",
-    };
+    let rust_target = target.loader_target();
     let kernel = source::folder()?;
     let folder = kernel.join("loader");
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());

@@ -91,6 +91,14 @@ impl Target {
         self.facts().rust_target
     }
 
+    /// The Rust target that the UEFI application which loads the kernel is built for.
+    pub const fn loader_target(self) -> &'static str {
+        match self.machine() {
+            medium::Machine::X86_64 => "x86_64-unknown-uefi",
+            medium::Machine::Aarch64 => "aarch64-unknown-uefi",
+        }
+    }
+
     /// The name of the format its page-table entries have.
     pub const fn entry_format(self) -> &'static str {
         self.facts().entry_format

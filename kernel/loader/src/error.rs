@@ -3,6 +3,7 @@
 use alloc::string::String;
 use core::fmt;
 use kpkeys_handover::medium::{Machine, STARTED};
+#[cfg(target_arch = "x86_64")]
 use kpkeys_handover::ranges::Addresses;
 use uefi::Status;
 
@@ -22,6 +23,7 @@ pub enum Error {
     /// The firmware has no memory for this.
     NoMemory(&'static str, Status),
     /// The firmware keeps memory that the kernel must have.
+    #[cfg(target_arch = "x86_64")]
     Taken(&'static str, Addresses),
     /// The machine lacks a description that the kernel needs.
     #[cfg(target_arch = "x86_64")]
@@ -58,6 +60,7 @@ impl fmt::Display for Error {
             }
             Self::BadCount => write!(f, "{STARTED} is no number; delete it"),
             Self::NoMemory(what, status) => write!(f, "no memory for {what}: {status}"),
+            #[cfg(target_arch = "x86_64")]
             Self::Taken(what, range) => write!(
                 f,
                 "the firmware keeps memory in {:#x}..{:#x}, {what}; this machine cannot be used",

@@ -13,8 +13,10 @@ mod console;
 mod error;
 mod files;
 mod memory;
+mod screen;
 
 use alloc::string::String;
+use alloc::vec::Vec;
 use error::Error;
 use kpkeys_handover::medium::{SETTINGS, STARTED};
 use kpkeys_handover::settings::{Settings, Start};
@@ -43,7 +45,8 @@ fn run() -> Result<(), Error> {
     let Some(command_line) = command_line(&mut medium)? else { return Ok(()) };
     println!("starting the kernel: {command_line}");
     let kernel = medium.read(arch::MACHINE.kernel())?.ok_or(Error::NoKernel(arch::MACHINE))?;
-    match arch::start(&kernel, &command_line)? {}
+    let words: Vec<String> = screen::word().into_iter().chain([command_line]).collect();
+    match arch::start(&kernel, &words.join(" "))? {}
 }
 
 /// What the settings, or the user, say; `None` for back to the firmware.

@@ -1,7 +1,6 @@
 //! Memory: pages to prepare things in, and what the firmware leaves when it is left.
 
 use crate::error::Error;
-use core::time::Duration;
 use kpkeys_handover::ranges::{Addresses, Usable};
 use uefi::boot::{self, AllocateType, MemoryType};
 use uefi::mem::memory_map::{MemoryDescriptor, MemoryMap};
@@ -71,7 +70,6 @@ pub unsafe fn leave_firmware(promised: &Usable) {
 /// Says what is about to be handed over, while somebody can read it.
 pub fn tell(usable: &Usable) {
     println!("{} MiB of memory in {} pieces", usable.len() >> 20, usable.ranges().len());
-    boot::stall(Duration::ZERO);
 }
 
 /// The range of a descriptor that is the kernel's once the firmware has been left (UEFI 2.10, table 7.10).
