@@ -3,8 +3,10 @@
 //! | module | concept |
 //! |---|---|
 //! | [`disk`] | files as a disk with one partition that UEFI firmware reads |
+//! | [`lines`] | the command lines of a run that measures |
 
 mod disk;
+mod lines;
 
 use std::path::PathBuf;
 
@@ -12,6 +14,7 @@ use anyhow::{Context, Result};
 use kpkeys_emulator::{Kernel, Target};
 use kpkeys_handover::medium::SETTINGS;
 
+use crate::bench::plan::Effort;
 use crate::bench::write_whole;
 use crate::usage::UsageError;
 use disk::File;
@@ -21,6 +24,7 @@ Examples:
   kpkeys image --out kpkeys.img                            both kinds of machine; what to run is asked there
   kpkeys image --out kpkeys.img --run attack               every attack, as soon as the machine is on
   kpkeys image --out kpkeys.img --run tests --run soak=600 one after the other, with a restart between them
+  kpkeys image --out kpkeys.img --bench --quick            the evaluation, for kpkeys bench --import
   kpkeys image --out arm.img --arch aarch64 --run 'attack backend=pan'";
 
 /// The options of `kpkeys image`.
@@ -36,6 +40,15 @@ pub struct Options {
     /// The kernel's command line, as behind `kpkeys run`; given again, it is run next, after a restart [default: ask on the machine]
     #[arg(long, value_name = "WORDS")]
     run: Vec<String>,
+    /// Measure: every row in every mode, each in a boot of its own, for `kpkeys bench --import`
+    #[arg(long, conflicts_with = "run")]
+    bench: bool,
+    /// With --bench: four blocks and short rows, 29 boots; twelve blocks are 77
+    #[arg(long, requires = "bench")]
+    quick: bool,
+    /// With --bench: seed of the order of modes in each block
+    #[arg(long, requires = "bench", default_value_t = 1, value_name = "N")]
+    seed: u64,
 }
 
 const BOTH: &str = "both";
@@ -47,7 +60,7 @@ const BOTH: &str = "both";
 /// [`UsageError`] for what cannot be asked; otherwise what the builds failed with.
 pub fn run(options: &Options) -> Result<()> {
     let targets = targets(&options.arch)?;
-    let settings = settings(&options.run)?;
+    let settings = settings(&options.lines())?;
     let mut files = vec![File { path: SETTINGS, contents: settings.into_bytes() }];
     for target in targets {
         files.extend(files_for(target)?);
@@ -58,6 +71,13 @@ pub fn run(options: &Options) -> Result<()> {
     let (file, mib) = (options.out.display(), disk.len() >> 20);
     eprintln!("kpkeys: {file}: {mib} MiB; write it to a whole stick, not to a partition of one");
     Ok(())
+}
+
+impl Options {
+    fn lines(&self) -> Vec<String> {
+        let effort = if self.quick { Effort::Quick } else { Effort::Normal };
+        if self.bench { lines::of_run(effort, self.seed) } else { self.run.clone() }
+    }
 }
 
 /// The loader and the kernel of one kind of machine.

@@ -139,6 +139,37 @@ fn a_disk_without_settings_asks_and_does_not_wait_for_ever() {
     boot.says("\"outcome\":\"success\"");
 }
 
+/// What comes over the serial line of boots that measure is a run, which `kpkeys bench` prints as any other. Short: three boots of one row.
+#[test]
+#[ignore = "needs firmware, and takes minutes: `cargo xtask image`"]
+fn what_a_machine_says_is_a_run() {
+    let modes = ["off label=off/0", "off label=aa/0", "fused label=fused/0", "fused"];
+    let words = |mode| match mode {
+        "fused" => "count=0 scale=1000 mode=fused".to_owned(),
+        mode => format!("bench=0 scale=1000 iterations=2 mode={mode}"),
+    };
+    let lines: Vec<String> =
+        modes.into_iter().flat_map(|mode| ["--run".to_owned(), words(mode)]).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let disk = image("bench.img", &[&["--arch", "x86_64"], &lines[..]].concat());
+    let boot = Boot::of(Target::X86_64, &disk, &machine(), modes.len());
+    let log = disk.with_extension("log");
+    std::fs::write(&log, boot.lines.join("\r\n")).expect("the log is written");
+    let output = Command::new(env!("CARGO_BIN_EXE_kpkeys"))
+        .args(["bench", "--format", "json", "--import"])
+        .arg(&log)
+        .output()
+        .expect("the program starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let table: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|error| {
+        panic!("{error}: {text}{}", String::from_utf8_lossy(&output.stderr))
+    });
+    assert_eq!((&table["on"], &table["backend"]), (&"machine".into(), &"pks".into()), "{text}");
+    let row = &table["rows"][0];
+    assert!(row["baseline"].as_f64().is_some_and(|ns| ns > 0.0), "{text}");
+    assert!(row["modes"]["fused"]["counts"]["windows"].as_f64().is_some_and(|n| n > 0.0), "{text}");
+}
+
 #[test]
 fn what_cannot_be_written_is_refused_before_anything_is_built() {
     for (arguments, word) in [(["--arch", "riscv64"], "riscv64"), (["--run", "# attack"], "--run")]

@@ -77,7 +77,7 @@ mod tests {
     use super::*;
     use alloc::vec;
 
-    fn file(size: u64, flags: u64) -> alloc::vec::Vec<u8> {
+    fn file(size: u64, flags: u64) -> vec::Vec<u8> {
         let mut file = vec![0; 128];
         file[16..24].copy_from_slice(&size.to_le_bytes());
         file[24..32].copy_from_slice(&flags.to_le_bytes());

@@ -151,3 +151,69 @@ fn number(bytes: &[u8]) -> Option<u64> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOTE: &[u8] = b"\x04\0\0\0\x08\0\0\0\x12\0\0\0Xen\0\0\0\x20\0\0\0\0\0";
+
+    /// An ELF file with these program headers: type, physical address, bytes in the file, and how many more there are in memory.
+    fn elf(segments: &[(u32, u64, &[u8], u64)]) -> Vec<u8> {
+        let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+        file.resize(16, 0);
+        file.extend([2u16, abi::EM_X86_64].map(u16::to_le_bytes).concat());
+        file.extend(1u32.to_le_bytes());
+        file.extend([0u64, 64, 0].map(u64::to_le_bytes).concat());
+        file.extend(0u32.to_le_bytes());
+        let counts = [64, 56, segments.len() as u16, 64, 0, 0];
+        file.extend(counts.map(u16::to_le_bytes).concat());
+        let mut offset = (64 + 56 * segments.len()) as u64;
+        for (kind, address, bytes, more) in segments {
+            let len = bytes.len() as u64;
+            file.extend([*kind, 5].map(u32::to_le_bytes).concat());
+            let fields = [offset, *address, *address, len, len.wrapping_add(*more), 4];
+            file.extend(fields.map(u64::to_le_bytes).concat());
+            offset += len;
+        }
+        segments.iter().for_each(|(_, _, bytes, _)| file.extend(*bytes));
+        file
+    }
+
+    const CODE: (u32, u64, &[u8], u64) = (abi::PT_LOAD, 0x20_0000, b"code", 0);
+    const DATA: (u32, u64, &[u8], u64) = (abi::PT_LOAD, 0x40_0000, b"data", 0x1000);
+    const ENTRY: (u32, u64, &[u8], u64) = (abi::PT_NOTE, 0, NOTE, 0);
+
+    #[test]
+    fn pieces_and_entry_are_found() {
+        let file = elf(&[DATA, CODE, ENTRY]);
+        let kernel = Kernel::parse(&file).unwrap();
+        let pieces: Vec<_> =
+            kernel.segments.iter().map(|it| (it.address, it.bytes, it.in_memory)).collect();
+        assert_eq!(pieces, [(0x20_0000, &b"code"[..], 4), (0x40_0000, &b"data"[..], 0x1004)]);
+        assert_eq!((kernel.entry, kernel.extent()), (0x20_0000, 0x20_0000..0x40_1004));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let refused = |segments: &[_], why| assert_eq!(Kernel::parse(&elf(segments)), Err(why));
+        refused(&[CODE, DATA], Error::NoEntry);
+        refused(&[ENTRY], Error::NoSegments);
+        refused(&[DATA, ENTRY], Error::BadEntry(0x20_0000));
+        let high = (abi::PT_LOAD, LIMIT - 4, &b"code"[..], 0);
+        refused(&[CODE, high, ENTRY], Error::BadSegment(1));
+        let shrunk = (abi::PT_LOAD, 0x20_0000, &b"code"[..], u64::MAX);
+        refused(&[shrunk, ENTRY], Error::BadSegment(0));
+        let over = (abi::PT_LOAD, 0x1f_ffff, &b"over"[..], 0);
+        refused(&[CODE, over, ENTRY], Error::BadSegment(0));
+        assert_eq!(Kernel::parse(b"MZ"), Err(Error::NotElf));
+    }
+
+    #[test]
+    fn no_file_cut_short_is_taken_for_whole_or_ends_in_a_panic() {
+        let file = elf(&[ENTRY, CODE, DATA]);
+        for len in 0..file.len() {
+            assert!(Kernel::parse(&file[..len]).is_err(), "{len}");
+        }
+    }
+}

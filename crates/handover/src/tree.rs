@@ -117,3 +117,58 @@ fn push(list: &mut Vec<u8>, value: u64, words: usize) -> Result<(), Error> {
 fn property(name: &str, value: &[u8]) -> Result<DeviceTreeProperty, Error> {
     DeviceTreeProperty::new(name, value).map_err(|_| Error::Model)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::String;
+
+    fn firmwares() -> Vec<u8> {
+        let mut tree = DeviceTree::new();
+        let node = |name: &str, properties: &[(&str, &[u8])]| {
+            let mut node = DeviceTreeNode::new(name).unwrap();
+            properties
+                .iter()
+                .for_each(|(name, value)| node.add_property(property(name, value).unwrap()));
+            node
+        };
+        for name in ["#address-cells", "#size-cells"] {
+            tree.root.add_property(property(name, &2u32.to_be_bytes()).unwrap());
+        }
+        tree.root
+            .add_child(node("memory@40000000", &[("device_type", b"memory\0"), ("reg", &[7; 16])]));
+        tree.root.add_child(node("cpus", &[]));
+        tree.root
+            .add_child(node("chosen", &[("bootargs", b"old\0"), ("linux,initrd-start", &[0; 8])]));
+        tree.to_dtb()
+    }
+
+    #[test]
+    fn the_kernel_gets_the_command_line_and_what_memory_is_left() {
+        let memory = Usable::new([0x4000_0000..0x4800_0000, 0x5000_0000..0x5000_1000]);
+        let blob = edited(&firmwares(), &memory, "attack").unwrap();
+        assert_eq!(len(blob[..8].try_into().unwrap()), Some(blob.len()));
+        let fdt = Fdt::new(&blob).unwrap();
+        let tree = DeviceTree::from_fdt(&fdt);
+        let names: Vec<String> = tree.root.children().map(|node| node.name().to_string()).collect();
+        assert!(names.contains(&"cpus".to_string()));
+        let memories: Vec<_> = tree.root.children().filter(|node| is_memory(node)).collect();
+        assert_eq!(memories.len(), 1, "{names:?}");
+        let list: Vec<u8> = [0x4000_0000u64, 0x800_0000, 0x5000_0000, 0x1000]
+            .iter()
+            .flat_map(|number| number.to_be_bytes())
+            .collect();
+        assert_eq!(memories[0].property("reg").unwrap().value(), list);
+        let chosen = tree.find_node("/chosen").unwrap();
+        assert_eq!(chosen.property("bootargs").unwrap().value(), b"attack\0");
+        assert!(chosen.property("linux,initrd-start").is_none());
+    }
+
+    #[test]
+    fn what_is_no_tree_is_refused() {
+        let memory = Usable::default();
+        assert_eq!(edited(b"no tree", &memory, ""), Err(Error::NotATree));
+        assert_eq!(len(*b"\xd0\x0d\xfe\xed\xff\xff\xff\xff"), None);
+        assert_eq!(len(*b"\xd0\x0d\xfe\xee\0\0\0\x40"), None);
+    }
+}

@@ -7,7 +7,7 @@
 //! | `attack` | makes every attack |
 //! | `soak=SECONDS` | random processes and kernel mappings on all CPUs, under attack |
 //! | `seed=N` | the soak's seed; 1 if not given |
-//! | `bench=ROWS` | times benchmarks: their numbers in `kpkeys_workloads::ALL_ROWS`, separated by commas |
+//! | `bench=ROWS` | times benchmarks: their numbers in `kpkeys_workloads::ALL_ROWS`, separated by commas, or `all` |
 //! | `count=ROWS` | counts their events instead |
 //! | `scale=N` | divides the published number of loops by N; 1000 if not given |
 //! | `iterations=N` | times each benchmark N times; 3 if not given |
@@ -210,7 +210,10 @@ fn set_bench(bench: &mut Request, name: &str, value: &str) -> Option<()> {
     match name {
         "bench" | "count" => {
             bench.count = name == "count";
-            bench.rows = value.split(',').map(row).collect::<Option<_>>()?;
+            bench.rows = match value {
+                "all" => (0..ALL_ROWS.len()).collect(),
+                rows => rows.split(',').map(row).collect::<Option<_>>()?,
+            };
         }
         "scale" => bench.scale = value.parse().ok().filter(|&scale| scale > 0)?,
         "iterations" => bench.iterations = value.parse().ok()?,
