@@ -27,3 +27,39 @@ pub fn slim(file: &[u8]) -> Result<Vec<u8>, String> {
     slim[SECTION_COUNT_AND_NAMES].fill(0);
     Ok(slim)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An ELF file with one segment of `len` bytes, four of which are there, and symbols behind it.
+    fn elf(len: u64) -> Vec<u8> {
+        let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+        file.resize(16, 0);
+        file.extend([2u16, 62].map(u16::to_le_bytes).concat());
+        file.extend(1u32.to_le_bytes());
+        file.extend([0u64, 64, 124].map(u64::to_le_bytes).concat());
+        file.extend(0u32.to_le_bytes());
+        file.extend([64u16, 56, 1, 64, 9, 8].map(u16::to_le_bytes).concat());
+        file.extend([1u32, 5].map(u32::to_le_bytes).concat());
+        file.extend([120, 0, 0, len, len, 1].map(u64::to_le_bytes).concat());
+        file.extend(*b"codesymbols");
+        file
+    }
+
+    #[test]
+    fn what_is_loaded_stays_and_nothing_else() {
+        let file = elf(4);
+        let slim = slim(&file).unwrap();
+        assert!(slim.ends_with(b"code"));
+        assert_eq!((slim.len(), &slim[..40]), (124, &file[..40]));
+        assert_eq!((&slim[40..48], &slim[60..64]), (&[0; 8][..], &[0; 4][..]));
+        assert_eq!(super::slim(&slim).unwrap(), slim);
+    }
+
+    #[test]
+    fn what_is_cut_short_is_refused() {
+        assert_eq!(slim(&elf(400)).unwrap_err(), "a segment lies outside the file");
+        assert!(slim(b"MZ").is_err());
+    }
+}
