@@ -145,8 +145,8 @@ fn a_disk_without_settings_asks_and_does_not_wait_for_ever() {
 fn what_a_machine_says_is_a_run() {
     let modes = ["off label=off/0", "off label=aa/0", "fused label=fused/0", "fused"];
     let words = |mode| match mode {
-        "fused" => "count=0 scale=1000 mode=fused".to_owned(),
-        mode => format!("bench=0 scale=1000 iterations=2 mode={mode}"),
+        "fused" => "count=4 scale=1000 mode=fused".to_owned(),
+        mode => format!("bench=4 scale=1000 iterations=2 mode={mode}"),
     };
     let lines: Vec<String> =
         modes.into_iter().flat_map(|mode| ["--run".to_owned(), words(mode)]).collect();

@@ -6,9 +6,7 @@
 //! and 1 are the emulator's own.
 
 use crate::exit::Exit;
-use core::arch::asm;
 use x86_64::instructions::{interrupts, port::Port};
-use x86_64::structures::DescriptorTablePointer;
 
 /// The device's I/O port.
 pub const EXIT_PORT: u16 = 0xf4;
@@ -22,19 +20,30 @@ pub fn end_emulator(why: Exit) {
 }
 
 /// Restarts the machine: by the reset control register, which PCs have at this port (Intel 500 series PCH datasheet vol. 2, "RST_CNT"; AMD has it
-/// too), and where that does nothing by an exception that cannot be delivered (SDM vol. 3A, 6.15, "Double Fault Exception").
-pub fn restart() -> ! {
+/// too), and where that does nothing by the line that the keyboard controller pulls. Returns where neither does. (An exception that cannot be
+/// delivered would do it everywhere, but takes an LIDT that nothing else needs, in a kernel whose IDT is to stay what it is.)
+pub fn restart() {
     const RESET_CONTROL: u16 = 0xcf9;
     const SYSTEM_RESET: u8 = 1 << 1;
     const RESET_CPU: u8 = 1 << 2;
-    let mut register = Port::<u8>::new(RESET_CONTROL);
-    let no_table = DescriptorTablePointer { limit: 0, base: x86_64::VirtAddr::zero() };
+    const KEYBOARD_COMMAND: u16 = 0x64;
+    const PULSE_RESET_LINE: u8 = 0xfe;
+    let (mut control, mut keyboard) =
+        (Port::<u8>::new(RESET_CONTROL), Port::<u8>::new(KEYBOARD_COMMAND));
     // SAFETY: nothing is to go on from here.
     unsafe {
-        register.write(SYSTEM_RESET);
-        register.write(SYSTEM_RESET | RESET_CPU);
-        asm!("lidt [{}]", "ud2", in(reg) &raw const no_table, options(noreturn));
+        control.write(SYSTEM_RESET);
+        control.write(SYSTEM_RESET | RESET_CPU);
+        wait();
+        keyboard.write(PULSE_RESET_LINE);
+        wait();
     }
+}
+
+/// Milliseconds, on any CPU, of which a reset takes the smallest part. Not by the clock, which may not run yet.
+fn wait() {
+    const TURNS: u32 = 1_000_000;
+    (0..TURNS).for_each(|_| core::hint::spin_loop());
 }
 
 /// Does nothing: a PC is switched off by what its firmware's own code says (ACPI 6.5, 7.4.2 "_Sx"), which this kernel does not run.
