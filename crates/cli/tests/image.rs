@@ -70,7 +70,7 @@ fn machine() -> Machine {
     Machine {
         cpus: 4,
         memory_mib: 1024,
-        time_limit: Duration::from_secs(240),
+        time_limit: Duration::from_secs(600),
         ..Machine::default()
     }
 }
