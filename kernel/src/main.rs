@@ -55,10 +55,13 @@ fn kernel_main(mut info: BootInfo, start_machine: impl FnOnce(Choice, heap::Read
     let heap = heap.unwrap_or_else(|error| exit::refuse(format_args!("{error}")));
     let options = command_line::parse(&info.command_line)
         .unwrap_or_else(|error| exit::refuse(format_args!("{error}")));
+    if options.restart {
+        exit::restart_in_the_end();
+    }
     protection::settle(options.mode());
     protection::violations::settle(options.violations);
     start_machine(options.backend(), heap);
-    log_machine(&info);
+    log_machine(&info, options.label.as_deref());
     let BootInfo { memory, initramfs, .. } = info;
     let first = sched::spawn("main", None, move || run(options, memory, initramfs));
     if let Err(error) = first {
@@ -76,7 +79,7 @@ fn check_memory(memory: &BootMemory) {
     }
 }
 
-fn log_machine(info: &BootInfo) {
+fn log_machine(info: &BootInfo, label: Option<&str>) {
     let (ram, free) = (info.memory.ram_bytes() >> 10, info.memory.free_bytes() >> 10);
     log::info!("memory: {ram} KiB of RAM, {free} KiB free");
     for range in info.memory.ram() {
@@ -98,7 +101,7 @@ fn log_machine(info: &BootInfo) {
     let boot_ms = arch::time::since_boot().as_millis();
     let cpus = cpu::online().count();
     log::info!("{cpus} CPUs up in {boot_ms} ms; command line: \"{}\"", info.command_line);
-    report::emit(&report::Record::Boot { ram_kib: ram, cpus, boot_ms });
+    report::emit(&report::Record::Boot { ram_kib: ram, cpus, boot_ms, label });
 }
 
 /// The first thread.

@@ -8,13 +8,14 @@ use crate::step::Outcome;
 use crate::toolchain::Toolchain;
 
 /// Those of the crates below that wrap nobody else's.
-pub const OWN_CRATES: [&str; 6] = [
+pub const OWN_CRATES: [&str; 7] = [
     "kpkeys",
     "kpkeys-pgtable",
     "kpkeys-mm",
     "kpkeys-workloads",
     "kpkeys-devicetree",
     "kpkeys-program",
+    "kpkeys-handover",
 ];
 
 /// Adapters that a kernel links.
@@ -34,10 +35,10 @@ fn no_std_crates() -> impl Iterator<Item = &'static str> {
 /// Builds them for both bare targets. Those have no `std` at all, so that a use of it anywhere in the
 /// dependencies ends the build.
 pub fn build() -> Result<Outcome> {
-    let targets = Toolchain::of_workspace()?.targets;
+    let toolchain = Toolchain::of_workspace()?;
     let mut arguments = vec!["build"];
     arguments.extend(no_std_crates().flat_map(|name| ["--package", name]));
-    arguments.extend(targets.iter().flat_map(|target| ["--target", target]));
+    arguments.extend(toolchain.bare_targets().flat_map(|target| ["--target", target]));
     command::run(&mut command::cargo(&arguments))?;
     Ok(Outcome::Done)
 }

@@ -16,6 +16,7 @@ pub fn lint() -> Result<Outcome> {
     command::run(&mut cargo(&["fmt", "--check"]))?;
     command::run(for_every_target(&["clippy", "--release"]).args(["--", "-D", "warnings"]))?;
     lint_exploits()?;
+    lint_loader()?;
     let document = ["doc", "--no-deps", "--document-private-items"];
     command::run(for_every_target(&document).env("RUSTDOCFLAGS", "-D warnings"))?;
     Ok(Outcome::Done)
@@ -31,6 +32,15 @@ fn lint_exploits() -> Result<()> {
     command::run(cargo(&["fmt", "--check"]).current_dir(&exploits))?;
     let mut clippy = for_every_target(&["clippy", "--release"]);
     command::run(clippy.current_dir(&exploits).args(["--", "-D", "warnings"]))
+}
+
+/// The loader, for UEFI's targets.
+fn lint_loader() -> Result<()> {
+    let folder = workspace::root().join("kernel/loader");
+    command::run(cargo(&["fmt", "--check"]).current_dir(&folder))?;
+    let mut clippy = cargo(&["clippy", "--release"]);
+    clippy.args(Target::ALL.map(|target| format!("--target={}", target.loader_target())));
+    command::run(clippy.current_dir(&folder).args(["--", "-D", "warnings"]))
 }
 
 /// Builds the images of all targets side by side: each by itself keeps one CPU busy most of the time.

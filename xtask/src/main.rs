@@ -3,7 +3,7 @@
 //! `test` is the one gate that a contributor and CI both pass; it is a list of named steps
 //! ([`checks`]) handed to a runner that times and summarises them ([`step`]). `setup` installs what
 //! the steps need, `docs` builds the documentation for reading. On request: `trees` reads the device trees of a distribution's kernel,
-//! `overhead` counts what adapters cost, `pku` runs the hosted machine where the CPU has keys for it, `exploits` takes over kernels with a faulty driver, `hosts` runs the command on arm64 Linux, `slurm` runs a campaign on a cluster of its own, `browser` opens a report in Chromium, `verify` runs models, proofs and planted faults, and
+//! `overhead` counts what adapters cost, `pku` runs the hosted machine where the CPU has keys for it, `exploits` takes over kernels with a faulty driver, `hosts` runs the command on arm64 Linux, `image` boots a disk on UEFI firmware, `machines` what is too large for each commit, `slurm` runs a campaign on a cluster of its own, `browser` opens a report in Chromium, `verify` runs models, proofs and planted faults, and
 //! `history` collects what the gate on instructions counted at each commit. `results` writes the pages of results from the runs that are kept.
 
 mod audit;
@@ -87,6 +87,8 @@ enum Task {
     Exploits,
     /// Boot machines with 64 CPUs, with CPU models that people have, and soak for ten minutes each (an hour and a half)
     Machines(machines::Arguments),
+    /// Write disks by `kpkeys image` and boot them on UEFI firmware of both machines (Debian's packages, minutes)
+    Image,
     /// Check the protocol by a model, prove the arithmetic, and find planted faults (minutes; proofs need Z3)
     Verify(verify::Arguments),
 }
@@ -112,6 +114,7 @@ fn main() -> ExitCode {
         Task::Pku => pku::run(),
         Task::Exploits => requested::exploits(),
         Task::Machines(arguments) => machines::run(&arguments),
+        Task::Image => requested::image(),
         Task::Verify(arguments) => verify::run(&arguments),
     };
     match outcome {

@@ -69,9 +69,14 @@ pub type Needed = (&'static str, &'static str);
 pub fn install_needed(needed: &[Needed]) -> Result<()> {
     let missing = needed.iter().filter(|(program, _)| command::find(program).is_none());
     let missing: Vec<&str> = missing.map(|(_, package)| *package).collect();
-    match &missing[..] {
+    install_or_say(&missing)
+}
+
+/// Installs packages of Debian, or says how that is done.
+pub fn install_or_say(missing: &[&str]) -> Result<()> {
+    match missing {
         [] => Ok(()),
-        _ if can_install() => install(&missing),
+        _ if can_install() => install(missing),
         _ => bail!("as root, on Debian or Ubuntu: apt-get install {}", missing.join(" ")),
     }
 }

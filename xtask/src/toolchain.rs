@@ -16,8 +16,8 @@ use crate::{command, workspace};
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 pub struct Toolchain {
     components: Vec<String>,
-    /// The bare targets that the `no_std` crates are built for.
-    pub targets: Vec<String>,
+    /// The bare targets that the `no_std` crates are built for, and those of UEFI that the loader is.
+    targets: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -42,6 +42,11 @@ impl Toolchain {
 
     fn parse(text: &str) -> Result<Self> {
         Ok(toml::from_str::<ToolchainFile>(text)?.toolchain)
+    }
+
+    /// The targets that have no `std` at all.
+    pub fn bare_targets(&self) -> impl Iterator<Item = &str> {
+        self.targets.iter().map(String::as_str).filter(|target| !target.ends_with("-uefi"))
     }
 
     /// Has rustup install what is missing, and checks that it is there afterwards.
@@ -136,7 +141,8 @@ mod tests {
 
     #[test]
     fn the_file_of_this_workspace_names_both_bare_targets() {
-        let targets = Toolchain::of_workspace().unwrap().targets;
+        let toolchain = Toolchain::of_workspace().unwrap();
+        let targets: Vec<&str> = toolchain.bare_targets().collect();
         assert_eq!(targets, ["x86_64-unknown-none", "aarch64-unknown-none-softfloat"]);
     }
 

@@ -11,6 +11,7 @@
 //! | [`worker`] | one row in one mode, or the rows of one trace, in a process of its own: prints records |
 //! | [`traced`] | the rows that replay a trace |
 //! | [`results`] | where records are kept, and how a killed run goes on |
+//! | [`import`] | what a machine said on its serial line, as a run |
 //! | [`interleave`] | several builds whose workers take turns in the same blocks |
 //! | [`layouts`] | one commit in several layouts of its code |
 //! | [`program`] | the build whose workers are timed |
@@ -21,6 +22,7 @@
 mod backend;
 pub mod cpu;
 mod header;
+mod import;
 pub mod interleave;
 pub mod layouts;
 mod list;
@@ -60,7 +62,8 @@ Examples:
   kpkeys bench --trace make.trace             a recorded command's memory management
   kpkeys bench --layouts 4 --out epyc         how far it depends on where the code lies
   kpkeys bench --backend pku                  by the CPU's keys for user pages: the real instruction, and it protects
-  kpkeys bench --on qemu-aarch64              instructions and counts in an emulator";
+  kpkeys bench --on qemu-aarch64              instructions and counts in an emulator
+  kpkeys bench --import serial.log --out box  what a machine of kpkeys image said";
 
 /// The options of `kpkeys bench`.
 #[derive(clap::Args, Clone, Debug)]
@@ -81,6 +84,9 @@ pub struct Options {
     /// Print the rows, one line each, and run nothing
     #[arg(long)]
     list: bool,
+    /// Print the table of what a machine with a disk of `kpkeys image` said on its serial line, and run nothing
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["on", "backend", "paging", "rows", "trace", "modes", "parts", "blocks", "cpu", "layouts", "pause_after", "only_block", "list", "quick", "full"])]
+    import: Option<std::path::PathBuf>,
     /// Replay this trace instead of the rows of the evaluation
     #[arg(long, value_name = "FILE")]
     trace: Option<std::path::PathBuf>,
@@ -138,6 +144,9 @@ pub fn run(options: &Options) -> Result<bool> {
     if let Some(count) = options.layouts {
         return layouts::run(options, count);
     }
+    if let Some(file) = &options.import {
+        return import(options, file);
+    }
     let plan = plan::Plan::new(options)?;
     if options.list {
         list::write(&mut io::stdout().lock(), &plan.rows)?;
@@ -164,7 +173,33 @@ pub fn run(options: &Options) -> Result<bool> {
     }
     let mut table = Table::build(&results.recording()?, &reference::graviton3())?;
     table.notices.extend(plan.caveats()?);
-    if let Some(beside) = &beside {
+    let counts = options.counts || plan.place.host().is_none();
+    show(options, &results, table, beside.as_ref(), counts)
+}
+
+/// Keeps what a machine said as a run, and prints its table.
+fn import(options: &Options, file: &Path) -> Result<bool> {
+    let beside = options.compare.as_deref().map(compared).transpose()?;
+    let imported = import::read(file, options.seed)?;
+    if imported.left_out > 0 {
+        let boots = imported.left_out;
+        eprintln!("kpkeys: {boots} boots did not come to a good end and are left out");
+    }
+    let mut results = results::Results::open(options.out.as_deref(), &imported.run)?;
+    results.add(imported.records, &imported.done)?;
+    let table = Table::build(&results.recording()?, &reference::graviton3())?;
+    show(options, &results, table, beside.as_ref(), options.counts)
+}
+
+/// Keeps and prints a table; returns whether its gates hold.
+fn show(
+    options: &Options,
+    results: &results::Results,
+    mut table: Table,
+    beside: Option<&Reference>,
+    counts: bool,
+) -> Result<bool> {
+    if let Some(beside) = beside {
         table = table.compared_with(beside);
     }
     results.keep_table(&table)?;
@@ -172,7 +207,6 @@ pub fn run(options: &Options) -> Result<bool> {
         parts::write(&results.recording()?, options.format)?;
         return Ok(told(&table));
     }
-    let counts = options.counts || plan.place.host().is_none();
     let screen = render::Screen::of_stdout();
     render::write_results(&mut io::stdout().lock(), &table, options.format, counts, screen)?;
     Ok(told(&table))

@@ -15,6 +15,7 @@ mod estimate;
 mod history;
 mod host;
 mod hypervisor;
+mod image;
 mod instructions;
 mod noise;
 mod parts;
@@ -79,6 +80,8 @@ enum Call {
     History(history::Options),
     /// Boot the reference kernel in an emulator
     Run(run::Options),
+    /// Write a disk that machines with UEFI firmware boot, with the reference kernel on it
+    Image(image::Options),
     /// Print the tables the Linux series published
     #[command(
         after_help = "Examples:\n  kpkeys reference                     all of them\n  kpkeys reference v5-amended --format csv"
@@ -165,6 +168,7 @@ fn run(call: Call) -> Result<ExitCode> {
         Call::Report(options) => report::run(&options).map(done),
         Call::History(options) => history::run(&options).map(done),
         Call::Run(options) => run::run(&options).map(gates),
+        Call::Image(options) => image::run(&options).map(done),
         Call::Reference { table, format } => print_reference(table.as_deref(), format).map(done),
         Call::Doctor { format } => doctor::run(format).map(done),
         Call::Schema { name } => schema::run(&name).map(done),

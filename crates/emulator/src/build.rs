@@ -38,14 +38,18 @@ fn target_dir_in(said: Option<OsString>, program: Option<&Path>, folder: &Path) 
 }
 
 /// Whether this compiler has the target's libraries; the compiler's own complaint says nothing of how to get them.
-fn check_rust_target(rustc: &OsStr, folder: &Path, target: Target) -> Result<(), Error> {
+pub(crate) fn check_rust_target(
+    rustc: &OsStr,
+    folder: &Path,
+    rust_target: &'static str,
+) -> Result<(), Error> {
     let mut rustc = Command::new(rustc);
-    rustc.current_dir(folder).args(["--print", "target-libdir", "--target", target.rust_target()]);
+    rustc.current_dir(folder).args(["--print", "target-libdir", "--target", rust_target]);
     // A compiler that cannot be asked is Cargo's to complain of.
     let Ok(said) = rustc.stdin(Stdio::null()).output() else { return Ok(()) };
     let libraries = String::from_utf8_lossy(&said.stdout);
     match said.status.success() && !Path::new(libraries.trim()).is_dir() {
-        true => Err(Error::RustTargetMissing { target }),
+        true => Err(Error::RustTargetMissing { rust_target }),
         false => Ok(()),
     }
 }
@@ -59,14 +63,14 @@ fn check_rust_target(rustc: &OsStr, folder: &Path, target: Target) -> Result<(),
 pub(crate) fn build(
     folder: &Path,
     target_dir: &Path,
-    target: Target,
+    rust_target: &str,
     what: &[&str],
 ) -> Result<PathBuf, Error> {
     let program = PathBuf::from(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     let mut cargo = Command::new(&program);
     // In the package's folder, where Cargo finds the kernel's configuration.
     cargo.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null());
-    cargo.args(["build", "--release", "--target", target.rust_target()]).args(what);
+    cargo.args(["build", "--release", "--target", rust_target]).args(what);
     if !std::io::stderr().is_terminal() {
         cargo.arg("--quiet");
     }
@@ -78,7 +82,7 @@ pub(crate) fn build(
     if !status.success() {
         return Err(Error::Build { status });
     }
-    Ok(target_dir.join(target.rust_target()).join("release"))
+    Ok(target_dir.join(rust_target).join("release"))
 }
 
 impl Kernel {
@@ -106,8 +110,9 @@ impl Kernel {
     fn build_binary(target: Target, name: &str, what: &[&str]) -> Result<Self, Error> {
         let folder = source::folder()?;
         let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-        check_rust_target(&rustc, &folder, target)?;
-        let elf = build(&folder, &target_dir(&folder), target, what)?.join(name);
+        let rust_target = target.rust_target();
+        check_rust_target(&rustc, &folder, rust_target)?;
+        let elf = build(&folder, &target_dir(&folder), rust_target, what)?.join(name);
         let image =
             if target.loads_flat_images() { flat::write_beside(&elf)? } else { elf.clone() };
         Ok(Self { target, elf, image })
@@ -156,8 +161,9 @@ mod tests {
         let rustc = folder.path().join("rustc");
         std::fs::write(&rustc, "#!/bin/sh\necho /nonesuch/lib\n").unwrap();
         std::fs::set_permissions(&rustc, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let check =
-            |rustc: &Path| check_rust_target(rustc.as_os_str(), folder.path(), Target::X86_64);
+        let check = |rustc: &Path| {
+            check_rust_target(rustc.as_os_str(), folder.path(), "x86_64-unknown-none")
+        };
         let error = check(&rustc).unwrap_err().to_string();
         assert_eq!(
             error,

@@ -19,10 +19,10 @@ pub enum Error {
         /// For which machine.
         target: Target,
     },
-    /// The libraries of the Rust target that the kernel is built for are not installed.
+    /// The libraries of a Rust target that is built for are not installed.
     RustTargetMissing {
-        /// For which machine.
-        target: Target,
+        /// Its name.
+        rust_target: &'static str,
     },
     /// The kernel's source was to be written to the user's cache, and there is none.
     NoCache,
@@ -85,8 +85,7 @@ impl fmt::Display for Error {
                     target.program()
                 )
             }
-            Self::RustTargetMissing { target } => {
-                let name = target.rust_target();
+            Self::RustTargetMissing { rust_target: name } => {
                 write!(f, "Rust's target {name} is not installed; `rustup target add {name}` installs it")
             }
             Self::NoCache => f.write_str("there is no folder to build the kernel in; set HOME or XDG_CACHE_HOME to an absolute path"),

@@ -3,6 +3,7 @@
 use crate::{Error, Kernel, LastLines, Machine};
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -93,7 +94,11 @@ impl Kernel {
         let start = Instant::now();
         let child =
             command.spawn().map_err(|source| Error::Io { program: program.clone(), source })?;
-        Watch::new(child, program, on_line).until_end(start, machine.time_limit)
+        let mut all = |line: Line<'_>| {
+            on_line(line);
+            ControlFlow::Continue(())
+        };
+        Watch::new(child, program, &mut all).until_end(start, machine.time_limit)
     }
 }
 
@@ -124,17 +129,22 @@ enum Printed {
 }
 
 /// A running emulator; dropping it kills the emulator.
-struct Watch<'a> {
+pub(crate) struct Watch<'a> {
     child: Child,
     program: PathBuf,
     printed: Receiver<Printed>,
-    on_line: &'a mut dyn FnMut(Line<'_>),
+    /// Says whether there is enough of them.
+    on_line: &'a mut dyn FnMut(Line<'_>) -> ControlFlow<()>,
     serial: VecDeque<String>,
     emulator: VecDeque<String>,
 }
 
 impl<'a> Watch<'a> {
-    fn new(mut child: Child, program: PathBuf, on_line: &'a mut dyn FnMut(Line<'_>)) -> Self {
+    pub(crate) fn new(
+        mut child: Child,
+        program: PathBuf,
+        on_line: &'a mut dyn FnMut(Line<'_>) -> ControlFlow<()>,
+    ) -> Self {
         let (sender, printed) = channel();
         if let Some(pipe) = child.stdout.take() {
             send_lines(pipe, sender.clone(), Printed::Serial);
@@ -146,12 +156,25 @@ impl<'a> Watch<'a> {
         Self { child, program, printed, on_line, serial, emulator }
     }
 
+    /// Until there are lines enough, or the emulator ends by itself, however: how long that took.
+    pub(crate) fn until_enough(
+        mut self,
+        start: Instant,
+        limit: Duration,
+    ) -> Result<Duration, Error> {
+        let deadline = start + limit;
+        if self.take_lines_until(deadline).is_break() || self.wait_until(deadline)?.is_some() {
+            return Ok(start.elapsed());
+        }
+        Err(Error::TimeLimit { limit, last: self.last_lines() })
+    }
+
     fn until_end(mut self, start: Instant, limit: Duration) -> Result<Run, Error> {
         let deadline = start + limit;
-        self.take_lines_until(deadline);
+        let _ = self.take_lines_until(deadline);
         let Some(status) = self.wait_until(deadline)? else {
             self.kill();
-            self.take_lines_until(Instant::now() + DRAIN_LIMIT);
+            let _ = self.take_lines_until(Instant::now() + DRAIN_LIMIT);
             return Err(Error::TimeLimit { limit, last: self.last_lines() });
         };
         let (duration, last) = (start.elapsed(), self.last_lines());
@@ -161,20 +184,23 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Takes lines until the emulator closes its pipes, or until `deadline`.
-    fn take_lines_until(&mut self, deadline: Instant) {
+    /// Takes lines until there are enough, which breaks, until the emulator closes its pipes, or until `deadline`.
+    fn take_lines_until(&mut self, deadline: Instant) -> ControlFlow<()> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return;
+                return ControlFlow::Continue(());
             }
             match self.printed.recv_timeout(left) {
                 Ok(Printed::Serial(line)) => {
-                    (self.on_line)(Line::new(&line));
+                    let enough = (self.on_line)(Line::new(&line));
                     keep(&mut self.serial, line);
+                    enough?;
                 }
                 Ok(Printed::Emulator(line)) => keep(&mut self.emulator, line),
-                Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout) => return,
+                Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout) => {
+                    return ControlFlow::Continue(());
+                }
             }
         }
     }

@@ -117,16 +117,17 @@ mod tests {
         found
     }
 
-    /// Every crate of the repository that the kernel is made of, by its lock file, is in the bundle, whole.
+    /// Every crate of the repository that the kernel and its loader are made of, by their lock files, is in the bundle, whole.
     #[test]
     fn the_bundle_is_the_kernel_and_its_crates() {
         let cache = tempfile::tempdir().unwrap();
         let folder = unpacked(cache.path()).unwrap();
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let lock = fs::read_to_string(repository.join("kernel/Cargo.lock")).unwrap();
-        let ours = lock.lines().filter_map(|line| line.strip_prefix("name = \"kpkeys"));
+        let lock = |of: &str| fs::read_to_string(repository.join(of)).unwrap();
+        let locks = ["kernel/Cargo.lock", "kernel/loader/Cargo.lock"].map(lock).concat();
+        let ours = locks.lines().filter_map(|line| line.strip_prefix("name = \"kpkeys"));
         let mut crates = 0;
-        for name in ours.filter(|rest| *rest != "-kernel\"") {
+        for name in ours.filter(|rest| !["-kernel\"", "-loader\""].contains(rest)) {
             let name = name.trim_end_matches('"').trim_start_matches('-');
             let place = Path::new("crates").join(if name.is_empty() { "kpkeys" } else { name });
             for part in [place.join("src"), place.join("Cargo.toml")] {
@@ -135,10 +136,12 @@ mod tests {
             crates += 1;
         }
         assert_eq!(fs::read_dir(folder.join("crates")).unwrap().count(), crates);
-        let exploits = ["exploits/Cargo.toml", "exploits/Cargo.lock", "exploits/src"];
-        for part in
-            ["Cargo.toml", "Cargo.lock", "build.rs", ".cargo", "src"].iter().chain(&exploits)
-        {
+        let of_kernel =
+            ["Cargo.toml", "Cargo.lock", "build.rs", ".cargo", "src"].map(str::to_owned);
+        let of =
+            |package| ["Cargo.toml", "Cargo.lock", "src"].map(|part| format!("{package}/{part}"));
+        for part in of_kernel.into_iter().chain(of("exploits")).chain(of("loader")) {
+            let part = part.as_str();
             assert_same(&folder.join("kernel").join(part), &repository.join("kernel").join(part));
         }
         assert_same(&folder.join("Cargo.toml"), &repository.join("Cargo.toml"));

@@ -1,6 +1,7 @@
 //! The emulated machines the kernel runs on, and what each needs. The one place that knows.
 
 use crate::{Error, Machine};
+use kpkeys_handover::medium;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -21,7 +22,7 @@ struct Facts {
     debian_package: &'static str,
     rust_target: &'static str,
     entry_format: &'static str,
-    backends: &'static [&'static str],
+    machine: medium::Machine,
     enforces: &'static str,
     board: &'static str,
     exit_device: [&'static str; 2],
@@ -35,7 +36,7 @@ const X86_64: Facts = Facts {
     debian_package: "qemu-system-x86",
     rust_target: "x86_64-unknown-none",
     entry_format: "x86_64",
-    backends: &["pks", "smap", "mock", "none"],
+    machine: medium::Machine::X86_64,
     enforces: "PKS and SMAP",
     board: "pc",
     // The value `v` that the kernel writes there becomes the exit status `2 * v + 1`.
@@ -49,7 +50,7 @@ const AARCH64: Facts = Facts {
     debian_package: "qemu-system-arm",
     rust_target: "aarch64-unknown-none-softfloat",
     entry_format: "aarch64",
-    backends: &["poe", "pan", "mock", "none"],
+    machine: medium::Machine::Aarch64,
     enforces: "PAN and E0PD but not POE, which it has not",
     // With EL2, from where the kernel can raise asynchronous errors for its tests and attacks.
     board: "virt,gic-version=3,virtualization=on",
@@ -90,6 +91,14 @@ impl Target {
         self.facts().rust_target
     }
 
+    /// The Rust target that the UEFI application which loads the kernel is built for.
+    pub const fn loader_target(self) -> &'static str {
+        match self.machine() {
+            medium::Machine::X86_64 => "x86_64-unknown-uefi",
+            medium::Machine::Aarch64 => "aarch64-unknown-uefi",
+        }
+    }
+
     /// The name of the format its page-table entries have.
     pub const fn entry_format(self) -> &'static str {
         self.facts().entry_format
@@ -97,7 +106,12 @@ impl Target {
 
     /// The backends its kernel has, by the names its command line takes, the best first.
     pub const fn backends(self) -> &'static [&'static str] {
-        self.facts().backends
+        self.machine().backends()
+    }
+
+    /// The kind of machine that it emulates.
+    pub const fn machine(self) -> medium::Machine {
+        self.facts().machine
     }
 
     /// Which hardware of those backends the emulator's CPU model `max` checks, in words.

@@ -15,6 +15,9 @@ pub enum Record<'a> {
         cpus: usize,
         /// Milliseconds since the kernel was entered.
         boot_ms: u128,
+        /// What the command line said of it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        label: Option<&'a str>,
     },
     /// The final page tables are in use.
     Protection {

@@ -33,6 +33,11 @@ impl PhysRange {
         (self.len() / PAGE_SIZE) as usize
     }
 
+    /// The address of each page that begins in it, if it begins with one.
+    pub fn frames(self) -> impl Iterator<Item = PhysAddr> {
+        (self.start.0..self.end.0).step_by(PAGE_SIZE as usize).map(PhysAddr)
+    }
+
     /// Whether the range holds nothing.
     pub const fn is_empty(&self) -> bool {
         self.len() == 0

@@ -1,5 +1,6 @@
 //! What the boot loader told, copied out of its memory.
 
+use crate::console::screen;
 use crate::memory::boot::{BootMemory, PhysRange};
 use arrayvec::ArrayString;
 use core::fmt;
@@ -28,7 +29,7 @@ impl fmt::Display for CommandLineTooLong {
 }
 
 impl BootInfo {
-    /// Copies `command_line`, and keeps the archive from being used as memory.
+    /// Copies `command_line`, settles on the screen that it names, and keeps the archive from being used as memory.
     ///
     /// # Errors
     ///
@@ -43,6 +44,7 @@ impl BootInfo {
         if let Some(archive) = initramfs {
             memory.reserve(archive);
         }
+        screen::settle(&command_line, memory.ram());
         Ok(Self { memory, command_line, initramfs })
     }
 }

@@ -8,7 +8,7 @@
 //! | `soak=SECONDS` | random processes and kernel mappings on all CPUs, under attack |
 //! | `operations=N` | the same until each CPU's worker has done so many operations, however long that takes |
 //! | `seed=N` | the soak's seed; 1 if not given |
-//! | `bench=ROWS` | times benchmarks: their numbers in `kpkeys_workloads::ALL_ROWS`, separated by commas |
+//! | `bench=ROWS` | times benchmarks: their numbers in `kpkeys_workloads::ALL_ROWS`, separated by commas, or `all` |
 //! | `count=ROWS` | counts their events instead |
 //! | `scale=N` | divides the published number of loops by N; 1000 if not given |
 //! | `iterations=N` | times each benchmark N times; 3 if not given |
@@ -16,6 +16,9 @@
 //! | `mode=off\|unbatched\|batched\|fused-lean\|fused` | selects the protection mode; `fused` if not given, `off` without backend |
 //! | `violations=enforce\|audit` | refuses what does not fit the types of frames, in mode `fused`, or stores and reports it; `enforce` if not given |
 //! | `interactive` | a person is at the serial line: what is typed for the command is shown |
+//! | `screen=ADDRESS,WIDTH,HEIGHT,STRIDE` | a frame buffer of 32-bit pixels, on which what is said is drawn too |
+//! | `label=TEXT` | says TEXT in the record of the boot |
+//! | `restart` | restarts the machine in the end, where no emulator ends it |
 //! | `-- COMMAND...` | runs a command from the initramfs; its words may be quoted as in a shell |
 //! | `crash=panic` | panics, to show how that is reported |
 //! | `crash=stack-overflow` | overflows a thread's stack, likewise |
@@ -26,6 +29,7 @@
 //! with the meant one.
 
 use crate::arch::backend::Choice;
+use crate::console::screen::FrameBuffer;
 use crate::evidence::bench::Request;
 use crate::program::command::Command;
 use alloc::string::{String, ToString};
@@ -55,6 +59,10 @@ pub struct Options {
     pub mode: Option<Mode>,
     /// What becomes of what does not fit the types of frames.
     pub violations: Violations,
+    /// What the record of the boot says.
+    pub label: Option<String>,
+    /// Restart the machine in the end.
+    pub restart: bool,
     /// Run a command.
     pub command: Option<Command>,
     /// End badly on purpose.
@@ -102,6 +110,7 @@ impl Options {
         match word {
             "tests" => self.tests = Some(String::new()),
             "attack" => self.attack = true,
+            "restart" => self.restart = true,
             _ => return None,
         }
         Some(())
@@ -120,6 +129,9 @@ impl Options {
             ("mode", name) => self.mode = Some(Mode::from_name(name)?),
             ("violations", "enforce") => self.violations = Violations::Enforce,
             ("violations", "audit") => self.violations = Violations::Audit,
+            ("label", text) => self.label = Some(text.to_string()),
+            // The boot code has looked for it before there was a heap.
+            ("screen", value) => _ = FrameBuffer::parse(value)?,
             ("crash", "panic") => self.crash = Some(Crash::Panic),
             ("crash", "stack-overflow") => self.crash = Some(Crash::StackOverflow),
             ("crash", "hang") => self.crash = Some(Crash::Hang),
@@ -158,7 +170,7 @@ impl fmt::Display for UnknownWords {
             write!(f, "{}{}", if place == 0 { "" } else { "|" }, choice.name())?;
         }
         f.write_str(
-            ", mode=off|unbatched|batched|fused-lean|fused, violations=enforce|audit, crash=panic|stack-overflow|hang, crash=panic-in-window|stack-overflow-in-window|fault-in-window|error-in-window, interactive, and -- COMMAND...",
+            ", mode=off|unbatched|batched|fused-lean|fused, violations=enforce|audit, crash=panic|stack-overflow|hang, crash=panic-in-window|stack-overflow-in-window|fault-in-window|error-in-window, interactive, screen=ADDRESS,WIDTH,HEIGHT,STRIDE, label=TEXT, restart, and -- COMMAND...",
         )
     }
 }
@@ -211,7 +223,10 @@ fn set_bench(bench: &mut Request, name: &str, value: &str) -> Option<()> {
     match name {
         "bench" | "count" => {
             bench.count = name == "count";
-            bench.rows = value.split(',').map(row).collect::<Option<_>>()?;
+            bench.rows = match value {
+                "all" => (0..ALL_ROWS.len()).collect(),
+                rows => rows.split(',').map(row).collect::<Option<_>>()?,
+            };
         }
         "scale" => bench.scale = value.parse().ok().filter(|&scale| scale > 0)?,
         "iterations" => bench.iterations = value.parse().ok()?,

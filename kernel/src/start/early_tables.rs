@@ -1,4 +1,4 @@
-//! The page tables Rust starts on: image, linear map, devices.
+//! The page tables Rust starts on: image, linear map, devices, screen.
 //!
 //! They are built once, by the boot CPU, while the boot tables map RAM one to
 //! one, from page-table pages taken from boot memory. Nothing here changes a table after
@@ -7,8 +7,9 @@
 //!
 //! Entries are spelt by the architecture's [`Format`]; what it wants of these tables alone is [`arch::early_leaf`].
 
-use crate::arch::layout::{DEVICES, LINEAR_MAP};
+use crate::arch::layout::{DEVICES, LINEAR_MAP, SCREEN};
 use crate::arch::{self, Format};
+use crate::console::screen;
 use crate::memory::boot::{BootMemory, OutOfMemory, PAGE_SIZE, PhysAddr, PhysRange};
 use crate::start::image;
 use arrayvec::ArrayVec;
@@ -53,6 +54,14 @@ pub unsafe fn build(
     for (page, device) in devices.enumerate() {
         let at = VirtAddr(DEVICES + page as u64 * PAGE_SIZE);
         builder.map(at, Level::Pte, device, Attrs::DEVICE)?;
+    }
+    for (page, frame) in screen::memory().into_iter().flat_map(PhysRange::frames).enumerate() {
+        builder.map(
+            VirtAddr(SCREEN + page as u64 * PAGE_SIZE),
+            Level::Pte,
+            frame,
+            Attrs::DEVICE,
+        )?;
     }
     ROOT.store(builder.root.0, Ordering::Release);
     PAGE_TABLE_PAGES.call_once(|| builder.pages);

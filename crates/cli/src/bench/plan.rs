@@ -235,7 +235,8 @@ impl Effort {
         }
     }
 
-    fn blocks(self) -> u32 {
+    /// How many blocks, if nothing else is said.
+    pub fn blocks(self) -> u32 {
         match self {
             Effort::Quick => 4,
             Effort::Normal => 12,

@@ -35,24 +35,82 @@ pub struct Request {
     pub count: bool,
 }
 
-/// The kernel's records of a benchmark.
+/// What the kernel says that it measured.
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
-enum Reported {
+pub enum Measured {
+    /// One timed iteration.
     Sample {
+        /// The row.
         row: String,
+        /// Which iteration, from 0.
         iteration: u32,
+        /// How long it took, by the machine's clock.
         ns: u64,
+        /// Operations in it.
         operations: u64,
     },
+    /// The events of one iteration.
     Counts {
+        /// The row.
         row: String,
+        /// Operations in it.
         operations: u64,
+        /// How many of each kind, in the order of [`Event`].
         events: Vec<u64>,
+        /// The most stores that one window covered.
         longest_window_stores: u64,
     },
-    #[serde(other)]
-    Other,
+}
+
+/// The kernel's records, of which those of a benchmark matter.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Reported {
+    Measured(Measured),
+    Other(serde::de::IgnoredAny),
+}
+
+impl Measured {
+    /// The row's name.
+    pub fn row(&self) -> &str {
+        match self {
+            Measured::Sample { row, .. } | Measured::Counts { row, .. } => row,
+        }
+    }
+
+    /// Whether it is a time.
+    pub fn is_timed(&self) -> bool {
+        matches!(self, Measured::Sample { .. })
+    }
+
+    /// The record of a run that it is, of this row. `unit` is what the machine's clock counts.
+    pub fn record(&self, row: &Row, mode: Mode, block: u32, unit: Unit) -> Record {
+        match self {
+            Measured::Sample { iteration, ns, operations, .. } => Record::Sample(Sample {
+                mode,
+                block,
+                iteration: *iteration,
+                benchmark: row.benchmark.into(),
+                result_class: row.result_class.into(),
+                unit,
+                value: *ns as f64 / *operations as f64,
+                entries: entries(row),
+            }),
+            Measured::Counts { operations, events, longest_window_stores, .. } => {
+                let each = |event: Event| {
+                    events
+                        .get(event as usize)
+                        .map_or(0.0, |&count| count as f64 / *operations as f64)
+                };
+                // The share of time means nothing where a register write costs thousands of cycles.
+                let longest_window_stores = *longest_window_stores;
+                let exposure = Exposure { open_share: 0.0, longest_window_stores };
+                let row = PlannedRow::Workload(*row);
+                Record::Counts(counts_record(mode, &row, each, Some(exposure)))
+            }
+        }
+    }
 }
 
 impl Emulated {
@@ -104,37 +162,15 @@ impl Emulated {
 fn record_of(request: &Request, row: &Row, json: &str) -> Result<Option<Record>> {
     let reported = serde_json::from_str(json)
         .with_context(|| format!("not a record of the kernel: {json}"))?;
-    Ok(match reported {
-        Reported::Sample { row: name, iteration, ns, operations } if name == row.result_class => {
-            Some(Record::Sample(Sample {
-                mode: request.mode,
-                block: request.block,
-                iteration,
-                benchmark: row.benchmark.into(),
-                result_class: name,
-                unit: Unit::Instructions,
-                value: ns as f64 / operations as f64,
-                entries: entries(row),
-            }))
+    match reported {
+        Reported::Measured(measured) if measured.row() == row.result_class => {
+            Ok(Some(measured.record(row, request.mode, request.block, Unit::Instructions)))
         }
-        Reported::Counts { row: name, operations, events, longest_window_stores }
-            if name == row.result_class =>
-        {
-            let each = |event: Event| {
-                events.get(event as usize).map_or(0.0, |&count| count as f64 / operations as f64)
-            };
-            // The share of time means nothing where a register write costs thousands of cycles.
-            let exposure = Exposure { open_share: 0.0, longest_window_stores };
-            Some(Record::Counts(counts_record(
-                request.mode,
-                &PlannedRow::Workload(*row),
-                each,
-                Some(exposure),
-            )))
+        Reported::Measured(_) => {
+            bail!("the kernel ran another row than `{}`: {json}", row.result_class)
         }
-        Reported::Other => None,
-        _ => bail!("the kernel ran another row than `{}`: {json}", row.result_class),
-    })
+        Reported::Other(_) => Ok(None),
+    }
 }
 
 #[cfg(test)]

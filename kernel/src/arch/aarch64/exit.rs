@@ -14,8 +14,8 @@ pub const fn status(why: Exit) -> u64 {
     (why as u64) << 1 | 1
 }
 
-/// Ends the emulator, or switches the machine off; where neither is to be had, stops this CPU.
-pub fn exit(why: Exit) -> ! {
+/// Ends the emulator; on a machine without semihosting, turns interrupts off and returns.
+pub fn end_emulator(why: Exit) {
     const SYS_EXIT: u64 = 0x18;
     const APPLICATION_EXIT: u64 = 0x2_0026;
     irq::disable();
@@ -34,8 +34,14 @@ pub fn exit(why: Exit) -> ! {
             options(nostack),
         );
     }
+}
+
+/// Has the firmware restart the machine, or switch it off if it cannot.
+pub fn restart() {
+    psci::system_reset();
+}
+
+/// Has the firmware switch the machine off. Returns where there is none that could.
+pub fn switch_off() {
     psci::system_off();
-    loop {
-        irq::wait();
-    }
 }

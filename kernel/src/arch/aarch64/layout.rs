@@ -6,6 +6,7 @@
 //! | `0xffff_b000_0000_0000` | alias of page-table pages, with backend `pan` |
 //! | `0xffff_ffff_8000_0000` | kernel image (see `image.ld`) |
 //! | `0xffff_ffff_c000_0000` | device registers |
+//! | `0xffff_ffff_e000_0000` | frame buffer, uncached, where the loader names one |
 //!
 //! The same addresses as on x86-64, all in the upper half of what `TTBR1_EL1` translates: kernel
 //! addresses have bit 47 set on both architectures.
@@ -19,6 +20,8 @@ pub const LINEAR_MAP: u64 = 0xffff_8880_0000_0000;
 pub const ALIAS: Option<u64> = Some(0xffff_b000_0000_0000);
 /// First address of the device mappings; see `devices`.
 pub const DEVICES: u64 = 0xffff_ffff_c000_0000;
+/// First address of the frame buffer.
+pub const SCREEN: u64 = 0xffff_ffff_e000_0000;
 /// Where the image is linked.
 const IMAGE: u64 = 0xffff_ffff_8000_0000;
 

@@ -41,3 +41,15 @@ pub fn system_off() {
         log::error!("the firmware does not switch the machine off: {error}");
     }
 }
+
+/// Restarts the machine. Returns where there is no firmware that could.
+pub fn system_reset() {
+    let refused = match CONDUIT.load(Ordering::Relaxed) {
+        1 => psci::system_reset::<Hvc>(),
+        2 => psci::system_reset::<Smc>(),
+        _ => return,
+    };
+    if let Err(error) = refused {
+        log::error!("the firmware does not restart the machine: {error}");
+    }
+}

@@ -23,6 +23,11 @@ pub fn enable_and_wait() {
     interrupts::enable_and_hlt();
 }
 
+/// Sleeps until an interrupt comes, for ever where they are off.
+pub fn wait() {
+    x86_64::instructions::hlt();
+}
+
 /// One turn of a loop that waits for another CPU: answers shootdowns, since with interrupts
 /// off nobody else does it, and the other CPU may be waiting for the answer.
 pub fn relax() {

@@ -6,6 +6,7 @@
 //! | `0xffff_b000_0000_0000` | alias of page-table pages, with backend `smap`; in root entries of its own, which programs' roots lack |
 //! | `0xffff_ffff_8000_0000` | kernel image (see `image.ld`) |
 //! | `0xffff_ffff_c000_0000` | device registers, uncached |
+//! | `0xffff_ffff_e000_0000` | frame buffer, uncached, where the loader names one |
 //!
 //! The linear map starts where Linux's does, so addresses in reports look familiar.
 
@@ -17,6 +18,8 @@ pub const LINEAR_MAP: u64 = 0xffff_8880_0000_0000;
 pub const ALIAS: Option<u64> = Some(0xffff_b000_0000_0000);
 /// First address of the device mappings; the local APIC's page comes first.
 pub const DEVICES: u64 = 0xffff_ffff_c000_0000;
+/// First address of the frame buffer.
+pub const SCREEN: u64 = 0xffff_ffff_e000_0000;
 
 /// The address at which the linear map has physical address `phys`.
 pub const fn linear(phys: PhysAddr) -> *mut u8 {

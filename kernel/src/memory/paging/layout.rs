@@ -1,8 +1,9 @@
-//! What the final tables map besides the linear map: the image by its permissions, and the devices. And what the linear map must
+//! What the final tables map besides the linear map: the image by its permissions, the devices, and the screen. And what the linear map must
 //! not offer: holes between RAM, and a way to write code.
 
 use super::Bare;
 use crate::arch::{self, layout};
+use crate::console::screen;
 use crate::memory::boot::{BootMemory, PAGE_SIZE, PhysAddr, PhysRange};
 use crate::start::image;
 use crate::start::settled::Settled;
@@ -22,7 +23,8 @@ pub fn complete<P: Probe>(kernel: &Kernel<Bare<P>>, ram: &[PhysRange]) -> Result
     unmap_holes(kernel, ram)?;
     protect_image_in_linear_map(kernel)?;
     map_image(kernel)?;
-    map_devices(kernel)
+    map_devices(kernel)?;
+    map_screen(kernel)
 }
 
 /// Says which frames are code, constants, or no RAM. What only the start needed nobody may write any more either, under any address: that
@@ -179,6 +181,17 @@ fn map_devices<P: Probe>(kernel: &Kernel<Bare<P>>) -> Result<(), Error> {
     }
     TO_GUARDED_DEVICES.settle(|| to_guarded);
     Ok(())
+}
+
+/// The screen is open to every store: it is no memory, and whoever draws on it does no more than that.
+fn map_screen<P: Probe>(kernel: &Kernel<Bare<P>>) -> Result<(), Error> {
+    let Some(screen) = screen::memory() else { return Ok(()) };
+    let paging = kernel.paging();
+    let section = paging.section(paging.kernel());
+    let range = pages(layout::SCREEN, screen.len())?;
+    paging.map(&section, paging.kernel(), range, Attrs::DEVICE, |page| {
+        screen.start.offset(page as u64 * PAGE_SIZE)
+    })
 }
 
 /// Where devices are written beside the alias, takes write permission from where they are read, which they are written at as long as a CPU may be

@@ -215,6 +215,7 @@ unsafe fn move_to_early_tables(memory: &mut BootMemory) {
     unsafe {
         root::enter_early_tables();
         console::init();
+        console::open_screen();
     }
 }
 

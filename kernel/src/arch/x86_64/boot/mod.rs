@@ -113,7 +113,10 @@ unsafe fn move_to_early_tables(memory: &mut BootMemory) {
     let root = PhysAddr::new(early_tables::ROOT.load(Ordering::Acquire));
     // SAFETY: the early tables map the image where the boot tables do, so execution goes on;
     // the boot stack is part of it. One-to-one addresses are not used from here on.
-    unsafe { Cr3::write(PhysFrame::containing_address(root), Cr3Flags::empty()) };
+    unsafe {
+        Cr3::write(PhysFrame::containing_address(root), Cr3Flags::empty());
+        console::open_screen();
+    }
 }
 
 /// The backend, interrupts, time and the other CPUs, in this order.

@@ -1,15 +1,17 @@
-//! The console: log lines for people and JSON records for programs, on one serial line.
+//! The console: log lines for people and JSON records for programs, on one serial line, and on the [`screen`] where there is one.
 //!
 //! A record is one line that starts with `{`; every other line is for people. Each line
 //! is written in one go under one lock, so lines of different CPUs never mix. The lock
 //! is taken with interrupts off; code that runs in an NMI must not log, since the NMI may
 //! have interrupted the holder. A panic takes the console by force.
 
+pub mod screen;
+
 use crate::{arch, lock::IrqLock};
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-static CONSOLE: IrqLock<Option<arch::serial::Serial>> = IrqLock::new(None);
+static CONSOLE: IrqLock<Console> = IrqLock::new(Console { serial: None, screen: None });
 static PANICKING: AtomicBool = AtomicBool::new(false);
 
 /// Opens the serial line and makes it the target of the `log` macros.
@@ -19,10 +21,20 @@ static PANICKING: AtomicBool = AtomicBool::new(false);
 /// Must be called once, before any other CPU runs.
 pub unsafe fn init() {
     // SAFETY: the caller calls this once; the port lives in `CONSOLE` from here on.
-    *CONSOLE.lock() = unsafe { arch::serial::Serial::new() };
+    CONSOLE.lock().serial = unsafe { arch::serial::Serial::new() };
     if log::set_logger(&Logger).is_ok() {
         log::set_max_level(log::LevelFilter::Info);
     }
+}
+
+/// Opens the screen too, if there is one: what is said from now on is drawn.
+///
+/// # Safety
+///
+/// Must be called once, on tables that map the screen, as all later ones must.
+pub unsafe fn open_screen() {
+    // SAFETY: forwarded; the screen lives in `CONSOLE` from here on.
+    CONSOLE.lock().screen = unsafe { screen::Screen::new() };
 }
 
 /// Writes one line as it is.
@@ -34,32 +46,29 @@ pub fn write_line(line: fmt::Arguments<'_>) {
     } else {
         CONSOLE.lock()
     };
-    if let Some(serial) = console.as_mut() {
-        let _ = Serial(serial).write_fmt(format_args!("{line}\n"));
-    }
+    let _ = console.write_fmt(format_args!("{line}\n"));
 }
 
 /// Writes bytes as they are, but for a carriage return before each newline if `maps_newline`.
 pub fn write_bytes(bytes: &[u8], maps_newline: bool) {
     let mut console = CONSOLE.lock();
-    let Some(serial) = console.as_mut() else { return };
     if !maps_newline {
-        return serial.write(bytes);
+        return console.write(bytes);
     }
     for line in bytes.split_inclusive(|&byte| byte == b'\n') {
         match line.strip_suffix(b"\n") {
             Some(text) => {
-                serial.write(text);
-                serial.write(b"\r\n");
+                console.write(text);
+                console.write(b"\r\n");
             }
-            None => serial.write(line),
+            None => console.write(line),
         }
     }
 }
 
 /// A byte that has come in, if one has.
 pub fn read_byte() -> Option<u8> {
-    CONSOLE.lock().as_mut()?.read()
+    CONSOLE.lock().serial.as_mut()?.read()
 }
 
 /// From now on the console is taken even if its lock is held.
@@ -67,11 +76,26 @@ pub fn take_over_for_panic() {
     PANICKING.store(true, Ordering::Relaxed);
 }
 
-struct Serial<'a>(&'a mut arch::serial::Serial);
+/// What lines are written to.
+struct Console {
+    serial: Option<arch::serial::Serial>,
+    screen: Option<screen::Screen>,
+}
 
-impl Write for Serial<'_> {
+impl Console {
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(serial) = &mut self.serial {
+            serial.write(bytes);
+        }
+        if let Some(screen) = &mut self.screen {
+            screen.write(bytes);
+        }
+    }
+}
+
+impl Write for Console {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.write(text.as_bytes());
+        self.write(text.as_bytes());
         Ok(())
     }
 }

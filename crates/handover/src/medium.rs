@@ -1,0 +1,52 @@
+//! Which file lies where on a boot medium. Names are as FAT and UEFI have them: short, separated by `/` here.
+
+/// The kind of machine that a medium starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Machine {
+    /// 64-bit PCs.
+    X86_64,
+    /// 64-bit Arm.
+    Aarch64,
+}
+
+/// What is said before the command line of one kind of machine, and what the kernel is to be started with.
+pub const SETTINGS: &str = "kpkeys.txt";
+/// How many lines of the settings have been started; the loader keeps it there while there is more than one.
+pub const STARTED: &str = "kpkeys.next";
+
+impl Machine {
+    /// Every kind.
+    pub const ALL: [Machine; 2] = [Machine::X86_64, Machine::Aarch64];
+
+    /// Its name in settings and on command lines.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Machine::X86_64 => "x86_64",
+            Machine::Aarch64 => "aarch64",
+        }
+    }
+
+    /// Where firmware looks for the loader on a removable medium (UEFI 2.10, 3.5.1.1).
+    pub const fn loader(self) -> &'static str {
+        match self {
+            Machine::X86_64 => "EFI/BOOT/BOOTX64.EFI",
+            Machine::Aarch64 => "EFI/BOOT/BOOTAA64.EFI",
+        }
+    }
+
+    /// Where the loader looks for the kernel.
+    pub const fn kernel(self) -> &'static str {
+        match self {
+            Machine::X86_64 => "EFI/kpkeys/x86_64.elf",
+            Machine::Aarch64 => "EFI/kpkeys/aarch64.img",
+        }
+    }
+
+    /// The kernel's backends, the best first.
+    pub const fn backends(self) -> &'static [&'static str] {
+        match self {
+            Machine::X86_64 => &["pks", "smap", "mock", "none"],
+            Machine::Aarch64 => &["poe", "pan", "mock", "none"],
+        }
+    }
+}
