@@ -21,7 +21,9 @@ pub fn of_run(effort: Effort, seed: u64) -> Vec<String> {
         modes.shuffle(&mut order);
         lines.extend(modes.into_iter().map(|mode| {
             let is = if mode == Mode::Aa { Mode::Off } else { mode };
-            format!("bench=all scale={scale} iterations={iterations} mode={is} label={mode}/{block}")
+            format!(
+                "bench=all scale={scale} iterations={iterations} mode={is} label={mode}/{block}"
+            )
         }));
     }
     lines
