@@ -5,6 +5,7 @@
 //! is taken with interrupts off; code that runs in an NMI must not log, since the NMI may
 //! have interrupted the holder. A panic takes the console by force.
 
+pub mod frame_buffer;
 pub mod screen;
 
 use crate::{arch, lock::IrqLock};

@@ -4,6 +4,7 @@
 //! it, the early tables and the final ones map it at [`SCREEN`](crate::arch::layout::SCREEN) as a device's registers, and [`Screen`] draws. It
 //! never reads: lines go round from the last row to the first, with a gap behind the newest, so that nothing is moved.
 
+use super::frame_buffer::{FrameBuffer, GLYPH};
 use crate::arch::layout::SCREEN;
 use crate::memory::boot::{PAGE_SIZE, PhysRange};
 use crate::start::settled::Settled;
@@ -11,64 +12,31 @@ use font8x8::legacy::BASIC_LEGACY;
 
 /// The word's name, with what follows it.
 const WORD: &str = "screen=";
-/// As much as is mapped at most: more than 8192 by 4096 pixels.
-const MAX_BYTES: u64 = 128 << 20;
-/// Pixels of a character, before they are enlarged: eight lines, each drawn twice.
-const GLYPH: (u32, u32) = (8, 16);
 /// Wider screens get larger characters.
 const WIDE: u32 = 2560;
 const WHITE: u32 = 0x00ff_ffff;
 const BLACK: u32 = 0;
 
-/// A frame buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FrameBuffer {
-    address: u64,
-    width: u32,
-    height: u32,
-    /// Pixels from one line to the next.
-    stride: u32,
-}
-
 #[unsafe(link_section = ".settled")]
 static FRAME_BUFFER: Settled<Option<FrameBuffer>> = Settled::new();
-
-impl FrameBuffer {
-    /// The word's value; `None` if it is no frame buffer that can be drawn on.
-    pub fn parse(value: &str) -> Option<Self> {
-        let mut numbers = value.split(',').map(|number| match number.strip_prefix("0x") {
-            Some(digits) => u64::from_str_radix(digits, 16).ok(),
-            None => number.parse().ok(),
-        });
-        let address = numbers.next()??;
-        let mut small = || u32::try_from(numbers.next()??).ok();
-        let (width, height, stride) = (small()?, small()?, small()?);
-        let screen = Self { address, width, height, stride };
-        let is_one = width >= GLYPH.0 && height >= GLYPH.1 && stride >= width;
-        let is_placed = address.is_multiple_of(PAGE_SIZE)
-            && u64::from(stride).saturating_mul(u64::from(height)) <= MAX_BYTES / 4
-            && address.checked_add(MAX_BYTES).is_some_and(|end| end < 1 << 48);
-        (is_one && is_placed && numbers.next().is_none()).then_some(screen)
-    }
-
-    /// Its memory, in whole pages.
-    fn memory(self) -> PhysRange {
-        let bytes = u64::from(self.stride) * u64::from(self.height) * 4;
-        PhysRange::new(self.address, bytes).rounded_out(PAGE_SIZE)
-    }
-}
 
 /// Finds the word, once, before any table maps the screen. One that lies in RAM is no screen: whoever said so was wrong.
 pub fn settle(command_line: &str, ram: &[PhysRange]) {
     let words = command_line.split_once("-- ").map_or(command_line, |(words, _)| words);
     let value = words.split_whitespace().find_map(|word| word.strip_prefix(WORD));
     let found = value.and_then(FrameBuffer::parse);
-    FRAME_BUFFER.settle(|| found.filter(|it| !ram.iter().any(|ram| ram.overlaps(&it.memory()))));
+    FRAME_BUFFER.settle(|| found.filter(|it| !ram.iter().any(|ram| ram.overlaps(&memory_of(*it)))));
+}
+
+/// Its memory, in whole pages.
+fn memory_of(screen: FrameBuffer) -> PhysRange {
+    let bytes = u64::from(screen.stride) * u64::from(screen.height) * 4;
+    PhysRange::new(screen.address, bytes).rounded_out(PAGE_SIZE)
 }
 
 /// What is to be mapped at [`SCREEN`], if there is one.
 pub fn memory() -> Option<PhysRange> {
-    FRAME_BUFFER.get().copied().flatten().map(FrameBuffer::memory)
+    FRAME_BUFFER.get().copied().flatten().map(memory_of)
 }
 
 /// A screen that is mapped.

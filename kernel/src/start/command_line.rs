@@ -29,7 +29,7 @@
 //! with the meant one.
 
 use crate::arch::backend::Choice;
-use crate::console::screen::FrameBuffer;
+use crate::console::frame_buffer::FrameBuffer;
 use crate::evidence::bench::Request;
 use crate::program::command::Command;
 use alloc::string::{String, ToString};

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "the kernel uses the rest")]
 
+#[path = "../../../kernel/src/console/frame_buffer.rs"]
+pub mod frame_buffer;
 #[path = "../../../kernel/src/start/command_line.rs"]
 mod words;
 
@@ -58,6 +60,11 @@ pub mod arch {
             }
         }
     }
+}
+
+/// `crate::console` of the kernel.
+pub mod console {
+    pub use super::frame_buffer;
 }
 
 /// `crate::program` of the kernel.

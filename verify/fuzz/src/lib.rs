@@ -12,7 +12,7 @@ mod readers;
 mod tables;
 
 // What the tests of the crates have, by the paths that these use.
-use kernel::{arch, evidence, program};
+use kernel::{arch, console, evidence, program};
 #[allow(dead_code, unused_imports, reason = "a part of the test")]
 #[path = "../../../crates/mm/tests/mm/contents.rs"]
 mod contents;
