@@ -12,18 +12,18 @@
 //! all of it has, which is each thread's and takes an instruction.
 
 use std::io;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 use std::ops::Range;
 use std::ptr::NonNull;
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 use kpkeys::context::PageTables;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 use kpkeys::pku::Pku;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 use kpkeys::{Backend, Pkey};
 use kpkeys_pgtable::{PAGE_SIZE, PhysAddr};
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 use rustix::mm::Advice;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 
@@ -46,7 +46,7 @@ enum Guard {
     /// Its protection.
     Protection,
     /// The key of page tables, which each of its pages has.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     Key(Pku),
 }
 
@@ -100,7 +100,7 @@ impl Arena {
     /// # Errors
     ///
     /// As for [`new`](Self::new).
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     pub fn keyed(pages: usize) -> io::Result<Arena> {
         let arena = Self::new(pages)?;
         let base = arena.tables.as_ptr().cast();
@@ -125,7 +125,7 @@ impl Arena {
     ///
     /// As for [`guarded`](Self::guarded).
     pub fn well_guarded(pages: usize) -> io::Result<Arena> {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
         if let Ok(keys) = crate::pku::ready() {
             let mut arena = Self::of_views(pages, None, READ_WRITE, false)?;
             arena.set_key(0..pages, Pkey::PAGE_TABLES);
@@ -208,9 +208,9 @@ impl Arena {
         match self.guard {
             Guard::Protection => self.set_tables_protection(writable),
             // SAFETY: a register that stands for a protection register is being opened, by whoever keeps its contract.
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
             Guard::Key(keys) if writable => unsafe { keys.enter::<PageTables>() },
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
             Guard::Key(keys) => keys.reset(),
         }
     }
@@ -219,7 +219,7 @@ impl Arena {
     pub(crate) fn unguard(&self) {
         match self.guard {
             Guard::Protection => self.set_tables_protection(true),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
             Guard::Key(_) => self.set_key(0..self.pages(), Pkey::DEFAULT),
         }
     }
@@ -239,7 +239,7 @@ impl Arena {
     /// # Panics
     ///
     /// If the kernel refuses: going on would make every result worthless.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     pub(crate) fn set_key(&self, pages: Range<usize>, key: Pkey) {
         assert!(pages.end <= self.pages(), "{pages:?} are not all in the arena");
         // SAFETY: the pages are this arena's own mapping; no reference of Rust's claims that they can be accessed, as for protection.

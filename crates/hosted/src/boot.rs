@@ -25,7 +25,7 @@ pub type Measuring<F, B, P> = Hosted<F, B, P, <B as Measured>::Tlb>;
 /// A machine that is timed.
 pub type Timed<F> = Hosted<F, MockBackend<F>, NoProbe>;
 /// A machine whose page tables have a key of the host's, so that a store to one outside a window is SIGSEGV, on any thread; with a probe.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub type OnKeys<F, P> = Measuring<F, kpkeys::pku::Pku, P>;
 /// A machine whose events are counted.
 pub type Counted<F> = Hosted<F, MockBackend<F>, Counter>;

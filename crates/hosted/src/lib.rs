@@ -29,7 +29,7 @@ pub mod linux;
 pub mod machine;
 pub mod mmu;
 pub mod parts;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod pku;
 pub mod register;
 mod shared;
@@ -42,6 +42,6 @@ pub use boot::{
 };
 pub use counter::{Counter, Counts};
 pub use machine::{Hosted, HostedFormat};
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub use switch_cost::key_change_ns;
 pub use switch_cost::{barrier_ns, switch_ns, switch_ns_by};

@@ -60,7 +60,7 @@ impl<E: Encoding + Send + Sync> Measured for Keyed<MockRegister, E> {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 impl Measured for kpkeys::pku::Pku {
     type Tlb = crate::pku::HostKeys;
 

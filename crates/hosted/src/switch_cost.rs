@@ -48,7 +48,7 @@ fn of<B: Backend>(backend: &B) -> f64 {
 /// # Errors
 ///
 /// Why this host has no keys, or no memory.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub fn key_change_ns() -> io::Result<f64> {
     use kpkeys::Pkey;
     const ROUNDS: u32 = 20;

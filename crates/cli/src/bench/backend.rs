@@ -93,7 +93,7 @@ impl HostBackend {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod pku {
     use anyhow::Result;
     use kpkeys_hosted::pku::Pku;
@@ -114,7 +114,7 @@ mod pku {
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 mod pku {
     use anyhow::{Result, bail};
 

@@ -164,13 +164,14 @@ struct Worker {
 
 impl Worker {
     /// Runs where page tables have keys of the host's.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     fn run_by_keys<F: HostedFormat>(&self, count: bool) -> Result<()> {
         self.run::<F, kpkeys_hosted::pku::Pku>(count)
     }
 
     /// There are none.
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+    #[expect(clippy::extra_unused_type_parameters, reason = "they are called alike")]
     fn run_by_keys<F: HostedFormat>(&self, _count: bool) -> Result<()> {
         Ok(HostBackend::Pku.check()?)
     }

@@ -1,7 +1,7 @@
 //! Page tables with keys of the host's: what the CPU itself refuses.
 //!
 //! Where this CPU has no such keys nothing can be shown, and each test says so; `cargo xtask pku` runs them where there are.
-#![cfg(target_arch = "x86_64")]
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 mod guarded;
 mod keys;
