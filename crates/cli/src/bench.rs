@@ -11,7 +11,7 @@
 //! | [`worker`] | one row in one mode, or the rows of one trace, in a process of its own: prints records |
 //! | [`traced`] | the rows that replay a trace |
 //! | [`results`] | where records are kept, and how a killed run goes on |
-//! | [`import`] | what a machine said on its serial line, as a run |
+//! | [`mod@import`] | what a machine said on its serial line, as a run |
 //! | [`interleave`] | several builds whose workers take turns in the same blocks |
 //! | [`layouts`] | one commit in several layouts of its code |
 //! | [`program`] | the build whose workers are timed |

@@ -12,7 +12,7 @@ const ENTRY_LEN: u32 = 24;
 /// Memory map entries of this type are RAM.
 const RAM: u32 = 1;
 
-/// How many bytes [`write`] makes of a map with so many ranges.
+/// How many bytes [`write()`] makes of a map with so many ranges.
 pub const fn len(ranges: usize, command_line: &str) -> usize {
     HEADER_LEN as usize + ENTRY_LEN as usize * ranges + command_line.len() + 1
 }

@@ -1,7 +1,7 @@
 //! The screen: what is said on the serial line, for a machine that has none to look at.
 //!
 //! The loader says by the word `screen=ADDRESS,WIDTH,HEIGHT,STRIDE` where the firmware left a frame buffer of 32-bit pixels; [`settle`] checks
-//! it, the early tables and the final ones map it at [`SCREEN`](crate::arch::layout::SCREEN) as a device's registers, and [`Screen`] draws. It
+//! it, the early tables and the final ones map it at [`SCREEN`] as a device's registers, and [`Screen`] draws. It
 //! never reads: lines go round from the last row to the first, with a gap behind the newest, so that nothing is moved.
 
 use super::frame_buffer::{FrameBuffer, GLYPH};
