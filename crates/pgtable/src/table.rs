@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::addr::{ENTRIES, Level, PhysAddr, VirtAddr};
+use crate::addr::{ENTRIES, Level, PAGE_SIZE, PhysAddr, VirtAddr};
 use crate::entry::{Entry, Format};
 use crate::machine::Machine;
 
@@ -124,6 +124,11 @@ impl<'m> Slot<'m> {
     /// Where the entry is.
     pub(crate) fn address(self) -> VirtAddr {
         VirtAddr(core::ptr::from_ref(self.0).addr() as u64)
+    }
+
+    /// Its index in its table.
+    pub(crate) fn index(self) -> usize {
+        (self.address().0 % PAGE_SIZE) as usize / size_of::<Entry>()
     }
 
     /// The entry now, for whoever does not follow it: nothing behind it is made visible.

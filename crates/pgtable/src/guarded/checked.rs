@@ -230,13 +230,10 @@ impl<'m, M: Machine> Section<'m, M> {
         by: &'static Location<'static>,
     ) -> Result<(), Error> {
         let user = self.space() == Space::User;
-        let index = (slot.address().0 % PAGE_SIZE) as usize / size_of::<Entry>();
-        if at != Level::Pgd || USER_HALF.contains(&index) == user {
+        if at != Level::Pgd || USER_HALF.contains(&slot.index()) == user {
             return Ok(());
         }
-        let frame = types.frame_of(slot);
-        let (is, wanted, entry) = (types.of(frame), Use::Half { user }, Some(slot.address()));
-        Err(self.refuse_in_window(Violation { frame, is, wanted, entry, by, stored: false }))
+        Err(self.refuse_table(types, slot, Use::Half { user }, by))
     }
 
     /// Makes a table a root that may be loaded.
@@ -282,13 +279,26 @@ impl<'m, M: Machine> Section<'m, M> {
         level: Level,
         by: &'static Location<'static>,
     ) -> Result<(), Error> {
-        let (frame, user) = (types.frame_of(slot), self.space() == Space::User);
-        if types.is_table(frame, level, user) {
+        let user = self.space() == Space::User;
+        if types.is_table(types.frame_of(slot), level, user) {
             return Ok(());
         }
-        let (wanted, entry) = (Use::Table { level, user }, Some(slot.address()));
+        Err(self.refuse_table(types, slot, Use::Table { level, user }, by))
+    }
+
+    /// What is said of the table of an entry that is not one to be stored to.
+    #[cold]
+    #[inline(never)]
+    fn refuse_table(
+        &self,
+        types: &Types,
+        slot: Slot<'_>,
+        wanted: Use,
+        by: &'static Location<'static>,
+    ) -> Error {
+        let (frame, entry) = (types.frame_of(slot), Some(slot.address()));
         let is = types.of(frame);
-        Err(self.refuse_in_window(Violation { frame, is, wanted, entry, by, stored: false }))
+        self.refuse_in_window(Violation { frame, is, wanted, entry, by, stored: false })
     }
 
     /// What is said of a store that was refused, outside of its window: it is reported.

@@ -218,14 +218,14 @@ impl Types {
 
     /// The frame that an entry is in.
     #[inline(always)]
-    pub(crate) fn frame_of(&self, slot: Slot<'_>) -> PhysAddr {
+    pub(super) fn frame_of(&self, slot: Slot<'_>) -> PhysAddr {
         let offset = core::ptr::from_ref(slot.0).addr().wrapping_sub(self.tables) as u64;
         PhysAddr(self.memory.start.0.wrapping_add(offset & !(PAGE_SIZE - 1)))
     }
 
     /// Whether a frame is a table of a level that is in use, a program's or the kernel's.
     #[inline(always)]
-    pub(crate) fn is_table(&self, frame: PhysAddr, level: Level, user: bool) -> bool {
+    pub(super) fn is_table(&self, frame: PhysAddr, level: Level, user: bool) -> bool {
         self.word(frame)
             .is_some_and(|word| FrameType::is_table_word(word.load(Ordering::Relaxed), level, user))
     }

@@ -67,11 +67,7 @@ impl Root {
     /// Whether the root translates this address: it is canonical, and in the root's half.
     #[inline(always)]
     pub(crate) fn is_for(&self, va: VirtAddr) -> bool {
-        let half = va.0 as i64 >> 47;
-        match self.space {
-            Space::User => half == 0,
-            Space::Kernel | Space::Linear => half == -1,
-        }
+        va.is_canonical() && va.is_kernel() == (self.space != Space::User)
     }
 
     /// What the root register is loaded with.

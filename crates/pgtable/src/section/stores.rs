@@ -300,14 +300,11 @@ impl<M: Machine> Section<'_, M> {
         slots: Slots<'_>,
         by: &'static Location<'static>,
     ) -> Result<Option<&Types>, Error> {
-        let (Some(types), Some(first)) = (self.types(), slots.iter().next()) else {
-            return Ok(None);
-        };
-        self.check_table(types, first, Level::Pte, by)?;
-        Ok(types.is_sweeping().then_some(types))
+        self.check_source(slots, by)?;
+        Ok(self.types().filter(|types| types.is_sweeping()))
     }
 
-    /// Holds the table that PTEs are in against its type, if there are types, as [`check_target`](Self::check_target) does, where no more than that is asked.
+    /// Holds the table that PTEs are in against its type, if there are types.
     ///
     /// # Errors
     ///
@@ -319,27 +316,9 @@ impl<M: Machine> Section<'_, M> {
         by: &'static Location<'static>,
     ) -> Result<(), Error> {
         match (self.types(), slots.iter().next()) {
-            (Some(types), Some(first)) if !self.is_in_use(types, first) => {
-                self.foreign(types, first, by)
-            }
+            (Some(types), Some(first)) => self.check_table(types, first, Level::Pte, by),
             _ => Ok(()),
         }
-    }
-
-    #[inline(always)]
-    fn is_in_use(&self, types: &Types, slot: Slot<'_>) -> bool {
-        types.is_table(types.frame_of(slot), Level::Pte, self.space == Space::User)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn foreign(
-        &self,
-        types: &Types,
-        slot: Slot<'_>,
-        by: &'static Location<'static>,
-    ) -> Result<(), Error> {
-        self.check_table(types, slot, Level::Pte, by)
     }
 
     /// Replaces a PTE and returns the old one.
@@ -589,9 +568,7 @@ impl<M: Machine> Section<'_, M> {
         let Some(types) = self.types() else { return Some(self.store(Event::EntryStore, slot, f)) };
         let by = Location::caller();
         self.in_judging_window(|window| {
-            if !self.is_in_use(types, slot) {
-                return self.foreign(types, slot, by).ok().and(None);
-            }
+            self.check_table(types, slot, Level::Pte, by).ok()?;
             self.count(Event::EntryStore, 1);
             Some(f(window, self.writable(slot)))
         })
