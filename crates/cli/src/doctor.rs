@@ -18,8 +18,8 @@ use kpkeys_emulator::Target;
 use serde::Serialize;
 
 use crate::bench::cpu::measured;
+use crate::emulation;
 use crate::host;
-use crate::hypervisor;
 use crate::noise::{Disturbance, Settings};
 use cpu::Cpu;
 
@@ -132,7 +132,7 @@ fn examine() -> Report {
 
     let mut findings = vec![cpu::mock_register(architecture, hwcap2())];
     findings.extend(cpu::host_keys(architecture, cpu::leaf_7()));
-    findings.extend(cpu::emulated(hypervisor::emulator()));
+    findings.extend(cpu::emulated(emulation::emulator()));
     findings.push(limits::cpus(cpus));
     findings.push(limits::memory(memory));
     findings.extend(noise(Settings::read(measured(None).unwrap_or(0)).disturbances()));
@@ -143,7 +143,7 @@ fn examine() -> Report {
         findings.push(limits::ptrace(yama.as_deref(), capabilities));
     }
     // A translator has no kernel's features, and the CPU beneath it is of another architecture.
-    if host::translated().is_none() {
+    if emulation::translated().is_none() {
         findings.extend(cpu::backends(architecture, &cpu, cpu::leaf_7()));
     }
 

@@ -7,7 +7,7 @@ use std::fs;
 
 use kpkeys_stats::record::NoiseRecord;
 
-use crate::host;
+use crate::emulation;
 
 /// One thing that widens intervals, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl Settings {
         let of_cpu = |file: &str| text(&format!("/sys/devices/system/cpu/cpu{cpu}/{file}"));
         let load = text("/proc/loadavg");
         Settings {
-            translated: host::translated(),
+            translated: emulation::translated(),
             load: load.and_then(|load| load.split(' ').next()?.parse().ok()),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             governor: of_cpu("cpufreq/scaling_governor"),

@@ -6,7 +6,7 @@ use kpkeys_stats::record::Machine;
 use serde_json::{Map, Value};
 
 use super::backend::HostBackend;
-use crate::hypervisor;
+use crate::emulation;
 
 /// The machine this runs on: what decides how fast it is, as far as it says. `cpu` is the one to measure on, if it was chosen; `backend` what
 /// windows are opened by here, if they are.
@@ -15,9 +15,9 @@ pub fn machine(cpu: Option<usize>, backend: Option<HostBackend>) -> Machine {
     let release = uname.release().to_string_lossy().into_owned();
     let cpuinfo = crate::host::cpuinfo();
     let mut extra = details(&cpuinfo);
-    extra.extend(crate::host::translated().map(|how| ("translated".to_owned(), how.into())));
+    extra.extend(emulation::translated().map(|how| ("translated".to_owned(), how.into())));
     extra.insert("switch".into(), backend.unwrap_or_default().switch().into());
-    extra.extend(hypervisor::emulator().map(|name| ("emulator".to_owned(), name.into())));
+    extra.extend(emulation::emulator().map(|name| ("emulator".to_owned(), name.into())));
     extra.extend(setting("governor", "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"));
     extra.extend(cpu.map(|cpu| ("measured_cpu".to_owned(), cpu.into())));
     let mitigations = mitigations();

@@ -11,7 +11,7 @@ use super::backend::HostBackend;
 use super::traced::{self, TracedRow};
 use super::{Options, cpu};
 use crate::emulated::check_backend;
-use crate::hypervisor;
+use crate::emulation;
 use crate::usage::UsageError;
 
 /// A checked request.
@@ -318,7 +318,7 @@ impl Plan {
         let machine = self
             .place
             .host()
-            .map_or([None, None], |backend| [hypervisor::caveat(), backend.caveat()]);
+            .map_or([None, None], |backend| [emulation::caveat(), backend.caveat()]);
         let mut caveats: Vec<String> = machine.into_iter().flatten().collect();
         if let Some(row) = self.rows.iter().find(|row| row.traced().is_some()) {
             let of_trace = traced::caveats(&traced::read(self.trace.as_deref())?);

@@ -20,7 +20,7 @@ use rand::seq::SliceRandom;
 use super::plan::{Plan, PlannedRow};
 use super::run::{COUNTING, Step};
 use super::worker;
-use crate::host;
+use crate::emulation;
 
 /// Turns of the host kernel in a block, ahead of the others: its set-up touches 1 GiB for real.
 const LINUX_TURNS: u32 = 2;
@@ -98,7 +98,7 @@ impl Worker {
         block: u32,
         count: bool,
     ) -> Result<Worker> {
-        let mut process = host::command(program)
+        let mut process = emulation::command(program)
             .args(worker::arguments(plan, rows, mode, block, count))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
