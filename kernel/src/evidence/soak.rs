@@ -33,16 +33,13 @@ pub fn run(until: Until, seed: u64) -> Result<usize, String> {
     // Unmaps that wait for a window from what ran before hold frames.
     kernel.purge_vmalloc();
     let before = accounted(kernel);
-    let until = match until {
-        // Workers are asked by the clock.
-        Until::Time(length) => Until::Time(time::since_boot() + length),
-        operations => operations,
-    };
+    let begun = time::since_boot();
     let attacker = sched::spawn("attacker", None, attack).map_err(|error| error.to_string())?;
     let mut workers = Vec::new();
     for cpu in cpu::online() {
         let seed = seed.wrapping_add(cpu.id.0 as u64);
-        let worker = sched::spawn("worker", None, move || Worker::new(memories(), seed).run(until));
+        let worker =
+            sched::spawn("worker", None, move || Worker::new(memories(), seed).run(begun, until));
         workers.push(worker.map_err(|error| error.to_string())?);
     }
     let results: Vec<Result<u64, String>> =

@@ -9,6 +9,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::time::Duration;
 use kpkeys_mm::frames::OwnedFrame;
 use kpkeys_mm::{AddressSpace, Error, MapFlags};
 use kpkeys_pgtable::{NoProbe, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
@@ -52,15 +53,15 @@ impl Worker {
         Self { kernel, random, processes: Vec::new(), areas: Vec::new() }
     }
 
-    /// Works until the clock says so, or so much is done, gives everything back, and returns how many operations were done.
+    /// Works until then, time being counted from when the soak was begun, gives everything back, and returns how many operations were done.
     ///
     /// # Errors
     ///
     /// What was wrong.
-    pub fn run(mut self, until: Until) -> Result<u64, String> {
+    pub fn run(mut self, begun: Duration, until: Until) -> Result<u64, String> {
         let mut operations = 0;
         let goes_on = |done| match until {
-            Until::Time(end) => time::since_boot() < end,
+            Until::Time(length) => time::since_boot() - begun < length,
             Until::Operations(number) => done < number,
         };
         while goes_on(operations) {
