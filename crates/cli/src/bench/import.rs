@@ -84,7 +84,7 @@ fn imported(text: &str, seed: u64) -> Result<Imported> {
     let Some(first) = boots.first() else {
         bail!("no boot in it measured anything and came to a good end");
     };
-    if let Some(other) = boots.iter().find(|boot| !boot.is_of_machine_of(first)) {
+    if let Some(other) = boots.iter().find(|boot| boot.machine() != first.machine()) {
         bail!(
             "it is of several machines: {} and {}; give each a file of its own",
             first.machine(),
@@ -159,14 +159,7 @@ impl Boot {
         Ok((mode, free.unwrap_or_default()))
     }
 
-    fn is_of_machine_of(&self, other: &Boot) -> bool {
-        let of = |boot: &Boot| {
-            let Boot { kernel, arch, ram_kib, cpus, backend, .. } = boot;
-            (kernel.clone(), arch.clone(), *ram_kib, *cpus, backend.clone())
-        };
-        of(self) == of(other)
-    }
-
+    /// What boots of one run have in common.
     fn machine(&self) -> String {
         let Boot { kernel, arch, ram_kib, cpus, backend, .. } = self;
         format!("{arch} with {cpus} CPUs and {ram_kib} KiB, kernel {kernel}, backend {backend}")
