@@ -170,7 +170,7 @@ impl Alias {
                     let va = va.offset_pages(index);
                     if piece.contains(va) { self.entry::<M>(Level::Pte, va) } else { Entry::EMPTY }
                 });
-                section.link(slot, Level::Pmd, Kind::Alias, true, page)?;
+                section.link((slot, now), Level::Pmd, Kind::Alias, true, page)?;
             }
         }
         Ok(())

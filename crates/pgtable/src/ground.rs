@@ -20,6 +20,9 @@ pub struct Ground<M, F> {
     frames: F,
     mode: Mode,
     linear: Linear,
+    /// Serialises changes of the linear map. Who breaks it has two changes of one block made at a time, of which a gate refuses the second
+    /// [split](crate::linear).
+    linear_lock: Mutex<()>,
     early: Mutex<EarlyPtps>,
     foreign: Mutex<EarlyPtps>,
     protected: AtomicBool,
@@ -31,11 +34,16 @@ impl<M: Machine, F: Frames> Ground<M, F> {
     pub(crate) fn new(machine: M, frames: F, mode: Mode, linear: Linear) -> Self {
         let [early, foreign] = [const { Mutex::new(EarlyPtps::new()) }; 2];
         let (protected, to_alias) = (AtomicBool::new(false), AtomicUsize::new(0));
-        Ground { machine, frames, mode, linear, early, foreign, protected, to_alias }
+        let linear_lock = Mutex::new(());
+        Ground { machine, frames, mode, linear, linear_lock, early, foreign, protected, to_alias }
     }
 
-    /// The same, with the linear map it is to use.
+    /// The same, with the linear map it is to use. Where there are types, it is kept with them.
     pub(crate) fn with_linear(self, linear: Linear) -> Self {
+        let anchor = self.machine.anchor();
+        if anchor.get().is_some() {
+            anchor.lay_linear(linear);
+        }
         Ground { linear, ..self }
     }
 
@@ -57,8 +65,9 @@ impl<M: Machine, F: Frames> Ground<M, F> {
         self.mode
     }
 
+    #[inline(always)]
     pub(crate) fn linear(&self) -> &Linear {
-        &self.linear
+        self.machine.anchor().linear().unwrap_or(&self.linear)
     }
 
     /// Begins an operation on tables of `space`.
@@ -156,7 +165,8 @@ impl<M: Machine, F: Frames> Ground<M, F> {
         pages: usize,
         reserve: &mut Reserve,
     ) -> Result<(), Error> {
-        self.linear.protect(&self.section(Space::Linear), start, pages, reserve)
+        let _locked = self.linear_lock.lock();
+        self.linear().protect(&self.section(Space::Linear), start, pages, reserve)
     }
 
     /// Makes frames data again, as [`protect`](Self::protect) found them. They must have been protected together.
@@ -170,7 +180,8 @@ impl<M: Machine, F: Frames> Ground<M, F> {
         pages: usize,
         reserve: &mut Reserve,
     ) -> Result<(), Error> {
-        self.linear.unprotect(&self.section(Space::Linear), start, pages, reserve)
+        let _locked = self.linear_lock.lock();
+        self.linear().unprotect(&self.section(Space::Linear), start, pages, reserve)
     }
 
     /// [`protect`](Self::protect) for one page where the linear map is made of pages: nothing is split.
@@ -180,7 +191,10 @@ impl<M: Machine, F: Frames> Ground<M, F> {
     /// As [`protect`](Self::protect), and [`Error::NeedsPageMappedLinearMap`].
     #[inline(always)]
     pub(crate) fn protect_page(&self, frame: PhysAddr) -> Result<(), Error> {
-        self.linear.protect_page(&self.section(Space::Linear), frame)
+        match self.linear().alias() {
+            None => self.set_page_key(frame, Pkey::PAGE_TABLES),
+            Some(_) => self.protect(frame, 1, &mut Reserve::new()),
+        }
     }
 
     /// [`unprotect`](Self::unprotect) for one page where the linear map is made of pages.
@@ -190,7 +204,16 @@ impl<M: Machine, F: Frames> Ground<M, F> {
     /// As [`protect_page`](Self::protect_page).
     #[inline(always)]
     pub(crate) fn unprotect_page(&self, frame: PhysAddr) -> Result<(), Error> {
-        self.linear.unprotect_page(&self.section(Space::Linear), frame)
+        match self.linear().alias() {
+            None => self.set_page_key(frame, Pkey::DEFAULT),
+            Some(_) => self.unprotect(frame, 1, &mut Reserve::new()),
+        }
+    }
+
+    /// [`set_key`](Self::set_key) for a page that is the caller's alone, in a map of pages: it takes no lock.
+    #[inline(always)]
+    fn set_page_key(&self, frame: PhysAddr, key: Pkey) -> Result<(), Error> {
+        self.linear().set_page_key(&self.section(Space::Linear), frame, key)
     }
 
     /// Gives frames that protection will be turned on for their alias, if the backend wants one.
@@ -204,7 +227,8 @@ impl<M: Machine, F: Frames> Ground<M, F> {
         pages: usize,
         reserve: &mut Reserve,
     ) -> Result<(), Error> {
-        self.linear.map_alias(&self.section(Space::Linear), start, pages, reserve)
+        let _locked = self.linear_lock.lock();
+        self.linear().map_alias(&self.section(Space::Linear), start, pages, reserve)
     }
 
     /// Sets the key of `pages` frames from `start` in the linear map, splitting blocks with page-table pages from `reserve`, and
@@ -221,8 +245,8 @@ impl<M: Machine, F: Frames> Ground<M, F> {
         key: Pkey,
         reserve: &mut Reserve,
     ) -> Result<(), Error> {
-        let section = self.section(Space::Linear);
-        self.linear.set_key(&section, start, pages, key, reserve)
+        let _locked = self.linear_lock.lock();
+        self.linear().set_key(&self.section(Space::Linear), start, pages, key, reserve)
     }
 
     pub(crate) fn record_early(&self, start: PhysAddr, pages: usize) -> Result<(), Error> {

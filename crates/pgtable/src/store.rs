@@ -12,12 +12,15 @@
 //! | not valid; or young, and dirty or read-only | plain: no walker changes it |
 //! | any entry, on a machine whose walkers set no flags ([`Machine::WALKERS_SET_FLAGS`]) | plain |
 //! | any other valid leaf | an atomic read-modify-write |
+//! | a page-table pointer, or nothing, where tables have types | a compare-and-exchange: see [`replace`] |
 //!
 //! [`is_settled`] is the rule, [`Format::walker_may_flag`] the part of it that depends on the format. Flags are only ever set by walkers, never
 //! cleared, so an entry that is settled when it is loaded is settled until somebody stores it, and that is this caller alone:
 //!
 //! - *Other software.* Between the load and the plain store no other CPU stores to the entry, since an entry is changed by one caller at a time
 //!   (crate protocol, *Locks*); linking of tables, which callers on disjoint ranges share, is serialised by the root's own lock.
+//!   Whoever breaks a lock has entries of data lost, or stored twice. That no table is linked twice, or freed while an entry points to it,
+//!   depends on none.
 //! - *Stale translations.* A CPU that still holds a writable and clean translation may mark the entry dirty although it is
 //!   read-only by now (x86-64 before shadow stacks). Whoever takes write permission from a clean page therefore flushes before the entry is
 //!   changed again; until then it is the only caller there.
@@ -111,6 +114,12 @@ pub fn set_access_flags<M: Machine>(
         return still;
     }
     slot.0.compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+}
+
+/// Replaces an entry if it still is `was`, and returns whether. For pointers to tables, where no lock decides whether a table is linked.
+#[inline(always)]
+pub(crate) fn replace(_window: &Window<'_>, slot: Slot<'_>, was: Entry, entry: Entry) -> bool {
+    slot.0.compare_exchange(was.0, entry.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
 }
 
 /// Empties every entry of a run.

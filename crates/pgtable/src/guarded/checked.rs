@@ -134,16 +134,17 @@ impl<'m, M: Machine> Section<'m, M> {
         ptp.never_linked()
     }
 
-    /// Links a table into an entry at `at`. `user` is whether the way to a user page may lead through it.
+    /// Links a table into an entry at `at` that is `was`: nothing, or a block that the table's leaves say the same as. `user` is whether the way to a user page
+    /// may lead through it.
     ///
     /// # Errors
     ///
-    /// [`Error::Violation`] if the page is not an unlinked table of the level below and of this kind.
+    /// [`Error::Violation`] if the page is not an unlinked table of the level below and of this kind, or the entry is something else by now.
     #[inline(always)]
     #[track_caller]
     pub(crate) fn link(
         &self,
-        slot: Slot<'_>,
+        (slot, was): (Slot<'_>, Entry),
         at: Level,
         kind: Kind,
         user: bool,
@@ -156,14 +157,28 @@ impl<'m, M: Machine> Section<'m, M> {
             return Ok(());
         };
         let (from, to) = (FrameType::unlinked(level, kind), FrameType::linked(level, kind));
-        self.change_and_set(types, (frame, from, to), (slot, at), entry)
+        let by = Location::caller();
+        self.change_upper(|window, to_alias| {
+            self.check_upper(types, slot, at, by)?;
+            types
+                .change(window, to_alias, frame, from, to)
+                .map_err(|_| self.refuse_frame(types, frame, slot, Use::Change { from, to }, by))?;
+            if self.replace_upper(window, slot, was, entry) {
+                return Ok(());
+            }
+            // It was made what it is by this gate.
+            let _: Result<(), FrameType> = types.change(window, to_alias, frame, to, from);
+            Err(self.refuse_frame(types, frame, slot, Use::Entry, by))
+        })?;
+        self.stored_valid(entry);
+        Ok(())
     }
 
     /// Unlinks the table that an entry at `at` points to.
     ///
     /// # Errors
     ///
-    /// [`Error::Violation`] if it is not a linked table of the level below and of this kind.
+    /// [`Error::Violation`] if it is not a linked table of the level below and of this kind, or the entry points to something else by now.
     #[inline(always)]
     #[track_caller]
     pub(crate) fn unlink(
@@ -171,16 +186,29 @@ impl<'m, M: Machine> Section<'m, M> {
         slot: Slot<'_>,
         at: Level,
         kind: Kind,
-        entry: Entry,
+        was: Entry,
     ) -> Result<UnlinkedPtp, Error> {
-        let frame = M::Format::frame(at, entry);
-        match (self.types(), at.below()) {
-            (Some(types), Some(level)) => {
-                let change = (frame, FrameType::linked(level, kind), FrameType::Spare);
-                self.change_and_set(types, change, (slot, at), Entry::EMPTY)?;
+        let frame = M::Format::frame(at, was);
+        let (Some(types), Some(level)) = (self.types(), at.below()) else {
+            self.clear_upper(slot);
+            return Ok(UnlinkedPtp::new(frame));
+        };
+        let (from, to) = (FrameType::linked(level, kind), FrameType::Spare);
+        let wanted = Use::Change { from, to };
+        let by = Location::caller();
+        self.change_upper(|window, to_alias| {
+            self.check_upper(types, slot, at, by)?;
+            if types.of(frame) != from {
+                return Err(self.refuse_frame(types, frame, slot, wanted, by));
             }
-            _ => self.clear_upper(slot),
-        }
+            // A table has one link: whoever takes it away is the one who unlinked it.
+            if !self.replace_upper(window, slot, was, Entry::EMPTY) {
+                return Err(self.refuse_frame(types, frame, slot, Use::Entry, by));
+            }
+            types
+                .change(window, to_alias, frame, from, to)
+                .map_err(|_| self.refuse_frame(types, frame, slot, wanted, by))
+        })?;
         Ok(UnlinkedPtp::new(frame))
     }
 
@@ -188,7 +216,7 @@ impl<'m, M: Machine> Section<'m, M> {
     ///
     /// # Errors
     ///
-    /// [`Error::Violation`] if it is in no such table.
+    /// [`Error::Violation`] if it is in no such table, or something else by now.
     #[track_caller]
     pub(crate) fn clear_block(&self, slot: Slot<'_>, at: Level) -> Result<(), Error> {
         let Some(types) = self.types() else {
@@ -196,29 +224,48 @@ impl<'m, M: Machine> Section<'m, M> {
             return Ok(());
         };
         let by = Location::caller();
-        self.set_upper_after(slot, Entry::EMPTY, |_, _| self.check_table(types, slot, at, by))
-            .inspect_err(|_| self.report())
+        self.change_upper(|window, _| {
+            self.check_table(types, slot, at, by)?;
+            // Walkers set flags in it, a few times at most.
+            loop {
+                let now = slot.load();
+                if !M::Format::is_leaf(at, now) {
+                    let frame = M::Format::frame(at, now);
+                    return Err(self.refuse_frame(types, frame, slot, Use::Entry, by));
+                }
+                if self.replace_upper(window, slot, now, Entry::EMPTY) {
+                    return Ok(());
+                }
+            }
+        })
     }
 
-    /// Changes what a frame is, from one type to another, and stores an entry at a level above the last, in one window.
-    #[track_caller]
-    fn change_and_set(
+    /// Whether an entry above the last level may be changed: it is in a table in use, and in the half that is the section's.
+    #[inline(always)]
+    fn check_upper(
         &self,
         types: &Types,
-        (frame, from, to): (PhysAddr, FrameType, FrameType),
-        (slot, at): (Slot<'_>, Level),
-        entry: Entry,
+        slot: Slot<'_>,
+        at: Level,
+        by: &'static Location<'static>,
     ) -> Result<(), Error> {
-        let by = Location::caller();
-        self.set_upper_after(slot, entry, |window, to_alias| {
-            self.check_table(types, slot, at, by)?;
-            self.check_half(types, slot, at, by)?;
-            types.change(window, to_alias, frame, from, to).map_err(|is| {
-                let (wanted, entry) = (Use::Change { from, to }, Some(slot.address()));
-                self.refuse_in_window(Violation { frame, is, wanted, entry, by, stored: false })
-            })
-        })
-        .inspect_err(|_| self.report())
+        self.check_table(types, slot, at, by)?;
+        self.check_half(types, slot, at, by)
+    }
+
+    /// What is said in a window of a frame that an entry was to point to, or does.
+    #[cold]
+    #[inline(never)]
+    fn refuse_frame(
+        &self,
+        types: &Types,
+        frame: PhysAddr,
+        slot: Slot<'_>,
+        wanted: Use,
+        by: &'static Location<'static>,
+    ) -> Error {
+        let (is, entry) = (types.of(frame), Some(slot.address()));
+        self.refuse_in_window(Violation { frame, is, wanted, entry, by, stored: false })
     }
 
     /// Whether an entry of a root is in the half that the root is for: a program's may have the kernel's entries as well, which nobody changes.
@@ -296,9 +343,7 @@ impl<'m, M: Machine> Section<'m, M> {
         wanted: Use,
         by: &'static Location<'static>,
     ) -> Error {
-        let (frame, entry) = (types.frame_of(slot), Some(slot.address()));
-        let is = types.of(frame);
-        self.refuse_in_window(Violation { frame, is, wanted, entry, by, stored: false })
+        self.refuse_frame(types, types.frame_of(slot), slot, wanted, by)
     }
 
     /// What is said of a store that was refused, outside of its window: it is reported.

@@ -57,6 +57,8 @@ pub enum Use {
         /// Whose: a program's, else the kernel's.
         user: bool,
     },
+    /// To be linked or unlinked by an entry that is something else by now.
+    Entry,
     /// To be mapped by a leaf.
     Leaf {
         /// By a program's, else the kernel's.
@@ -99,6 +101,9 @@ impl fmt::Display for Violation {
             Use::Half { user } => {
                 let whose = if user { "a program's" } else { "the kernel's" };
                 write!(f, " and was to be stored to as {whose} root, in the other half")?;
+            }
+            Use::Entry => {
+                f.write_str(" and was to be linked or unlinked where something else is by now")?;
             }
             Use::Leaf { user, write, execute, memory } => {
                 let whose = if user { "a program" } else { "the kernel" };

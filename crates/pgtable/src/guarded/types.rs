@@ -12,6 +12,7 @@ use super::frame_type::{FrameType, Kind, TYPE_BITS};
 use super::rules::Violations;
 use crate::addr::{ENTRIES, Level, PAGE_SIZE, PhysAddr};
 use crate::error::Error;
+use crate::linear::Linear;
 use crate::machine::{Frames, Machine, Memory};
 use crate::table::{Slot, displaced};
 
@@ -32,24 +33,38 @@ pub(super) const NO_WORD: u32 = u32::MAX;
 /// How many sweeps there can be: what a word has room for.
 const MAX_SWEEPS: u64 = (1 << (u32::BITS - TYPE_BITS)) - 2;
 
-/// Where the types begin: empty, until page tables are built in a mode that checks. A kernel keeps it where it is read-only afterwards.
+/// Where the types begin, and where the linear map is: empty, until page tables are built in a mode that checks. A kernel keeps it where it is
+/// read-only afterwards.
 #[derive(Debug, Default)]
-pub struct Anchor(spin::Once<Types>);
+pub struct Anchor {
+    types: spin::Once<Types>,
+    linear: spin::Once<Linear>,
+}
 
 impl Anchor {
     /// Nothing yet.
     pub const fn new() -> Self {
-        Anchor(spin::Once::new())
+        Anchor { types: spin::Once::new(), linear: spin::Once::new() }
     }
 
     /// The types, if there are any.
     #[inline(always)]
     pub fn get(&self) -> Option<&Types> {
-        self.0.get()
+        self.types.get()
+    }
+
+    /// The linear map, if there are types.
+    #[inline(always)]
+    pub(crate) fn linear(&self) -> Option<&Linear> {
+        self.linear.get()
     }
 
     pub(crate) fn lay(&self, types: Types) {
-        self.0.call_once(|| types);
+        self.types.call_once(|| types);
+    }
+
+    pub(crate) fn lay_linear(&self, linear: Linear) {
+        self.linear.call_once(|| linear);
     }
 }
 

@@ -182,7 +182,7 @@ impl<M: Machine> Change<'_, '_, M> {
             M::Format::leaf(below, start.offset(i as u64 * below.entry_bytes()), attrs)
                 .unwrap_or(Entry::EMPTY)
         });
-        self.section.link(slot, level, Kind::Linear, false, page)?;
+        self.section.link((slot, block), level, Kind::Linear, false, page)?;
         Ok(lower)
     }
 

@@ -27,7 +27,6 @@
 mod change;
 
 use kpkeys::{Backend, Pkey};
-use spin::Mutex;
 
 use crate::addr::{Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
 use crate::alias::Alias;
@@ -98,19 +97,24 @@ impl Default for Reserve {
     }
 }
 
-/// The linear map: where its tables start, and the lock that serialises changes to it.
-#[derive(Debug)]
-pub struct Linear {
+/// The linear map: what it maps, where its tables start, and where its alias is. It never changes. In modes that check it lies where the
+/// [types](crate::guarded) begin, since whoever can change it decides which page is protected.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Linear {
     memory: Memory,
     root: PhysAddr,
     /// Where page-table pages are stored through, if they are protected by that.
     alias: Option<Alias>,
-    lock: Mutex<()>,
 }
 
 impl Linear {
     pub(crate) fn new(memory: Memory, root: PhysAddr, alias: Option<Alias>) -> Self {
-        Linear { memory, root, alias, lock: Mutex::new(()) }
+        Linear { memory, root, alias }
+    }
+
+    /// Where it is kept where the tables start. For attacks.
+    pub(crate) fn root_address(&self) -> *const u64 {
+        &raw const self.root.0
     }
 
     /// The alias, if page-table pages are protected by one.
@@ -187,7 +191,7 @@ impl Linear {
         }
     }
 
-    /// See [`Ground::set_key`](crate::ground::Ground::set_key).
+    /// See [`Ground::set_key`](crate::ground::Ground::set_key), which holds the lock.
     pub(crate) fn set_key<M: Machine>(
         &self,
         section: &Section<'_, M>,
@@ -200,7 +204,6 @@ impl Linear {
         if !section.machine().backend().sets_keys() {
             return Ok(());
         }
-        let _locked = self.lock.lock();
         let range = self.mapped_range(section.machine(), start, pages)?;
         let change = self.change(section, range, To::Key(key));
         if change.splits() > reserve.len() {
@@ -214,7 +217,7 @@ impl Linear {
     /// [`set_key`](Self::set_key) for a page that is the caller's alone, in a map of pages: nothing is split, and nobody else changes the
     /// entry, so that it takes no lock. This is what every page-table page costs that is allocated by itself.
     #[inline(always)]
-    fn set_page_key<M: Machine>(
+    pub(crate) fn set_page_key<M: Machine>(
         &self,
         section: &Section<'_, M>,
         frame: PhysAddr,
@@ -230,33 +233,7 @@ impl Linear {
         Ok(())
     }
 
-    /// [`protect`](Self::protect) for one page of a map of pages.
-    #[inline(always)]
-    pub(crate) fn protect_page<M: Machine>(
-        &self,
-        section: &Section<'_, M>,
-        frame: PhysAddr,
-    ) -> Result<(), Error> {
-        match self.alias {
-            None => self.set_page_key(section, frame, Pkey::PAGE_TABLES),
-            Some(_) => self.protect(section, frame, 1, &mut Reserve::new()),
-        }
-    }
-
-    /// [`unprotect`](Self::unprotect) for one page of a map of pages.
-    #[inline(always)]
-    pub(crate) fn unprotect_page<M: Machine>(
-        &self,
-        section: &Section<'_, M>,
-        frame: PhysAddr,
-    ) -> Result<(), Error> {
-        match self.alias {
-            None => self.set_page_key(section, frame, Pkey::DEFAULT),
-            Some(_) => self.unprotect(section, frame, 1, &mut Reserve::new()),
-        }
-    }
-
-    /// See [`Ground::protect`](crate::ground::Ground::protect).
+    /// See [`Ground::protect`](crate::ground::Ground::protect), which holds the lock.
     pub(crate) fn protect<M: Machine>(
         &self,
         section: &Section<'_, M>,
@@ -267,7 +244,6 @@ impl Linear {
         let Some(alias) = &self.alias else {
             return self.set_key(section, start, pages, Pkey::PAGE_TABLES, reserve);
         };
-        let _locked = self.lock.lock();
         let range = self.mapped_range(section.machine(), start, pages)?;
         let second = alias.range(start, pages)?;
         let lazy = section.lazy();
@@ -285,7 +261,7 @@ impl Linear {
         Ok(())
     }
 
-    /// See [`Ground::unprotect`](crate::ground::Ground::unprotect).
+    /// See [`Ground::unprotect`](crate::ground::Ground::unprotect), which holds the lock.
     pub(crate) fn unprotect<M: Machine>(
         &self,
         section: &Section<'_, M>,
@@ -296,7 +272,6 @@ impl Linear {
         let Some(alias) = &self.alias else {
             return self.set_key(section, start, pages, Pkey::DEFAULT, reserve);
         };
-        let _locked = self.lock.lock();
         let range = self.mapped_range(section.machine(), start, pages)?;
         let second = alias.range(start, pages)?;
         let lazy = section.lazy();
@@ -320,7 +295,6 @@ impl Linear {
         reserve: &mut Reserve,
     ) -> Result<(), Error> {
         let Some(alias) = &self.alias else { return Ok(()) };
-        let _locked = self.lock.lock();
         self.mapped_range(section.machine(), start, pages)?;
         let second = alias.range(start, pages)?;
         if alias.tables_missing(section.machine(), second) > reserve.len() {

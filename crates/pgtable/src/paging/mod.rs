@@ -282,6 +282,11 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         self.ground.protected_address()
     }
 
+    /// Where it is kept where the linear map's tables start. For attacks.
+    pub fn linear_root_address(&self) -> *const u64 {
+        self.ground.linear().root_address()
+    }
+
     /// Sets the key of a range of memory in the linear map, and flushes what TLBs hold of it.
     ///
     /// # Errors

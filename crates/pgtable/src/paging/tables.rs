@@ -139,7 +139,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
             // Leaves of the alias are marked as the user's, and so must be the way to them.
             let user =
                 root.space == Space::User || self.alias().is_some_and(|alias| alias.contains(va));
-            section.link(slot, level, kind, user, page)?;
+            section.link((slot, entry), level, kind, user, page)?;
             return Ok(table);
         }
         self.release(section.disclaim(page, below, kind));

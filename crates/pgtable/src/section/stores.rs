@@ -370,23 +370,25 @@ impl<M: Machine> Section<'_, M> {
         self.in_window(|window| f(window, self.to_alias))
     }
 
-    /// Runs `first`, a store to guarded memory, and, unless that is refused, stores an entry above the last level in the same window.
+    /// Runs `change`, which stores an entry above the last level and what guarded memory says of it, in one window. It is told how far behind
+    /// its address a word is stored.
     #[inline]
-    pub(crate) fn set_upper_after<E>(
-        &self,
-        slot: Slot<'_>,
-        entry: Entry,
-        first: impl FnOnce(&Window<'_>, usize) -> Result<(), E>,
-    ) -> Result<(), E> {
+    pub(crate) fn change_upper<R>(&self, change: impl FnOnce(&Window<'_>, usize) -> R) -> R {
         self.will_store(1);
-        self.in_window(|window| {
-            first(window, self.to_alias)?;
-            self.count(Event::UpperStore, 1);
-            store::set(window, self.writable(slot), entry);
-            Ok(())
-        })?;
-        self.stored_valid(entry);
-        Ok(())
+        self.in_judging_window(|window| change(window, self.to_alias))
+    }
+
+    /// Replaces an entry above the last level, if it still is `was`, and returns whether. For what runs in [`change_upper`](Self::change_upper).
+    #[inline]
+    pub(crate) fn replace_upper(
+        &self,
+        window: &Window<'_>,
+        slot: Slot<'_>,
+        was: Entry,
+        entry: Entry,
+    ) -> bool {
+        self.count(Event::UpperStore, 1);
+        store::replace(window, self.writable(slot), was, entry)
     }
 
     /// Runs `first`, a store to guarded memory, and, unless that is refused, empties a table in the same window.

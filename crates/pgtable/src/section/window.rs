@@ -92,7 +92,7 @@ impl<'m, M: Machine> Section<'m, M> {
 
     /// A valid entry was stored: the kernel's own may need a barrier, now or at the end of the section.
     #[inline(always)]
-    pub(super) fn stored_valid(&self, entry: Entry) {
+    pub(crate) fn stored_valid(&self, entry: Entry) {
         if self.space == Space::Kernel && M::Format::is_present(entry) {
             self.valid_kernel_entries_stored();
         }

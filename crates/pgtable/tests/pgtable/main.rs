@@ -7,6 +7,7 @@
 mod support;
 
 mod attacker;
+mod believed;
 mod checker;
 mod checker_alias;
 mod checker_bypasses;
