@@ -6,8 +6,10 @@
 
 pub mod calls;
 pub mod fault;
+pub mod rounds;
 pub mod stack;
 
+use crate::start::settled::Settled;
 use crate::{arch, sched};
 use core::fmt;
 use core::mem::MaybeUninit;
@@ -63,9 +65,17 @@ impl Cpu {
         }
     }
 
-    /// Whether it runs threads.
+    /// Whether it runs threads. Once start is over no ordinary memory says so, since a flush leaves out who does not.
     pub fn is_online(&self) -> bool {
-        self.online.load(Ordering::Acquire)
+        match ONLINE.get() {
+            Some(&online) => self.number() < online,
+            None => self.online.load(Ordering::Acquire),
+        }
+    }
+
+    /// Its number, which its address says.
+    pub fn number(&self) -> usize {
+        number_of(core::ptr::from_ref(self) as u64)
     }
 
     /// Declares that this CPU takes interrupts and runs threads from now on.
@@ -75,6 +85,15 @@ impl Cpu {
 }
 
 static CPUS: [Cpu; MAX_CPUS] = all();
+
+/// How many CPUs run threads, once all do: they are numbered from 0 without gaps.
+#[unsafe(link_section = ".settled")]
+static ONLINE: Settled<usize> = Settled::new();
+
+/// Settles which CPUs run threads: those that do now.
+pub fn settle() -> usize {
+    *ONLINE.settle(|| CPUS.iter().filter(|cpu| cpu.online.load(Ordering::Acquire)).count())
+}
 
 const fn all() -> [Cpu; MAX_CPUS] {
     let mut cpus = [const { MaybeUninit::uninit() }; MAX_CPUS];
@@ -90,6 +109,11 @@ const fn all() -> [Cpu; MAX_CPUS] {
 /// The running CPU.
 pub fn this() -> &'static Cpu {
     &CPUS[arch::cpu_state::current_index()]
+}
+
+/// The running CPU's number, which a register says and no memory.
+pub fn own_number() -> usize {
+    number_of(arch::cpu_state::own_address())
 }
 
 /// The number of the CPU whose entry, or a part of it, is at this address. For what no memory but the address itself may decide.

@@ -18,7 +18,7 @@
 //! What is left: until step 2 the registers lie on the exception's stack, which another CPU can write for these few instructions.
 
 use crate::arch::entry::Frame;
-use crate::arch::{cpu_state, exceptions, layout};
+use crate::arch::{exceptions, layout};
 use crate::protection;
 use crate::start::image;
 use crate::start::settled::Settled;
@@ -213,7 +213,7 @@ fn in_record(record: &'static Record, f: impl FnOnce(*mut Kept)) {
 
 /// The record of this CPU.
 fn record() -> &'static Record {
-    &RECORDS[crate::cpu::number_of(cpu_state::own_address())]
+    &RECORDS[crate::cpu::own_number()]
 }
 
 /// Where a record can be written while page tables can.

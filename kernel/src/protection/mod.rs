@@ -9,6 +9,7 @@
 //! protection is on, and read-only from then on.
 
 pub mod control;
+pub mod guarded;
 pub mod interrupted;
 pub mod selected;
 pub mod violations;
@@ -109,7 +110,6 @@ pub fn backend() -> &'static Selected {
 }
 
 /// Runs `f` in a window, for what is not a page table but carries its key. Inside of one, which the register says, in that one.
-#[cfg(target_arch = "x86_64")] // whose interrupt controller is one
 #[inline(always)]
 pub fn in_window<R>(f: impl FnOnce() -> R) -> R {
     if backend().is_in::<PageTables>() {

@@ -269,7 +269,7 @@ impl Types {
 
     /// Whether tables are stored through their alias.
     #[inline(always)]
-    pub(crate) fn through_alias(&self) -> bool {
+    pub fn through_alias(&self) -> bool {
         self.flag(THROUGH_ALIAS).load(Ordering::Relaxed) != 0
     }
 

@@ -31,9 +31,8 @@ pub(super) fn attack<M: Machine, S: Site<M>>(
         let address = site.platform(platform).ok_or(Failure::NoTarget("this machine has none"))?;
         return Ok(outcome(site.store(store, Aim::at(address))));
     }
-    if target == Target::ProtectionFlag {
-        let address = VirtAddr(kernel.paging().protected_address().addr() as u64);
-        return Ok(outcome(site.store(store, Aim::at(address))));
+    if let Some(kept) = remembered(kernel, target) {
+        return Ok(outcome(site.store(store, Aim::at(kept))));
     }
     if target == Target::Device {
         let device = site.device().ok_or(Failure::NoTarget("no device is mapped"))?;
@@ -93,6 +92,16 @@ pub(super) fn attack<M: Machine, S: Site<M>>(
         Primitive::ForgedFrame => with_forged_register(site, SavedIn::Frame, of_table),
         Primitive::ForgedThread => with_forged_register(site, SavedIn::Thread, of_table),
     }
+}
+
+/// Where the page-table code keeps a target that it remembers.
+fn remembered<M: Machine>(kernel: &Kernel<M>, target: Target) -> Option<VirtAddr> {
+    let address = match target {
+        Target::ProtectionFlag => kernel.paging().protected_address().addr(),
+        Target::LinearMapRoot => kernel.paging().linear_root_address().addr(),
+        _ => return None,
+    };
+    Some(VirtAddr(address as u64))
 }
 
 pub(super) fn outcome(result: Result<(), Fault>) -> Outcome {

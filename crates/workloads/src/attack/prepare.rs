@@ -94,7 +94,10 @@ impl<'k, M: Machine> Prepared<'k, M> {
             Target::KernelPage => (self.kernels(self.vmalloc)?, 0),
             Target::KernelData => (self.kernels(self.image)?, 0),
             Target::KernelText => (self.kernels(self.text)?, 0),
-            Target::ProtectionFlag | Target::Platform(_) | Target::Device => {
+            Target::ProtectionFlag
+            | Target::LinearMapRoot
+            | Target::Platform(_)
+            | Target::Device => {
                 return Err(Failure::NoTarget("it is no page of memory"));
             }
         })

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::site::{Place, Store};
-use super::target::{Level, Region, Target};
+use super::target::{Level, Platform, Region, Target};
 
 /// A way to write.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -205,7 +205,12 @@ impl Primitive {
             ) => true,
             (_, UserPage | KernelPage | KernelData | KernelText | Device) => false,
             // What lies beside it must not be written back.
-            (primitive, Target::ProtectionFlag) => primitive == Primitive::Byte,
+            (
+                primitive,
+                Target::ProtectionFlag
+                | Target::LinearMapRoot
+                | Target::Platform(Platform::FlushAnswer),
+            ) => primitive == Primitive::Byte,
             (primitive, Target::TableBecomeData | Target::Platform(_)) => {
                 primitive.is_plain_store()
             }

@@ -7,7 +7,7 @@ use kpkeys_pgtable::Mode;
 
 use super::primitive::Primitive;
 use super::site::Fault;
-use super::target::Target;
+use super::target::{Platform, Target};
 
 /// What is protected, and by what.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,10 +70,17 @@ pub fn of(target: Target, primitive: Primitive, protection: Protection) -> Promi
         | Target::KernelData
         | Target::KernelText
         | Target::Device
-        | Target::Platform(_) => true,
+        | Target::Platform(
+            Platform::ExceptionTable
+            | Platform::TaskState
+            | Platform::InterruptController
+            | Platform::StartCode,
+        ) => true,
         Target::GivenBack => pool,
         Target::TableBecomeData => return Promise::Succeeds,
-        Target::ProtectionFlag => mode.checks(),
+        Target::ProtectionFlag
+        | Target::LinearMapRoot
+        | Target::Platform(Platform::FlushAnswer) => mode.checks(),
     };
     let is_checked = mode.checks()
         && matches!(
@@ -115,9 +122,10 @@ pub fn check(target: Target, promise: Promise, outcome: Outcome, mode: Mode) -> 
             Err(Broken::BlockedWithoutProtection)
         }
         (Promise::Blocked, Outcome::Succeeded) => Err(Broken::NotBlocked),
-        // What protects the platform is not always the key: some of it is read-only, or not mapped at all.
+        // What protects the platform, and what has settled, is not always the key: some of it is read-only, or not mapped at all.
         (Promise::Blocked, Outcome::Faulted(fault))
-            if !fault.by_protection && !matches!(target, Target::Platform(_)) =>
+            if !fault.by_protection
+                && !matches!(target, Target::Platform(_) | Target::LinearMapRoot) =>
         {
             Err(Broken::OtherFault)
         }

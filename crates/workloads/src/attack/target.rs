@@ -29,6 +29,8 @@ pub enum Target {
     Device,
     /// What the page-table code remembers: whether protection is on.
     ProtectionFlag,
+    /// What the page-table code remembers: where the linear map's tables start.
+    LinearMapRoot,
     /// No page-table page, but what could be turned against them.
     Platform(Platform),
 }
@@ -44,6 +46,8 @@ pub enum Platform {
     InterruptController,
     /// Where the code is that other CPUs start with (x86-64: below 1 MiB).
     StartCode,
+    /// What CPUs have answered who waits for their flushes.
+    FlushAnswer,
 }
 
 /// A part of the address space.
@@ -77,16 +81,17 @@ impl Target {
     pub fn all() -> impl Iterator<Item = Target> {
         use Target::{
             DataBecomeTable, Device, Early, GivenBack, KernelData, KernelPage, KernelText,
-            ProtectionFlag, Static, TableBecomeData, UserPage,
+            LinearMapRoot, ProtectionFlag, Static, TableBecomeData, UserPage,
         };
         let platform = Platform::ALL.into_iter().map(Target::Platform);
         let tables = Region::ALL.into_iter().flat_map(|region| {
             Level::ALL.into_iter().map(move |level| Target::Table(region, level))
         });
-        let others = [Early, Static, GivenBack, DataBecomeTable, TableBecomeData, ProtectionFlag];
+        let others = [Early, Static, GivenBack, DataBecomeTable, TableBecomeData];
+        let remembered = [ProtectionFlag, LinearMapRoot];
         // Last, since they use up what the pool has given back.
         let beliefs = [UserPage, KernelPage, KernelData, KernelText, Device];
-        tables.chain(others).chain(platform).chain(beliefs)
+        tables.chain(others).chain(remembered).chain(platform).chain(beliefs)
     }
 
     /// The target whose [`Display`](fmt::Display) this is.
@@ -102,11 +107,12 @@ impl Target {
 
 impl Platform {
     /// All of them.
-    pub const ALL: [Platform; 4] = [
+    pub const ALL: [Platform; 5] = [
         Platform::ExceptionTable,
         Platform::TaskState,
         Platform::InterruptController,
         Platform::StartCode,
+        Platform::FlushAnswer,
     ];
 }
 
@@ -159,10 +165,12 @@ impl fmt::Display for Target {
             Target::KernelText => "kernel-text",
             Target::Device => "device",
             Target::ProtectionFlag => "protection-flag",
+            Target::LinearMapRoot => "linear-map-place",
             Target::Platform(Platform::ExceptionTable) => "exception-table",
             Target::Platform(Platform::TaskState) => "task-state",
             Target::Platform(Platform::InterruptController) => "interrupt-controller",
             Target::Platform(Platform::StartCode) => "start-code",
+            Target::Platform(Platform::FlushAnswer) => "flush-answer",
         };
         f.pad(name)
     }

@@ -76,6 +76,7 @@ pub fn platform(platform: Platform) -> Option<VirtAddr> {
         Platform::InterruptController => {
             gic::pending_table_register().map(|register| VirtAddr(register as u64))
         }
+        Platform::FlushAnswer => Some(VirtAddr(crate::cpu::rounds::answer_address())),
         Platform::ExceptionTable | Platform::TaskState | Platform::StartCode => None,
     }
 }

@@ -4,10 +4,8 @@
 //! all have done it. ISB then drops what this CPU has already fetched by an old translation. No CPU is interrupted.
 
 use super::{asid, ipi};
-use crate::cpu::{self, CpuId};
-use crate::lock::IrqsOff;
+use crate::cpu::{self, rounds};
 use core::arch::asm;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kpkeys_pgtable::{Flush, PAGE_SIZE, PageRange};
 
 /// Above this many pages one flush of everything is cheaper than an instruction each; Linux's limit.
@@ -83,37 +81,14 @@ fn complete() {
     unsafe { asm!("dsb ish", "isb", options(nostack, preserves_flags)) };
 }
 
-/// Whether a CPU waits for gates.
-static BUSY: AtomicBool = AtomicBool::new(false);
-/// One bit for each CPU that may still be in a gate.
-static PENDING: AtomicU64 = AtomicU64::new(0);
-
 /// Waits until every other CPU has been outside of any gate at some moment since the call, by an interrupt to each: a gate keeps
 /// interrupts off. (Hardware carries flushes to the other CPUs, so that no flush tells.)
 pub fn wait_for_gates() {
-    let _irqs_off = IrqsOff::new();
-    let this = cpu::this().id;
-    while BUSY.swap(true, Ordering::Acquire) {
-        super::irq::relax();
-    }
-    let others = || cpu::online().filter(|cpu| cpu.id != this);
-    PENDING.store(others().fold(0, |mask, cpu| mask | bit(cpu.id)), Ordering::Release);
-    others().for_each(ipi::send_call);
-    while PENDING.load(Ordering::Acquire) != 0 {
-        core::hint::spin_loop();
-    }
-    BUSY.store(false, Ordering::Release);
+    rounds::ask([0; 2], ipi::send_call);
 }
 
 /// Says that this CPU is in no gate, if another waits for that: in the handler of its interrupt, and in each loop that waits with
 /// interrupts off for what the other may hold.
 pub fn answer_pending() {
-    if PENDING.load(Ordering::Relaxed) != 0 {
-        let _irqs_off = IrqsOff::new();
-        PENDING.fetch_and(!bit(cpu::this().id), Ordering::AcqRel);
-    }
-}
-
-const fn bit(cpu: CpuId) -> u64 {
-    1 << cpu.0
+    rounds::answer(|_| ());
 }

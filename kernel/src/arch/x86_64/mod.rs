@@ -73,6 +73,7 @@ pub fn platform(platform: Platform) -> Option<VirtAddr> {
         Platform::ExceptionTable => VirtAddr(exceptions + NMI_GATE),
         Platform::TaskState => VirtAddr((task & !7) + STACKS),
         Platform::InterruptController => VirtAddr(apic::task_priority()?),
+        Platform::FlushAnswer => VirtAddr(crate::cpu::rounds::answer_address()),
         Platform::StartCode => VirtAddr(layout::linear(boot::TRAMPOLINE) as u64),
     })
 }

@@ -1,17 +1,10 @@
 //! Flushing translations, here and on the other CPUs.
 //!
-//! x86-64 has no broadcast: each CPU must be interrupted and asked. One shootdown runs at a
-//! time; its request is in one static, each CPU's bit in [`PENDING`] says that it still has
-//! to flush, and clearing the bit is the acknowledgement.
-//!
-//! A CPU that waits with interrupts off - for a lock, or for its own shootdown's turn -
-//! answers from its waiting loop ([`answer_pending`]). So a shootdown always ends, whatever
-//! locks of type `IrqLock` its caller holds.
+//! x86-64 has no broadcast: each CPU must be interrupted and asked, in a [round](rounds).
 
 use super::ipi;
-use crate::cpu::{self, CpuId};
+use crate::cpu::rounds::{self, Request};
 use crate::lock::IrqsOff;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use x86_64::VirtAddr;
 use x86_64::instructions::tlb as instruction;
 use x86_64::registers::control::{Cr4, Cr4Flags};
@@ -91,17 +84,30 @@ pub(super) fn flush_all_with_global() {
     }
 }
 
-/// Whether a shootdown is under way.
-static BUSY: AtomicBool = AtomicBool::new(false);
-/// The shootdown's request.
-static START: AtomicU64 = AtomicU64::new(0);
-static END: AtomicU64 = AtomicU64::new(0);
-/// One bit for each CPU that has not flushed yet.
-static PENDING: AtomicU64 = AtomicU64::new(0);
-/// `START..END` of a request for everything.
-const EVERYTHING: (u64, u64) = (0, u64::MAX);
-/// `START..END` of a request for everything that is not global; no range is inverted.
-const USER: (u64, u64) = (u64::MAX, 0);
+/// A request for everything.
+const EVERYTHING: Request = [0, u64::MAX];
+/// A request for everything that is not global; no range is inverted.
+const USER: Request = [u64::MAX, 0];
+
+impl From<Flush> for Request {
+    fn from(flush: Flush) -> Self {
+        match flush {
+            Flush::Range { start, end } => [start, end],
+            Flush::User => USER,
+            Flush::All => EVERYTHING,
+        }
+    }
+}
+
+impl From<Request> for Flush {
+    fn from(request: Request) -> Self {
+        match request {
+            EVERYTHING => Self::All,
+            USER => Self::User,
+            [start, end] => Self::Range { start, end },
+        }
+    }
+}
 
 /// Flushes on every online CPU and returns how many did, this one included. When
 /// it returns, no CPU uses an old translation. Must not be called from an NMI.
@@ -109,24 +115,7 @@ pub fn flush_everywhere(flush: kpkeys_pgtable::Flush) -> usize {
     let flush = Flush::from(flush);
     let _irqs_off = IrqsOff::new();
     flush.execute();
-    let this = cpu::this().id;
-    let others = cpu::online().filter(|cpu| cpu.id != this);
-    let mask = others.fold(0u64, |mask, cpu| mask | bit(cpu.id));
-    if mask == 0 {
-        return 1;
-    }
-    while BUSY.swap(true, Ordering::Acquire) {
-        super::irq::relax();
-    }
-    publish(flush, mask);
-    for cpu in cpu::online().filter(|cpu| mask & bit(cpu.id) != 0) {
-        ipi::send_shootdown(cpu);
-    }
-    while PENDING.load(Ordering::Acquire) != 0 {
-        core::hint::spin_loop();
-    }
-    BUSY.store(false, Ordering::Release);
-    1 + mask.count_ones() as usize
+    1 + rounds::ask(flush.into(), ipi::send_shootdown)
 }
 
 /// Waits until every other CPU has been outside of any gate at some moment since the call: a gate keeps interrupts off and waits for
@@ -135,39 +124,7 @@ pub fn wait_for_gates() {
     flush_everywhere(kpkeys_pgtable::Flush::AllKernel);
 }
 
-/// The request must be visible before the bits: `Release` here, `Acquire` in
-/// [`answer_pending`]. The page-table stores before it become visible with it.
-fn publish(flush: Flush, mask: u64) {
-    let (start, end) = match flush {
-        Flush::Range { start, end } => (start, end),
-        Flush::User => USER,
-        Flush::All => EVERYTHING,
-    };
-    START.store(start, Ordering::Relaxed);
-    END.store(end, Ordering::Relaxed);
-    PENDING.store(mask, Ordering::Release);
-}
-
-/// If a shootdown waits for the running CPU, flushes and acknowledges. Cheap otherwise.
-/// Interrupts must be off, or the caller must not mind being moved to another CPU.
+/// If shootdowns wait for the running CPU, flushes and answers.
 pub fn answer_pending() {
-    if PENDING.load(Ordering::Relaxed) == 0 {
-        return;
-    }
-    let _irqs_off = IrqsOff::new();
-    let mine = bit(cpu::this().id);
-    if PENDING.load(Ordering::Acquire) & mine == 0 {
-        return;
-    }
-    let flush = match (START.load(Ordering::Relaxed), END.load(Ordering::Relaxed)) {
-        EVERYTHING => Flush::All,
-        USER => Flush::User,
-        (start, end) => Flush::Range { start, end },
-    };
-    flush.execute();
-    PENDING.fetch_and(!mine, Ordering::Release);
-}
-
-const fn bit(cpu: CpuId) -> u64 {
-    1 << cpu.0
+    rounds::answer(|request| Flush::from(request).execute());
 }

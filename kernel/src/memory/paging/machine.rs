@@ -32,13 +32,14 @@ impl<P: Probe> Bare<P> {
     /// The running machine, whose linear map covers `memory`.
     pub fn new(memory: Memory, probe: P) -> Self {
         MEMORY.settle(|| memory);
-        Self { probe, cpus: cpu::online().count() }
+        Self { probe, cpus: cpu::settle() }
     }
 }
 
 // SAFETY: the linear map has every frame of RAM at its physical address above `LINEAR_MAP`, readable always and writable
 // unless its key forbids it (or it holds the image's code and constants, which no allocator hands out); holes between RAM are not
-// mapped and never handed out either. Where flags are said not to be set by walkers, `TCR_EL1.HA` is clear. Flushes take effect on every online CPU before `flush_everywhere` returns; `wait_for_gates` has an answer of each, which a gate delays. CPU numbers are the online CPUs',
+// mapped and never handed out either. Where flags are said not to be set by walkers, `TCR_EL1.HA` is clear. Flushes take effect on every online CPU before `flush_everywhere` returns; `wait_for_gates` has an answer
+// of each, which a gate delays. CPU numbers are the online CPUs',
 // which are numbered from 0 without gaps.
 unsafe impl<P: Probe> Machine for Bare<P> {
     type Format = arch::Format;
