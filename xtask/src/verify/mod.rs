@@ -5,6 +5,7 @@
 
 mod faults;
 mod fuzz;
+mod mutants;
 mod short;
 
 use std::path::Path;
@@ -34,7 +35,7 @@ pub struct Arguments {
     /// How long: the stage `search` each of its five searches (10), the stage `fuzz` each of its targets (a twelfth)
     #[arg(long, value_name = "MINUTES")]
     minutes: Option<f64>,
-    /// The stage `fuzz`: only targets whose names contain this
+    /// The stages `fuzz` and `mutants`: only targets, or packages, whose names contain this
     #[arg(long, value_name = "PART", default_value = "")]
     target: String,
     /// The stage `fuzz`: keep the inputs that reach what no kept one does
@@ -56,7 +57,7 @@ struct Stage {
     run: fn(&Arguments) -> Result<()>,
 }
 
-const STAGES: [Stage; 5] = [
+const STAGES: [Stage; 6] = [
     Stage {
         name: "protocol",
         covers: "windows, gates, exceptions, thread switches, flushes, life of tables, sweeps, memory that is out, unmaps that wait for a flush: the code of kpkeys, \
@@ -100,6 +101,14 @@ const STAGES: [Stage; 5] = [
         leaves_out: "several CPUs, want of memory, what needs longer inputs than a few KiB",
         missing: fuzz::missing,
         run: fuzz::run,
+    },
+    Stage {
+        name: "mutants",
+        covers: "crates that read what comes from outside, or that everything rests on, and whose tests are quick: each operator and each function changed, one at a                  time, by cargo-mutants; some test of the crate fails, or verify/mutants.toml says why none can",
+        takes: "some five seconds a change",
+        leaves_out: "the other crates, kpkeys-pgtable and kpkeys-mm above all, whose tests take a minute; more than one change at a time",
+        missing: mutants::missing,
+        run: mutants::run,
     },
 ];
 
@@ -287,7 +296,7 @@ mod tests {
         let error = run(&arguments).unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no stage `prove`; the stages are protocol, proofs, faults, search, fuzz"
+            "there is no stage `prove`; the stages are protocol, proofs, faults, search, fuzz, mutants"
         );
     }
 }
