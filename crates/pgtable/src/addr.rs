@@ -219,6 +219,11 @@ impl PageRange {
         va.0 >= self.start.0 && (va.0 - self.start.0) / PAGE_SIZE < self.pages as u64
     }
 
+    /// Whether all of another range lies in this one.
+    pub(crate) const fn covers(self, other: PageRange) -> bool {
+        self.contains(other.start) && self.contains(other.last_page())
+    }
+
     /// The last page.
     #[inline(always)]
     pub(crate) const fn last_page(self) -> VirtAddr {

@@ -12,7 +12,7 @@ use crate::entry::{Entry, Format};
 use crate::error::Error;
 use crate::machine::Machine;
 use crate::paging::USER_HALF;
-use crate::ptp::{FlushedPtp, Ptp, UnlinkedPtp};
+use crate::ptp::{FlushedPtp, Ptp};
 use crate::section::{Section, Space};
 use crate::table::{Slot, Table};
 
@@ -174,7 +174,7 @@ impl<'m, M: Machine> Section<'m, M> {
         Ok(())
     }
 
-    /// Unlinks the table that an entry at `at` points to.
+    /// Unlinks the table that an entry at `at` points to, and returns its frame.
     ///
     /// # Errors
     ///
@@ -187,11 +187,11 @@ impl<'m, M: Machine> Section<'m, M> {
         at: Level,
         kind: Kind,
         was: Entry,
-    ) -> Result<UnlinkedPtp, Error> {
+    ) -> Result<PhysAddr, Error> {
         let frame = M::Format::frame(at, was);
         let (Some(types), Some(level)) = (self.types(), at.below()) else {
             self.clear_upper(slot);
-            return Ok(UnlinkedPtp::new(frame));
+            return Ok(frame);
         };
         let (from, to) = (FrameType::linked(level, kind), FrameType::Spare);
         let wanted = Use::Change { from, to };
@@ -209,7 +209,7 @@ impl<'m, M: Machine> Section<'m, M> {
                 .change(window, to_alias, frame, from, to)
                 .map_err(|_| self.refuse_frame(types, frame, slot, wanted, by))
         })?;
-        Ok(UnlinkedPtp::new(frame))
+        Ok(frame)
     }
 
     /// Empties an entry at `at` that maps a block.
@@ -304,12 +304,12 @@ impl<'m, M: Machine> Section<'m, M> {
     ///
     /// [`Error::Violation`] if it is none.
     #[track_caller]
-    pub(crate) fn retire_root(&self, root: PhysAddr, space: Space) -> Result<UnlinkedPtp, Error> {
+    pub(crate) fn retire_root(&self, root: PhysAddr, space: Space) -> Result<(), Error> {
         if let Some(types) = self.types() {
             let from = FrameType::linked(Level::Pgd, Kind::of_root(space));
             self.change(types, root, from, FrameType::Spare, None)?;
         }
-        Ok(UnlinkedPtp::new(root))
+        Ok(())
     }
 
     /// Holds the table that an entry is in against its type, for whoever asked `by`: that of a table in use, of this level, a program's or the kernel's as the section is.

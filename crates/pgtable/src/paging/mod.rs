@@ -463,8 +463,8 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     pub fn release_user_root(&self, root: Root) {
         let retired = self.section(&root).retire_root(root.frame, root.space);
         self.flush(Flush::AddressSpace(root.frame));
-        if let Ok(page) = retired {
-            self.release(page.flushed());
+        if retired.is_ok() {
+            self.release(FlushedPtp::of_root(root.frame));
         }
     }
 
@@ -487,11 +487,18 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         self.machine().flush_tlb(flush);
     }
 
-    /// Flushes, then releases page-table pages that translated nothing but addresses covered by the flush. This is the
-    /// one way back for an unlinked page: there is no releasing without flushing.
+    /// Flushes, then releases page-table pages. This is the one way back for an unlinked page: there is no releasing without flushing.
+    ///
+    /// The flush is to cover the range by which they were unlinked, in the same address space. If that of one does not, everything is flushed
+    /// before it is released: a flush of something else is none of this.
     pub fn flush_and_release(&self, flush: Flush, unlinked: impl IntoIterator<Item = UnlinkedPtp>) {
         self.flush(flush);
+        let mut flushed = flush;
         for ptp in unlinked {
+            if !ptp.is_forgotten_by(flushed) {
+                flushed = Flush::All;
+                self.flush(flushed);
+            }
             self.release(ptp.flushed());
         }
     }

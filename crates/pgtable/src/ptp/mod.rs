@@ -17,12 +17,13 @@ pub use early::EarlyPtps;
 pub use per_page::PerPage;
 pub use pool::{Pool, REFILL_ORDERS};
 
-use crate::addr::{Level, PhysAddr};
+use crate::addr::{Level, PageRange, PhysAddr};
 use crate::error::Error;
 use crate::ground::Ground;
 use crate::guarded::Kind;
-use crate::machine::{Frames, Machine};
-use crate::section::Section;
+use crate::machine::{Flush, Frames, Machine};
+use crate::paging::Root;
+use crate::section::{Section, Space};
 use crate::table::Table;
 
 /// A page-table page that is zeroed, carries its key where protection is on, and is not linked anywhere.
@@ -30,10 +31,15 @@ use crate::table::Table;
 #[derive(Debug)]
 pub struct Ptp(PhysAddr);
 
-/// A page-table page that was taken out of a table. TLBs may still hold paths through it.
+/// A page-table page that was taken out of a table. TLBs may still hold paths through it, so that it knows where it was reached.
 #[must_use = "a page-table page is lost unless it is flushed and released"]
 #[derive(Debug)]
-pub struct UnlinkedPtp(PhysAddr);
+pub struct UnlinkedPtp {
+    frame: PhysAddr,
+    root: PhysAddr,
+    space: Space,
+    reached: PageRange,
+}
 
 /// A page-table page that no table and no TLB refers to.
 #[must_use = "a page-table page is lost unless it is released"]
@@ -68,23 +74,40 @@ impl Ptp {
 }
 
 impl UnlinkedPtp {
-    /// The caller has just emptied the only entry that pointed to `frame`.
-    pub(crate) fn new(frame: PhysAddr) -> UnlinkedPtp {
-        UnlinkedPtp(frame)
+    /// The caller has just emptied the only entry that pointed to `frame`, and looked for what translates `reached` below `root`.
+    pub(crate) fn new(frame: PhysAddr, root: &Root, reached: PageRange) -> UnlinkedPtp {
+        UnlinkedPtp { frame, root: root.frame(), space: root.space(), reached }
     }
 
-    /// The caller has just flushed every TLB for the addresses this page translated.
+    /// Whether no TLB holds a path through it once this was flushed.
+    pub(crate) fn is_forgotten_by(&self, flush: Flush) -> bool {
+        let is_user = self.space == Space::User;
+        match flush {
+            Flush::All => true,
+            Flush::AllKernel => !is_user,
+            Flush::Kernel(range) => !is_user && range.covers(self.reached),
+            Flush::AddressSpace(root) => is_user && root == self.root,
+            Flush::User(root, range) => is_user && root == self.root && range.covers(self.reached),
+        }
+    }
+
+    /// Every TLB was just flushed for it.
     pub(crate) fn flushed(self) -> FlushedPtp {
-        FlushedPtp(self.0)
+        FlushedPtp(self.frame)
     }
 
     /// Its frame.
     pub fn frame(&self) -> PhysAddr {
-        self.0
+        self.frame
     }
 }
 
 impl FlushedPtp {
+    /// A root that was retired, and whose address space was flushed.
+    pub(crate) fn of_root(frame: PhysAddr) -> FlushedPtp {
+        FlushedPtp(frame)
+    }
+
     pub(crate) fn into_frame(self) -> PhysAddr {
         self.0
     }

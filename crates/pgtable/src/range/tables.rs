@@ -79,7 +79,11 @@ impl<M: Machine, F: Frames> FreeTables<'_, '_, M, F> {
                 if self.section.types().is_some() && lower.all().first_taken().is_some() {
                     return Err(Error::TableInUse(va));
                 }
-                unlinked(self.section.unlink(slot, level, kind, entry)?);
+                let (first, last) = (first.max(span_first), last.min(span_last));
+                let pages = (last - first) / PAGE_SIZE + 1;
+                let reached = PageRange::new(VirtAddr(first), pages as usize)?;
+                let frame = self.section.unlink(slot, level, kind, entry)?;
+                unlinked(UnlinkedPtp::new(frame, self.root, reached));
             }
         }
         Ok(())

@@ -216,6 +216,36 @@ fn an_unlinked_page_is_not_used_again_before_its_flush<F: HostedFormat, S: Prote
     }
 }
 
+/// A flush of something else is none of these tables: all is flushed before they are released.
+fn a_flush_of_something_else_does_not_release<F: HostedFormat, S: Protection>() {
+    for granule in GRANULES {
+        let system = System::<F, S>::boot(pooled(granule), memory_for(granule));
+        let (user, other) = (system.new_user_root(), system.new_user_root());
+        let flushes_for = |flush: &dyn Fn(PageRange) -> Flush| {
+            let range = link_tables(&system, &user, 3);
+            let mut unlinked = Vec::new();
+            let section = system.paging.section(&user);
+            let (free, end) = (|ptp| unlinked.push(ptp), VirtAddr(1 << 47));
+            system.paging.free_tables(&section, &user, range, VirtAddr(0), end, free).unwrap();
+            drop(section);
+            assert_eq!(unlinked.len(), 5, "three tables and two above them");
+            let release = || system.paging.flush_and_release(flush(range), unlinked);
+            let (counts, ()) = system.counted(release);
+            assert_eq!(counts.of(Event::PtpFreed), 5, "they are released all the same");
+            counts.of(Event::TlbFlush)
+        };
+        let part = |range: PageRange| pages(range.start(), range.pages() - 1);
+        assert_eq!(flushes_for(&|range| Flush::User(user.frame(), range)), 1);
+        assert_eq!(flushes_for(&|_| Flush::AddressSpace(user.frame())), 1);
+        assert_eq!(flushes_for(&|_| Flush::All), 1);
+        assert_eq!(flushes_for(&|range| Flush::User(user.frame(), part(range))), 2);
+        assert_eq!(flushes_for(&|range| Flush::User(other.frame(), range)), 2);
+        assert_eq!(flushes_for(&|_| Flush::AddressSpace(other.frame())), 2);
+        assert_eq!(flushes_for(&|_| Flush::AllKernel), 2);
+        system.assert_clean(&[&user, &other]);
+    }
+}
+
 /// In `fused` tables with entries are not freed at all.
 fn a_page_taken_again_is_empty<F: HostedFormat, S: Protection>() {
     for config in configs().filter(|config| config.mode != Mode::Fused) {
@@ -325,6 +355,7 @@ for_both_formats_and_schemes!(
     shrinking_returns_whole_blocks_and_resets_their_keys,
     a_block_in_use_is_not_returned,
     an_unlinked_page_is_not_used_again_before_its_flush,
+    a_flush_of_something_else_does_not_release,
     a_page_taken_again_is_empty,
 );
 /// On a machine of several CPUs.
