@@ -200,7 +200,8 @@ impl Alias {
             if let Some(table) = self.table_of_ptes(machine, now) {
                 section.will_store(piece.pages());
                 let slots = table.slots(piece.start().index(Level::Pte), piece.pages());
-                section.get_and_clear_range(slots, |_, _| ());
+                // SAFETY: tables of the alias are never freed.
+                unsafe { section.get_and_clear_range(slots, |_, _| ()) };
             } else if !now.is_empty() {
                 section.clear_upper(slot);
             }

@@ -133,7 +133,8 @@ fn store_in_handler<S: System, F: Frames>(paging: &Paging<Model<S>, F>, from: Vi
     }
     let section = paging.section(root);
     let _lazy = section.lazy();
-    section.set(slot, entry).expect("what is mapped may be mapped");
+    // SAFETY: tables that are there since the start stay.
+    unsafe { section.set(slot, entry) }.expect("what is mapped may be mapped");
 }
 
 /// The set-up of a mode, on a linear map of pages: memory is small, since all of it is looked at after every step.

@@ -183,11 +183,13 @@ impl<S: System> Tables<S> {
         let section = self.paging.section(root);
         let lazy = section.lazy();
         world::with(|world| world.lazy = true);
-        section.set(slot, entry)?;
+        // SAFETY: tables that are there since the start stay.
+        let store = || unsafe { section.set(slot, entry) };
+        store()?;
         give_cpu_away(kernel);
-        section.set(slot, entry)?;
+        store()?;
         section.paused(world::point);
-        section.set(slot, entry)?;
+        store()?;
         world::with(|world| world.lazy = false);
         drop(lazy);
         Ok(())

@@ -136,7 +136,11 @@ impl<M: Machine> AddressSpace<'_, M> {
             .table_for(&section, self.root(), va, Level::Pte)
             .map_err(Error::from)
             .and_then(|table| Ok((table, user_leaf::<M>(page, attrs)?)))
-            .and_then(|(table, entry)| Ok(section.set(table.slot(va.index(Level::Pte)), entry)?));
+            .and_then(|(table, entry)| {
+                let slot = table.slot(va.index(Level::Pte));
+                // SAFETY: the table was just found in this address space, and tables are freed by who has it for itself alone.
+                Ok(unsafe { section.set(slot, entry) }?)
+            });
         if mapped.is_err() {
             let frames = self.kernel.frames();
             frames.release_run(frames.unmapped(page, 1));
@@ -163,7 +167,8 @@ impl<M: Machine> AddressSpace<'_, M> {
             let mut entries = [(0, Entry::EMPTY); STORED_TOGETHER];
             let shared = self.share_pages(&mut missing, vma, file, &mut entries);
             let count = *shared.as_ref().unwrap_or_else(|(count, _)| count);
-            if let Err(error) = section.set_at(table, &entries[..count]) {
+            // SAFETY: the table was just found in this address space, and tables are freed by who has it for itself alone.
+            if let Err(error) = unsafe { section.set_at(table, &entries[..count]) } {
                 self.unshare_pages(&entries[..count]);
                 return if mapped == 0 { Err(error.into()) } else { Ok(mapped) };
             }
@@ -299,7 +304,8 @@ impl<M: Machine> AddressSpace<'_, M> {
             }
         };
         if !small.is_empty()
-            && let Err(error) = section.set_at(table, &small)
+            // SAFETY: the table was just found in this address space, and tables are freed by who has it for itself alone.
+            && let Err(error) = unsafe { section.set_at(table, &small) }
         {
             self.unshare_pages(&small);
             return (Err(error.into()), 0);
@@ -329,8 +335,9 @@ impl<M: Machine> AddressSpace<'_, M> {
             }
             NewPages::Small(entry) => {
                 let page = M::Format::frame(Level::Pte, entry);
-                section
-                    .set(table.slot(va.index(Level::Pte)), entry)
+                let slot = table.slot(va.index(Level::Pte));
+                // SAFETY: the table was just found in this address space, and tables are freed by who has it for itself alone.
+                unsafe { section.set(slot, entry) }
                     .map_err(|error| self.give_up(page, 1, error))?;
                 Ok(1)
             }
@@ -345,8 +352,8 @@ impl<M: Machine> AddressSpace<'_, M> {
     ) -> Result<(), Error> {
         section.will_store(ENTRIES);
         let folio = M::Format::frame(Level::Pte, first);
-        section
-            .set_consecutive(table.all(), first)
+        // SAFETY: the table was just found in this address space, and tables are freed by who has it for itself alone.
+        unsafe { section.set_consecutive(table.all(), first) }
             .map_err(|error| self.give_up(folio, ENTRIES, error))
     }
 
@@ -404,9 +411,9 @@ impl<M: Machine> AddressSpace<'_, M> {
         let copy = frames.copy_of(self.kernel.machine(), shared)?;
         frames.map_new(copy, 1);
         let section = self.kernel.paging().section(self.root());
-        section
-            .establish(slot, user_leaf::<M>(copy, attrs)?)
-            .map_err(|error| self.give_up(copy, 1, error))?;
+        let leaf = user_leaf::<M>(copy, attrs)?;
+        // SAFETY: the table was just found in this address space, and tables are freed by who has it for itself alone.
+        unsafe { section.establish(slot, leaf) }.map_err(|error| self.give_up(copy, 1, error))?;
         drop(section);
         let page = PageRange::new(VirtAddr(va.0 & !(PAGE_SIZE - 1)), 1)?;
         self.kernel.paging().flush(Flush::User(self.root().frame(), page));
@@ -421,7 +428,8 @@ impl<M: Machine> AddressSpace<'_, M> {
             && relaxed != entry
         {
             let section = self.kernel.paging().section(self.root());
-            section.set_access_flags(slot, entry, relaxed)?;
+            // SAFETY: the table was just found in this address space, and tables are freed by who has it for itself alone.
+            unsafe { section.set_access_flags(slot, entry, relaxed) }?;
         }
         Ok(())
     }

@@ -105,7 +105,9 @@ fn copy_table<M: Machine, S: Share>(
         }
         let shared = share.share(first, parent.sub(i, parent.len() - i))?.get();
         if M::Format::is_writable(first) {
-            section.wrprotect_range(parent.sub(i, shared));
+            // SAFETY: the table was just found below the section's root, and stays in use: callers keep others from freeing tables of the range
+            // (crate protocol, *Locks*).
+            unsafe { section.wrprotect_range(parent.sub(i, shared)) };
         }
         let copy = M::Format::old(M::Format::write_protected(first));
         section.set_range(child.sub(i, shared), |page| Entry(copy.0 + page as u64 * PAGE_SIZE));

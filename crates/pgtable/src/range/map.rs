@@ -123,7 +123,9 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         });
         let unmappable = unmappable & !FRAME_BITS;
         if unmappable != 0 {
-            section.get_and_clear_range(slots, |_, _| ());
+            // SAFETY: the table was just found below the section's root, and stays in use: callers keep others from freeing tables of the range
+            // (crate protocol, *Locks*).
+            unsafe { section.get_and_clear_range(slots, |_, _| ()) };
             return Err(Error::NotMappable(PhysAddr(unmappable)));
         }
         Ok(())

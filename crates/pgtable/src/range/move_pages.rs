@@ -67,7 +67,9 @@ fn move_valid<M: Machine>(
     }
     for (from, into) in from.iter().zip(into.iter()) {
         if M::Format::is_present(from.load()) {
-            let entry = section.get_and_clear(from);
+            // SAFETY: the table was just found below the section's root, and stays in use: callers keep others from freeing tables of the range
+            // (crate protocol, *Locks*).
+            let entry = unsafe { section.get_and_clear(from) };
             section.set_admitted(into, entry);
         }
     }

@@ -104,6 +104,8 @@ fn protect_piece<M: Machine>(
     if let Found::Table(table) = piece.found {
         let _lazy = section.lazy();
         section.will_store(piece.range.pages());
-        section.modify_valid(slots_of(table, piece.range), change);
+        // SAFETY: the table was just found below the section's root, and stays in use: callers keep others from freeing tables of the range
+        // (crate protocol, *Locks*).
+        unsafe { section.modify_valid(slots_of(table, piece.range), change) };
     }
 }

@@ -68,9 +68,10 @@ fn unmap_piece<M: Machine>(
         Found::Table(table) => {
             let _lazy = section.lazy();
             section.will_store(piece.range.pages());
-            section.get_and_clear_valid(slots_of(table, piece.range), |i, entry| {
-                was(start.offset_pages(i), Level::Pte, entry);
-            });
+            let was = |i, entry| was(start.offset_pages(i), Level::Pte, entry);
+            // SAFETY: the table was just found below the section's root, and stays in use: callers keep others from freeing tables of the range
+            // (crate protocol, *Locks*).
+            unsafe { section.get_and_clear_valid(slots_of(table, piece.range), was) };
         }
     }
 }

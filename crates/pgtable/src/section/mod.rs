@@ -116,6 +116,12 @@ impl NextStore {
 }
 
 /// One operation on page tables, on the calling CPU.
+///
+/// # Safety
+///
+/// What stores to a [slot](crate::table::Slot) is `unsafe`, and asks for the same each time: the slot is in a table that is in use below a root of the section's space, and stays so meanwhile. A slot
+/// is a place in memory, which may be another's table by the time that it is stored to. (In mode `fused` a gate asks for it too, and refuses.) Whoever has a range
+/// and no slot needs none of these: see [`Paging`](crate::Paging).
 pub struct Section<'m, M: Machine> {
     machine: &'m M,
     mode: Mode,

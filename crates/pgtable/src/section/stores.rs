@@ -34,9 +34,13 @@ impl<M: Machine> Section<'_, M> {
     /// # Errors
     ///
     /// [`Error::Violation`] if the frame that it maps must not be mapped so. Nothing is stored then.
+    ///
+    /// # Safety
+    ///
+    /// [As for each](Self#safety).
     #[inline(always)]
     #[track_caller]
-    pub fn set(&self, slot: Slot<'_>, entry: Entry) -> Result<(), Error> {
+    pub unsafe fn set(&self, slot: Slot<'_>, entry: Entry) -> Result<(), Error> {
         self.store_leaf(Event::EntryStore, (slot, Level::Pte), entry, |window, slot| {
             store::set(window, slot, entry);
         })?;
@@ -76,9 +80,13 @@ impl<M: Machine> Section<'_, M> {
     /// # Errors
     ///
     /// As [`set`](Self::set).
+    ///
+    /// # Safety
+    ///
+    /// [As for each](Self#safety).
     #[inline(always)]
     #[track_caller]
-    pub fn set_consecutive(&self, slots: Slots<'_>, first: Entry) -> Result<(), Error> {
+    pub unsafe fn set_consecutive(&self, slots: Slots<'_>, first: Entry) -> Result<(), Error> {
         self.set_leaves(slots, first, |i| Entry(first.0 + i as u64 * PAGE_SIZE))
     }
 
@@ -142,12 +150,17 @@ impl<M: Machine> Section<'_, M> {
     /// # Errors
     ///
     /// As [`set`](Self::set), for the first that is refused.
+    ///
+    /// # Safety
+    ///
+    /// [As for each](Self#safety).
     #[inline(always)]
     #[track_caller]
-    pub fn set_at(&self, table: Table<'_>, entries: &[(usize, Entry)]) -> Result<(), Error> {
+    pub unsafe fn set_at(&self, table: Table<'_>, entries: &[(usize, Entry)]) -> Result<(), Error> {
         if !self.has_gates() {
             for &(index, entry) in entries {
-                self.set(table.slot(index), entry)?;
+                // SAFETY: the caller's promise is the one asked for.
+                unsafe { self.set(table.slot(index), entry) }?;
             }
             return Ok(());
         }
@@ -208,9 +221,13 @@ impl<M: Machine> Section<'_, M> {
     }
 
     /// Empties each PTE of a run and passes what it was, with the flags hardware has set. (Where windows are gates, before any is emptied.)
+    ///
+    /// # Safety
+    ///
+    /// [As for each](Self#safety).
     #[inline(always)]
     #[track_caller]
-    pub fn get_and_clear_range(&self, slots: Slots<'_>, mut was: impl FnMut(usize, Entry)) {
+    pub unsafe fn get_and_clear_range(&self, slots: Slots<'_>, mut was: impl FnMut(usize, Entry)) {
         if self.has_gates() {
             slots.iter().enumerate().for_each(|(i, slot)| was(i, slot.load_relaxed()));
             return self.for_each(slots, |window, slot, _| {
@@ -224,9 +241,13 @@ impl<M: Machine> Section<'_, M> {
     ///
     /// Where windows are gates, entries are passed before any is emptied, with the flags that hardware has set until then; elsewhere
     /// each as it is emptied.
+    ///
+    /// # Safety
+    ///
+    /// [As for each](Self#safety).
     #[inline(always)]
     #[track_caller]
-    pub fn get_and_clear_valid(&self, slots: Slots<'_>, mut was: impl FnMut(usize, Entry)) {
+    pub unsafe fn get_and_clear_valid(&self, slots: Slots<'_>, mut was: impl FnMut(usize, Entry)) {
         if self.has_gates() {
             for (i, slot) in slots.iter().enumerate() {
                 let entry = slot.load_relaxed();
@@ -242,25 +263,38 @@ impl<M: Machine> Section<'_, M> {
     }
 
     /// Changes each valid PTE of a run, keeping the flags that hardware sets meanwhile. No window is opened if there is none.
+    ///
+    /// # Safety
+    ///
+    /// [As for each](Self#safety).
     #[inline(always)]
     #[track_caller]
-    pub fn modify_valid(&self, slots: Slots<'_>, change: impl Fn(Entry) -> Entry) {
+    pub unsafe fn modify_valid(&self, slots: Slots<'_>, change: impl Fn(Entry) -> Entry) {
         self.for_each_valid(slots, |window, slot, _, entry| {
             store::modify_from::<M>(window, slot, entry, &change);
         });
     }
 
     /// Takes write permission from each PTE of a run.
+    ///
+    /// # Safety
+    ///
+    /// [As for each](Self#safety).
     #[inline(always)]
     #[track_caller]
-    pub fn wrprotect_range(&self, slots: Slots<'_>) {
-        self.modify_range(slots, M::Format::write_protected);
+    pub unsafe fn wrprotect_range(&self, slots: Slots<'_>) {
+        // SAFETY: the caller's promise is the one asked for.
+        unsafe { self.modify_range(slots, M::Format::write_protected) };
     }
 
     /// Changes each PTE of a run, keeping the flags that hardware sets meanwhile.
+    ///
+    /// # Safety
+    ///
+    /// [As for each](Self#safety).
     #[inline(always)]
     #[track_caller]
-    pub fn modify_range(&self, slots: Slots<'_>, change: impl Fn(Entry) -> Entry) {
+    pub unsafe fn modify_range(&self, slots: Slots<'_>, change: impl Fn(Entry) -> Entry) {
         self.for_each(slots, |window, slot, _| {
             store::modify::<M>(window, slot, &change);
         });
@@ -326,9 +360,13 @@ impl<M: Machine> Section<'_, M> {
     /// # Errors
     ///
     /// As [`set`](Self::set).
+    ///
+    /// # Safety
+    ///
+    /// [As for each](Self#safety).
     #[inline(always)]
     #[track_caller]
-    pub fn establish(&self, slot: Slot<'_>, entry: Entry) -> Result<Entry, Error> {
+    pub unsafe fn establish(&self, slot: Slot<'_>, entry: Entry) -> Result<Entry, Error> {
         let old =
             self.store_leaf(Event::EntryStore, (slot, Level::Pte), entry, |window, slot| {
                 store::establish::<M>(window, slot, entry)
@@ -338,9 +376,13 @@ impl<M: Machine> Section<'_, M> {
     }
 
     /// Empties a PTE and returns what it was, with the flags hardware has set. (Nothing, where it is in no table in use, and stays as it is.)
+    ///
+    /// # Safety
+    ///
+    /// [As for each](Self#safety).
     #[inline(always)]
     #[track_caller]
-    pub fn get_and_clear(&self, slot: Slot<'_>) -> Entry {
+    pub unsafe fn get_and_clear(&self, slot: Slot<'_>) -> Entry {
         self.change_leaf(slot, store::get_and_clear::<M>).unwrap_or(Entry::EMPTY)
     }
 
@@ -349,18 +391,31 @@ impl<M: Machine> Section<'_, M> {
     /// # Errors
     ///
     /// As [`set`](Self::set).
+    ///
+    /// # Safety
+    ///
+    /// [As for each](Self#safety).
     #[inline(always)]
     #[track_caller]
-    pub fn set_access_flags(&self, slot: Slot<'_>, old: Entry, new: Entry) -> Result<bool, Error> {
+    pub unsafe fn set_access_flags(
+        &self,
+        slot: Slot<'_>,
+        old: Entry,
+        new: Entry,
+    ) -> Result<bool, Error> {
         self.store_leaf(Event::EntryStore, (slot, Level::Pte), new, |window, slot| {
             store::set_access_flags::<M>(window, slot, old, new)
         })
     }
 
     /// Clears the young flag of a leaf and returns whether it was set.
+    ///
+    /// # Safety
+    ///
+    /// [As for each](Self#safety).
     #[inline(always)]
     #[track_caller]
-    pub fn test_and_clear_young(&self, slot: Slot<'_>) -> bool {
+    pub unsafe fn test_and_clear_young(&self, slot: Slot<'_>) -> bool {
         self.change_leaf(slot, store::test_and_clear_young::<M>).unwrap_or(false)
     }
 

@@ -292,12 +292,12 @@ fn a_forged_range_reaches_nothing_of_the_other_half<F: HostedFormat, S: Protecti
 fn a_section_changes_nothing_of_another_space<F: HostedFormat, S: Protection>() {
     type Change<M> = fn(&Section<'_, M>, Slot<'_>, Slots<'_>);
     let changes: [Change<_>; 6] = [
-        |section, slot, _| _ = section.get_and_clear(slot),
-        |section, slot, _| _ = section.test_and_clear_young(slot),
-        |section, _, slots| section.get_and_clear_range(slots, |_, _| ()),
-        |section, _, slots| section.get_and_clear_valid(slots, |_, _| ()),
-        |section, _, slots| section.wrprotect_range(slots),
-        |section, _, slots| section.modify_valid(slots, F::write_protected),
+        |section, slot, _| _ = unsafe { section.get_and_clear(slot) },
+        |section, slot, _| _ = unsafe { section.test_and_clear_young(slot) },
+        |section, _, slots| unsafe { section.get_and_clear_range(slots, |_, _| ()) },
+        |section, _, slots| unsafe { section.get_and_clear_valid(slots, |_, _| ()) },
+        |section, _, slots| unsafe { section.wrprotect_range(slots) },
+        |section, _, slots| unsafe { section.modify_valid(slots, F::write_protected) },
     ];
     for config in checking() {
         for change in changes {

@@ -11,6 +11,10 @@ mod believed;
 mod checker;
 mod checker_alias;
 mod checker_bypasses;
+#[expect(
+    clippy::undocumented_unsafe_blocks,
+    reason = "stores to slots of tables that the test has just found, or forged on purpose, in one thread"
+)]
 mod frame_types;
 mod fused_windows;
 mod linear_alias;
@@ -24,9 +28,17 @@ mod pan_attacks;
 mod pool;
 mod pool_growth;
 mod ranges;
+#[expect(
+    clippy::undocumented_unsafe_blocks,
+    reason = "stores to slots of tables that the test has just found, or forged on purpose, in one thread"
+)]
 mod sections;
 mod start;
 mod stray_store;
 mod sweeping;
 mod violations;
+#[expect(
+    clippy::undocumented_unsafe_blocks,
+    reason = "stores to slots of tables that the test has just found, or forged on purpose, in one thread"
+)]
 mod walker_flags;

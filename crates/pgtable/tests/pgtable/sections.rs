@@ -169,7 +169,7 @@ fn three_stores<F: HostedFormat, const B: bool>(
     slots: Slots<'_>,
 ) {
     for i in 0..3 {
-        section.set(slots.slot(i), bench.entry).expect("data");
+        unsafe { section.set(slots.slot(i), bench.entry) }.expect("data");
     }
 }
 
@@ -228,7 +228,7 @@ fn emptying_entries_makes_no_barrier_due() {
     let expected = [FREE, cost(2, 4, 4, 4), cost(1, 2, 2, 2), cost(1, 2, 2, 2), cost(1, 2, 2, 2)];
     assert_costs::<Aarch64, true>(Half::Kernel, expected, |_, section, slots| {
         let _lazy = section.lazy();
-        section.get_and_clear_range(slots.sub(0, 2), |_, _| ());
+        unsafe { section.get_and_clear_range(slots.sub(0, 2), |_, _| ()) };
     });
 }
 
@@ -251,7 +251,7 @@ fn range_stores_count_as_single_ones() {
     ];
     assert_costs::<Aarch64, true>(Half::Kernel, expected, |bench, section, slots| {
         let _lazy = section.lazy();
-        section.set_consecutive(slots.sub(0, 5), bench.entry).expect("data");
+        unsafe { section.set_consecutive(slots.sub(0, 5), bench.entry) }.expect("data");
     });
 }
 
@@ -264,7 +264,7 @@ fn of_nested_lazy_sections_only_the_outermost_acts() {
         for i in 0..3 {
             let _inner = section.lazy();
             let _innermost = section.lazy();
-            section.set(slots.slot(i), bench.entry).expect("data");
+            unsafe { section.set(slots.slot(i), bench.entry) }.expect("data");
         }
     });
 }
@@ -275,9 +275,9 @@ fn a_pause_closes_the_window_issues_what_is_due_and_opens_it_again() {
         [cost(0, 0, 2, 0), cost(2, 4, 6, 4), cost(2, 4, 4, 2), cost(2, 4, 4, 2), cost(2, 4, 6, 4)];
     assert_costs::<Aarch64, true>(Half::Kernel, expected, |bench, section, slots| {
         let _lazy = section.lazy();
-        section.set(slots.slot(0), bench.entry).expect("data");
+        unsafe { section.set(slots.slot(0), bench.entry) }.expect("data");
         section.paused(|| assert!(!bench.is_open(), "closed while paused"));
-        section.set(slots.slot(1), bench.entry).expect("data");
+        unsafe { section.set(slots.slot(1), bench.entry) }.expect("data");
     });
 }
 
@@ -286,12 +286,12 @@ fn pauses_nest() {
     let expected = [FREE, cost(2, 4, 4, 4), cost(2, 4, 4, 4), cost(2, 4, 4, 4), cost(2, 4, 4, 4)];
     assert_costs::<X86_64, true>(Half::Kernel, expected, |bench, section, slots| {
         let _lazy = section.lazy();
-        section.set(slots.slot(0), bench.entry).expect("data");
+        unsafe { section.set(slots.slot(0), bench.entry) }.expect("data");
         section.paused(|| {
             section.paused(|| assert!(!bench.is_open()));
             assert!(!bench.is_open(), "the inner pause must not resume the outer one");
         });
-        section.set(slots.slot(1), bench.entry).expect("data");
+        unsafe { section.set(slots.slot(1), bench.entry) }.expect("data");
     });
 }
 
@@ -300,15 +300,15 @@ fn a_store_while_paused_has_a_window_of_its_own() {
     let expected = [FREE, cost(3, 6, 6, 6), cost(3, 6, 6, 6), cost(3, 6, 6, 6), cost(3, 6, 6, 6)];
     assert_costs::<X86_64, true>(Half::Kernel, expected, |bench, section, slots| {
         let _lazy = section.lazy();
-        section.set(slots.slot(1), bench.entry).expect("data");
+        unsafe { section.set(slots.slot(1), bench.entry) }.expect("data");
         section.paused(|| {
             // A lazy-MMU section begun while paused is nested in the paused one: it does not act.
             let _inner = section.lazy();
-            section.set(slots.slot(0), bench.entry).expect("data");
+            unsafe { section.set(slots.slot(0), bench.entry) }.expect("data");
             assert!(!bench.is_open());
             section.paused(|| ());
         });
-        section.set(slots.slot(2), bench.entry).expect("data");
+        unsafe { section.set(slots.slot(2), bench.entry) }.expect("data");
     });
 }
 
@@ -320,7 +320,7 @@ fn a_lazy_section_that_ends_while_paused_is_not_resumed() {
         let lazy = section.lazy();
         section.paused(|| drop(lazy));
         assert!(!bench.is_open(), "{mode:?}: nobody would close it before the operation ends");
-        section.set(slots.slot(0), bench.entry).expect("data");
+        unsafe { section.set(slots.slot(0), bench.entry) }.expect("data");
         assert!(!bench.is_open(), "{mode:?}");
     }
 }
@@ -333,7 +333,7 @@ fn the_window_is_open_exactly_inside_lazy_sections_or_from_the_first_store() {
         assert!(!bench.is_open(), "{mode:?}: before the lazy section");
         let lazy = section.lazy();
         assert_eq!(bench.is_open(), mode == Mode::Batched, "{mode:?}: in it");
-        section.set(slots.slot(0), bench.entry).expect("data");
+        unsafe { section.set(slots.slot(0), bench.entry) }.expect("data");
         assert_eq!(bench.is_open(), section_has_window(mode), "{mode:?}: after a store");
         drop(lazy);
         assert_eq!(bench.is_open(), mode == Mode::FusedLean, "{mode:?}: after it");
@@ -354,14 +354,14 @@ fn an_operation_of_an_interrupt_inside_a_window_really_switches() {
         let bench = Bench::<Aarch64, true>::new(mode);
         let (outer, outer_slots) = bench.begin(Half::Kernel);
         let outer_lazy = outer.lazy();
-        outer.set(outer_slots.slot(0), bench.entry).expect("data");
+        unsafe { outer.set(outer_slots.slot(0), bench.entry) }.expect("data");
         let was_open = bench.is_open();
 
         let saved = bench.backend().exception_entry();
         assert!(!bench.is_open(), "{mode:?}: the handler starts protected");
         let inner = bench.cost(Half::User, |section, slots| {
             let _lazy = section.lazy();
-            section.set(slots.slot(0), bench.entry).expect("data");
+            unsafe { section.set(slots.slot(0), bench.entry) }.expect("data");
         });
         assert_eq!(inner, cost(1, 2, 2, 2), "{mode:?}: a window of its own");
         // SAFETY: it is that of the exception above.
@@ -369,7 +369,7 @@ fn an_operation_of_an_interrupt_inside_a_window_really_switches() {
 
         assert_eq!(bench.is_open(), was_open, "{mode:?}: the interrupted operation goes on");
         let before = bench.register.writes();
-        outer.set(outer_slots.slot(1), bench.entry).expect("data");
+        unsafe { outer.set(outer_slots.slot(1), bench.entry) }.expect("data");
         let writes = bench.register.writes() - before;
         assert_eq!(writes, if was_open { 0 } else { 2 }, "{mode:?}: in its own window");
         drop(outer_lazy);
@@ -387,21 +387,21 @@ fn every_setter_stores_and_is_counted() {
         let count = |event| bench.paging.machine().probe().read().of(event);
         let entries = count(Event::EntryStore);
 
-        section.set(slot, entry).expect("data");
+        unsafe { section.set(slot, entry) }.expect("data");
         assert_eq!(slot.load(), entry);
-        assert!(section.test_and_clear_young(slot));
+        assert!(unsafe { section.test_and_clear_young(slot) });
         assert_eq!(slot.load(), X86_64::old(entry));
-        assert!(!section.test_and_clear_young(slot), "it is old by now");
-        let changed = section.set_access_flags(slot, entry, entry);
+        assert!(!unsafe { section.test_and_clear_young(slot) }, "it is old by now");
+        let changed = unsafe { section.set_access_flags(slot, entry, entry) };
         assert_eq!(changed, Ok(false), "it is not what it was");
-        assert_eq!(section.set_access_flags(slot, X86_64::old(entry), entry), Ok(true));
-        section.wrprotect_range(slots.sub(0, 1));
+        assert_eq!(unsafe { section.set_access_flags(slot, X86_64::old(entry), entry) }, Ok(true));
+        unsafe { section.wrprotect_range(slots.sub(0, 1)) };
         assert_eq!(slot.load(), X86_64::write_protected(entry));
-        assert_eq!(section.establish(slot, entry), Ok(X86_64::write_protected(entry)));
-        section.modify_range(slots.sub(0, 1), X86_64::old);
+        assert_eq!(unsafe { section.establish(slot, entry) }, Ok(X86_64::write_protected(entry)));
+        unsafe { section.modify_range(slots.sub(0, 1), X86_64::old) };
         assert_eq!(slot.load(), X86_64::old(entry));
         let mut was = Vec::new();
-        section.get_and_clear_range(slots.sub(0, 1), |i, entry| was.push((i, entry)));
+        unsafe { section.get_and_clear_range(slots.sub(0, 1), |i, entry| was.push((i, entry))) };
         assert_eq!(was, [(0, X86_64::old(entry))]);
         assert_eq!(slot.load(), Entry::EMPTY);
         assert_eq!(count(Event::EntryStore) - entries, 9, "{mode:?}");

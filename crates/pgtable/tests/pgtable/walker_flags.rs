@@ -100,11 +100,11 @@ fn one_round<F: HostedFormat>(
         let attrs = F::attrs(entry);
         note(out, F::frame(Level::Pte, entry), attrs.young, attrs.dirty);
     };
-    gone(section.establish(slot, next).expect("data"));
+    gone(unsafe { section.establish(slot, next) }.expect("data"));
     let seen = slot.load();
     let used =
         F::leaf(Level::Pte, F::frame(Level::Pte, seen), Attrs { young: true, ..F::attrs(seen) });
-    section.set_access_flags(slot, seen, used.expect("mappable")).expect("data");
+    unsafe { section.set_access_flags(slot, seen, used.expect("mappable")) }.expect("data");
     paging.protect(&section, root, range(TO), F::write_protected).expect("pages alone");
     paging.unmap(&section, root, range(TO), |_, _, entry| gone(entry)).expect("pages alone");
 }
