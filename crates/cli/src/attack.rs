@@ -97,7 +97,7 @@ pub fn run(options: &Options) -> Result<bool> {
         kernel_agrees &= attacked.held;
     }
     let gates = Gates::of(&results, kernel_agrees, unprotected);
-    let report = Report { on: options.machine.on().to_owned(), backend, results, gates };
+    let report = Report { on: options.machine.on(), backend, results, gates };
     match options.format {
         Format::Table => print::write(&mut io::stdout().lock(), &report, Screen::of_stdout())?,
         Format::Json => writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?,

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use kpkeys_emulator::{Kernel, Line, Machine, Outcome, Run, Target};
+use kpkeys_emulator::{Accel, Kernel, Line, Machine, Outcome, Run, Target};
 use serde::Deserialize;
 
 use crate::usage::UsageError;
@@ -20,6 +20,9 @@ pub struct MachineOptions {
     /// How windows are opened: pks or smap (x86-64), pan or poe (arm64), mock or none [default: the best the CPU model has]
     #[arg(long, value_name = "BACKEND")]
     backend: Option<String>,
+    /// Who executes the kernel: tcg, the emulator; or kvm, this machine's CPU, with the protection that it has
+    #[arg(long, default_value = "tcg", value_name = "HOW")]
+    accel: Accel,
     /// CPUs
     #[arg(long, default_value_t = 4, value_name = "N")]
     smp: u32,
@@ -46,9 +49,12 @@ pub struct Emulated {
 }
 
 impl MachineOptions {
-    /// The name of the machine.
-    pub fn on(&self) -> &str {
-        &self.on
+    /// The name of the machine, and who executes the kernel if that is not the emulator.
+    pub fn on(&self) -> String {
+        match self.accel {
+            Accel::Tcg => self.on.clone(),
+            accel => format!("{} with {accel}", self.on),
+        }
     }
 
     /// Builds the kernel for the machine.
@@ -81,10 +87,12 @@ impl MachineOptions {
         }
         // Before the build, which takes longer than finding out that it was for nothing.
         target.find_emulator()?;
+        self.accel.check(target)?;
         let machine = Machine {
             memory_mib: self.memory,
             cpus: self.smp,
             nodes: self.nodes,
+            accel: self.accel,
             cpu_model: self.cpu.clone(),
             time_limit: Duration::from_secs(self.time_limit),
             ..Machine::default()
@@ -148,6 +156,7 @@ impl Emulated {
             backend: backend.map(str::to_owned),
             smp: bench::CPUS,
             nodes: 1,
+            accel: Accel::Tcg,
             memory: bench::MEMORY_MIB,
             cpu: "max".to_owned(),
             time_limit: 600,
@@ -167,6 +176,10 @@ impl Emulated {
     ///
     /// The kernel did not start, or panicked.
     pub fn boot_attached(&self, words: &str) -> Result<bool> {
+        if self.machine.accel != Accel::Tcg {
+            // Where it gives up, the emulator waits for ever: found out by a boot that is watched.
+            self.backend()?;
+        }
         let command_line = self.command_line(words);
         let machine = Machine { command_line, ..self.machine.clone() };
         match self.kernel.run_attached(&machine)? {

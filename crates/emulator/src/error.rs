@@ -1,6 +1,6 @@
 //! What can go wrong before and around the kernel.
 
-use crate::Target;
+use crate::{Accel, Target};
 use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -44,6 +44,18 @@ pub enum Error {
         program: PathBuf,
         /// The reason.
         source: std::io::Error,
+    },
+    /// The kernel cannot be run so here.
+    NotAccelerated {
+        /// How.
+        accel: Accel,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// KVM is there, and gave up on an instruction of the guest's kernel: it does not let the CPU execute it.
+    Emulates {
+        /// What was printed last.
+        last: LastLines,
     },
     /// The emulator was killed at the time limit.
     TimeLimit {
@@ -94,6 +106,14 @@ impl fmt::Display for Error {
                 write!(f, "{} cannot be made a flat image: {reason}", file.display())
             }
             Self::Io { program, source } => write!(f, "{}: {source}", program.display()),
+            Self::NotAccelerated { accel, reason } => write!(f, "not with {accel}: {reason}"),
+            Self::Emulates { last } => {
+                write!(
+                    f,
+                    "this machine's KVM emulates the guest's kernel in the place of letting the CPU execute it, and gave up on an instruction, so that neither \
+                     what is enforced nor what it costs would be the CPU's; --accel tcg runs it, by the emulator; {last}"
+                )
+            }
             Self::TimeLimit { limit, last } => {
                 write!(
                     f,

@@ -19,6 +19,7 @@
 //! one JSON object. How it ended comes back as an [`Outcome`]; an emulator that is missing,
 //! dies or does not end in time is an [`Error`] that carries the last lines printed.
 
+mod accel;
 mod build;
 mod error;
 mod exploits;
@@ -31,6 +32,7 @@ mod slim;
 mod source;
 mod target;
 
+pub use accel::Accel;
 pub use build::{Kernel, target_dir};
 pub use error::{Error, LastLines};
 pub use exploits::exploits;

@@ -1,5 +1,6 @@
 //! What the emulated machine is to have.
 
+use crate::Accel;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ pub struct Machine {
     pub cpus: u32,
     /// NUMA nodes, which memory and CPUs are dealt out to.
     pub nodes: u32,
+    /// Who executes the kernel.
+    pub accel: Accel,
     /// The emulator's name for the CPU model.
     pub cpu_model: String,
     /// Options of the emulator's board beyond the target's own, such as `gic-version=2`; they win.
@@ -38,6 +41,7 @@ impl Default for Machine {
             memory_mib: 256,
             cpus: 1,
             nodes: 1,
+            accel: Accel::Tcg,
             cpu_model: "max".to_owned(),
             board_options: String::new(),
             device_tree: None,

@@ -1,6 +1,6 @@
 //! Running an emulator: its lines as they come, its end, and never longer than allowed.
 
-use crate::{Error, Kernel, LastLines, Machine};
+use crate::{Error, Kernel, LastLines, Machine, accel};
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
 use std::ops::ControlFlow;
@@ -172,6 +172,11 @@ impl<'a> Watch<'a> {
     fn until_end(mut self, start: Instant, limit: Duration) -> Result<Run, Error> {
         let deadline = start + limit;
         let _ = self.take_lines_until(deadline);
+        if self.has_given_up() {
+            self.kill();
+            let _ = self.take_lines_until(Instant::now() + DRAIN_LIMIT);
+            return Err(Error::Emulates { last: self.last_lines() });
+        }
         let Some(status) = self.wait_until(deadline)? else {
             self.kill();
             let _ = self.take_lines_until(Instant::now() + DRAIN_LIMIT);
@@ -197,7 +202,12 @@ impl<'a> Watch<'a> {
                     keep(&mut self.serial, line);
                     enough?;
                 }
-                Ok(Printed::Emulator(line)) => keep(&mut self.emulator, line),
+                Ok(Printed::Emulator(line)) => {
+                    keep(&mut self.emulator, line);
+                    if self.has_given_up() {
+                        return ControlFlow::Continue(());
+                    }
+                }
                 Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout) => {
                     return ControlFlow::Continue(());
                 }
@@ -214,6 +224,11 @@ impl<'a> Watch<'a> {
                 Err(source) => return Err(Error::Io { program: self.program.clone(), source }),
             }
         }
+    }
+
+    /// Whether the emulator waits for ever, since KVM gave up.
+    fn has_given_up(&self) -> bool {
+        self.emulator.iter().any(|line| line.starts_with(accel::GIVEN_UP))
     }
 
     fn last_lines(&self) -> LastLines {

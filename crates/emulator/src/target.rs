@@ -155,7 +155,7 @@ impl Target {
         )
     }
 
-    /// The emulator's arguments: software emulation only, no devices but the serial line on
+    /// The emulator's arguments: no devices but the serial line on
     /// standard output and what hands out the exit status, and an end instead of a reboot.
     pub(crate) fn arguments(self, kernel: &Path, machine: &Machine) -> Vec<OsString> {
         let facts = self.facts();
@@ -175,7 +175,7 @@ impl Target {
             ["-cpu", &cpu_model],
             ["-smp", &cpus],
             ["-m", &memory],
-            ["-accel", "tcg"],
+            ["-accel", machine.accel.name()],
             ["-display", "none"],
             // Ctrl-C is the program's, if one runs.
             ["-chardev", "stdio,id=console,signal=off"],
