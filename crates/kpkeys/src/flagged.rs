@@ -25,6 +25,8 @@ pub trait Bit: Copy {
     const CLOSED: u64 = Self::MASK & !Self::OPEN;
     /// Whether exceptions save the bit, their entry has it closed, and their return restores it, without this backend.
     const KEPT_BY_EXCEPTIONS: bool = true;
+    /// Whether it says which root is loaded; see [`Backend::has_window_root`].
+    const HAS_WINDOW_ROOT: bool = false;
 }
 
 /// The backend of a flag.
@@ -129,6 +131,11 @@ unsafe impl<R: Register, B: Bit> Backend for Flagged<R, B> {
     #[inline(always)]
     fn scheme(&self) -> Scheme {
         Scheme::Alias
+    }
+
+    #[inline(always)]
+    fn has_window_root(&self) -> bool {
+        B::HAS_WINDOW_ROOT
     }
 
     #[inline(always)]

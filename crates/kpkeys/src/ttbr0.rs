@@ -32,6 +32,7 @@ impl Bit for RootBit {
     const MASK: u64 = 1;
     const OPEN: u64 = 1;
     const KEPT_BY_EXCEPTIONS: bool = false;
+    const HAS_WINDOW_ROOT: bool = true;
 }
 
 /// The two values of `TTBR0_EL1` that the kernel's windows write.

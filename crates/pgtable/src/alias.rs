@@ -73,10 +73,16 @@ impl Alias {
         let range = PageRange::new(start, memory.pages).map_err(|_| misplaced)?;
         let linear = PageRange::new(memory.linear, memory.pages)?;
         let overlaps = range.contains(linear.start()) || linear.contains(range.start());
-        if overlaps || !root.is_for(start) || !start.is_aligned(Level::Pud.entry_bytes()) {
+        let in_windows = root.space() == Space::Alias;
+        // One root register for both halves can have no other root for a while.
+        let can_be_loaded = !(in_windows && has_root_copies);
+        if overlaps
+            || !root.is_for(start)
+            || !can_be_loaded
+            || !start.is_aligned(Level::Pud.entry_bytes())
+        {
             return Err(misplaced);
         }
-        let in_windows = root.space() == Space::Alias;
         let alias = Alias { memory, start, root: root.frame(), in_windows };
         if has_root_copies && !alias.has_own_root_entries() { Err(misplaced) } else { Ok(alias) }
     }

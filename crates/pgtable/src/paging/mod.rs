@@ -127,15 +127,14 @@ impl<M: Machine, F: Frames> Paging<M, F> {
             Ok::<_, Error>(Root::new(section.found_root(page, space)?, space))
         };
         let kernel = new_root(Space::Kernel)?;
-        let by_alias = ground.machine().backend().scheme() == Scheme::Alias;
+        let backend = ground.machine().backend();
+        let by_alias = backend.scheme() == Scheme::Alias && config.mode.protects();
+        let window =
+            (by_alias && backend.has_window_root()).then(|| new_root(Space::Alias)).transpose()?;
         let has_copies = M::Format::USER_ROOT_HAS_KERNEL_HALF;
-        let start = ground.machine().alias().filter(|_| by_alias && config.mode.protects());
-        let window = start
-            .filter(|start| !start.is_kernel() && !has_copies)
-            .map(|_| new_root(Space::Alias))
-            .transpose()?;
-        let alias = (by_alias && config.mode.protects())
-            .then(|| Alias::new(memory, start, window.as_ref().unwrap_or(&kernel), has_copies))
+        let root = window.as_ref().unwrap_or(&kernel);
+        let alias = by_alias
+            .then(|| Alias::new(memory, ground.machine().alias(), root, has_copies))
             .transpose()?;
         let ground = ground.with_linear(Linear::new(memory, kernel.frame, alias));
         let paging = Paging { ground, pool, kernel, window, programs_kernel: Once::new() };

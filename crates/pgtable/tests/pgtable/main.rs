@@ -27,5 +27,6 @@ mod sections;
 mod start;
 mod stray_store;
 mod sweeping;
+mod ttbr0_attacks;
 mod violations;
 mod walker_flags;

@@ -14,7 +14,7 @@ use kpkeys::null::Null;
 use kpkeys::pan::{self, PAN, Pan};
 use kpkeys::poe::{self, Poe};
 use kpkeys::ttbr0::{self, RootRegister};
-use kpkeys::{Access, Pkey};
+use kpkeys::{Access, Backend, Pkey};
 use kpkeys_workloads::attack::site::SavedIn;
 
 backends! {
@@ -172,12 +172,6 @@ impl Selected {
     #[inline(always)]
     pub fn is_kept_in_spsr(&self) -> bool {
         matches!(self, Self::Pan(_))
-    }
-
-    /// Whether the alias has a root of its own, which windows load.
-    #[inline(always)]
-    pub fn has_window_root(&self) -> bool {
-        matches!(self, Self::Ttbr0(_))
     }
 
     /// Whether this backend refuses the kernel's stores to an address by not having it mapped.

@@ -15,6 +15,7 @@
 use crate::memory::boot::PhysAddr;
 use crate::protection;
 use core::sync::atomic::{AtomicU64, Ordering};
+use kpkeys::Backend;
 
 /// First address of the linear map.
 pub const LINEAR_MAP: u64 = 0xffff_8880_0000_0000;
