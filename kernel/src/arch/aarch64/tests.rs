@@ -1,11 +1,20 @@
 //! What only arm64 has to show.
 
 use super::asid::Asids;
-use super::control;
+use super::{control, root};
 use crate::cpu::calls;
+use crate::cpu::fault::Cause;
+use crate::evidence::probe;
+use crate::lock::IrqsOff;
+use crate::memory::paging::{memories, user};
+use crate::protection;
 use crate::start::image;
 use crate::{cpu, ensure, kernel_test, skip};
+use alloc::string::ToString;
 use core::sync::atomic::{AtomicBool, Ordering};
+use kpkeys::Guard;
+use kpkeys::context::PageTables;
+use kpkeys_mm::AddressSpace;
 
 /// Instructions of the image's code that have these bits under the mask.
 fn count(mask: u32, bits: u32) -> usize {
@@ -31,6 +40,39 @@ kernel_test! {
         ensure!((pan, uao) == (0, 0), "MSR of a register: {pan} to PAN, {uao} to UAO");
         ensure!(spsr == 2, "SPSR_EL1 is written in {spsr} places instead of 2");
         ensure!(opened > 0, "nothing opens a window");
+    }
+
+    /// The window root of an alias is loaded for no thread that names it, in any mode: it is refused by its value, and where there are types by its type.
+    fn the_window_root_is_no_threads() {
+        let Some(window) = memories().paging().window_root() else { return Ok(()) };
+        // SAFETY: the root lives for ever; nothing of the kernel's is reached by it.
+        let loaded = unsafe { user::in_space(window.frame(), || root::on_threads_root(root::current)) };
+        ensure!(loaded != window.frame(), "it is loaded");
+    }
+
+    /// What a TLB has of an alias that windows load is used in windows alone: right after one, in the kernel and on a program's root, it is not mapped.
+    fn nothing_of_the_alias_outlives_its_window() {
+        let paging = memories().paging();
+        let space = AddressSpace::new(memories()).map_err(|error| error.to_string())?;
+        let Some(window) = paging.window_root() else { return Ok(()) };
+        for table in [window.frame(), paging.kernel().frame(), space.root().frame()] {
+            let alias = paging.alias_of(table).map_or(0, |alias| alias.0) as *const u64;
+            let inside = {
+                let _irqs_off = IrqsOff::new();
+                // SAFETY: the only window of this CPU; a load is all that is made in it.
+                let _open: Guard<'_, _, PageTables> = unsafe { Guard::enter(protection::backend()) };
+                probe::load_u64(alias)
+            };
+            let after = probe::load_u64(alias);
+            // SAFETY: the address space lives until the end of this function.
+            let for_program =
+                unsafe { user::in_space(space.root().frame(), || probe::load_user_u64(alias)) };
+            ensure!(inside.is_ok(), "in the window: {inside:?}");
+            for (result, whose) in [(after, "the kernel"), (for_program, "a program")] {
+                let cause = result.err().map(|fault| fault.cause);
+                ensure!(cause == Some(Cause::NotMapped), "after it {whose} gets {cause:?}");
+            }
+        }
     }
 
     /// While there are identifiers, each root has one of its own and keeps it.
