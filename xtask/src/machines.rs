@@ -26,15 +26,22 @@ struct Case {
 }
 
 /// Machines, with the backends that protect them.
-const PROTECTED: [(&str, &str); 3] =
-    [("qemu-x86_64", "pks"), ("qemu-x86_64", "smap"), ("qemu-aarch64", "pan")];
+const PROTECTED: [(&str, &str); 4] = [
+    ("qemu-x86_64", "pks"),
+    ("qemu-x86_64", "smap"),
+    ("qemu-aarch64", "pan"),
+    ("qemu-aarch64", "ttbr0"),
+];
 /// CPU models that people have, where the machine's default is one that has everything.
-const MODELS: [(&str, &str, &str); 5] = [
+const MODELS: [(&str, &str, &str); 8] = [
     ("qemu-x86_64", "smap", "Broadwell"),
     ("qemu-x86_64", "smap", "Skylake-Server"),
     ("qemu-x86_64", "smap", "EPYC"),
     ("qemu-aarch64", "pan", "neoverse-n1"),
     ("qemu-aarch64", "pan", "cortex-a76"),
+    ("qemu-aarch64", "ttbr0", "cortex-a53"),
+    ("qemu-aarch64", "ttbr0", "cortex-a72"),
+    ("qemu-aarch64", "ttbr0", "neoverse-n1"),
 ];
 
 fn cases() -> Vec<Case> {

@@ -34,6 +34,8 @@ const EXAMPLES: &str = "\
 Examples:
   kpkeys attack                         every attack in every mode, on x86-64 with PKS
   kpkeys attack --on qemu-aarch64       on arm64 with PAN
+  kpkeys attack --on qemu-aarch64 --cpu cortex-a72 --backend ttbr0
+                                        on arm64 of before PAN
   kpkeys attack --backend smap          on x86-64 with SMAP; --cpu Broadwell for a CPU of 2014
   kpkeys attack --modes off,fused       two modes only
   kpkeys attack --backend mock          what happens where nothing enforces

@@ -72,7 +72,7 @@ pub struct Options {
     /// Where to run: host, or in the reference kernel on qemu-x86_64 or qemu-aarch64
     #[arg(long, default_value = "host", value_name = "WHERE")]
     on: String,
-    /// How windows are opened: mock or pku on the host [default: mock]; pks or smap (x86-64), pan or poe (arm64), mock or none in an emulator [default: the best there is]
+    /// How windows are opened: mock or pku on the host [default: mock]; pks or smap (x86-64), pan, ttbr0 or poe (arm64), mock or none in an emulator [default: the best there is]
     #[arg(long, value_name = "BACKEND")]
     backend: Option<String>,
     /// Entry format of the page tables on the host: aarch64 (as the series) or x86_64 [default: aarch64]

@@ -17,7 +17,7 @@ pub struct MachineOptions {
     /// Which machine: qemu-x86_64 or qemu-aarch64
     #[arg(long, default_value = "qemu-x86_64", value_name = "WHERE")]
     on: String,
-    /// How windows are opened: pks or smap (x86-64), pan or poe (arm64), mock or none [default: the best the CPU model has]
+    /// How windows are opened: pks or smap (x86-64), pan, ttbr0 or poe (arm64), mock or none [default: the best the CPU model has]
     #[arg(long, value_name = "BACKEND")]
     backend: Option<String>,
     /// Who executes the kernel: tcg, the emulator; or kvm, this machine's CPU, with the protection that it has

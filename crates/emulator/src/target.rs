@@ -51,7 +51,7 @@ const AARCH64: Facts = Facts {
     rust_target: "aarch64-unknown-none-softfloat",
     entry_format: "aarch64",
     machine: medium::Machine::Aarch64,
-    enforces: "PAN and E0PD but not POE, which it has not",
+    enforces: "PAN, E0PD and an alias in windows alone, but not POE, which it has not",
     // With EL2, from where the kernel can raise asynchronous errors for its tests and attacks.
     board: "virt,gic-version=3,virtualization=on",
     // The kernel gives the exit status to the semihosting call SYS_EXIT.

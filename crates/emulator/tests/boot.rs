@@ -112,12 +112,14 @@ fn passes_its_tests_with_every_backend() {
     }
 }
 
-/// The backends of CPUs that are sold: SMAP without UMIP, PAN without E0PD. Tests, and the whole matrix of attacks with protection off and on.
+/// The backends of CPUs that are sold: SMAP without UMIP, PAN without E0PD, neither. Tests, and the whole matrix of attacks with protection off and on.
 #[test]
 fn protects_by_an_alias_on_older_cpus() {
-    for (target, cpu_model, backend) in
-        [(Target::X86_64, "Broadwell", "smap"), (Target::Aarch64, "neoverse-n1", "pan")]
-    {
+    for (target, cpu_model, backend) in [
+        (Target::X86_64, "Broadwell", "smap"),
+        (Target::Aarch64, "neoverse-n1", "pan"),
+        (Target::Aarch64, "cortex-a72", "ttbr0"),
+    ] {
         let on_it = |words: &str| {
             let machine = with_command_line(words);
             Machine { cpu_model: cpu_model.to_owned(), cpus: 4, memory_mib: 256, ..machine }
@@ -139,13 +141,16 @@ fn protects_by_an_alias_on_older_cpus() {
 
 /// All models of that kind that the emulator has.
 #[test]
-#[ignore = "21 boots; run with --ignored"]
+#[ignore = "39 boots; run with --ignored"]
 fn protects_by_an_alias_on_every_cpu_model() {
     let smap = ["Broadwell", "Skylake-Server", "Cascadelake-Server", "EPYC", "EPYC-Rome"];
     let pan = ["cortex-a76", "neoverse-n1"];
     let smap = smap.map(|model| (Target::X86_64, model, "smap"));
     let pan = pan.map(|model| (Target::Aarch64, model, "pan"));
-    for (target, model, backend) in smap.into_iter().chain(pan) {
+    // On CPUs with PAN, and with E0PD, too.
+    let ttbr0 = ["cortex-a53", "cortex-a57", "cortex-a72", "cortex-a76", "neoverse-n1", "max"];
+    let ttbr0 = ttbr0.map(|model| (Target::Aarch64, model, "ttbr0"));
+    for (target, model, backend) in smap.into_iter().chain(pan).chain(ttbr0) {
         for words in ["tests", "attack mode=batched", "attack"] {
             let machine = Machine {
                 cpu_model: model.to_owned(),
@@ -198,6 +203,9 @@ fn a_backend_is_refused_where_the_cpu_lacks_what_it_needs() {
     ends_with(Target::X86_64, machine, Outcome::Refused, "this CPU has no PKS");
     let poe = with_command_line("backend=poe");
     ends_with(Target::Aarch64, poe, Outcome::Refused, "backend poe: ");
+    let cpu_model = "cortex-a72".to_owned();
+    let machine = Machine { cpu_model, ..with_command_line("backend=pan") };
+    ends_with(Target::Aarch64, machine, Outcome::Refused, "backend ttbr0 needs none");
 }
 
 /// Ten seconds of random work on four CPUs with an attacker among them. The long form: `kpkeys run soak=600`.
@@ -307,7 +315,12 @@ fn a_stack_overflow_is_recognised() {
 /// What ends the kernel in an open window closes it first: a panic, a stack that runs out, a fault of the window's own code, an error of the machine.
 #[test]
 fn a_kernel_that_ends_in_a_window_closes_it() {
-    let backends = [(Target::X86_64, "pks"), (Target::X86_64, "smap"), (Target::Aarch64, "pan")];
+    let backends = [
+        (Target::X86_64, "pks"),
+        (Target::X86_64, "smap"),
+        (Target::Aarch64, "pan"),
+        (Target::Aarch64, "ttbr0"),
+    ];
     for (target, backend) in backends {
         for mode in ["fused", "batched"] {
             for way in ["panic", "stack-overflow", "fault", "error"] {

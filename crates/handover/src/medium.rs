@@ -46,7 +46,7 @@ impl Machine {
     pub const fn backends(self) -> &'static [&'static str] {
         match self {
             Machine::X86_64 => &["pks", "smap", "mock", "none"],
-            Machine::Aarch64 => &["poe", "pan", "mock", "none"],
+            Machine::Aarch64 => &["poe", "pan", "ttbr0", "mock", "none"],
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use kpkeys::keyed::Keyed;
 use kpkeys::pan::Pan;
+use kpkeys::ttbr0::Ttbr0;
 use kpkeys_mm::{Buddy, FrameTable, Kernel, Layout};
 use kpkeys_pgtable::{Config, Machine, NoProbe, Probe};
 
@@ -13,7 +14,7 @@ use crate::counter::Counter;
 use crate::cpu;
 use crate::machine::{Hosted, HostedFormat};
 use crate::parts::Measured;
-use crate::register::{ArenaRegister, MockRegister, PanFlag, PanRegister};
+use crate::register::{ArenaRegister, MockRegister, PanFlag, PanRegister, Ttbr0Register};
 
 /// A backend by the mock register, in the encoding of a format.
 pub type MockBackend<F> = Keyed<MockRegister, <F as HostedFormat>::Encoding>;
@@ -34,6 +35,8 @@ pub type Guarded<F> = Hosted<F, ArenaBackend<F>, Counter>;
 
 /// A machine whose page tables are behind an alias, and whose events are counted.
 pub type CountedPan<F> = Hosted<F, Pan<PanRegister>, Counter>;
+/// The same with an alias that windows load a root for.
+pub type CountedTtbr0<F> = Hosted<F, Ttbr0<Ttbr0Register>, Counter>;
 /// [`Guarded`], with page tables behind an alias: they cannot be stored to where they are loaded from, and where they are stored
 /// to is out of reach outside windows.
 pub type GuardedPan<F> = Hosted<F, Pan<ArenaRegister<PanFlag>>, Counter>;
@@ -125,6 +128,19 @@ pub fn boot_counted_pan<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<Coun
     let backend = Pan::new(PanRegister);
     backend.reset();
     start(Hosted::new(arena, backend, Counter::default(), setup.cpus), setup)
+}
+
+/// Boots a machine whose page tables are behind an alias that windows load a root for, and that counts events.
+///
+/// # Errors
+///
+/// As [`boot`]; and with the format of x86-64, which has one root register for both halves.
+pub fn boot_counted_ttbr0<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<CountedTtbr0<F>>> {
+    let arena = Arc::new(Arena::new(setup.pages)?);
+    let backend = Ttbr0::new(Ttbr0Register);
+    backend.reset();
+    let machine = Hosted::new(arena, backend, Counter::default(), setup.cpus);
+    start(machine.with_alias_in_windows(), setup)
 }
 
 /// Boots a machine whose page tables are behind an alias, and on which a load or store of the alias outside a window and a store to a

@@ -37,8 +37,8 @@ mod switch_cost;
 pub mod tlb;
 
 pub use boot::{
-    Setup, boot, boot_counted, boot_counted_pan, boot_guarded, boot_guarded_pan, boot_measured,
-    boot_measured_counted,
+    Setup, boot, boot_counted, boot_counted_pan, boot_counted_ttbr0, boot_guarded,
+    boot_guarded_pan, boot_measured, boot_measured_counted,
 };
 pub use counter::{Counter, Counts};
 pub use machine::{Hosted, HostedFormat};

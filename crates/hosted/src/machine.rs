@@ -19,6 +19,8 @@ use crate::{cpu, gates, mmu};
 pub const MEMORY_START: PhysAddr = PhysAddr(0x1_0000_0000);
 /// Where the alias puts it, for backends that need one.
 pub const ALIAS_START: VirtAddr = VirtAddr(0xffff_a000_0000_0000);
+/// Where the alias puts it, for backends whose windows load a root for it.
+pub const ALIAS_IN_WINDOWS_START: VirtAddr = VirtAddr(0x2000_0000_0000);
 /// Where the linear map puts it.
 pub const LINEAR_START: VirtAddr = VirtAddr(0xffff_8880_0000_0000);
 
@@ -57,6 +59,7 @@ pub struct Hosted<F, B, P, T = NoTlb> {
     probe: P,
     tlb: T,
     cpus: usize,
+    alias: VirtAddr,
     gates: gates::Gates,
     anchor: Anchor,
     violations: Violations,
@@ -81,6 +84,7 @@ impl<F: HostedFormat, B: Backend, P: Probe, T: Tlb> Hosted<F, B, P, T> {
             probe,
             tlb,
             cpus: cpus.max(1),
+            alias: ALIAS_START,
             gates: gates::Gates::new(cpus.max(1)),
             anchor: Anchor::new(),
             violations: Violations::default(),
@@ -92,6 +96,11 @@ impl<F: HostedFormat, B: Backend, P: Probe, T: Tlb> Hosted<F, B, P, T> {
     /// The same, where violations are audited.
     pub fn auditing(self) -> Self {
         Hosted { violations: Violations::Audit, ..self }
+    }
+
+    /// The same, with the alias in the half that programs have otherwise, where windows load a root for it.
+    pub fn with_alias_in_windows(self) -> Self {
+        Hosted { alias: ALIAS_IN_WINDOWS_START, ..self }
     }
 
     /// Takes the violations that were reported since this was last asked.
@@ -155,7 +164,7 @@ unsafe impl<F: HostedFormat, B: Backend + Sync, P: Probe, T: Tlb> Machine for Ho
 
     #[inline(always)]
     fn alias(&self) -> Option<VirtAddr> {
-        Some(ALIAS_START)
+        Some(self.alias)
     }
 
     #[inline(always)]

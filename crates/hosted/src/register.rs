@@ -8,7 +8,7 @@
 //! | x86-64 otherwise: on macOS thread-local storage is behind GS | MXCSR, its value unchanged, beside a shadow | LDMXCSR | LFENCE |
 //! | arm64, Linux and macOS | FPSR, its value unchanged, beside a shadow | MSR | ISB |
 //!
-//! [`PanRegister`] stands for PSTATE.PAN where events are counted and nothing is timed.
+//! [`PanRegister`] stands for PSTATE.PAN, and [`Ttbr0Register`] for `TTBR0_EL1`, where events are counted and nothing is timed.
 //!
 //! [`ArenaRegister`] is for testing: opening a window makes the arena's tables writable to this process, or to the calling thread where the host has keys,
 //! closing it ends that, so that a store outside a window is SIGSEGV.
@@ -30,6 +30,8 @@ thread_local! {
     static SHADOW: Cell<u64> = const { Cell::new(0) };
     /// PSTATE.PAN of the CPU that this thread plays. A CPU starts outside of windows.
     static PAN_FLAG: Cell<u64> = const { Cell::new(PAN) };
+    /// Whether that CPU has the window root in `TTBR0_EL1`.
+    static WINDOW_ROOT: Cell<u64> = const { Cell::new(0) };
 }
 
 /// The mock register of this host.
@@ -207,6 +209,28 @@ unsafe impl Register for PanRegister {
     fn synchronize(&self) {}
 }
 
+/// `TTBR0_EL1` of the CPU that the calling thread plays, as far as windows know it: 1 while it has the window root.
+#[derive(Clone, Copy, Debug)]
+pub struct Ttbr0Register;
+
+// SAFETY: as for `PanRegister`.
+unsafe impl Register for Ttbr0Register {
+    const NEEDS_BARRIER: bool = true;
+
+    #[inline(always)]
+    fn read(&self) -> u64 {
+        WINDOW_ROOT.get()
+    }
+
+    #[inline(always)]
+    fn write(&self, value: Value) {
+        WINDOW_ROOT.set(value.bits());
+    }
+
+    #[inline(always)]
+    fn synchronize(&self) {}
+}
+
 /// Which values of a register open page tables.
 pub trait Opens {
     /// Whether this one does.
@@ -226,6 +250,16 @@ pub struct PanFlag;
 impl Opens for PanFlag {
     fn opens(value: u64) -> bool {
         value & PAN == 0
+    }
+}
+
+/// Whether `TTBR0_EL1` has the window root.
+#[derive(Clone, Copy, Debug)]
+pub struct RootFlag;
+
+impl Opens for RootFlag {
+    fn opens(value: u64) -> bool {
+        value & 1 != 0
     }
 }
 
@@ -254,7 +288,7 @@ impl ArenaRegister<PanFlag> {
 }
 
 impl<E: Opens> ArenaRegister<E> {
-    /// The register that guards an arena made by [`Arena::guarded`], or [`Arena::aliased`] for [`PanFlag`].
+    /// The register that guards an arena made by [`Arena::guarded`], or [`Arena::aliased`] for [`PanFlag`] and [`RootFlag`].
     pub fn new(arena: Arc<Arena>) -> Self {
         ArenaRegister { arena, value: Arc::new(AtomicU64::new(0)), encoding: PhantomData }
     }

@@ -86,6 +86,13 @@ pub unsafe trait Backend {
         Scheme::Keys
     }
 
+    /// By [`Scheme::Alias`], whether the alias has a root of its own, which windows load: then it lies in the half of the address space that programs
+    /// have otherwise. The same for as long as the backend is used.
+    #[inline(always)]
+    fn has_window_root(&self) -> bool {
+        false
+    }
+
     /// Enters context `C`, in force when this returns.
     ///
     /// # Safety

@@ -2,6 +2,7 @@
 //!
 //! Page-table pages are read-only in the linear map, and have a second mapping in the kernel's half, the *alias*, with the permissions of
 //! user data ([`Scheme::Alias`]). One bit of the CPU's state keeps the kernel out of it: [`pan`](crate::pan) and [`smap`](crate::smap).
+//! Or the alias is translated in windows alone, and the bit says whether it is: [`ttbr0`](crate::ttbr0).
 //!
 //! There is one class of protected pages, not one per key: the only contexts such a backend can enter are those that say of every
 //! key but [`Pkey::PAGE_TABLES`] what [`context::Default`](struct@crate::context::Default) says. Another one does not compile. And whoever
@@ -22,6 +23,10 @@ pub trait Bit: Copy {
     const OPEN: u64;
     /// Its value outside of them: the other one.
     const CLOSED: u64 = Self::MASK & !Self::OPEN;
+    /// Whether exceptions save the bit, their entry has it closed, and their return restores it, without this backend.
+    const KEPT_BY_EXCEPTIONS: bool = true;
+    /// Whether it says which root is loaded; see [`Backend::has_window_root`].
+    const HAS_WINDOW_ROOT: bool = false;
 }
 
 /// The backend of a flag.
@@ -117,7 +122,7 @@ unsafe impl<R: Register, B: Bit> Backend for Flagged<R, B> {
         R::NEEDS_BARRIER
     }
 
-    /// A window is two writes of a flag that synchronise themselves.
+    /// A window is two writes of a flag, which are cheap if they synchronise themselves.
     #[inline(always)]
     fn windows_are_cheap(&self) -> bool {
         !R::NEEDS_BARRIER
@@ -126,6 +131,11 @@ unsafe impl<R: Register, B: Bit> Backend for Flagged<R, B> {
     #[inline(always)]
     fn scheme(&self) -> Scheme {
         Scheme::Alias
+    }
+
+    #[inline(always)]
+    fn has_window_root(&self) -> bool {
+        B::HAS_WINDOW_ROOT
     }
 
     #[inline(always)]
@@ -143,15 +153,26 @@ unsafe impl<R: Register, B: Bit> Backend for Flagged<R, B> {
         self.flag.read() & B::MASK == const { flag_of::<C, B>() }
     }
 
-    /// Nothing: the CPU or the first instruction of the entry has closed the flag, and what was interrupted is where the CPU saved it.
+    /// Nothing, where the CPU or the first instruction of the entry has closed the flag: what was interrupted is where the CPU saved it.
     #[inline(always)]
     fn exception_entry(&self) -> Saved {
-        Saved(0)
+        if B::KEPT_BY_EXCEPTIONS {
+            return Saved(0);
+        }
+        let interrupted = self.state();
+        if interrupted.0 != 0 {
+            self.write(B::CLOSED);
+        }
+        interrupted
     }
 
-    /// Nothing: the exception return restores the flag from there.
+    /// Nothing, where the exception return restores the flag from there.
     #[inline(always)]
-    unsafe fn exception_return(&self, _saved: Saved) {}
+    unsafe fn exception_return(&self, Saved(interrupted): Saved) {
+        if !B::KEPT_BY_EXCEPTIONS && interrupted & B::MASK != 0 {
+            self.flag.write(Value(B::OPEN));
+        }
+    }
 
     /// A thread that is preempted left its window when the interrupt was taken, and gets it back by its own exception return: here the flag
     /// is closed on both sides, and nothing is written. One that gives the CPU away inside a window takes the open state along, and gets it

@@ -11,12 +11,12 @@
 //! - a [`Guarded`](guarded::Guarded) is a value of one's own, with another key, whose stores need such a proof as well.
 //!
 //! A CPU without such a register can protect one class of pages, page tables, by older features: the pages are read-only where
-//! they are mapped, and have a second mapping, their *alias*, that one bit of the CPU opens and closes ([`pan`], [`smap`]). The protocol
+//! they are mapped, and have a second mapping, their *alias*, that one bit of the CPU opens and closes ([`pan`], [`smap`]), or that only windows have a root register lead to ([`ttbr0`]). The protocol
 //! is the same; [`Backend::scheme`] says which of the two it is.
 //!
 //! # The protocol
 //!
-//! 1. Each CPU initialises its backend ([`pks::Pks::init`], [`poe::Poe::init`], [`pan::Pan`]`::init`, [`smap::Smap`]`::init`), which verifies the control bits
+//! 1. Each CPU initialises its backend ([`pks::Pks::init`], [`poe::Poe::init`], [`pan::Pan`]`::init`, [`smap::Smap`]`::init`, [`ttbr0::Ttbr0`]`::init`), which verifies the control bits
 //!    and starts in [`context::Default`]: every managed key is read-only, key 0 is read-write.
 //! 2. Code that must write opens a [`Guard`] and writes while it lives. What entering and leaving write are constants of the code, known
 //!    from the types of the guard: no value is kept meanwhile. Guards do not nest by themselves: whoever needs a window takes `&Window`, and
@@ -49,7 +49,7 @@
 pub mod backend;
 pub mod context;
 pub mod encoding;
-#[cfg(any(feature = "pan", feature = "smap"))]
+#[cfg(any(feature = "pan", feature = "smap", feature = "ttbr0"))]
 pub mod flagged;
 mod guard;
 pub mod guarded;
@@ -70,6 +70,8 @@ pub mod pku;
 pub mod poe;
 #[cfg(feature = "smap")]
 pub mod smap;
+#[cfg(feature = "ttbr0")]
+pub mod ttbr0;
 
 pub use backend::{Backend, Saved, Scheme};
 pub use context::Context;

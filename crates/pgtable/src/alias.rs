@@ -11,6 +11,13 @@
 //! half (x86-64), theirs is one without; where that half has a register of its own (arm64), it is loaded with a second root meanwhile
 //! ([`Paging::make_programs_kernel_root`](crate::Paging::make_programs_kernel_root)). The alias's leaves are not global, so that no TLB keeps them over the change of roots.
 //!
+//! # In the other half, in windows alone
+//!
+//! Where no bit keeps the kernel out (arm64 without PAN), the alias lies in the half that programs have otherwise, in tables with a root of its own, the
+//! *window root*. Opening a window loads it, closing loads a root that translates nothing. Its leaves are for the kernel alone and not global: what a
+//! TLB keeps of them is used under the identifier that windows load, and under no other. The root is a table of the alias's by its type, so that no thread's
+//! can be made of it.
+//!
 //! # The alias's own tables
 //!
 //! They are page-table pages like all others, so they are read-only in the linear map and have aliases themselves. Giving a page its
@@ -31,7 +38,8 @@ use crate::error::Error;
 use crate::guarded::Kind;
 use crate::linear::Reserve;
 use crate::machine::{Machine, Memory};
-use crate::section::Section;
+use crate::paging::Root;
+use crate::section::{Section, Space};
 use crate::table::{Slot, Table};
 
 /// Addresses for devices' registers.
@@ -43,11 +51,13 @@ pub(crate) struct Alias {
     memory: Memory,
     start: VirtAddr,
     root: PhysAddr,
+    /// The root is the alias's own, loaded in windows alone.
+    in_windows: bool,
 }
 
 impl Alias {
-    /// The alias of `memory` from `start` up, in the tables of a root that does not translate anything there yet. Where other roots have
-    /// copies of that one's entries, those of the alias must be its own.
+    /// The alias of `memory` from `start` up, in the tables of a root that does not translate anything there yet: the kernel's, or one of the
+    /// alias's own, in the other half. Where other roots have copies of that one's entries, those of the alias must be its own.
     ///
     /// # Errors
     ///
@@ -55,7 +65,7 @@ impl Alias {
     pub(crate) fn new(
         memory: Memory,
         start: Option<VirtAddr>,
-        root: PhysAddr,
+        root: &Root,
         has_root_copies: bool,
     ) -> Result<Alias, Error> {
         let start = start.ok_or(Error::AliasMisplaced(None))?;
@@ -63,11 +73,17 @@ impl Alias {
         let range = PageRange::new(start, memory.pages).map_err(|_| misplaced)?;
         let linear = PageRange::new(memory.linear, memory.pages)?;
         let overlaps = range.contains(linear.start()) || linear.contains(range.start());
-        let is_kernel = start.0 >> 63 == 1;
-        if overlaps || !is_kernel || !start.is_aligned(Level::Pud.entry_bytes()) {
+        let in_windows = root.space() == Space::Alias;
+        // One root register for both halves can have no other root for a while.
+        let can_be_loaded = !(in_windows && has_root_copies);
+        if overlaps
+            || !root.is_for(start)
+            || !can_be_loaded
+            || !start.is_aligned(Level::Pud.entry_bytes())
+        {
             return Err(misplaced);
         }
-        let alias = Alias { memory, start, root };
+        let alias = Alias { memory, start, root: root.frame(), in_windows };
         if has_root_copies && !alias.has_own_root_entries() { Err(misplaced) } else { Ok(alias) }
     }
 
@@ -84,6 +100,11 @@ impl Alias {
     pub(crate) fn owns_root_entry_of(&self, va: VirtAddr) -> bool {
         let first = va.0 & !(Level::Pgd.entry_bytes() - 1);
         self.overlaps(first, first + (Level::Pgd.entry_bytes() - 1))
+    }
+
+    /// Whether it is translated by a root of a space; programs' have nothing of it.
+    pub(crate) fn is_in(&self, space: Space) -> bool {
+        (space == Space::Alias) == self.in_windows
     }
 
     /// The address of a frame's alias.
@@ -222,7 +243,12 @@ impl Alias {
     pub(crate) fn entry<M: Machine>(&self, level: Level, va: VirtAddr) -> Entry {
         let frame = self.memory.start.offset(va.0 - self.start.0);
         // Memory and alias start at multiples of 1 GiB, so the frame is aligned as the address is; both formats map it.
-        M::Format::alias(level, frame).unwrap_or(Entry::EMPTY)
+        let entry = if self.in_windows {
+            M::Format::alias_of_windows(level, frame)
+        } else {
+            M::Format::alias(level, frame)
+        };
+        entry.unwrap_or(Entry::EMPTY)
     }
 
     /// The PMD that translates an address. Tables down to its own exist.

@@ -81,7 +81,7 @@ impl fmt::Display for Error {
             }
             Error::AliasMisplaced(None) => f.write_str("this backend needs an alias of memory, and the machine has no place for it"),
             Error::AliasMisplaced(Some(va)) => {
-                write!(f, "no alias can start at {va:?}: it must be in the kernel's half, at a multiple of 1 GiB, apart from the linear map")
+                write!(f, "no alias can start at {va:?}: it must be in the kernel's half (in the other if windows load a root for it), at a multiple of 1 GiB, apart from the linear map")
             }
             Error::WrongHalf(va) => write!(f, "{va:?} is not in the half of the address space that this root is for"),
             Error::TablesStay(va) => {

@@ -168,7 +168,8 @@ pub unsafe trait Machine: Sync + Sized {
 
     /// Where the alias of memory starts, which [`Scheme::Alias`](kpkeys::Scheme::Alias) needs: the second mapping of page-table
     /// pages, which they are stored through. A range as large as memory in the kernel's half, at a multiple of 1 GiB, that
-    /// nothing else is mapped in; on x86-64 at a multiple of 512 GiB, and nothing else up to the next one behind it.
+    /// nothing else is mapped in; on x86-64 at a multiple of 512 GiB, and nothing else up to the next one behind it. With a backend whose
+    /// windows load a root, in the other half ([`Paging::window_root`](crate::Paging::window_root)).
     #[inline(always)]
     fn alias(&self) -> Option<VirtAddr> {
         None

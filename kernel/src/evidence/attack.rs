@@ -113,7 +113,7 @@ impl Site<Bare<NoProbe>> for Here {
     }
 
     fn store(&self, store: Store, aim: Aim) -> Result<(), attack::Fault> {
-        write_back(store, aim).map_err(|fault| described(fault, refuses_kernel(fault.cause)))
+        write_back(store, aim).map_err(|fault| described(fault, refuses_kernel(&fault)))
     }
 
     fn copy_to_user(&self, root: PhysAddr, aim: Aim) -> Result<(), attack::Fault> {
@@ -335,11 +335,14 @@ fn overwrite(at: *mut u64, value: u64) -> Result<(), String> {
 }
 
 /// Whether the protection under test is what refuses a store of the kernel for this reason: the key; or, with an alias, that
-/// the linear map has page tables read-only, or PAN or SMAP, all of which are refused permission.
-fn refuses_kernel(cause: Cause) -> bool {
+/// the linear map has page tables read-only, or PAN or SMAP, all of which are refused permission; or that the alias is not mapped outside of windows.
+fn refuses_kernel(fault: &Fault) -> bool {
     match protection::selected().scheme() {
-        Scheme::Keys => cause == Cause::Key,
-        Scheme::Alias => cause == Cause::Write,
+        Scheme::Keys => fault.cause == Cause::Key,
+        Scheme::Alias if protection::selected().hides(fault.address) => {
+            fault.cause == Cause::NotMapped
+        }
+        Scheme::Alias => fault.cause == Cause::Write,
     }
 }
 

@@ -77,6 +77,13 @@ macro_rules! backends {
             }
 
             #[inline(always)]
+            fn has_window_root(&self) -> bool {
+                match self {
+                    $(Self::$variant(backend) => backend.has_window_root(),)+
+                }
+            }
+
+            #[inline(always)]
             unsafe fn enter<C: kpkeys::Context>(&self) {
                 match self {
                     // SAFETY: the caller's promise.

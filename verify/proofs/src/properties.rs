@@ -60,6 +60,7 @@ properties! {
     aarch64_settled: "the same (FEAT_HAFDBS)" = settled_aarch64;
     x86_64_alias: "an alias is for user mode, writable, never executable, of key 0" = alias::<X86_64>;
     aarch64_alias: "the same, and not global" = alias_aarch64;
+    aarch64_alias_of_windows: "one that windows load a root for is for the kernel alone, and not global" = alias_of_windows;
     x86_64_writable: "what the code takes for read-only no CPU writes through (R/W is bit 1)" = writable_x86_64;
     aarch64_writable: "the same (AP[2] is bit 7, DBM bit 51)" = writable_aarch64;
     aarch64_contiguous: "only the mark of a run is set" = contiguous;
@@ -263,6 +264,22 @@ fn alias_aarch64(frame: u64, at: u64, c: u64, d: u64) -> bool {
     let bits = |entry: u64| entry >> 6 & 1 == 1 && entry >> 11 & 1 == 1 && entry >> 53 & 3 == 3;
     alias::<Aarch64>(frame, at, c, d)
         & Aarch64::alias(level(at), PhysAddr(frame)).is_none_or(|entry| bits(entry.0))
+}
+
+#[inline(always)]
+fn alias_of_windows(frame: u64, at: u64, _: u64, _: u64) -> bool {
+    let level = level(at);
+    let bits = |entry: u64| entry >> 6 & 1 == 0 && entry >> 11 & 1 == 1 && entry >> 53 & 3 == 3;
+    match Aarch64::alias_of_windows(level, PhysAddr(frame)) {
+        None => Aarch64::alias(level, PhysAddr(frame)).is_none(),
+        Some(entry) => {
+            let entry = seen(entry);
+            same(Aarch64::attrs(entry), Attrs::KERNEL_DATA)
+                & Aarch64::is_leaf(level, entry)
+                & (Aarch64::frame(level, entry).0 == frame)
+                & bits(entry.0)
+        }
+    }
 }
 
 #[inline(always)]

@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 use kpkeys::encoding::{Pkrs, Por};
 use kpkeys::keyed::{Keyed, Register, Value};
 use kpkeys::pan::{PAN, Pan};
+use kpkeys::ttbr0::Ttbr0;
 use kpkeys::{Backend, Saved};
 use kpkeys_pgtable::entry::{Aarch64, X86_64};
 use kpkeys_pgtable::guarded::Anchor;
@@ -33,6 +34,8 @@ pub trait System: Copy + Sync + 'static {
     const BARRIER: bool;
     /// Whether a CPU takes an interrupt to be flushed.
     const FLUSH_INTERRUPTS: bool;
+    /// Where the alias has memory.
+    const ALIAS: VirtAddr = ALIAS;
     /// The backend.
     fn backend() -> Self::Backend;
     /// Whether a value of the register opens page tables, by the manual.
@@ -156,6 +159,40 @@ impl System for PanAlias {
     }
 }
 
+/// arm64 with an alias that `TTBR0_EL1` leads to in windows alone. What a TLB keeps of it bears an identifier that is loaded in windows alone, so
+/// that the model's TLBs, which are what closed CPUs use, have nothing of it.
+#[derive(Clone, Copy, Debug)]
+pub struct RootAlias;
+
+impl System for RootAlias {
+    type Format = Aarch64;
+    type Backend = Ttbr0<OwnRegister<RootAlias>>;
+    const NAME: &'static str = "arm64 TTBR0";
+    const CLOSED: u64 = 0;
+    const CLOSED_BY_HARDWARE: bool = false;
+    const BARRIER: bool = true;
+    const FLUSH_INTERRUPTS: bool = false;
+    const ALIAS: VirtAddr = VirtAddr(0x2000_0000_0000);
+
+    fn backend() -> Self::Backend {
+        Ttbr0::new(OwnRegister(PhantomData))
+    }
+
+    /// Whether the register has the window root.
+    fn is_open(register: u64) -> bool {
+        register & 1 != 0
+    }
+
+    /// What is not global, programs' leaves, is not translated in the kernel: nG is bit 11.
+    fn decode(level: u8, entry: u64) -> Decoded {
+        decode_aarch64(level, entry, |entry| entry & 0x800 != 0)
+    }
+
+    fn forged() -> u64 {
+        1
+    }
+}
+
 /// The protection register of the CPU whose turn it is.
 #[derive(Clone, Copy, Debug)]
 pub struct OwnRegister<S>(PhantomData<S>);
@@ -252,7 +289,7 @@ unsafe impl<S: System> Machine for Model<S> {
     }
 
     fn alias(&self) -> Option<VirtAddr> {
-        Some(ALIAS)
+        Some(S::ALIAS)
     }
 
     fn to_alias(&self) -> usize {

@@ -6,7 +6,7 @@ use clap::Parser;
 use kpkeys_pgtable::Mode;
 use kpkeys_protocol::explore::{Exploration, Found, explore};
 use kpkeys_protocol::fault::Fault;
-use kpkeys_protocol::machine::{PanAlias, Pks, Poe, System};
+use kpkeys_protocol::machine::{PanAlias, Pks, Poe, RootAlias, System};
 use kpkeys_protocol::scenario::Scenario;
 use kpkeys_protocol::world::THREADS;
 
@@ -68,6 +68,7 @@ fn main() -> ExitCode {
     run::<Pks>(&wanted, &mut sum);
     run::<Poe>(&wanted, &mut sum);
     run::<PanAlias>(&wanted, &mut sum);
+    run::<RootAlias>(&wanted, &mut sum);
     let (Sum { explorations, states, executions, broken, .. }, disturbances) =
         (sum, wanted.disturbances);
     println!(

@@ -4,7 +4,7 @@
 use kpkeys_pgtable::Mode;
 use kpkeys_protocol::explore::{Exploration, Found, explore};
 use kpkeys_protocol::fault::Fault;
-use kpkeys_protocol::machine::{PanAlias, Pks, Poe, System};
+use kpkeys_protocol::machine::{PanAlias, Pks, Poe, RootAlias, System};
 use kpkeys_protocol::scenario::Scenario;
 use kpkeys_protocol::world::{Reached, Rule};
 
@@ -40,6 +40,7 @@ fn a_forgotten_reset_on_entry_is_found() {
     finds::<Pks>(Fault::EntryKeepsRegister, Scenario::Link, Mode::Fused, Rule::Register);
     // SPAN set: taking an exception leaves PAN clear.
     finds::<PanAlias>(Fault::EntryKeepsRegister, Scenario::Link, Mode::Unbatched, Rule::Register);
+    finds::<RootAlias>(Fault::EntryKeepsRegister, Scenario::Link, Mode::Unbatched, Rule::Register);
 }
 
 #[test]
@@ -47,6 +48,7 @@ fn a_return_by_what_an_attacker_wrote_is_found() {
     finds::<Pks>(Fault::ReturnBelievesFrame, Scenario::Link, Mode::Fused, Rule::Register);
     finds::<Poe>(Fault::ReturnBelievesFrame, Scenario::Link, Mode::Fused, Rule::Register);
     finds::<PanAlias>(Fault::ReturnBelievesFrame, Scenario::Link, Mode::Fused, Rule::Register);
+    finds::<RootAlias>(Fault::ReturnBelievesFrame, Scenario::Link, Mode::Fused, Rule::Register);
 }
 
 #[test]

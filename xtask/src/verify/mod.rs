@@ -61,7 +61,7 @@ const STAGES: [Stage; 6] = [
     Stage {
         name: "protocol",
         covers: "windows, gates, exceptions, thread switches, flushes, life of tables, sweeps, memory that is out, unmaps that wait for a flush: the code of kpkeys, \
-                 kpkeys-pgtable and kpkeys-mm under a model checker, 2 threads on 2 CPUs, or on 3, PKS, POE, PAN; 15 faults of kernels that use it are found",
+                 kpkeys-pgtable and kpkeys-mm under a model checker, 2 threads on 2 CPUs, or on 3, PKS, POE, PAN, TTBR0; 15 faults of kernels that use it are found",
         takes: "ten minutes on two cores, and two to build",
         leaves_out: "faults, forks and moves of kpkeys-mm, block-mapped linear maps, weak memory, barriers that are forgotten, more than one disturbance, entry code in assembly",
         missing: || None,

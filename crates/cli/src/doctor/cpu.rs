@@ -205,7 +205,7 @@ pub(super) fn emulated(emulator: Option<&str>) -> Option<Finding> {
 pub(super) fn backends(architecture: &str, cpu: &Cpu, leaf_7: Leaf7) -> Vec<Finding> {
     match architecture {
         "x86_64" => vec![pks(leaf_7), smap(leaf_7)],
-        "aarch64" => vec![poe(cpu), pan(cpu)],
+        "aarch64" => vec![poe(cpu), pan(cpu), ttbr0(cpu)],
         _ => Vec::new(),
     }
 }
@@ -278,6 +278,25 @@ fn pan(cpu: &Cpu) -> Finding {
         (false, false) => {
             for_kernels("PAN", false, "no sign of Armv8.1", "backend Pan refuses to start")
         }
+    }
+}
+
+/// Every CPU has the register; of some the write of it has an erratum, which the backend itself looks for.
+fn ttbr0(cpu: &Cpu) -> Finding {
+    let known = ["Qualcomm", "implementer 0x43"];
+    match known.contains(&cpu.vendor.as_str()) {
+        true => for_kernels(
+            "TTBR0",
+            true,
+            "the root register of programs' half; first versions of Falkor and ThunderX have an erratum",
+            "backend Ttbr0 enforces, unless it finds one of these",
+        ),
+        false => for_kernels(
+            "TTBR0",
+            true,
+            "the root register of programs' half, as on every arm64 CPU",
+            "backend Ttbr0 enforces, at an ISB more for each end of a window than Pan",
+        ),
     }
 }
 
@@ -354,6 +373,9 @@ mod tests {
         assert!(found[1].found.contains("without E0PD"));
         let v8_0 = backends("aarch64", &Cpu::parse("Features : fp asimd"), Leaf7::default());
         assert_eq!(status(&v8_0, "PAN"), Status::Unavailable);
+        assert_eq!(status(&v8_0, "TTBR0"), Status::Ok);
+        let thunder = Cpu::parse("Features : fp asimd\nCPU implementer : 0x43\n");
+        assert!(ttbr0(&thunder).found.contains("erratum"));
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //!    which the key does not bind;
 //! 4. the linear map maps each frame at its own address or not at all, for the kernel alone, and not to be executed;
 //! 5. no root has entries in a half that is not its own, except that user roots may hold the kernel root's own entries, other than
-//!    those of the alias.
+//!    those of the alias. The window root has the alias's alone.
 //!
 //! Where page tables are protected by an [alias](mod@crate::alias), what is said of the key above is said of these two:
 //!
@@ -107,6 +107,10 @@ pub fn check<M: Machine, F: Frames>(
         walk.find_foreign_entries(root, USER_HALF, |_| Entry::EMPTY);
         walk.find_foreign_entries(root, KERNEL_HALF, for_every_root);
     }
+    if let Some(root) = paging.window_root() {
+        walk.mark_tables(root, USER_HALF, &mut scratch);
+        walk.find_foreign_entries(root, KERNEL_HALF, |_| Entry::EMPTY);
+    }
     for user in users {
         walk.mark_tables(user, USER_HALF, &mut scratch);
         let shared = M::Format::USER_ROOT_HAS_KERNEL_HALF;
@@ -121,8 +125,8 @@ pub fn check<M: Machine, F: Frames>(
             walk.find_keyed_data(&scratch);
         }
         walk.find_aliases(paging.kernel(), KERNEL_HALF, &scratch);
-        for user in users {
-            walk.find_aliases(user, USER_HALF, &scratch);
+        for root in paging.window_root().into_iter().chain(users.iter().copied()) {
+            walk.find_aliases(root, USER_HALF, &scratch);
         }
     }
     walk.find_wrong_types(&scratch);
@@ -139,10 +143,14 @@ pub fn check_root<M: Machine, F: Frames>(
 ) -> Option<Finding> {
     let kernels = [Some(paging.kernel()), paging.programs_kernel_root()];
     let is_kernels = kernels.into_iter().flatten().any(|kernels| kernels.frame() == root);
+    let is_window = paging.window_root().is_some_and(|window| window.frame() == root);
     let types = paging.types();
     let is_users = || types.is_none_or(|types| types.is_root(root, Kind::User));
     let may_be = match space {
-        Space::User => is_users() || M::Format::USER_ROOT_HAS_KERNEL_HALF && is_kernels,
+        Space::Alias => is_window,
+        Space::User => {
+            is_users() && !is_window || M::Format::USER_ROOT_HAS_KERNEL_HALF && is_kernels
+        }
         Space::Kernel | Space::Linear => is_kernels,
     };
     let is = types.map(|types| types.of(root));

@@ -102,7 +102,7 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
     fn check_alias(&mut self, frame: PhysAddr) {
         let Some(alias) = self.paging.alias() else { return };
         let address = alias.address(frame);
-        let found = self.paging.walk(self.paging.kernel(), address);
+        let found = self.paging.walk(self.paging.alias_root(), address);
         let (level, entry) = found.map_or((Level::Pte, Entry::EMPTY), |leaf| (leaf.0, leaf.2));
         let first = VirtAddr(address.0 & !(level.entry_bytes() - 1));
         if entry != alias.entry::<M>(level, first) {
@@ -193,10 +193,10 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
     }
 
     /// Whether a leaf outside the linear map and the alias may map what it maps.
-    fn check_mapped(&mut self, level: Level, entry: Entry, address: VirtAddr) {
+    fn check_mapped(&mut self, root: &Root, level: Level, entry: Entry, address: VirtAddr) {
         let linear = self.memory.linear.0;
         let in_linear = address.0.wrapping_sub(linear) / PAGE_SIZE < self.memory.pages as u64;
-        let alias = self.paging.alias();
+        let alias = self.paging.alias().filter(|alias| alias.is_in(root.space()));
         if in_linear || alias.is_some_and(|alias| alias.contains(address)) {
             return;
         }
@@ -231,11 +231,12 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
         entries: core::ops::Range<usize>,
         marks: &Scratch<'_>,
     ) {
-        self.aliases_below(self.paging.root_table(root), Level::Pgd, entries, 0, marks);
+        self.aliases_below(root, self.paging.root_table(root), Level::Pgd, entries, 0, marks);
     }
 
     fn aliases_below(
         &mut self,
+        root: &Root,
         table: Table<'_>,
         level: Level,
         entries: core::ops::Range<usize>,
@@ -246,13 +247,13 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
             let entry = table.slot(index).load();
             let address = address_of(base, level, index);
             if M::Format::is_leaf(level, entry) {
-                self.check_leaf(level, entry, address, marks);
+                self.check_leaf(root, level, entry, address, marks);
             } else if M::Format::is_table(level, entry)
                 && self.memory.contains(M::Format::frame(level, entry), 1)
                 && let (Some(lower), Some(below)) =
                     (self.paging.lower_table(level, entry), level.below())
             {
-                self.aliases_below(lower, below, 0..ENTRIES, address, marks);
+                self.aliases_below(root, lower, below, 0..ENTRIES, address, marks);
             }
         }
     }
@@ -271,9 +272,16 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
         }
     }
 
-    fn check_leaf(&mut self, level: Level, entry: Entry, address: u64, marks: &Scratch<'_>) {
+    fn check_leaf(
+        &mut self,
+        root: &Root,
+        level: Level,
+        entry: Entry,
+        address: u64,
+        marks: &Scratch<'_>,
+    ) {
         self.check_linear_leaf(level, entry, VirtAddr(address));
-        self.check_mapped(level, entry, VirtAddr(address));
+        self.check_mapped(root, level, entry, VirtAddr(address));
         let alias = self.paging.alias();
         // The protection register binds kernel pages alone: a key on a user page protects nothing. And without one it binds none.
         let is_bound = alias.is_none()
@@ -287,7 +295,9 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
             let memory = self.memory;
             let is_ptp = |frame| marks.is_marked(memory.frame_number(frame));
             // Whose alias this is, readable or writable.
-            let owner = alias.and_then(|alias| alias.frame_at(address));
+            let owner = alias
+                .filter(|alias| alias.is_in(root.space()))
+                .and_then(|alias| alias.frame_at(address));
             if owner.is_some_and(|owner| !is_ptp(owner)) {
                 self.find(Finding::AliasedData { frame, address });
             }

@@ -158,6 +158,13 @@ impl Format for Aarch64 {
     }
 
     #[inline(always)]
+    fn alias_of_windows(level: Level, frame: PhysAddr) -> Option<Entry> {
+        // nG: no TLB has it under another identifier than the one that windows load.
+        let Entry(leaf) = Self::leaf(level, frame, Attrs::KERNEL_DATA)?;
+        Some(Entry(leaf | NOT_GLOBAL))
+    }
+
+    #[inline(always)]
     fn old(entry: Entry) -> Entry {
         Entry(entry.0 & !ACCESS_FLAG)
     }

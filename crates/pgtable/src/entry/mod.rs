@@ -159,6 +159,10 @@ pub trait Format: Send + Sync + Sized + 'static {
     /// marked accessible for user mode, writable, never executable, key 0, not global. `None` as for [`leaf`](Self::leaf).
     fn alias(level: Level, frame: PhysAddr) -> Option<Entry>;
 
+    /// The same for an alias with a root of its own, which is loaded in windows alone: for the kernel alone, and not global either. `None` also where one root register
+    /// has both halves.
+    fn alias_of_windows(level: Level, frame: PhysAddr) -> Option<Entry>;
+
     /// A leaf entry with the young flag cleared.
     fn old(entry: Entry) -> Entry;
 
@@ -285,6 +289,19 @@ mod tests {
         assert_eq!(F::alias(Level::Pgd, PhysAddr(0)), None, "no block at the root");
     }
 
+    fn aliases_of_windows_are_the_kernels_alone<F: Format>() {
+        for level in [Level::Pte, Level::Pmd, Level::Pud] {
+            let frame = PhysAddr(0x7fff_c000_0000);
+            let alias = F::alias_of_windows(level, frame);
+            assert_eq!(alias.is_none(), F::USER_ROOT_HAS_KERNEL_HALF);
+            let Some(alias) = alias else { continue };
+            assert!(F::is_leaf(level, alias));
+            assert_eq!(F::frame(level, alias), frame);
+            assert_eq!(F::attrs(alias), Attrs::KERNEL_DATA);
+            assert_ne!(F::leaf(level, frame, Attrs::KERNEL_DATA), Some(alias), "global");
+        }
+    }
+
     fn tables_are_tables<F: Format>() {
         for user in [false, true] {
             for level in [Level::Pmd, Level::Pud, Level::Pgd] {
@@ -316,6 +333,7 @@ mod tests {
         transformations_change_one_thing::<F>();
         protection_of_the_linear_map_can_be_taken_back::<F>();
         aliases_are_what_user_data_is::<F>();
+        aliases_of_windows_are_the_kernels_alone::<F>();
         tables_are_tables::<F>();
         misfits_are_refused::<F>();
     }

@@ -132,6 +132,11 @@ impl Format for X86_64 {
     }
 
     #[inline(always)]
+    fn alias_of_windows(_level: Level, _frame: PhysAddr) -> Option<Entry> {
+        None
+    }
+
+    #[inline(always)]
     fn old(entry: Entry) -> Entry {
         Entry(entry.0 & !ACCESSED)
     }

@@ -276,7 +276,7 @@ impl<'m, M: Machine> Section<'m, M> {
         at: Level,
         by: &'static Location<'static>,
     ) -> Result<(), Error> {
-        let user = self.space() == Space::User;
+        let user = matches!(self.space(), Space::User | Space::Alias);
         if at != Level::Pgd || USER_HALF.contains(&slot.index()) == user {
             return Ok(());
         }

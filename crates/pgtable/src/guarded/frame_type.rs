@@ -27,6 +27,7 @@ impl Kind {
         match space {
             Space::User => Kind::User,
             Space::Kernel | Space::Linear => Kind::Kernel,
+            Space::Alias => Kind::Alias,
         }
     }
 }

@@ -13,17 +13,23 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     /// An operation with a window for the whole of it: a window around each store, whatever the mode, would take longer than all the
     /// rest of boot.
     pub(super) fn building(&self) -> Section<'_, M> {
+        self.building_in(Space::Linear)
+    }
+
+    fn building_in(&self, space: Space) -> Section<'_, M> {
         let mode = if self.mode().protects() { Mode::FusedLean } else { Mode::Off };
-        Section::begin(self.machine(), mode, Space::Linear, 0)
+        Section::begin(self.machine(), mode, space, 0)
     }
 
     /// Builds the tables that giving a page its alias must not need pages for; see [`mod@crate::alias`].
     pub(super) fn build_alias_tables(&self) -> Result<(), Error> {
         let Some(alias) = self.alias() else { return Ok(()) };
         let level = if self.pool.is_some() { Level::Pmd } else { Level::Pte };
-        let section = self.building();
+        let root = self.alias_root();
+        let space = if self.window.is_some() { Space::Alias } else { Space::Linear };
+        let section = self.building_in(space);
         for piece in alias.whole()?.by_table(level) {
-            self.table_for(&section, &self.kernel, piece.start(), level)?;
+            self.table_for(&section, root, piece.start(), level)?;
         }
         Ok(())
     }
@@ -51,7 +57,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         let leaf = M::Format::leaf(Level::Pte, device, attrs);
         let leaf = leaf.ok_or(Error::OutsideLinearMap(device, 1))?;
         let section = self.building();
-        let table = self.table_for(&section, &self.kernel, va, Level::Pte)?;
+        let table = self.table_for(&section, self.alias_root(), va, Level::Pte)?;
         section.set_upper(table.slot(va.index(Level::Pte)), leaf);
         Ok(Some(va))
     }

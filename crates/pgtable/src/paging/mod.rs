@@ -67,7 +67,8 @@ impl Root {
     /// Whether the root translates this address: it is canonical, and in the root's half.
     #[inline(always)]
     pub(crate) fn is_for(&self, va: VirtAddr) -> bool {
-        va.is_canonical() && va.is_kernel() == (self.space != Space::User)
+        let in_kernels = matches!(self.space, Space::Kernel | Space::Linear);
+        va.is_canonical() && va.is_kernel() == in_kernels
     }
 
     /// What the root register is loaded with.
@@ -94,6 +95,8 @@ pub struct Paging<M: Machine, F: Frames> {
     /// The keyed pool; without one, page-table pages are allocated one by one.
     pool: Option<Pool>,
     kernel: Root,
+    /// The alias's, if it has one of its own.
+    window: Option<Root>,
     /// The kernel's half without the alias.
     programs_kernel: Once<Root>,
 }
@@ -117,21 +120,24 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         if config.mode.checks() {
             lay_types(&ground)?;
         }
-        let kernel = {
+        let new_root = |space| {
             let section = ground.section(Space::Linear);
-            let kind = Kind::of_root(Space::Kernel);
+            let kind = Kind::of_root(space);
             let page = allocator(&pool).allocate(&ground, &section, Level::Pgd, kind)?;
-            Root::new(section.found_root(page, Space::Kernel)?, Space::Kernel)
+            Ok::<_, Error>(Root::new(section.found_root(page, space)?, space))
         };
-        let by_alias = ground.machine().backend().scheme() == Scheme::Alias;
-        let alias = (by_alias && config.mode.protects())
-            .then(|| {
-                let has_copies = M::Format::USER_ROOT_HAS_KERNEL_HALF;
-                Alias::new(memory, ground.machine().alias(), kernel.frame, has_copies)
-            })
+        let kernel = new_root(Space::Kernel)?;
+        let backend = ground.machine().backend();
+        let by_alias = backend.scheme() == Scheme::Alias && config.mode.protects();
+        let window =
+            (by_alias && backend.has_window_root()).then(|| new_root(Space::Alias)).transpose()?;
+        let has_copies = M::Format::USER_ROOT_HAS_KERNEL_HALF;
+        let root = window.as_ref().unwrap_or(&kernel);
+        let alias = by_alias
+            .then(|| Alias::new(memory, ground.machine().alias(), root, has_copies))
             .transpose()?;
         let ground = ground.with_linear(Linear::new(memory, kernel.frame, alias));
-        let paging = Paging { ground, pool, kernel, programs_kernel: Once::new() };
+        let paging = Paging { ground, pool, kernel, window, programs_kernel: Once::new() };
         paging.build_linear_map(memory, config.linear)?;
         paging.build_alias_tables()?;
         Ok(paging)
@@ -428,6 +434,16 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     /// That root, if it was made.
     pub fn programs_kernel_root(&self) -> Option<&Root> {
         self.programs_kernel.get()
+    }
+
+    /// The root of an alias that is translated in windows alone, if it is that: what opening a window loads, and nothing else may.
+    pub fn window_root(&self) -> Option<&Root> {
+        self.window.as_ref()
+    }
+
+    /// The root that translates the alias, if there is one.
+    pub fn alias_root(&self) -> &Root {
+        self.window.as_ref().unwrap_or(&self.kernel)
     }
 
     /// Copies the kernel's half to a new root, but for the alias.

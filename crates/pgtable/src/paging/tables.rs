@@ -155,6 +155,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         let linear_last = memory.linear.0 + (memory.pages as u64 * PAGE_SIZE - 1);
         match root.space {
             Space::User => Kind::User,
+            Space::Alias => Kind::Alias,
             _ if first <= linear_last && memory.linear.0 <= last => Kind::Linear,
             _ if self.alias().is_some_and(|alias| alias.overlaps(first, last)) => Kind::Alias,
             _ => Kind::Kernel,

@@ -80,6 +80,8 @@ pub enum Space {
     User,
     /// The linear map's own tables, whose changes are followed by a TLB flush that contains the barrier.
     Linear,
+    /// The tables of an alias that has a root of its own; see [`mod@crate::alias`].
+    Alias,
 }
 
 /// What a store at this point does about the window.

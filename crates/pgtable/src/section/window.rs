@@ -195,7 +195,9 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline(always)]
     pub(super) fn count(&self, event: Event, times: u64) {
         let event = match (self.space, event) {
-            (Space::Linear, Event::EntryStore | Event::UpperStore) => Event::LinearStore,
+            (Space::Linear | Space::Alias, Event::EntryStore | Event::UpperStore) => {
+                Event::LinearStore
+            }
             _ => event,
         };
         self.machine.probe().count(event, times);

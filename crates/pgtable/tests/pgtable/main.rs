@@ -36,6 +36,7 @@ mod sections;
 mod start;
 mod stray_store;
 mod sweeping;
+mod ttbr0_attacks;
 mod violations;
 #[expect(
     clippy::undocumented_unsafe_blocks,

@@ -7,14 +7,17 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use crate::support::{Aliased, Keys, Protection, SMALL, Scarce, System, USER, configs, pages};
+use crate::support::{
+    Aliased, InWindows, Keys, Protection, SMALL, Scarce, System, USER, configs, pages,
+};
 use kpkeys::Backend;
 use kpkeys::keyed::Keyed;
 use kpkeys::pan::Pan;
+use kpkeys::ttbr0::Ttbr0;
 use kpkeys_hosted::arena::Arena;
 use kpkeys_hosted::boot::MockBackend;
 use kpkeys_hosted::mmu::{Cpu, Mmu};
-use kpkeys_hosted::register::{MockRegister, PanRegister};
+use kpkeys_hosted::register::{MockRegister, PanRegister, Ttbr0Register};
 use kpkeys_hosted::{Hosted, HostedFormat};
 use kpkeys_pgtable::{
     Attrs, Config, Entry, Flush, Frames, Level, Machine, Memory, Mode, NoProbe, PAGE_SIZE, Paging,
@@ -32,7 +35,17 @@ trait Mocked: Protection {
     type Mock<F: HostedFormat>: Backend + Sync;
 
     fn mock<F: HostedFormat>() -> Self::Mock<F>;
+
+    /// The machine, with its alias where this way has it.
+    fn place<F: HostedFormat>(hosted: Mock<F, Self>) -> Mock<F, Self>
+    where
+        Self: Sized,
+    {
+        hosted
+    }
 }
+
+type Mock<F, S> = Hosted<F, <S as Mocked>::Mock<F>, NoProbe>;
 
 impl Mocked for Keys {
     type Mock<F: HostedFormat> = MockBackend<F>;
@@ -51,6 +64,20 @@ impl Mocked for Aliased {
         let backend = Pan::new(PanRegister);
         backend.reset();
         backend
+    }
+}
+
+impl Mocked for InWindows {
+    type Mock<F: HostedFormat> = Ttbr0<Ttbr0Register>;
+
+    fn mock<F: HostedFormat>() -> Self::Mock<F> {
+        let backend = Ttbr0::new(Ttbr0Register);
+        backend.reset();
+        backend
+    }
+
+    fn place<F: HostedFormat>(hosted: Mock<F, Self>) -> Mock<F, Self> {
+        hosted.with_alias_in_windows()
     }
 }
 
@@ -79,7 +106,7 @@ impl Frames for Noted {
 
 /// A machine with another CPU, which attacks.
 struct Raced<F: HostedFormat, S: Mocked> {
-    hosted: Hosted<F, S::Mock<F>, NoProbe>,
+    hosted: Mock<F, S>,
     other: Cpu,
     root: OnceLock<PhysAddr>,
     latest: Latest,
@@ -180,7 +207,7 @@ fn boot<F: HostedFormat, S: Mocked>(config: Config) -> Tables<F, S> {
     // A CPU outside of windows, as the model has it.
     let other = System::<F, S>::build(Config::of(Mode::Batched), SMALL).mmu(None).cpu;
     let arena = Arc::new(Arena::new(SMALL).expect("the host has memory"));
-    let hosted = Hosted::new(arena, S::mock::<F>(), NoProbe, 1);
+    let hosted = S::place::<F>(Hosted::new(arena, S::mock::<F>(), NoProbe, 1));
     let latest = Latest::default();
     let frames = Noted { scarce: Scarce::new(hosted.memory()), latest: latest.clone() };
     let (root, attacking) = (OnceLock::new(), AtomicBool::new(false));

@@ -61,7 +61,7 @@ impl Aim {
 pub fn alias_of<M: Machine>(kernel: &Kernel<M>, page: PhysAddr) -> Option<VirtAddr> {
     let paging = kernel.paging();
     let alias = paging.alias_of(page)?;
-    paging.walk(paging.kernel(), alias).map(|_| alias)
+    paging.walk(paging.alias_root(), alias).map(|_| alias)
 }
 
 /// Where code can be made to run while the caller is in the middle of something.

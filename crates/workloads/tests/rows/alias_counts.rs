@@ -10,15 +10,18 @@
 //! | windows, `fused`, vmalloc rows | one for each map and each unmap | where windows are cheap no unmap waits for another's |
 //!
 //! Everything else is equal: stores to page tables, tables, changes of protection, windows of the other modes.
+//!
+//! An alias that windows load a root for (`ttbr0`) costs the second stores and flushes too. Its windows have the barriers that keys' have, and unmaps wait as with keys.
 
 use kpkeys_hosted::HostedFormat;
 use kpkeys_mm::Kernel;
+use kpkeys_pgtable::entry::Aarch64;
 use kpkeys_pgtable::{Event, Machine, Mode};
 use kpkeys_workloads::{ALL_ROWS, Row, Test};
 
 use crate::support::{
     Events, assert_clean_and_nothing_leaked, counted, for_both_formats, kernel,
-    kernel_behind_alias, row, run,
+    kernel_behind_alias, kernel_with_window_root, row, run,
 };
 
 /// How many ranges a vmalloc row maps and unmaps.
@@ -109,6 +112,25 @@ fn rows_differ_from_those_by_key_by_what_the_alias_costs<F: HostedFormat>() {
                 assert_eq!(found.barriers, 0, "{what}");
             }
         }
+    }
+}
+
+/// With a window root: by keys, but for the second mapping.
+#[test]
+fn rows_with_a_window_root_differ_from_those_by_key_by_the_second_mapping() {
+    for mode in Mode::ALL {
+        let (by_key, by_root) = (kernel::<Aarch64>(mode), kernel_with_window_root::<Aarch64>(mode));
+        for row in &ALL_ROWS {
+            let by_key = Events::of(&run(&by_key, row, 100).1);
+            let found = Events::of(&run(&by_root, row, 100).1);
+            let expected = expected(mode, by_key, found.barriers);
+            assert_eq!(found, expected, "{} {mode:?}", row.result_class);
+            // Two to each window that is one more.
+            let more = 2 * (found.windows - by_key.windows);
+            assert_eq!(found.barriers, by_key.barriers + more, "{} {mode:?}", row.result_class);
+        }
+        by_root.purge_vmalloc();
+        assert_clean_and_nothing_leaked(&by_root, &format!("{mode:?}"));
     }
 }
 

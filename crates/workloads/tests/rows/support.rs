@@ -2,8 +2,10 @@
 
 use std::cell::Cell;
 
-use kpkeys_hosted::boot::{Counted, CountedPan};
-use kpkeys_hosted::{Counter, Counts, HostedFormat, Setup, boot_counted, boot_counted_pan};
+use kpkeys_hosted::boot::{Counted, CountedPan, CountedTtbr0};
+use kpkeys_hosted::{
+    Counter, Counts, HostedFormat, Setup, boot_counted, boot_counted_pan, boot_counted_ttbr0,
+};
 use kpkeys_mm::Kernel;
 use kpkeys_pgtable::check::{Scratch, check};
 use kpkeys_pgtable::{Config, Event, Machine, Mode};
@@ -39,6 +41,12 @@ pub fn kernel_of<F: HostedFormat>(mode: Mode, pages: usize) -> Kernel<Counted<F>
 pub fn kernel_behind_alias<F: HostedFormat>(mode: Mode) -> Kernel<CountedPan<F>> {
     let setup = Setup { pages: PAGES, cpus: 1, config: Config::of(mode) };
     boot_counted_pan(setup).expect("the host has memory")
+}
+
+/// The same, with an alias that windows load a root for.
+pub fn kernel_with_window_root<F: HostedFormat>(mode: Mode) -> Kernel<CountedTtbr0<F>> {
+    let setup = Setup { pages: PAGES, cpus: 1, config: Config::of(mode) };
+    boot_counted_ttbr0(setup).expect("the host has memory")
 }
 
 /// The row of this name.

@@ -15,8 +15,11 @@ use alloc::collections::BTreeMap;
 use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+/// The window root's, with backend `ttbr0`: no address space's.
+pub const WINDOW: u16 = 1;
+
 /// Identifier 0 belongs to the empty table, under which no user translation exists.
-const FIRST: u32 = 1;
+const FIRST: u32 = WINDOW as u32 + 1;
 
 /// Which frame has which identifier.
 pub struct Asids {

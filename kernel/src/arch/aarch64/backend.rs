@@ -1,7 +1,9 @@
 //! The backends this architecture has, one of which is selected at boot.
 
 use super::control::{self, Features};
-use super::indirection;
+use super::root::{self, WindowRoots};
+use super::{indirection, layout};
+use crate::protection;
 use crate::protection::selected::backends;
 use crate::start::settled::Settled;
 use core::fmt;
@@ -11,7 +13,8 @@ use kpkeys::mock::ContextIdr;
 use kpkeys::null::Null;
 use kpkeys::pan::{self, PAN, Pan};
 use kpkeys::poe::{self, Poe};
-use kpkeys::{Access, Pkey};
+use kpkeys::ttbr0::{self, RootRegister};
+use kpkeys::{Access, Backend, Pkey};
 use kpkeys_workloads::attack::site::SavedIn;
 
 backends! {
@@ -19,6 +22,8 @@ backends! {
     Poe(Poe) = "poe",
     /// PSTATE.PAN, and an alias that it blocks.
     Pan(Pan) = "pan",
+    /// An alias that `TTBR0_EL1` leads to in windows alone.
+    Ttbr0(Ttbr0) = "ttbr0",
     /// An unused register in the place of the overlays'; nothing is enforced.
     Mock(Mock) = "mock",
     /// No register at all.
@@ -39,7 +44,7 @@ impl Choice {
         } else if supported.contains(Features::PAN) {
             Self::Pan
         } else {
-            Self::None
+            Self::Ttbr0
         }
     }
 }
@@ -51,6 +56,8 @@ pub enum Unusable {
     Poe(poe::InitError),
     /// PAN cannot be, for this reason.
     Pan(pan::InitError),
+    /// `TTBR0_EL1` cannot be, for this reason.
+    Ttbr0(ttbr0::InitError),
     /// The register does not say what it should outside windows.
     NotReset,
 }
@@ -59,7 +66,11 @@ impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Poe(error) => write!(f, "backend poe: {error}"),
+            Self::Pan(error @ pan::InitError::NoPan) => {
+                write!(f, "backend pan: {error}; backend ttbr0 needs none")
+            }
             Self::Pan(error) => write!(f, "backend pan: {error}"),
+            Self::Ttbr0(error) => write!(f, "backend ttbr0: {error}"),
             Self::NotReset => {
                 f.write_str("the protection register allows writing page tables outside windows")
             }
@@ -68,14 +79,36 @@ impl fmt::Display for Unusable {
 }
 
 type Mock = Keyed<ContextIdr, Por>;
+type Ttbr0 = ttbr0::Ttbr0<RootRegister<WindowRoots>>;
 
-/// Whether the boot CPU lacks E0PD, so that EL0 must be kept out of an alias by its tables.
+/// What the boot CPU has, which asks first.
 #[unsafe(link_section = ".settled")]
-static NO_E0PD: Settled<bool> = Settled::new();
+static SUPPORTED: Settled<Features> = Settled::new();
 
-/// Whether programs must run on tables that lack the alias: where there is one, and the boot CPU, which asks first, has no E0PD.
+fn lacks(feature: Features) -> bool {
+    !SUPPORTED.settle(control::supported).contains(feature)
+}
+
+/// Whether there is no PAN to keep the kernel from user memory.
+pub fn lacks_pan() -> bool {
+    lacks(Features::PAN)
+}
+
+/// Whether EL0 must be kept out of an alias in the kernel's half by its tables.
+fn lacks_e0pd() -> bool {
+    lacks(Features::E0PD)
+}
+
+/// Whether programs must run on a second root of the kernel's half: where that half has an alias, and there is no E0PD.
+pub fn need_programs_root() -> bool {
+    lacks_e0pd() && !protection::backend().has_window_root()
+}
+
+/// Whether the kernel runs without the user half of the thread that it is in: for want of PAN; or where there is an alias, because that is in the same half in windows, or
+/// its identifiers keep the two halves apart.
 pub fn are_programs_apart() -> bool {
-    *NO_E0PD.settle(|| !control::supported().contains(Features::E0PD))
+    lacks_pan()
+        || protection::has_alias() && (lacks_e0pd() || protection::backend().has_window_root())
 }
 
 /// The value of `POR_EL1`, and of the mock, that allows everything.
@@ -109,9 +142,15 @@ pub unsafe fn init(choice: Choice) -> Result<Selected, Unusable> {
         Choice::Pan => {
             // SAFETY: EL1; user memory is reached by LDTR and STTR alone. Where tables keep EL0 out, `root` loads none of the alias's for it.
             // The rest is the caller's promise.
-            let pan =
-                unsafe { if are_programs_apart() { Pan::init_by_tables() } else { Pan::init() } };
+            let pan = unsafe { if lacks_e0pd() { Pan::init_by_tables() } else { Pan::init() } };
             pan.map(Selected::Pan).map_err(Unusable::Pan)
+        }
+        Choice::Ttbr0 => {
+            root::settle_windows();
+            // SAFETY: EL1, on the early tables, with the table that translates nothing loaded. `root` takes away what it loads for a program first thing
+            // in every exception, and loads the window root nowhere. The rest is the caller's promise.
+            let ttbr0 = unsafe { Ttbr0::init() };
+            ttbr0.map(Selected::Ttbr0).map_err(Unusable::Ttbr0)
         }
         Choice::Mock => {
             // SAFETY: EL1, and this kernel does not use the register otherwise.
@@ -126,7 +165,18 @@ pub unsafe fn init(choice: Choice) -> Result<Selected, Unusable> {
 impl Selected {
     /// Whether hardware refuses stores to page tables.
     pub fn enforces(&self) -> bool {
-        matches!(self, Self::Poe(_) | Self::Pan(_))
+        matches!(self, Self::Poe(_) | Self::Pan(_) | Self::Ttbr0(_))
+    }
+
+    /// Whether the CPU saves what says that a window is open in SPSR, closes, and restores it by ERET.
+    #[inline(always)]
+    pub fn is_kept_in_spsr(&self) -> bool {
+        matches!(self, Self::Pan(_))
+    }
+
+    /// Whether this backend refuses the kernel's stores to an address by not having it mapped.
+    pub fn hides(&self, address: u64) -> bool {
+        layout::is_alias_of_windows(address)
     }
 
     /// What the running CPU's register allows to page tables now; `None` where there is no register.
@@ -134,6 +184,7 @@ impl Selected {
         match self {
             Self::Poe(poe) => poe.access(Pkey::PAGE_TABLES),
             Self::Pan(pan) => pan.access(Pkey::PAGE_TABLES),
+            Self::Ttbr0(ttbr0) => ttbr0.access(Pkey::PAGE_TABLES),
             Self::Mock(mock) => mock.access(Pkey::PAGE_TABLES),
             Self::None(_) => None,
         }
@@ -168,10 +219,11 @@ impl Selected {
         unsafe {
             match self {
                 Self::Poe(_) => Poe::verify().map_err(Unusable::Poe),
-                Self::Pan(pan) if are_programs_apart() => {
-                    pan.verify_by_tables().map_err(Unusable::Pan)
-                }
+                Self::Pan(pan) if lacks_e0pd() => pan.verify_by_tables().map_err(Unusable::Pan),
                 Self::Pan(pan) => pan.verify().map_err(Unusable::Pan),
+                // On the early tables identifiers are those of the other register, and nothing has an alias.
+                Self::Ttbr0(_) if !root::is_final() => Ok(()),
+                Self::Ttbr0(ttbr0) => ttbr0.verify().map_err(Unusable::Ttbr0),
                 Self::Mock(_) | Self::None(_) => Ok(()),
             }
         }

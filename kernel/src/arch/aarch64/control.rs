@@ -1,7 +1,8 @@
 //! The control bits protection rests on, set and read back.
 //!
 //! WXN makes W^X the hardware's rule, whatever a table says. PAN keeps the kernel from touching user memory by accident, and
-//! `SCTLR_EL1.SPAN` clear makes the hardware set it on every exception. E0PD keeps user mode out of the kernel's half before any table
+//! `SCTLR_EL1.SPAN` clear makes the hardware set it on every exception. (Where there is none, Armv8.0, user memory is not mapped while the kernel
+//! runs: `root`.) E0PD keeps user mode out of the kernel's half before any table
 //! is looked at. Overlays (POE) are detected here and enabled by `kpkeys` when that backend is selected. Registers and fields by
 //! name: Arm ARM (DDI 0487), D19.
 
@@ -46,7 +47,7 @@ bitflags! {
 
 impl Features {
     /// Without these the kernel does not start.
-    pub const REQUIRED: Self = Self::WXN.union(Self::PAN);
+    pub const REQUIRED: Self = Self::WXN;
 }
 
 /// A field of four bits of an identification register.
@@ -95,19 +96,15 @@ pub fn enable_required() -> Result<(), Missing> {
     }
     let sctlr = mrs!("sctlr_el1") | SCTLR_WXN;
     let cpacr = mrs!("cpacr_el1") | CPACR_FP;
-    // SAFETY: the CPU has PAN, whose MSR with the immediate 1 this is; nothing of the kernel's is a user mapping. The tables in use
-    // have nothing writable and executable. TLBs may keep WXN with a translation, hence the invalidation.
+    if supported().contains(Features::PAN) {
+        // SAFETY: the CPU has PAN, whose MSR with the immediate 1 this is; nothing of the kernel's is a user mapping.
+        unsafe { asm!(".inst 0xd500419f", options(nostack, preserves_flags)) };
+    }
+    // SAFETY: the tables in use have nothing writable and executable. TLBs may keep WXN with a translation, hence the invalidation.
     unsafe {
         msr!("sctlr_el1", sctlr);
         msr!("cpacr_el1", cpacr);
-        asm!(
-            ".inst 0xd500419f",
-            "isb",
-            "tlbi vmalle1",
-            "dsb nsh",
-            "isb",
-            options(nostack, preserves_flags)
-        );
+        asm!("isb", "tlbi vmalle1", "dsb nsh", "isb", options(nostack, preserves_flags));
     }
     Ok(())
 }

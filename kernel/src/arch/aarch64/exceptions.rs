@@ -16,8 +16,8 @@ use crate::protection::interrupted::{self, way};
 use crate::{cpu, protection, sched};
 use core::fmt;
 use core::sync::atomic::Ordering;
+use kpkeys::Backend;
 use kpkeys::pan::PAN;
-use kpkeys::{Backend, Scheme};
 
 /// Exception classes of the syndrome (Arm ARM, ESR_EL1.EC).
 pub mod class {
@@ -77,7 +77,7 @@ pub extern "C" fn dispatch(frame: &mut Frame) -> u64 {
     }
     match way {
         // Closed by the register, which no return changes; there may be no PAN.
-        way::CLOSED if protection::backend().scheme() == Scheme::Keys => way::AS_SAVED,
+        way::CLOSED if !protection::backend().is_kept_in_spsr() => way::AS_SAVED,
         way => way,
     }
 }
@@ -92,13 +92,13 @@ pub fn is_from_program(frame: &Frame) -> bool {
     frame.origin() == Origin::Program
 }
 
-/// Whether the exception interrupted an open window. With an alias the hardware has saved PAN in SPSR, and set it; else the register is as it
+/// Whether the exception interrupted an open window. With `pan` the hardware has saved PAN in SPSR, and set it; else the register is as it
 /// was. Nothing has changed either since.
 pub fn interrupted_open(frame: &Frame) -> bool {
-    match protection::backend().scheme() {
-        Scheme::Keys => !protection::backend().is_in::<kpkeys::context::Default>(),
-        Scheme::Alias => frame.origin() == Origin::Kernel && mrs!("spsr_el1") & PAN == 0,
+    if protection::backend().is_kept_in_spsr() {
+        return frame.origin() == Origin::Kernel && mrs!("spsr_el1") & PAN == 0;
     }
+    !protection::backend().is_in::<kpkeys::context::Default>()
 }
 
 /// The address to return to and the state, from the registers that the exception has put them in.
@@ -160,10 +160,10 @@ fn handle_interrupt(frame: &mut Frame) {
 /// Where the frame keeps what says whether the interrupted code may write page tables: the register; or PAN, which the hardware keeps in
 /// SPSR.
 fn kept_register(frame: &mut Frame) -> *mut u64 {
-    match protection::selected().scheme() {
-        Scheme::Keys => (&raw mut frame.protection).cast(),
-        Scheme::Alias => &raw mut frame.spsr,
+    if protection::selected().is_kept_in_spsr() {
+        return &raw mut frame.spsr;
     }
+    (&raw mut frame.protection).cast()
 }
 
 /// The next tick may preempt, so this one is finished first.

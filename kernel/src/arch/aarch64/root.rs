@@ -12,6 +12,17 @@
 //! while the kernel runs. A thread's root is loaded, with its identifier, on the way to its program ([`enter_program`]) and for one access to its memory
 //! ([`on_threads_root`]), with all exceptions masked, and taken away first thing on the way back ([`enter_kernel`]).
 //!
+//! # Behind an alias, in windows alone
+//!
+//! With backend `ttbr0` the alias is in the user half, in tables with a root of their own, the *window root*, which `TTBR0_EL1` holds in windows. The kernel closes by loading
+//! the table that translates nothing. The user half of threads is taken away as above, and the kernel's half stays: it lacks the alias. Both values that windows write lie in what
+//! settled ([`WindowRoots`]). The window root's identifier is its own, so that nothing that a TLB keeps of the alias is used outside of windows; and no thread's root can be
+//! the window root.
+//!
+//! # Without PAN
+//!
+//! The user half is taken away too, whatever the backend: it is what keeps the kernel from programs' memory.
+//!
 //! # From one set of kernel tables to the next
 //!
 //! Boot tables, early tables and final tables map the same memory in blocks and pages of different sizes. A TLB must never hold two
@@ -20,17 +31,19 @@
 //! the final tables are in use, `TCR_EL1.A1` takes the identifier from `TTBR1_EL1`, whose write
 //! changes root and identifier at once. What a TLB holds of the former set no longer matches then.
 
+use super::backend::are_programs_apart;
 use super::boot::entry;
 use super::register::{mrs, msr, synchronize};
-use super::{asid, backend, irq};
+use super::{asid, irq};
 use crate::lock::IrqsOff;
 use crate::memory::boot::PhysAddr;
 use crate::memory::paging;
+use crate::sched;
 use crate::start::early_tables;
 use crate::start::image;
-use crate::{protection, sched};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
+use kpkeys::ttbr0::Roots;
 use kpkeys_pgtable::section::Space;
 
 /// Identifiers of the sets of tables, while `TCR_EL1.A1` is set.
@@ -46,6 +59,48 @@ const KERNEL_ASID: u64 = 0;
 static KERNEL_ROOT: AtomicU64 = AtomicU64::new(0);
 #[unsafe(link_section = ".settled")]
 static PROGRAMS_KERNEL_ROOT: AtomicU64 = AtomicU64::new(0);
+
+/// What `TTBR0_EL1` holds in windows of `ttbr0`, and outside of them; 0 with other backends. Written on the early tables.
+#[unsafe(link_section = ".settled")]
+static WINDOW: AtomicU64 = AtomicU64::new(0);
+#[unsafe(link_section = ".settled")]
+static CLOSED: AtomicU64 = AtomicU64::new(0);
+
+/// These two values, for the backend.
+#[derive(Clone, Copy, Debug)]
+pub struct WindowRoots;
+
+// SAFETY: both are inlined loads from constant addresses in what settled, which is read-only once protection is on. Then `WINDOW` is the root that `kpkeys-pgtable` made for
+// the alias alone, with the identifier that `asid` gives no address space, and no other function of this module writes either: a thread's root may not be it
+// (`load_checked`). `CLOSED` is the table that translates nothing, with identifier 0, which is loaded with nothing else.
+unsafe impl Roots for WindowRoots {
+    #[inline(always)]
+    fn window() -> u64 {
+        WINDOW.load(Ordering::Relaxed)
+    }
+
+    #[inline(always)]
+    fn closed() -> u64 {
+        CLOSED.load(Ordering::Relaxed)
+    }
+}
+
+/// Settles what windows write until there is a window root: the table that translates nothing, under two identifiers. Nothing has an alias yet.
+pub fn settle_windows() {
+    if CLOSED.load(Ordering::Relaxed) == 0 {
+        set_window(empty());
+        CLOSED.store(empty(), Ordering::Relaxed);
+    }
+}
+
+/// Whether the running CPU is on the kernel's final tables.
+pub fn is_final() -> bool {
+    mrs!("ttbr1_el1") & ADDRESS == KERNEL_ROOT.load(Ordering::Relaxed)
+}
+
+fn set_window(root: u64) {
+    WINDOW.store(root | u64::from(asid::WINDOW) << ASID_SHIFT, Ordering::Relaxed);
+}
 
 const ASID_SHIFT: u32 = 48;
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
@@ -79,20 +134,22 @@ pub fn load(root: RootTable) {
     }
 }
 
-/// Whether programs run on a root of the kernel's half that lacks the alias.
-fn are_programs_apart() -> bool {
-    protection::has_alias() && backend::are_programs_apart()
+/// Whether the window root is loaded, or would be.
+fn is_window(root: u64) -> bool {
+    root != 0 && root == WINDOW.load(Ordering::Relaxed) & ADDRESS
 }
 
-/// On the way into the kernel: takes the thread's root away and loads the kernel's own, if it is not loaded.
+/// On the way into the kernel: takes the thread's root away and loads the kernel's own, if it is not loaded. A window that was interrupted is left for `interrupted` to close.
 pub fn enter_kernel() {
-    if !are_programs_apart() || current().0 == empty() {
+    if !are_programs_apart() || current().0 == empty() || is_window(current().0) {
         return;
     }
     // SAFETY: the empty table always is one, and the kernel's root maps what the programs' does.
     unsafe {
         write_user(empty(), 0);
-        write_kernel(KERNEL_ROOT.load(Ordering::Relaxed), KERNEL_ASID);
+        if PROGRAMS_KERNEL_ROOT.load(Ordering::Relaxed) != 0 {
+            write_kernel(KERNEL_ROOT.load(Ordering::Relaxed), KERNEL_ASID);
+        }
     }
     asid::forget();
 }
@@ -106,7 +163,8 @@ pub fn enter_program() {
 
 /// Loads a root table, if it is not loaded already: none in place of one that is none by its type.
 fn load_checked(root: RootTable) {
-    let root = if root == RootTable::KERNEL || paging::may_be_loaded(PhysAddr(root.0)) {
+    let may_be_loaded = |root| !is_window(root) && paging::may_be_loaded(PhysAddr(root));
+    let root = if root == RootTable::KERNEL || may_be_loaded(root.0) {
         root
     } else {
         paging::refused_root(PhysAddr(root.0));
@@ -126,8 +184,9 @@ fn load_checked(root: RootTable) {
             }
             RootTable(address) => asid::with(address, |asid| {
                 let asid = u64::from(asid);
-                if are_programs_apart() {
-                    write_kernel(PROGRAMS_KERNEL_ROOT.load(Ordering::Relaxed), asid);
+                let programs = PROGRAMS_KERNEL_ROOT.load(Ordering::Relaxed);
+                if programs != 0 && are_programs_apart() {
+                    write_kernel(programs, asid);
                 }
                 write_user(address, asid);
             }),
@@ -167,15 +226,18 @@ pub unsafe fn enter_early_tables() {
 }
 
 /// Moves the running CPU to the kernel's final tables, dropping every old translation. Every CPU must do it. `programs` is the second root of the
-/// kernel's half, if programs run on one.
+/// kernel's half, if programs run on one; `window` that of an alias, if it has its own.
 ///
 /// # Safety
 ///
-/// The table must map everything the kernel uses where the present one does, and live for ever; so must the second.
-pub unsafe fn adopt(root: PhysAddr, programs: Option<PhysAddr>) {
+/// The table must map everything the kernel uses where the present one does, and live for ever; so must the second. No window may be open on any CPU.
+pub unsafe fn adopt(root: PhysAddr, programs: Option<PhysAddr>, window: Option<PhysAddr>) {
     let _irqs_off = IrqsOff::new();
     KERNEL_ROOT.store(root.0, Ordering::Relaxed);
     PROGRAMS_KERNEL_ROOT.store(programs.map_or(0, |root| root.0), Ordering::Relaxed);
+    if let Some(window) = window {
+        set_window(window.0);
+    }
     let (asid, a1) = if programs.is_some() { (KERNEL_ASID, TCR_A1) } else { (FINAL_ASID, 0) };
     let tcr = mrs!("tcr_el1") & !TCR_A1 | a1;
     // SAFETY: forwarded. Without A1, identifiers are those of the user half, which is empty on this CPU.

@@ -8,7 +8,7 @@
 
 use super::entry::Frame;
 use super::registers::{Registers, USER_FLAGS};
-use super::{irq, root};
+use super::{backend, irq, root};
 use core::arch::{global_asm, naked_asm};
 use core::mem::offset_of;
 use kpkeys::pan::PAN;
@@ -53,11 +53,12 @@ pub(super) unsafe fn enter_by(registers: &Registers, kernel_stack: *mut u64) -> 
 
 /// Ends the program that `frame` interrupted: its `enter` returns `result`.
 pub fn leave(frame: &mut Frame, kernel_stack: u64, result: u64) {
-    /// EL1 on its own stack pointer, interrupts off, PAN set.
-    const KERNEL: u64 = 0b0101 | 1 << 7 | PAN;
+    /// EL1 on its own stack pointer, interrupts off.
+    const KERNEL: u64 = 0b0101 | 1 << 7;
     debug_assert_eq!(frame.kernel_stack_pointer(), kernel_stack);
     frame.elr = back_from_user as *const () as u64;
-    frame.spsr = KERNEL;
+    // The bit is no bit of a CPU's that has no PAN.
+    frame.spsr = if backend::lacks_pan() { KERNEL } else { KERNEL | PAN };
     frame.x[0] = result;
 }
 

@@ -70,7 +70,7 @@ impl fmt::Display for Unusable {
 }
 
 /// Whether programs must run on a second root of the kernel's half: their roots have one of their own here.
-pub fn are_programs_apart() -> bool {
+pub fn need_programs_root() -> bool {
     false
 }
 
@@ -106,6 +106,11 @@ impl Selected {
     /// Whether hardware refuses stores to page tables.
     pub fn enforces(&self) -> bool {
         matches!(self, Self::Pks(_) | Self::Smap(_))
+    }
+
+    /// Whether this backend refuses the kernel's stores to an address by not having it mapped.
+    pub fn hides(&self, _address: u64) -> bool {
+        false
     }
 
     /// What the running CPU's register allows to page tables now; `None` where there is no register.

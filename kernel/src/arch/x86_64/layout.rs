@@ -15,11 +15,17 @@ use crate::memory::boot::PhysAddr;
 /// First address of the linear map.
 pub const LINEAR_MAP: u64 = 0xffff_8880_0000_0000;
 /// First address of the alias: as much room as memory needs, up to 40 TiB above the linear map and 25 TiB below the vmalloc area.
-pub const ALIAS: Option<u64> = Some(0xffff_b000_0000_0000);
+const ALIAS: u64 = 0xffff_b000_0000_0000;
 /// First address of the device mappings; the local APIC's page comes first.
 pub const DEVICES: u64 = 0xffff_ffff_c000_0000;
 /// First address of the frame buffer.
 pub const SCREEN: u64 = 0xffff_ffff_e000_0000;
+
+/// First address of the alias.
+#[inline(always)]
+pub const fn alias() -> u64 {
+    ALIAS
+}
 
 /// The address at which the linear map has physical address `phys`.
 pub const fn linear(phys: PhysAddr) -> *mut u8 {

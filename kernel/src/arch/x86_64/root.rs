@@ -99,7 +99,7 @@ fn load_checked(root: RootTable) {
 /// # Safety
 ///
 /// The table must map everything the kernel uses where the present one does, and live for ever.
-pub unsafe fn adopt(root: PhysAddr, _: Option<PhysAddr>) {
+pub unsafe fn adopt(root: PhysAddr, _: Option<PhysAddr>, _: Option<PhysAddr>) {
     let _irqs_off = IrqsOff::new();
     KERNEL_ROOT.store(root.0, Ordering::Relaxed);
     // SAFETY: forwarded.

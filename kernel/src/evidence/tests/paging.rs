@@ -34,13 +34,13 @@ fn accounted() -> usize {
 /// Whether a page is protected as page-table pages are: by its key, or by being read-only in the linear map and having an alias.
 fn is_protected(frame: PhysAddr) -> bool {
     let paging = memories().paging();
-    let leaf = |va| paging.walk(paging.kernel(), va).map(|(_, _, entry)| entry);
+    let leaf = |root, va| paging.walk(root, va).map(|(_, _, entry)| entry);
     match protection::selected().scheme() {
         Scheme::Keys => paging.memory_pkey(frame) == Some(Pkey::PAGE_TABLES),
         Scheme::Alias => {
-            let linear = leaf(VirtAddr(layout::linear(frame) as u64));
+            let linear = leaf(paging.kernel(), VirtAddr(layout::linear(frame) as u64));
             linear.is_some_and(|entry| !arch::Format::is_writable(entry))
-                && paging.alias_of(frame).and_then(leaf).is_some()
+                && paging.alias_of(frame).is_some_and(|va| leaf(paging.alias_root(), va).is_some())
         }
     }
 }

@@ -74,7 +74,7 @@ unsafe impl<P: Probe> Machine for Bare<P> {
 
     #[inline(always)]
     fn alias(&self) -> Option<VirtAddr> {
-        layout::ALIAS.map(VirtAddr)
+        Some(VirtAddr(layout::alias()))
     }
 
     #[inline(always)]

@@ -115,9 +115,12 @@ pub unsafe fn start<P: Probe + Default + 'static>(
     let kernel = unsafe { build::<P>(memory, config) }?;
     let root = kernel.paging().kernel().frame();
     let programs = kernel.paging().programs_kernel_root().map(Root::frame);
+    let window = kernel.paging().window_root().map(Root::frame);
     for target in cpu::online() {
         // SAFETY: the tables map the image, the devices and all RAM where the early ones do, and are never freed.
-        calls::run_in_interrupt(target.id, &|| unsafe { arch::root::adopt(root, programs) });
+        calls::run_in_interrupt(target.id, &|| unsafe {
+            arch::root::adopt(root, programs, window);
+        });
     }
     verify_every_cpu()?;
     kernel.enable_protection()?;
@@ -217,7 +220,7 @@ unsafe fn build<P: Probe + Default + 'static>(
         kernel.paging().record_early_ptps(pages.start, pages.pages())?;
     }
     let by_alias = config.mode.protects() && protection::backend().scheme() == Scheme::Alias;
-    if by_alias && arch::backend::are_programs_apart() {
+    if by_alias && arch::backend::need_programs_root() {
         kernel.paging().make_programs_kernel_root()?;
     }
     let settled = image::settled_frames();

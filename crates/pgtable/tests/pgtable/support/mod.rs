@@ -20,7 +20,7 @@ use kpkeys_pgtable::{
 };
 
 pub use frames::Scarce;
-pub use protection::{Aliased, Keys, MachineOf, Protection, RegisterOf};
+pub use protection::{Aliased, InWindows, Keys, MachineOf, Protection, RegisterOf};
 
 /// Pages in 16 MiB, the memory of most tests.
 pub const SMALL: usize = 16 << 8;
@@ -43,7 +43,7 @@ macro_rules! for_both_formats {
     };
 }
 
-/// Runs each test for both entry formats and both ways to protect page tables.
+/// Runs each test for both entry formats and every way to protect page tables that they have.
 macro_rules! for_both_formats_and_schemes {
     ($($test:ident),* $(,)?) => {
         mod aarch64 {
@@ -54,6 +54,9 @@ macro_rules! for_both_formats_and_schemes {
         }
         mod aarch64_by_alias {
             $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::Aarch64, $crate::support::Aliased>(); })*
+        }
+        mod aarch64_in_windows {
+            $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::Aarch64, $crate::support::InWindows>(); })*
         }
         mod x86_64_by_alias {
             $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::X86_64, $crate::support::Aliased>(); })*
@@ -159,7 +162,8 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
         };
         let register = ArenaRegister::new(guarded);
         let backend = S::backend(register.clone());
-        let machine = machine(Hosted::new(arena.clone(), backend, Counter::default(), 1));
+        let hosted = Hosted::new(arena.clone(), backend, Counter::default(), 1);
+        let machine = machine(S::machine::<F>(hosted));
         let frames = Scarce::new(machine.memory());
         prepare(&frames);
         let paging = Paging::new(machine, frames, config)?;
@@ -236,7 +240,8 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
 
     /// A CPU of the MMU model whose protection register is this system's, as it is now.
     pub fn mmu(&self, user: Option<&Root>) -> Mmu<'_, MachineOf<F, S>> {
-        let (kernel, user) = (self.paging.kernel().frame(), user.map(Root::frame));
+        let kernel = self.paging.kernel().frame();
+        let user = S::lower_root(&self.paging, &self.register, user.map(Root::frame));
         let mut mmu = Mmu::new(self.machine(), kernel, user, 0);
         mmu.cpu = S::cpu::<F>(&self.register);
         mmu

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use kpkeys::keyed::{Keyed, Register};
 use kpkeys::pan::Pan;
+use kpkeys::ttbr0::Ttbr0;
 use kpkeys::{Backend, Pkey};
 use kpkeys_hosted::arena::Arena;
 use kpkeys_hosted::mmu::{Cpu, Fault};
-use kpkeys_hosted::register::{ArenaRegister, Opens, PanFlag};
+use kpkeys_hosted::register::{ArenaRegister, Opens, PanFlag, RootFlag};
 use kpkeys_hosted::{Counter, Hosted, HostedFormat};
-use kpkeys_pgtable::{Level, Machine, Paging, PhysAddr};
+use kpkeys_pgtable::{Format, Level, Machine, Paging, PhysAddr, Root};
 
 use super::Scarce;
 
@@ -32,6 +33,26 @@ pub trait Protection: 'static {
     fn backend<F: HostedFormat>(register: RegisterOf<F, Self>) -> Self::Backend<F>
     where
         Self: Sized;
+
+    /// The machine, with its alias where this way has it.
+    fn machine<F: HostedFormat>(machine: MachineOf<F, Self>) -> MachineOf<F, Self>
+    where
+        Self: Sized,
+    {
+        machine
+    }
+
+    /// What the root register of the lower half holds, on a CPU that has a program's there otherwise.
+    fn lower_root<F: HostedFormat>(
+        _paging: &Paging<MachineOf<F, Self>, Scarce>,
+        _register: &RegisterOf<F, Self>,
+        programs: Option<PhysAddr>,
+    ) -> Option<PhysAddr>
+    where
+        Self: Sized,
+    {
+        programs
+    }
 
     /// The state of a CPU of the MMU model.
     fn cpu<F: HostedFormat>(register: &RegisterOf<F, Self>) -> Cpu
@@ -123,15 +144,71 @@ impl Protection for Aliased {
         paging: &Paging<MachineOf<F, Self>, Scarce>,
         frame: PhysAddr,
     ) -> bool {
-        let (kernel, linear) = (paging.kernel(), paging.machine().memory().linear_address(frame));
-        let (_, _, leaf) = paging.walk(kernel, linear).expect("all memory is mapped");
-        let alias = paging.alias_of(frame).and_then(|alias| paging.walk(kernel, alias));
-        assert_eq!(F::is_writable(leaf), alias.is_none(), "{frame:?} is one of both");
-        assert_eq!(paging.memory_pkey(frame), Some(Pkey::DEFAULT), "there are no keys");
-        alias.is_some()
+        has_alias(paging, frame)
     }
 
     fn fault(linear: Level) -> Fault {
         Fault::Permission(linear)
     }
+}
+
+/// By an alias that windows load a root for.
+pub struct InWindows;
+
+impl Protection for InWindows {
+    type Values<F: HostedFormat> = RootFlag;
+    type Backend<F: HostedFormat> = Ttbr0<ArenaRegister<RootFlag>>;
+
+    fn arena(pages: usize) -> io::Result<Arena> {
+        Arena::aliased(pages)
+    }
+
+    fn backend<F: HostedFormat>(register: RegisterOf<F, Self>) -> Self::Backend<F> {
+        let backend = Ttbr0::new(register);
+        backend.reset();
+        backend
+    }
+
+    fn machine<F: HostedFormat>(machine: MachineOf<F, Self>) -> MachineOf<F, Self> {
+        machine.with_alias_in_windows()
+    }
+
+    fn lower_root<F: HostedFormat>(
+        paging: &Paging<MachineOf<F, Self>, Scarce>,
+        register: &RegisterOf<F, Self>,
+        programs: Option<PhysAddr>,
+    ) -> Option<PhysAddr> {
+        let is_open = RootFlag::opens(register.read());
+        paging.window_root().filter(|_| is_open).map(Root::frame).or(programs)
+    }
+
+    fn cpu<F: HostedFormat>(_register: &RegisterOf<F, Self>) -> Cpu {
+        // Neither overlays, nor PAN, nor E0PD.
+        Cpu { pan: false, e0pd: false, ..Cpu::new(0x7777_7777) }
+    }
+
+    fn seal(arena: &Arc<Arena>) {
+        arena.seal();
+    }
+
+    fn protects<F: HostedFormat>(
+        paging: &Paging<MachineOf<F, Self>, Scarce>,
+        frame: PhysAddr,
+    ) -> bool {
+        has_alias(paging, frame)
+    }
+
+    fn fault(linear: Level) -> Fault {
+        Fault::Permission(linear)
+    }
+}
+
+/// Whether a frame has an alias, and so is read-only in the linear map.
+fn has_alias<M: Machine>(paging: &Paging<M, Scarce>, frame: PhysAddr) -> bool {
+    let linear = paging.machine().memory().linear_address(frame);
+    let (_, _, leaf) = paging.walk(paging.kernel(), linear).expect("all memory is mapped");
+    let alias = paging.alias_of(frame).and_then(|alias| paging.walk(paging.alias_root(), alias));
+    assert_eq!(M::Format::is_writable(leaf), alias.is_none(), "{frame:?} is one of both");
+    assert_eq!(paging.memory_pkey(frame), Some(Pkey::DEFAULT), "there are no keys");
+    alias.is_some()
 }

@@ -66,7 +66,7 @@ impl<F: HostedFormat, S: Protection> Victim<F, S> {
     /// Where the entry of a frame's alias is.
     pub fn alias_place(&self, frame: PhysAddr) -> Place {
         let va = self.system.paging.alias_of(frame).expect("it has a place");
-        self.system.place(self.system.paging.kernel(), va)
+        self.system.place(self.system.paging.alias_root(), va)
     }
 
     /// A page of each half that nothing maps: its root, its address, and what would map data there.
