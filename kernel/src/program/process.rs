@@ -184,7 +184,7 @@ impl Process {
     pub fn remove_task(&self, number: u32) -> bool {
         let (removed, last) = {
             let mut tasks = self.tasks.lock();
-            let place = tasks.iter().position(|task| task.number == number);
+            let place = tasks.iter().position(|task| task.number() == number);
             (place.map(|place| tasks.swap_remove(place)), tasks.is_empty())
         };
         drop(removed);

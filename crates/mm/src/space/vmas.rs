@@ -233,7 +233,7 @@ impl<'k> Vmas<'k> {
         }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = Vma<'k>> {
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = Vma<'k>> {
         self.tree.iter().filter_map(|node| node.vma.get())
     }
 
@@ -295,7 +295,8 @@ impl<'k> Vmas<'k> {
         PageRange::new(va, 1).map_or((va, va), |page| self.neighbours(page, end_of_space))
     }
 
-    fn touching(&self, range: PageRange) -> impl Iterator<Item = Vma<'k>> {
+    /// The mappings that reach into a range.
+    pub(super) fn touching(&self, range: PageRange) -> impl Iterator<Item = Vma<'k>> {
         self.nodes_touching(range).filter_map(|node| node.vma.get())
     }
 

@@ -12,8 +12,8 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use linux_raw_sys::general::{
-    F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_SETFD, F_SETFL, FD_CLOEXEC, O_CLOEXEC,
-    O_NONBLOCK, O_RDONLY, O_WRONLY, SIGPIPE,
+    F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_SETFD, F_SETFL, FALLOC_FL_KEEP_SIZE, FD_CLOEXEC,
+    O_ACCMODE, O_CLOEXEC, O_NONBLOCK, O_RDONLY, O_WRONLY, SIGPIPE,
 };
 
 /// Bytes copied at a time between a program and a file.
@@ -300,8 +300,30 @@ pub fn fcntl(call: &mut Arguments<'_>) -> Outcome {
 /// `ftruncate`
 pub fn ftruncate(call: &mut Arguments<'_>) -> Outcome {
     let file = file(call.task, call.value(0))?;
+    if call.value(1) > i64::MAX as u64 || file.flags() & O_ACCMODE == O_RDONLY {
+        return Err(Errno::EINVAL);
+    }
     file.node()?.data()?.lock().resize(call.value(1))?;
     file.node()?.touch();
+    Ok(0)
+}
+
+/// `fallocate`: makes a file longer. Room is not set aside.
+pub fn fallocate(call: &mut Arguments<'_>) -> Outcome {
+    let (mode, offset, len) = (call.value(1) as u32, call.value(2), call.value(3));
+    if offset > i64::MAX as u64 || len > i64::MAX as u64 || len == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let file = file(call.task, call.value(0))?;
+    if file.flags() & O_ACCMODE == O_RDONLY {
+        return Err(Errno::EBADF);
+    }
+    let mut data = file.node()?.data()?.lock();
+    match mode {
+        0 if offset + len > data.len() => data.resize(offset + len)?,
+        0 | FALLOC_FL_KEEP_SIZE => {}
+        _ => return Err(Errno::EOPNOTSUPP),
+    }
     Ok(0)
 }
 

@@ -31,7 +31,7 @@ pub fn getppid(call: &mut Arguments<'_>) -> Outcome {
 
 /// `gettid`
 pub fn gettid(call: &mut Arguments<'_>) -> Outcome {
-    Ok(call.task.number.into())
+    Ok(call.task.number().into())
 }
 
 /// A process by its number; the caller's for 0.

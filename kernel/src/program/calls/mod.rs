@@ -21,6 +21,7 @@ use super::memory::UserAddress;
 use super::task::Task;
 use crate::arch::registers::Registers;
 use crate::lock::IrqLock;
+use crate::memory::heap;
 use alloc::collections::BTreeSet;
 use table::{CALLS, Call, Kind};
 
@@ -66,6 +67,9 @@ pub fn run(task: &Task, registers: &mut Registers, number: u64, values: [u64; 6]
         return Err(Errno::ENOSYS);
     };
     check(call, &values)?;
+    if call.keeps && heap::is_short() {
+        return Err(Errno::ENOMEM);
+    }
     (call.run)(&mut Arguments { task, registers, values })
 }
 

@@ -144,7 +144,7 @@ pub fn execve(call: &mut Arguments<'_>) -> Outcome {
     let here = task.process.place.lock().clone();
     let loaded =
         load::load(task.process.root(), &here, &path, request).map_err(load::Error::errno)?;
-    end_other_threads(task)?;
+    task.become_only()?;
     // Nothing fails from here on.
     task.cleared_at_end.store(0, Ordering::Relaxed);
     *task.alternate_stack.lock() = Default::default();
@@ -164,11 +164,6 @@ pub fn execve(call: &mut Arguments<'_>) -> Outcome {
     sched::current().change_extended(|extended| *extended = Some(Box::new(Extended::new())));
     *call.registers = loaded.registers;
     Ok(0)
-}
-
-/// A process with other threads does not run another program: which of them goes on is not worked out here.
-fn end_other_threads(task: &Task) -> Outcome<()> {
-    if task.process.task_count() > 1 { Err(Errno::EAGAIN) } else { Ok(()) }
 }
 
 /// The texts of a list of pointers that ends with null; none for no list.
@@ -246,5 +241,5 @@ pub fn exit_group(call: &mut Arguments<'_>) -> Outcome {
 /// `set_tid_address`
 pub fn set_tid_address(call: &mut Arguments<'_>) -> Outcome {
     call.task.cleared_at_end.store(call.value(0), Ordering::Relaxed);
-    Ok(call.task.number.into())
+    Ok(call.task.number().into())
 }

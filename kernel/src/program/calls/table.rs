@@ -27,18 +27,30 @@ pub struct Call {
     pub number: u64,
     /// What its arguments are.
     pub arguments: &'static [Kind],
+    /// What it makes stays on the kernel's heap, so that it fails where that is short.
+    pub keeps: bool,
     /// What makes it.
     pub run: fn(&mut Arguments<'_>) -> Outcome,
 }
 
+macro_rules! keeps {
+    () => {
+        false
+    };
+    (keeps) => {
+        true
+    };
+}
+
 macro_rules! calls {
-    ($($(#[$only:meta])? $number:ident = $run:path [$($kind:expr),*];)*) => {
+    ($($(#[$only:meta])? $number:ident = $run:path [$($kind:expr),*] $($keeps:ident)?;)*) => {
         /// Every system call there is.
         pub static CALLS: &[Call] = &[
             $($(#[$only])? Call {
                 name: stringify!($number),
                 number: number::$number as u64,
                 arguments: &[$($kind),*],
+                keeps: keeps!($($keeps)?),
                 run: $run,
             },)*
         ];
@@ -79,18 +91,19 @@ calls! {
     __NR_lseek = files::lseek [V, V, V];
     __NR_close = files::close [V];
     __NR_close_range = files::close_range [V, V, V];
-    __NR_dup = files::dup [V];
-    __NR_dup3 = files::dup3 [V, V, V];
-    __NR_pipe2 = files::pipe2 [Bytes(8), V];
+    __NR_dup = files::dup [V] keeps;
+    __NR_dup3 = files::dup3 [V, V, V] keeps;
+    __NR_pipe2 = files::pipe2 [Bytes(8), V] keeps;
     __NR_fcntl = files::fcntl [V, V, V];
     __NR_ftruncate = files::ftruncate [V, V];
+    __NR_fallocate = files::fallocate [V, V, V, V];
     __NR_fsync = files::nothing [V];
     __NR_fdatasync = files::nothing [V];
     __NR_sync = files::nothing [];
     __NR_fadvise64 = files::nothing [V, V, V, V];
     __NR_getdents64 = files::getdents64 [V, Counted(1, 2), V];
     __NR_ioctl = control::ioctl [V, V, V];
-    __NR_openat = paths::openat [V, Text, V, V];
+    __NR_openat = paths::openat [V, Text, V, V] keeps;
     __NR_newfstatat = paths::newfstatat [V, Text, Bytes(STAT), V];
     __NR_fstat = paths::fstat [V, Bytes(STAT)];
     __NR_statx = paths::statx [V, Text, V, V, Bytes(STATX)];
@@ -99,12 +112,12 @@ calls! {
     __NR_faccessat = paths::faccessat [V, Text, V];
     __NR_faccessat2 = paths::faccessat [V, Text, V, V];
     __NR_readlinkat = paths::readlinkat [V, Text, Counted(1, 3), V];
-    __NR_mkdirat = paths::mkdirat [V, Text, V];
+    __NR_mkdirat = paths::mkdirat [V, Text, V] keeps;
     __NR_unlinkat = paths::unlinkat [V, Text, V];
-    __NR_renameat = paths::renameat [V, Text, V, Text];
-    __NR_renameat2 = paths::renameat2 [V, Text, V, Text, V];
-    __NR_linkat = paths::linkat [V, Text, V, Text, V];
-    __NR_symlinkat = paths::symlinkat [Text, V, Text];
+    __NR_renameat = paths::renameat [V, Text, V, Text] keeps;
+    __NR_renameat2 = paths::renameat2 [V, Text, V, Text, V] keeps;
+    __NR_linkat = paths::linkat [V, Text, V, Text, V] keeps;
+    __NR_symlinkat = paths::symlinkat [Text, V, Text] keeps;
     __NR_fchmodat = paths::fchmodat [V, Text, V];
     __NR_fchmod = paths::fchmod [V, V];
     __NR_fchownat = paths::fchownat [V, Text, V, V, V];
@@ -117,17 +130,22 @@ calls! {
     __NR_umask = paths::umask [V];
     __NR_ppoll = poll::ppoll [Counted(POLL, 1), V, Bytes(TIME), Bytes(MASK), V];
     __NR_pselect6 = poll::pselect6 [V, Bytes(SETS), Bytes(SETS), Bytes(SETS), Bytes(TIME), Bytes(TIME)];
-    __NR_mmap = memory::mmap [V, V, V, V, V, V];
+    __NR_mmap = memory::mmap [V, V, V, V, V, V] keeps;
     __NR_munmap = memory::munmap [V, V];
     __NR_mprotect = memory::mprotect [V, V, V];
-    __NR_mremap = memory::mremap [V, V, V, V, V];
+    __NR_mremap = memory::mremap [V, V, V, V, V] keeps;
     __NR_madvise = memory::madvise [V, V, V];
     __NR_brk = memory::brk [V];
-    __NR_mlock = files::nothing [V, V];
+    __NR_mlock = memory::mlock [V, V];
+    __NR_mlock2 = memory::mlock [V, V, V];
     __NR_munlock = files::nothing [V, V];
-    __NR_msync = files::nothing [V, V, V];
-    __NR_clone = processes::clone [V, V, Bytes(4), V, V];
-    __NR_execve = processes::execve [Text, Bytes(8), Bytes(8)];
+    __NR_mlockall = files::nothing [V];
+    __NR_munlockall = files::nothing [];
+    __NR_msync = memory::msync [V, V, V];
+    __NR_mincore = memory::mincore [V, V, Bytes(1)];
+    __NR_memfd_create = memory::memfd_create [Text, V] keeps;
+    __NR_clone = processes::clone [V, V, Bytes(4), V, V] keeps;
+    __NR_execve = processes::execve [Text, Bytes(8), Bytes(8)] keeps;
     __NR_wait4 = processes::wait4 [V, Bytes(4), V, Bytes(USAGE)];
     __NR_exit = processes::exit [V];
     __NR_exit_group = processes::exit_group [V];
@@ -172,27 +190,27 @@ calls! {
     __NR_clock_getres = time::clock_getres [V, Bytes(TIME)];
     __NR_gettimeofday = time::gettimeofday [Bytes(TIME), Bytes(8)];
     __NR_times = time::times [Bytes(32)];
-    #[cfg(target_arch = "x86_64")] __NR_open = paths::open [Text, V, V];
-    #[cfg(target_arch = "x86_64")] __NR_creat = paths::creat [Text, V];
+    #[cfg(target_arch = "x86_64")] __NR_open = paths::open [Text, V, V] keeps;
+    #[cfg(target_arch = "x86_64")] __NR_creat = paths::creat [Text, V] keeps;
     #[cfg(target_arch = "x86_64")] __NR_stat = paths::stat [Text, Bytes(STAT)];
     #[cfg(target_arch = "x86_64")] __NR_lstat = paths::lstat [Text, Bytes(STAT)];
     #[cfg(target_arch = "x86_64")] __NR_access = paths::access [Text, V];
     #[cfg(target_arch = "x86_64")] __NR_readlink = paths::readlink [Text, Counted(1, 2), V];
-    #[cfg(target_arch = "x86_64")] __NR_mkdir = paths::mkdir [Text, V];
+    #[cfg(target_arch = "x86_64")] __NR_mkdir = paths::mkdir [Text, V] keeps;
     #[cfg(target_arch = "x86_64")] __NR_rmdir = paths::rmdir [Text];
     #[cfg(target_arch = "x86_64")] __NR_unlink = paths::unlink [Text];
-    #[cfg(target_arch = "x86_64")] __NR_rename = paths::rename [Text, Text];
-    #[cfg(target_arch = "x86_64")] __NR_link = paths::link [Text, Text];
-    #[cfg(target_arch = "x86_64")] __NR_symlink = paths::symlink [Text, Text];
+    #[cfg(target_arch = "x86_64")] __NR_rename = paths::rename [Text, Text] keeps;
+    #[cfg(target_arch = "x86_64")] __NR_link = paths::link [Text, Text] keeps;
+    #[cfg(target_arch = "x86_64")] __NR_symlink = paths::symlink [Text, Text] keeps;
     #[cfg(target_arch = "x86_64")] __NR_chmod = paths::chmod [Text, V];
     #[cfg(target_arch = "x86_64")] __NR_chown = paths::chown [Text, V, V];
     #[cfg(target_arch = "x86_64")] __NR_lchown = paths::chown [Text, V, V];
-    #[cfg(target_arch = "x86_64")] __NR_pipe = files::pipe [Bytes(8)];
-    #[cfg(target_arch = "x86_64")] __NR_dup2 = files::dup2 [V, V];
+    #[cfg(target_arch = "x86_64")] __NR_pipe = files::pipe [Bytes(8)] keeps;
+    #[cfg(target_arch = "x86_64")] __NR_dup2 = files::dup2 [V, V] keeps;
     #[cfg(target_arch = "x86_64")] __NR_poll = poll::poll [Counted(POLL, 1), V, V];
     #[cfg(target_arch = "x86_64")] __NR_select = poll::select [V, Bytes(SETS), Bytes(SETS), Bytes(SETS), Bytes(TIME)];
-    #[cfg(target_arch = "x86_64")] __NR_fork = processes::fork [];
-    #[cfg(target_arch = "x86_64")] __NR_vfork = processes::vfork [];
+    #[cfg(target_arch = "x86_64")] __NR_fork = processes::fork [] keeps;
+    #[cfg(target_arch = "x86_64")] __NR_vfork = processes::vfork [] keeps;
     #[cfg(target_arch = "x86_64")] __NR_arch_prctl = identity::arch_prctl [V, V];
     #[cfg(target_arch = "x86_64")] __NR_getpgrp = identity::getpgrp [];
     #[cfg(target_arch = "x86_64")] __NR_time = time::time [Bytes(8)];

@@ -3,6 +3,7 @@
 //! | module | concept |
 //! |---|---|
 //! | [`node`] | files, directories, links and devices |
+//! | [`data`] | the bytes of files |
 //! | [`tree`] | finding nodes by path, and the tree that an initramfs makes |
 //! | [`open`] | open files and the descriptors of a process |
 //! | [`pipe`] | pipes |
@@ -10,6 +11,7 @@
 //! | [`proc`] | `/proc` |
 //! | `vulnerable` | `/dev/vulnerable`, the driver with planted faults, where the build says so |
 
+pub mod data;
 pub mod node;
 pub mod open;
 pub mod pipe;

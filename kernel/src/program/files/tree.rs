@@ -1,6 +1,7 @@
 //! Finding nodes by path, and the tree that an initramfs makes.
 
-use super::node::{Content, Data, Device, Kind, Node, TYPE_BITS};
+use super::data::Data;
+use super::node::{Content, Device, Kind, Node, TYPE_BITS};
 use super::proc::Proc;
 use crate::program::errno::{Errno, Outcome};
 use alloc::borrow::ToOwned;
@@ -175,7 +176,9 @@ pub fn from_archive(archive: &'static [u8]) -> Result<Arc<Node>, initramfs::Erro
     for entry in initramfs::entries(archive) {
         add(&root, &entry?, &mut linked);
     }
-    for (path, permissions) in [("dev", 0o755), ("tmp", 0o1777), ("proc", 0o555)] {
+    for (path, permissions) in
+        [("dev", 0o755), ("dev/shm", 0o1777), ("tmp", 0o1777), ("proc", 0o555)]
+    {
         directory_at(&root, path).meta.lock().permissions = permissions;
     }
     let dev = directory_at(&root, "dev");
