@@ -3,10 +3,11 @@
 //! A process is found by its number in one table, where it stays after its end until its parent has asked how it ended. Its threads
 //! ([`Task`]) are found through it.
 
+use super::alarms::Alarm;
 use super::errno::{Errno, Outcome};
-use super::files::Descriptors;
 use super::files::node::Node;
 use super::files::tree::Place;
+use super::files::{Descriptors, locks};
 use super::memory::Memory;
 use super::signals::{Action, Info, Signal};
 use super::task::Task;
@@ -81,6 +82,8 @@ pub struct Process {
     pub pending: AtomicU64,
     /// What is known of the last signal of each kind.
     pub infos: IrqLock<BTreeMap<u64, Info>>,
+    /// When it gets SIGALRM.
+    pub alarm: IrqLock<Alarm>,
     tasks: IrqLock<Vec<Arc<Task>>>,
     /// How it is ending, once that is decided.
     ending: IrqLock<Option<Status>>,
@@ -134,6 +137,7 @@ impl Process {
             actions: IrqLock::new([Action::DEFAULT; Signal::COUNT + 1]),
             pending: AtomicU64::new(0),
             infos: IrqLock::new(BTreeMap::new()),
+            alarm: IrqLock::new(Alarm::default()),
             tasks: IrqLock::new(Vec::new()),
             ending: IrqLock::new(None),
             ended: AtomicBool::new(false),
@@ -210,6 +214,8 @@ impl Process {
     /// Its last thread is gone: its children get another parent, and its own is told.
     pub fn finish(&self) {
         *self.descriptors.lock() = Descriptors::default();
+        locks::release_all(self.number);
+        *self.alarm.lock() = Alarm::default();
         self.ending.lock().get_or_insert(Status::exited(0));
         for orphan in all() {
             if orphan.parent.load(Ordering::Relaxed) == self.number {
@@ -256,6 +262,11 @@ pub fn next_task_number() -> u32 {
 /// A process by its number.
 pub fn find(number: u32) -> Option<Arc<Process>> {
     PROCESSES.lock().get(&number).cloned()
+}
+
+/// Runs `f` for each process, interrupts off.
+pub fn each(f: impl FnMut(&Arc<Process>)) {
+    PROCESSES.lock().values().for_each(f);
 }
 
 /// Every process.

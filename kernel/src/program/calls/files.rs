@@ -1,10 +1,11 @@
 //! Calls on descriptors: reading, writing, duplicating, pipes, names in directories.
 
 use super::Arguments;
+use super::locks;
 use crate::memory::boot::PAGE_SIZE;
 use crate::program::errno::{Errno, Outcome};
 use crate::program::files::node::{Content, Kind};
-use crate::program::files::{Object, OpenFile, pipe};
+use crate::program::files::{Object, OpenFile, locks as file_locks, pipe};
 use crate::program::memory::UserAddress;
 use crate::program::signals::Signal;
 use crate::program::task::Task;
@@ -12,8 +13,8 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use linux_raw_sys::general::{
-    F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_SETFD, F_SETFL, FALLOC_FL_KEEP_SIZE, FD_CLOEXEC,
-    O_ACCMODE, O_CLOEXEC, O_NONBLOCK, O_RDONLY, O_WRONLY, SIGPIPE,
+    F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_GETLK, F_SETFD, F_SETFL, F_SETLK, F_SETLKW,
+    FALLOC_FL_KEEP_SIZE, FD_CLOEXEC, O_ACCMODE, O_CLOEXEC, O_NONBLOCK, O_RDONLY, O_WRONLY, SIGPIPE,
 };
 
 /// Bytes copied at a time between a program and a file.
@@ -187,6 +188,9 @@ pub fn lseek(call: &mut Arguments<'_>) -> Outcome {
 /// `close`
 pub fn close(call: &mut Arguments<'_>) -> Outcome {
     let closed = call.task.process.descriptors.lock().remove(call.value(0))?;
+    if let Object::Node(node) = &closed.object {
+        file_locks::release_file(call.task.process.number, node.number);
+    }
     drop(closed);
     Ok(0)
 }
@@ -279,6 +283,9 @@ pub fn pipe2(call: &mut Arguments<'_>) -> Outcome {
 /// `fcntl`
 pub fn fcntl(call: &mut Arguments<'_>) -> Outcome {
     let (number, value) = (call.value(0), call.value(2));
+    if let F_GETLK | F_SETLK | F_SETLKW = call.value(1) as u32 {
+        return locks::lock(call);
+    }
     let file = file(call.task, number)?;
     let mut descriptors = call.task.process.descriptors.lock();
     match call.value(1) as u32 {

@@ -5,6 +5,7 @@
 
 use super::{Arguments, time};
 use crate::arch;
+use crate::program::clock;
 use crate::program::errno::{Errno, Outcome};
 use crate::program::memory::{Memory, UserAddress};
 use crate::sched::events;
@@ -100,9 +101,12 @@ pub fn futex(call: &mut Arguments<'_>) -> Outcome {
             let limit = time::optional(call.task, call.address(3))?;
             wait(call, value, u32::MAX, limit.map(|limit| arch::time::since_boot() + limit))
         }
-        // Until a time of the clock, which both clocks have counted from boot on.
         FUTEX_WAIT_BITSET => {
-            wait(call, value, call.value(5) as u32, time::optional(call.task, call.address(3))?)
+            let is_date = call.value(1) as u32 & FUTEX_CLOCK_REALTIME != 0;
+            let start = if is_date { clock::at_boot() } else { Duration::ZERO };
+            let limit = time::optional(call.task, call.address(3))?;
+            let limit = limit.map(|limit| limit.saturating_sub(start));
+            wait(call, value, call.value(5) as u32, limit)
         }
         FUTEX_WAKE => Ok(wake(&call.task.process.memory(), call.address(0), value.into())),
         FUTEX_WAKE_BITSET => Ok(wake_masked(

@@ -1,7 +1,7 @@
 //! Who a process is, what the machine is, and what limits there are. Every process is root's: there are no users here.
 
 use super::Arguments;
-use super::paths::Words;
+use super::words::Words;
 use crate::memory::boot::PAGE_SIZE;
 use crate::program::errno::{Errno, Outcome};
 use crate::program::files::open::MAX_DESCRIPTORS;

@@ -4,17 +4,23 @@
 //! by these kinds and before the call itself sees them, and makes it. What passes is still only an address: the calls reach it by
 //! [`Memory`](super::memory::Memory)'s copies, which look at every page.
 
+pub mod attributes;
 pub mod control;
 pub mod files;
 pub mod futex;
 pub mod identity;
+pub mod locks;
 pub mod memory;
+pub mod names;
+pub mod opening;
 pub mod paths;
 pub mod poll;
 pub mod processes;
 pub mod signals;
+pub mod status;
 pub mod table;
 pub mod time;
+pub mod words;
 
 use super::errno::{Errno, Outcome};
 use super::memory::UserAddress;

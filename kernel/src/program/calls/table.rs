@@ -1,7 +1,8 @@
 //! The table of system calls: of each its number, the kinds of its arguments, and what makes it.
 
 use super::{
-    Arguments, control, files, futex, identity, memory, paths, poll, processes, signals, time,
+    Arguments, attributes, control, files, futex, identity, memory, names, opening, paths, poll,
+    processes, signals, status, time,
 };
 use crate::program::errno::Outcome;
 use linux_raw_sys::general as number;
@@ -103,27 +104,27 @@ calls! {
     __NR_fadvise64 = files::nothing [V, V, V, V];
     __NR_getdents64 = files::getdents64 [V, Counted(1, 2), V];
     __NR_ioctl = control::ioctl [V, V, V];
-    __NR_openat = paths::openat [V, Text, V, V] keeps;
-    __NR_newfstatat = paths::newfstatat [V, Text, Bytes(STAT), V];
-    __NR_fstat = paths::fstat [V, Bytes(STAT)];
-    __NR_statx = paths::statx [V, Text, V, V, Bytes(STATX)];
-    __NR_statfs = paths::statfs [Text, Bytes(STATFS)];
-    __NR_fstatfs = paths::fstatfs [V, Bytes(STATFS)];
-    __NR_faccessat = paths::faccessat [V, Text, V];
-    __NR_faccessat2 = paths::faccessat [V, Text, V, V];
-    __NR_readlinkat = paths::readlinkat [V, Text, Counted(1, 3), V];
-    __NR_mkdirat = paths::mkdirat [V, Text, V] keeps;
-    __NR_unlinkat = paths::unlinkat [V, Text, V];
-    __NR_renameat = paths::renameat [V, Text, V, Text] keeps;
-    __NR_renameat2 = paths::renameat2 [V, Text, V, Text, V] keeps;
-    __NR_linkat = paths::linkat [V, Text, V, Text, V] keeps;
-    __NR_symlinkat = paths::symlinkat [Text, V, Text] keeps;
-    __NR_fchmodat = paths::fchmodat [V, Text, V];
-    __NR_fchmod = paths::fchmod [V, V];
-    __NR_fchownat = paths::fchownat [V, Text, V, V, V];
-    __NR_fchown = paths::fchown [V, V, V];
-    __NR_utimensat = paths::utimensat [V, Text, Bytes(2 * TIME), V];
-    __NR_truncate = paths::truncate [Text, V];
+    __NR_openat = opening::openat [V, Text, V, V] keeps;
+    __NR_newfstatat = status::newfstatat [V, Text, Bytes(STAT), V];
+    __NR_fstat = status::fstat [V, Bytes(STAT)];
+    __NR_statx = status::statx [V, Text, V, V, Bytes(STATX)];
+    __NR_statfs = status::statfs [Text, Bytes(STATFS)];
+    __NR_fstatfs = status::fstatfs [V, Bytes(STATFS)];
+    __NR_faccessat = status::faccessat [V, Text, V];
+    __NR_faccessat2 = status::faccessat [V, Text, V, V];
+    __NR_readlinkat = names::readlinkat [V, Text, Counted(1, 3), V];
+    __NR_mkdirat = names::mkdirat [V, Text, V] keeps;
+    __NR_unlinkat = names::unlinkat [V, Text, V];
+    __NR_renameat = names::renameat [V, Text, V, Text] keeps;
+    __NR_renameat2 = names::renameat2 [V, Text, V, Text, V] keeps;
+    __NR_linkat = names::linkat [V, Text, V, Text, V] keeps;
+    __NR_symlinkat = names::symlinkat [Text, V, Text] keeps;
+    __NR_fchmodat = attributes::fchmodat [V, Text, V];
+    __NR_fchmod = attributes::fchmod [V, V];
+    __NR_fchownat = attributes::fchownat [V, Text, V, V, V];
+    __NR_fchown = attributes::fchown [V, V, V];
+    __NR_utimensat = attributes::utimensat [V, Text, Bytes(2 * TIME), V];
+    __NR_truncate = attributes::truncate [Text, V];
     __NR_chdir = paths::chdir [Text];
     __NR_fchdir = paths::fchdir [V];
     __NR_getcwd = paths::getcwd [Counted(1, 1), V];
@@ -189,22 +190,24 @@ calls! {
     __NR_clock_gettime = time::clock_gettime [V, Bytes(TIME)];
     __NR_clock_getres = time::clock_getres [V, Bytes(TIME)];
     __NR_gettimeofday = time::gettimeofday [Bytes(TIME), Bytes(8)];
+    __NR_setitimer = time::setitimer [V, Bytes(32), Bytes(32)];
+    __NR_getitimer = time::getitimer [V, Bytes(32)];
     __NR_times = time::times [Bytes(32)];
-    #[cfg(target_arch = "x86_64")] __NR_open = paths::open [Text, V, V] keeps;
-    #[cfg(target_arch = "x86_64")] __NR_creat = paths::creat [Text, V] keeps;
-    #[cfg(target_arch = "x86_64")] __NR_stat = paths::stat [Text, Bytes(STAT)];
-    #[cfg(target_arch = "x86_64")] __NR_lstat = paths::lstat [Text, Bytes(STAT)];
-    #[cfg(target_arch = "x86_64")] __NR_access = paths::access [Text, V];
-    #[cfg(target_arch = "x86_64")] __NR_readlink = paths::readlink [Text, Counted(1, 2), V];
-    #[cfg(target_arch = "x86_64")] __NR_mkdir = paths::mkdir [Text, V] keeps;
-    #[cfg(target_arch = "x86_64")] __NR_rmdir = paths::rmdir [Text];
-    #[cfg(target_arch = "x86_64")] __NR_unlink = paths::unlink [Text];
-    #[cfg(target_arch = "x86_64")] __NR_rename = paths::rename [Text, Text] keeps;
-    #[cfg(target_arch = "x86_64")] __NR_link = paths::link [Text, Text] keeps;
-    #[cfg(target_arch = "x86_64")] __NR_symlink = paths::symlink [Text, Text] keeps;
-    #[cfg(target_arch = "x86_64")] __NR_chmod = paths::chmod [Text, V];
-    #[cfg(target_arch = "x86_64")] __NR_chown = paths::chown [Text, V, V];
-    #[cfg(target_arch = "x86_64")] __NR_lchown = paths::chown [Text, V, V];
+    #[cfg(target_arch = "x86_64")] __NR_open = opening::open [Text, V, V] keeps;
+    #[cfg(target_arch = "x86_64")] __NR_creat = opening::creat [Text, V] keeps;
+    #[cfg(target_arch = "x86_64")] __NR_stat = status::stat [Text, Bytes(STAT)];
+    #[cfg(target_arch = "x86_64")] __NR_lstat = status::lstat [Text, Bytes(STAT)];
+    #[cfg(target_arch = "x86_64")] __NR_access = status::access [Text, V];
+    #[cfg(target_arch = "x86_64")] __NR_readlink = names::readlink [Text, Counted(1, 2), V];
+    #[cfg(target_arch = "x86_64")] __NR_mkdir = names::mkdir [Text, V] keeps;
+    #[cfg(target_arch = "x86_64")] __NR_rmdir = names::rmdir [Text];
+    #[cfg(target_arch = "x86_64")] __NR_unlink = names::unlink [Text];
+    #[cfg(target_arch = "x86_64")] __NR_rename = names::rename [Text, Text] keeps;
+    #[cfg(target_arch = "x86_64")] __NR_link = names::link [Text, Text] keeps;
+    #[cfg(target_arch = "x86_64")] __NR_symlink = names::symlink [Text, Text] keeps;
+    #[cfg(target_arch = "x86_64")] __NR_chmod = attributes::chmod [Text, V];
+    #[cfg(target_arch = "x86_64")] __NR_chown = attributes::chown [Text, V, V];
+    #[cfg(target_arch = "x86_64")] __NR_lchown = attributes::chown [Text, V, V];
     #[cfg(target_arch = "x86_64")] __NR_pipe = files::pipe [Bytes(8)] keeps;
     #[cfg(target_arch = "x86_64")] __NR_dup2 = files::dup2 [V, V] keeps;
     #[cfg(target_arch = "x86_64")] __NR_poll = poll::poll [Counted(POLL, 1), V, V];
@@ -213,6 +216,7 @@ calls! {
     #[cfg(target_arch = "x86_64")] __NR_vfork = processes::vfork [] keeps;
     #[cfg(target_arch = "x86_64")] __NR_arch_prctl = identity::arch_prctl [V, V];
     #[cfg(target_arch = "x86_64")] __NR_getpgrp = identity::getpgrp [];
+    #[cfg(target_arch = "x86_64")] __NR_alarm = time::alarm [V];
     #[cfg(target_arch = "x86_64")] __NR_time = time::time [Bytes(8)];
     #[cfg(target_arch = "x86_64")] __NR_pause = signals::pause [];
 }

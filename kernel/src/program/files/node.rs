@@ -1,6 +1,6 @@
 //! Nodes: files, directories, links and devices. All of them are in memory; what the initramfs holds stays there until it is written.
 
-use crate::arch;
+use crate::program::clock;
 use crate::program::errno::{Errno, Outcome};
 use crate::program::files::data::Data;
 use crate::program::files::proc::Proc;
@@ -8,6 +8,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
 use spin::Mutex;
 
 /// Bits of `st_mode` that say what a node is.
@@ -92,8 +93,8 @@ pub struct Meta {
     pub user: u32,
     /// Group.
     pub group: u32,
-    /// Seconds since 1970.
-    pub modified_s: u64,
+    /// When it was changed, from 1970 on.
+    pub modified: Duration,
     /// Names.
     pub links: u32,
 }
@@ -113,9 +114,9 @@ static NUMBERS: AtomicU64 = AtomicU64::new(2);
 impl Node {
     /// A node of its own.
     pub fn new(permissions: u32, content: Content) -> Arc<Self> {
-        let modified_s = arch::time::since_boot().as_secs();
+        let modified = clock::date();
         let meta =
-            Meta { permissions: permissions & 0o7777, user: 0, group: 0, modified_s, links: 1 };
+            Meta { permissions: permissions & 0o7777, user: 0, group: 0, modified, links: 1 };
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         Arc::new(Self { number, meta: Mutex::new(meta), content })
     }
@@ -190,6 +191,6 @@ impl Node {
 
     /// It was changed just now.
     pub fn touch(&self) {
-        self.meta.lock().modified_s = arch::time::since_boot().as_secs();
+        self.meta.lock().modified = clock::date();
     }
 }

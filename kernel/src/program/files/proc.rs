@@ -3,6 +3,7 @@
 use super::node::{Content, Kind, Node};
 use crate::memory::boot::PAGE_SIZE;
 use crate::memory::paging::memories;
+use crate::program::clock;
 use crate::program::errno::{Errno, Outcome};
 use crate::program::memory::Mapping;
 use crate::program::process::{self, Process};
@@ -177,8 +178,9 @@ fn about_machine(what: &str) -> String {
         }
         "mounts" => "rootfs / rootfs rw 0 0\nproc /proc proc rw 0 0\n".to_string(),
         "stat" => format!(
-            "cpu  0 0 0 {} 0 0 0 0 0 0\nbtime 0\nprocesses {}\n",
+            "cpu  0 0 0 {} 0 0 0 0 0 0\nbtime {}\nprocesses {}\n",
             uptime.as_millis() / 10,
+            clock::at_boot().as_secs(),
             process::all().len()
         ),
         "uptime" => format!("{}.{:02} 0.00\n", uptime.as_secs(), uptime.subsec_millis() / 10),

@@ -3,11 +3,13 @@
 use super::data::Data;
 use super::node::{Content, Device, Kind, Node, TYPE_BITS};
 use super::proc::Proc;
+use crate::program::clock;
 use crate::program::errno::{Errno, Outcome};
 use alloc::borrow::ToOwned;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::{String, ToString};
 use alloc::sync::{Arc, Weak};
+use core::time::Duration;
 use kpkeys_program::initramfs::{self, Entry};
 use spin::Mutex;
 
@@ -230,7 +232,8 @@ fn add(root: &Arc<Node>, entry: &Entry<'static>, linked: &mut BTreeMap<u32, Arc<
         let mut meta = node.meta.lock();
         meta.permissions = entry.mode & 0o7777;
         (meta.user, meta.group) = (entry.user, entry.group);
-        meta.modified_s = entry.modified_s.into();
+        meta.modified = Duration::from_secs(entry.modified_s.into());
+        clock::is_behind(entry.modified_s.into());
     }
     put(&parent, name, node);
 }
