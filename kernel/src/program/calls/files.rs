@@ -339,6 +339,16 @@ pub fn nothing(_: &mut Arguments<'_>) -> Outcome {
     Ok(0)
 }
 
+/// Calls on attributes of files that people name: no file has any.
+pub fn not_supported(_: &mut Arguments<'_>) -> Outcome {
+    Err(Errno::EOPNOTSUPP)
+}
+
+/// `socket` and `socketpair`: of no kind.
+pub fn socket(_: &mut Arguments<'_>) -> Outcome {
+    Err(Errno::EAFNOSUPPORT)
+}
+
 /// `getdents64`
 pub fn getdents64(call: &mut Arguments<'_>) -> Outcome {
     const HEADER: usize = 19;

@@ -16,10 +16,13 @@ pub mod opening;
 pub mod paths;
 pub mod poll;
 pub mod processes;
+pub mod scheduling;
 pub mod signals;
 pub mod status;
 pub mod table;
 pub mod time;
+pub mod users;
+pub mod waiting;
 pub mod words;
 
 use super::errno::{Errno, Outcome};

@@ -16,7 +16,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use linux_raw_sys::general::{
     CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID, CLONE_PARENT_SETTID, CLONE_SETTLS, CLONE_SIGHAND,
-    CLONE_THREAD, CLONE_VFORK, CLONE_VM, WNOHANG,
+    CLONE_THREAD, CLONE_VFORK, CLONE_VM,
 };
 
 /// What `clone` is asked for.
@@ -187,40 +187,6 @@ fn texts(task: &Task, list: UserAddress) -> Outcome<Vec<Vec<u8>>> {
         }
         texts.push(text);
     }
-}
-
-/// `wait4`
-pub fn wait4(call: &mut Arguments<'_>) -> Outcome {
-    let wanted = call.signed(0);
-    let own = &call.task.process;
-    let group = i64::from(own.group.load(Ordering::Relaxed));
-    let is_wanted = |child: &Process| match wanted {
-        -1 => true,
-        0 => i64::from(child.group.load(Ordering::Relaxed)) == group,
-        ..0 => i64::from(child.group.load(Ordering::Relaxed)) == -wanted,
-        _ => i64::from(child.number) == wanted,
-    };
-    let never_waits = call.value(2) & u64::from(WNOHANG) != 0;
-    let (number, status) = call.task.wait(None, || {
-        let children: Vec<_> = process::all()
-            .into_iter()
-            .filter(|child| child.parent.load(Ordering::Relaxed) == own.number && is_wanted(child))
-            .collect();
-        match children.iter().find(|child| child.ended().is_some()) {
-            Some(child) => Ok(Some((child.number, process::reap(child.number)?))),
-            None if children.is_empty() => Err(Errno::ECHILD),
-            None if never_waits => Ok(Some((0, Status(0)))),
-            None => Ok(None),
-        }
-    })?;
-    let memory = own.memory();
-    if number != 0 && !call.address(1).is_null() {
-        memory.write(call.address(1), &status.0.to_le_bytes())?;
-    }
-    if number != 0 && !call.address(3).is_null() {
-        memory.write(call.address(3), &[0; 144])?;
-    }
-    Ok(number.into())
 }
 
 /// `exit`: the thread alone. It leaves when it would go back to its program.

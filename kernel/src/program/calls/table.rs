@@ -2,7 +2,7 @@
 
 use super::{
     Arguments, attributes, control, files, futex, identity, memory, names, opening, paths, poll,
-    processes, signals, status, time,
+    processes, scheduling, signals, status, time, users, waiting,
 };
 use crate::program::errno::Outcome;
 use linux_raw_sys::general as number;
@@ -102,6 +102,20 @@ calls! {
     __NR_fdatasync = files::nothing [V];
     __NR_sync = files::nothing [];
     __NR_fadvise64 = files::nothing [V, V, V, V];
+    __NR_syncfs = files::nothing [V];
+    __NR_sync_file_range = files::nothing [V, V, V, V];
+    __NR_readahead = files::nothing [V, V, V];
+    __NR_getxattr = files::not_supported [Text, Text, Counted(1, 3), V];
+    __NR_lgetxattr = files::not_supported [Text, Text, Counted(1, 3), V];
+    __NR_fgetxattr = files::not_supported [V, Text, Counted(1, 3), V];
+    __NR_setxattr = files::not_supported [Text, Text, Counted(1, 3), V, V];
+    __NR_lsetxattr = files::not_supported [Text, Text, Counted(1, 3), V, V];
+    __NR_fsetxattr = files::not_supported [V, Text, Counted(1, 3), V, V];
+    __NR_listxattr = files::not_supported [Text, Counted(1, 2), V];
+    __NR_llistxattr = files::not_supported [Text, Counted(1, 2), V];
+    __NR_flistxattr = files::not_supported [V, Counted(1, 2), V];
+    __NR_socket = files::socket [V, V, V];
+    __NR_socketpair = files::socket [V, V, V, Bytes(8)];
     __NR_getdents64 = files::getdents64 [V, Counted(1, 2), V];
     __NR_ioctl = control::ioctl [V, V, V];
     __NR_openat = opening::openat [V, Text, V, V] keeps;
@@ -147,7 +161,8 @@ calls! {
     __NR_memfd_create = memory::memfd_create [Text, V] keeps;
     __NR_clone = processes::clone [V, V, Bytes(4), V, V] keeps;
     __NR_execve = processes::execve [Text, Bytes(8), Bytes(8)] keeps;
-    __NR_wait4 = processes::wait4 [V, Bytes(4), V, Bytes(USAGE)];
+    __NR_wait4 = waiting::wait4 [V, Bytes(4), V, Bytes(USAGE)];
+    __NR_waitid = waiting::waitid [V, V, Bytes(128), V, Bytes(USAGE)];
     __NR_exit = processes::exit [V];
     __NR_exit_group = processes::exit_group [V];
     __NR_set_tid_address = processes::set_tid_address [V];
@@ -159,21 +174,37 @@ calls! {
     __NR_setpgid = identity::setpgid [V, V];
     __NR_getsid = identity::getsid [V];
     __NR_setsid = identity::setsid [];
-    __NR_getuid = identity::root [];
-    __NR_geteuid = identity::root [];
-    __NR_getgid = identity::root [];
-    __NR_getegid = identity::root [];
-    __NR_setuid = identity::set_root [V];
-    __NR_setgid = identity::set_root [V];
-    __NR_getgroups = identity::root [V, V];
+    __NR_getuid = users::root [];
+    __NR_geteuid = users::root [];
+    __NR_getgid = users::root [];
+    __NR_getegid = users::root [];
+    __NR_setuid = users::set_root [V];
+    __NR_setgid = users::set_root [V];
+    __NR_getresuid = users::root_thrice [Bytes(4), Bytes(4), Bytes(4)];
+    __NR_getresgid = users::root_thrice [Bytes(4), Bytes(4), Bytes(4)];
+    __NR_setreuid = users::set_two [V, V];
+    __NR_setregid = users::set_two [V, V];
+    __NR_setresuid = users::set_three [V, V, V];
+    __NR_setresgid = users::set_three [V, V, V];
+    __NR_setgroups = users::setgroups [V, V];
+    __NR_getgroups = users::root [V, V];
     __NR_uname = identity::uname [Bytes(NAMES)];
     __NR_sysinfo = identity::sysinfo [Bytes(SYSTEM)];
     __NR_prlimit64 = identity::prlimit64 [V, V, Bytes(LIMIT), Bytes(LIMIT)];
     __NR_getrusage = identity::getrusage [V, Bytes(USAGE)];
     __NR_prctl = identity::prctl [V, V, V, V, V];
     __NR_getrandom = identity::getrandom [Counted(1, 1), V, V];
-    __NR_sched_yield = identity::sched_yield [];
-    __NR_sched_getaffinity = identity::sched_getaffinity [V, V, Counted(1, 1)];
+    __NR_sched_yield = scheduling::sched_yield [];
+    __NR_sched_getaffinity = scheduling::sched_getaffinity [V, V, Counted(1, 1)];
+    __NR_sched_setaffinity = scheduling::sched_setaffinity [V, V, Counted(1, 1)];
+    __NR_sched_getscheduler = scheduling::sched_getscheduler [V];
+    __NR_sched_setscheduler = scheduling::sched_setscheduler [V, V, Bytes(4)];
+    __NR_sched_getparam = scheduling::sched_getparam [V, Bytes(4)];
+    __NR_sched_get_priority_max = scheduling::sched_get_priority [V];
+    __NR_sched_get_priority_min = scheduling::sched_get_priority [V];
+    __NR_getpriority = scheduling::getpriority [V, V];
+    __NR_setpriority = scheduling::setpriority [V, V, V];
+    __NR_personality = identity::personality [V];
     __NR_getcpu = identity::getcpu [Bytes(4), Bytes(4)];
     __NR_rt_sigaction = signals::rt_sigaction [V, Bytes(ACTION), Bytes(ACTION), V];
     __NR_rt_sigprocmask = signals::rt_sigprocmask [V, Bytes(MASK), Bytes(MASK), V];
@@ -216,6 +247,8 @@ calls! {
     #[cfg(target_arch = "x86_64")] __NR_vfork = processes::vfork [] keeps;
     #[cfg(target_arch = "x86_64")] __NR_arch_prctl = identity::arch_prctl [V, V];
     #[cfg(target_arch = "x86_64")] __NR_getpgrp = identity::getpgrp [];
+    #[cfg(target_arch = "x86_64")] __NR_getrlimit = identity::getrlimit [V, Bytes(LIMIT)];
+    #[cfg(target_arch = "x86_64")] __NR_setrlimit = identity::setrlimit [V, Bytes(LIMIT)];
     #[cfg(target_arch = "x86_64")] __NR_alarm = time::alarm [V];
     #[cfg(target_arch = "x86_64")] __NR_time = time::time [Bytes(8)];
     #[cfg(target_arch = "x86_64")] __NR_pause = signals::pause [];
