@@ -107,8 +107,8 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
         self.withheld.as_ref().filter(|_| vma.withheld).unwrap_or(self.root())
     }
 
-    /// Both roots: the space's, and that of what is withheld.
-    pub(super) fn roots(&self) -> impl Iterator<Item = &Root> {
+    /// The space's root, and that of what is withheld if there is one, for checkers.
+    pub fn roots(&self) -> impl Iterator<Item = &Root> {
         core::iter::once(self.root()).chain(&self.withheld)
     }
 

@@ -9,7 +9,9 @@ use crate::program::files::proc::memory_pages;
 use crate::program::memory::UserAddress;
 use crate::program::process::{self, MAX_TASKS, Process};
 use crate::program::random;
-use crate::{arch, cpu, sched};
+#[cfg(target_arch = "x86_64")]
+use crate::sched;
+use crate::{arch, cpu};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;

@@ -1,7 +1,9 @@
 //! Calls that make, remove, link and rename what is in the tree.
 
 use super::Arguments;
-use super::paths::{FOLLOW, HERE, find, text};
+#[cfg(target_arch = "x86_64")]
+use super::paths::HERE;
+use super::paths::{FOLLOW, find, text};
 use crate::program::errno::{Errno, Outcome};
 use crate::program::files::node::{Content, Kind, Node};
 use crate::program::files::tree::{self, Found};

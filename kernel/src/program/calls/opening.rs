@@ -2,7 +2,9 @@
 
 use super::Arguments;
 use super::names::insert;
-use super::paths::{HERE, find};
+#[cfg(target_arch = "x86_64")]
+use super::paths::HERE;
+use super::paths::find;
 use crate::program::errno::{Errno, Outcome};
 use crate::program::files::node::{Content, Kind, Node};
 use crate::program::files::{Object, OpenFile};

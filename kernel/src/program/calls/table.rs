@@ -187,6 +187,8 @@ calls! {
     __NR_setresuid = users::set_three [V, V, V];
     __NR_setresgid = users::set_three [V, V, V];
     __NR_setgroups = users::setgroups [V, V];
+    __NR_capget = users::capget [Bytes(8), Bytes(12)];
+    __NR_capset = users::capset [Bytes(8), Bytes(12)];
     __NR_getgroups = users::root [V, V];
     __NR_uname = identity::uname [Bytes(NAMES)];
     __NR_sysinfo = identity::sysinfo [Bytes(SYSTEM)];

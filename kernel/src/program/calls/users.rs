@@ -2,6 +2,7 @@
 
 use super::Arguments;
 use crate::program::errno::{Errno, Outcome};
+use crate::program::process;
 
 /// Calls that ask who the user is: root, in no group besides.
 pub fn root(_: &mut Arguments<'_>) -> Outcome {
@@ -41,4 +42,41 @@ pub fn set_three(call: &mut Arguments<'_>) -> Outcome {
 /// `setgroups`: to none.
 pub fn setgroups(call: &mut Arguments<'_>) -> Outcome {
     if call.value(0) as u32 == 0 { Ok(0) } else { Err(Errno::EINVAL) }
+}
+
+/// Versions of the structures of capabilities, and how many words of each kind they have.
+const CAPABILITIES: [(u32, u64); 3] = [(0x1998_0330, 1), (0x2007_1026, 2), (0x2008_0522, 2)];
+
+/// The words of each kind that a header asks for; tells which version is meant if it is none.
+fn capability_words(call: &Arguments<'_>) -> Outcome<u64> {
+    let memory = call.task.process.memory();
+    let version = memory.read_u32(call.address(0))?;
+    if let Some(&(_, words)) = CAPABILITIES.iter().find(|known| known.0 == version) {
+        return Ok(words);
+    }
+    memory.write(call.address(0), &CAPABILITIES[2].0.to_le_bytes())?;
+    Err(Errno::EINVAL)
+}
+
+/// `capget`: a process may do everything, and its children too.
+pub fn capget(call: &mut Arguments<'_>) -> Outcome {
+    let words = capability_words(call)?;
+    let memory = call.task.process.memory();
+    let number = memory.read_u32(call.address(0).offset(4))?;
+    if number != 0 && process::find(number).is_none() {
+        return Err(Errno::ESRCH);
+    }
+    if !call.address(1).is_null() {
+        // Of each word: effective, permitted, inherited.
+        for word in 0..3 * words {
+            memory.write(call.address(1).offset(4 * word), &u32::MAX.to_le_bytes())?;
+        }
+    }
+    Ok(0)
+}
+
+/// `capset`: nothing is taken from anybody.
+pub fn capset(call: &mut Arguments<'_>) -> Outcome {
+    capability_words(call)?;
+    Err(Errno::EPERM)
 }
