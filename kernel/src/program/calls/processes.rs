@@ -15,9 +15,19 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use linux_raw_sys::general::{
-    CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID, CLONE_PARENT_SETTID, CLONE_SETTLS, CLONE_SIGHAND,
-    CLONE_THREAD, CLONE_VFORK, CLONE_VM,
+    CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET,
+    CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS, CLONE_PARENT_SETTID, CLONE_SETTLS,
+    CLONE_SIGHAND, CLONE_THREAD, CLONE_VFORK, CLONE_VM,
 };
+
+/// Flags that ask for namespaces, which there are none of.
+const NAMESPACES: u32 = CLONE_NEWNS
+    | CLONE_NEWCGROUP
+    | CLONE_NEWUTS
+    | CLONE_NEWIPC
+    | CLONE_NEWUSER
+    | CLONE_NEWPID
+    | CLONE_NEWNET;
 
 /// What `clone` is asked for.
 struct Making {
@@ -71,7 +81,7 @@ fn make_simply(call: &mut Arguments<'_>, flags: u32) -> Outcome {
 
 fn make(call: &mut Arguments<'_>, request: &Making) -> Outcome {
     let has = |flag: u32| request.flags & flag != 0;
-    if has(CLONE_THREAD) && !(has(CLONE_VM) && has(CLONE_SIGHAND)) {
+    if has(CLONE_THREAD) && !(has(CLONE_VM) && has(CLONE_SIGHAND)) || has(NAMESPACES) {
         return Err(Errno::EINVAL);
     }
     if !process::has_room() {
