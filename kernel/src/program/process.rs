@@ -24,6 +24,9 @@ use spin::Mutex;
 /// Most processes and threads, so that each finds a kernel stack.
 pub const MAX_TASKS: usize = 72;
 
+/// What root may have, as Linux counts: it has it all, and passes none on.
+pub const ALL_CAPABILITIES: [u64; 3] = [(1 << 41) - 1, (1 << 41) - 1, 0];
+
 static PROCESSES: IrqLock<BTreeMap<u32, Arc<Process>>> = IrqLock::new(BTreeMap::new());
 static NEXT_NUMBER: AtomicU32 = AtomicU32::new(1);
 
@@ -76,6 +79,8 @@ pub struct Process {
     pub mask: AtomicU32,
     /// What it runs.
     pub identity: Mutex<Identity>,
+    /// Its capabilities: effective, permitted, inherited.
+    pub capabilities: Mutex<[u64; 3]>,
     /// What it does about signals, by number.
     pub actions: IrqLock<[Action; Signal::COUNT + 1]>,
     /// Signals for any of its threads.
@@ -115,6 +120,7 @@ impl Process {
             place: Mutex::new(self.place.lock().clone()),
             mask: AtomicU32::new(self.mask.load(Ordering::Relaxed)),
             identity: Mutex::new(self.identity.lock().clone()),
+            capabilities: Mutex::new(*self.capabilities.lock()),
             actions: IrqLock::new(*self.actions.lock()),
             ..Self::new(memory, self.root.clone())
         };
@@ -134,6 +140,7 @@ impl Process {
             place: Mutex::new(Place { node: root.clone(), path: String::new() }),
             mask: AtomicU32::new(0o22),
             identity: Mutex::default(),
+            capabilities: Mutex::new(ALL_CAPABILITIES),
             actions: IrqLock::new([Action::DEFAULT; Signal::COUNT + 1]),
             pending: AtomicU64::new(0),
             infos: IrqLock::new(BTreeMap::new()),

@@ -13,6 +13,8 @@ pub struct Boot<'a> {
     pub mode: &'a str,
     pub memory_mib: u32,
     pub limit: Duration,
+    /// One CPU whose clock counts instructions, a nanosecond each; otherwise four, and the host's clock.
+    pub counts_instructions: bool,
 }
 
 /// What came of it.
@@ -40,7 +42,8 @@ impl Boot<'_> {
     /// Runs a script by the archive's `sh`.
     pub fn run(&self, script: &str) -> Result<Ended> {
         let machine = Machine {
-            cpus: 4,
+            cpus: if self.counts_instructions { 1 } else { 4 },
+            clock_by_instructions: self.counts_instructions,
             memory_mib: self.memory_mib,
             command_line: format!(
                 "mode={} -- sh -c '{}'",

@@ -70,7 +70,8 @@ pub fn run(kernel: &Kernel, target: Target) -> Result<()> {
 }
 
 fn check(kernel: &Kernel, archive: &Path, mode: &str, case: &Case) -> Result<()> {
-    let boot = Boot { kernel, archive, mode, memory_mib: 256, limit: Duration::from_secs(300) };
+    let limit = Duration::from_secs(300);
+    let boot = Boot { kernel, archive, mode, memory_mib: 256, limit, counts_instructions: false };
     let ended = boot.run(case.script)?;
     if ended.printed != case.prints || !ended.is_well(case.status) {
         bail!(

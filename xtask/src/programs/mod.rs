@@ -35,6 +35,8 @@ enum Part {
     Build,
     /// stress-ng's stressors of memory and processes, with verification
     Stress,
+    /// The series' fork and munmap as a program, counted in instructions, in every mode
+    Series,
 }
 
 #[derive(Args)]
@@ -43,7 +45,7 @@ pub struct Arguments {
     #[arg(value_enum)]
     parts: Vec<Part>,
     /// On this machine only
-    #[arg(long, value_name = "TARGET", value_parser = target)]
+    #[arg(long, value_name = "TARGET")]
     on: Option<Target>,
     /// In this mode, where there is one run and not one in every mode
     #[arg(long, default_value = "fused", value_parser = mode)]
@@ -51,11 +53,6 @@ pub struct Arguments {
     /// How long each stressor runs
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     seconds: u32,
-}
-
-fn target(name: &str) -> Result<Target, String> {
-    let found = Target::ALL.into_iter().find(|target| target.name() == name);
-    found.ok_or_else(|| format!("one of {}", Target::ALL.map(Target::name).join(", ")))
 }
 
 fn mode(name: &str) -> Result<Mode, String> {
@@ -82,7 +79,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         if wants(Part::Busybox) {
             busybox::run(&kernel, target)?;
         }
-        let parts = [Part::Archive, Part::C, Part::Python, Part::Build, Part::Stress];
+        let parts = [Part::Archive, Part::C, Part::Python, Part::Build, Part::Stress, Part::Series];
         if !parts.into_iter().any(wants) {
             continue;
         }
@@ -99,6 +96,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
         if wants(Part::Stress) {
             real.stress(arguments.seconds)?;
+        }
+        if wants(Part::Series) {
+            real.series()?;
         }
     }
     Ok(())

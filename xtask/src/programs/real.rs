@@ -38,7 +38,8 @@ impl Real<'_> {
     fn run(&self, script: &str, limit_s: u64) -> Result<Ended> {
         let limit = Duration::from_secs(limit_s);
         let (kernel, archive, mode) = (self.kernel, self.archive, self.mode.name());
-        Boot { kernel, archive, mode, memory_mib: MEMORY_MIB, limit }.run(script)
+        Boot { kernel, archive, mode, memory_mib: MEMORY_MIB, limit, counts_instructions: false }
+            .run(script)
     }
 
     /// Says that something was as it should be.
@@ -102,6 +103,30 @@ impl Real<'_> {
                 bail!("stress-ng {stressor}: {ended:?}");
             }
             self.say(&format!("stress-ng {stressor}, {seconds} s"));
+        }
+        Ok(())
+    }
+
+    /// The series' fork and munmap, in instructions with the whole path of a system call in it, in every mode.
+    pub fn series(&self) -> Result<()> {
+        /// The mapping is as large as the series has it.
+        const MEMORY_MIB: u32 = 3072;
+        let script = "cd /tmp && gcc -O1 -static -o series /work/series.c && ./series";
+        for mode in Mode::ALL {
+            let boot = Boot {
+                kernel: self.kernel,
+                archive: self.archive,
+                mode: mode.name(),
+                memory_mib: MEMORY_MIB,
+                limit: Duration::from_secs(900),
+                counts_instructions: true,
+            };
+            let ended = boot.run(script)?;
+            let figures = ended.printed.iter().find(|line| line.starts_with("fork "));
+            let Some(figures) = figures.filter(|_| ended.is_well(0)) else {
+                bail!("fork and munmap in mode {}: {ended:?}", mode.name())
+            };
+            println!("{}, {}: instructions: {figures}", self.kernel.target().name(), mode.name());
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use super::locks;
 use crate::memory::boot::PAGE_SIZE;
 use crate::program::errno::{Errno, Outcome};
 use crate::program::files::node::{Content, Kind};
-use crate::program::files::{Object, OpenFile, locks as file_locks, pipe};
+use crate::program::files::{Object, OpenFile, locks as file_locks};
 use crate::program::memory::UserAddress;
 use crate::program::signals::Signal;
 use crate::program::task::Task;
@@ -14,7 +14,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use linux_raw_sys::general::{
     F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_GETLK, F_SETFD, F_SETFL, F_SETLK, F_SETLKW,
-    FALLOC_FL_KEEP_SIZE, FD_CLOEXEC, O_ACCMODE, O_CLOEXEC, O_NONBLOCK, O_RDONLY, O_WRONLY, SIGPIPE,
+    FALLOC_FL_KEEP_SIZE, FD_CLOEXEC, O_ACCMODE, O_CLOEXEC, O_RDONLY, SIGPIPE,
 };
 
 /// Bytes copied at a time between a program and a file.
@@ -239,45 +239,6 @@ pub fn dup3(call: &mut Arguments<'_>) -> Outcome {
     let file = file(call.task, from)?;
     call.task.process.descriptors.lock().put(to, file, flags & O_CLOEXEC != 0)?;
     Ok(to)
-}
-
-fn make_pipe(task: &Task, to: UserAddress, flags: u32) -> Outcome {
-    if flags & !(O_CLOEXEC | O_NONBLOCK) != 0 {
-        return Err(Errno::EINVAL);
-    }
-    let (reader, writer) = pipe::new()?;
-    let open = |end, access| {
-        OpenFile::new(Object::Pipe(end), "pipe:".to_string(), access | flags & O_NONBLOCK)
-    };
-    let (reader, writer) = (open(reader, O_RDONLY), open(writer, O_WRONLY));
-    let closes = flags & O_CLOEXEC != 0;
-    let mut descriptors = task.process.descriptors.lock();
-    let from = descriptors.add(reader, 0, closes)?;
-    let to_write = descriptors.add(writer, 0, closes);
-    let written = to_write.and_then(|number| {
-        drop(descriptors);
-        let numbers = [from as u32, number as u32].map(u32::to_le_bytes);
-        task.process.memory().write(to, numbers.as_flattened()).inspect_err(|_| {
-            // The program never learns the numbers.
-            let _ = task.process.descriptors.lock().remove(number);
-        })
-    });
-    if let Err(error) = written {
-        let _ = task.process.descriptors.lock().remove(from);
-        return Err(error);
-    }
-    Ok(0)
-}
-
-/// `pipe`
-#[cfg(target_arch = "x86_64")]
-pub fn pipe(call: &mut Arguments<'_>) -> Outcome {
-    make_pipe(call.task, call.address(0), 0)
-}
-
-/// `pipe2`
-pub fn pipe2(call: &mut Arguments<'_>) -> Outcome {
-    make_pipe(call.task, call.address(0), call.value(1) as u32)
 }
 
 /// `fcntl`

@@ -14,6 +14,7 @@ pub mod memory;
 pub mod names;
 pub mod opening;
 pub mod paths;
+pub mod pipes;
 pub mod poll;
 pub mod processes;
 pub mod scheduling;

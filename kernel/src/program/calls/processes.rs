@@ -6,7 +6,7 @@ use crate::arch::registers::{Extended, set_thread_pointer};
 use crate::program::errno::{Errno, Outcome};
 use crate::program::load::{self, Request};
 use crate::program::memory::UserAddress;
-use crate::program::process::{self, Process, Status};
+use crate::program::process::{self, ALL_CAPABILITIES, Process, Status};
 use crate::program::signals::Action;
 use crate::program::task::Task;
 use crate::sched;
@@ -162,6 +162,8 @@ pub fn execve(call: &mut Arguments<'_>) -> Outcome {
         let mut identity = task.process.identity.lock();
         (identity.executable, identity.arguments) = (loaded.path, loaded.arguments);
     }
+    // Whoever is root has everything again.
+    *task.process.capabilities.lock() = ALL_CAPABILITIES;
     for action in task.process.actions.lock().iter_mut() {
         let ignored = action.handler == 1;
         *action = Action { handler: u64::from(ignored), ..Action::DEFAULT };

@@ -1,8 +1,8 @@
 //! The table of system calls: of each its number, the kinds of its arguments, and what makes it.
 
 use super::{
-    Arguments, attributes, control, files, futex, identity, memory, names, opening, paths, poll,
-    processes, scheduling, signals, status, time, users, waiting,
+    Arguments, attributes, control, files, futex, identity, memory, names, opening, paths, pipes,
+    poll, processes, scheduling, signals, status, time, users, waiting,
 };
 use crate::program::errno::Outcome;
 use linux_raw_sys::general as number;
@@ -94,7 +94,7 @@ calls! {
     __NR_close_range = files::close_range [V, V, V];
     __NR_dup = files::dup [V] keeps;
     __NR_dup3 = files::dup3 [V, V, V] keeps;
-    __NR_pipe2 = files::pipe2 [Bytes(8), V] keeps;
+    __NR_pipe2 = pipes::pipe2 [Bytes(8), V] keeps;
     __NR_fcntl = files::fcntl [V, V, V];
     __NR_ftruncate = files::ftruncate [V, V];
     __NR_fallocate = files::fallocate [V, V, V, V];
@@ -241,7 +241,7 @@ calls! {
     #[cfg(target_arch = "x86_64")] __NR_chmod = attributes::chmod [Text, V];
     #[cfg(target_arch = "x86_64")] __NR_chown = attributes::chown [Text, V, V];
     #[cfg(target_arch = "x86_64")] __NR_lchown = attributes::chown [Text, V, V];
-    #[cfg(target_arch = "x86_64")] __NR_pipe = files::pipe [Bytes(8)] keeps;
+    #[cfg(target_arch = "x86_64")] __NR_pipe = pipes::pipe [Bytes(8)] keeps;
     #[cfg(target_arch = "x86_64")] __NR_dup2 = files::dup2 [V, V] keeps;
     #[cfg(target_arch = "x86_64")] __NR_poll = poll::poll [Counted(POLL, 1), V, V];
     #[cfg(target_arch = "x86_64")] __NR_select = poll::select [V, Bytes(SETS), Bytes(SETS), Bytes(SETS), Bytes(TIME)];

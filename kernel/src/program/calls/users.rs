@@ -58,25 +58,47 @@ fn capability_words(call: &Arguments<'_>) -> Outcome<u64> {
     Err(Errno::EINVAL)
 }
 
-/// `capget`: a process may do everything, and its children too.
+/// `capget`
 pub fn capget(call: &mut Arguments<'_>) -> Outcome {
     let words = capability_words(call)?;
     let memory = call.task.process.memory();
     let number = memory.read_u32(call.address(0).offset(4))?;
-    if number != 0 && process::find(number).is_none() {
-        return Err(Errno::ESRCH);
+    let sets = match number {
+        0 => *call.task.process.capabilities.lock(),
+        _ => *process::find(number).ok_or(Errno::ESRCH)?.capabilities.lock(),
+    };
+    if call.address(1).is_null() {
+        return Ok(0);
     }
-    if !call.address(1).is_null() {
-        // Of each word: effective, permitted, inherited.
-        for word in 0..3 * words {
-            memory.write(call.address(1).offset(4 * word), &u32::MAX.to_le_bytes())?;
+    for word in 0..words {
+        for (place, set) in sets.iter().enumerate() {
+            let at = call.address(1).offset(4 * (3 * word + place as u64));
+            memory.write(at, &((set >> (32 * word)) as u32).to_le_bytes())?;
         }
     }
     Ok(0)
 }
 
-/// `capset`: nothing is taken from anybody.
+/// `capset`: of itself, and no more than it may have. Nothing here asks for any.
 pub fn capset(call: &mut Arguments<'_>) -> Outcome {
-    capability_words(call)?;
-    Err(Errno::EPERM)
+    let words = capability_words(call)?;
+    let memory = call.task.process.memory();
+    let number = memory.read_u32(call.address(0).offset(4))?;
+    if number != 0 && number != call.task.number() {
+        return Err(Errno::EPERM);
+    }
+    let mut sets = [0_u64; 3];
+    for word in 0..words {
+        for (place, set) in sets.iter_mut().enumerate() {
+            let at = call.address(1).offset(4 * (3 * word + place as u64));
+            *set |= u64::from(memory.read_u32(at)?) << (32 * word);
+        }
+    }
+    let [effective, permitted, _] = sets;
+    let mut own = call.task.process.capabilities.lock();
+    if effective & !permitted != 0 || permitted & !own[1] != 0 {
+        return Err(Errno::EPERM);
+    }
+    *own = sets;
+    Ok(0)
 }
