@@ -58,6 +58,49 @@ impl Apt {
         Ok(unpacked)
     }
 
+    /// Unpacks packages and all that they depend on into one folder.
+    pub fn unpack_with_dependencies(&self, packages: &[&str], to: &Path) -> Result<()> {
+        let download =
+            ["install", "--yes", "--quiet", "--download-only", "--no-install-recommends"];
+        command::run(self.command("apt-get", &download).args(packages))?;
+        for entry in fs::read_dir(self.folder.join("cache/archives"))? {
+            let file = entry?.path();
+            if file.extension().is_some_and(|ending| ending == "deb") {
+                let (file, to) = (path(&file)?, path(to)?);
+                let mut unpack = command::program("dpkg-deb", &["--extract", file, to]);
+                command::output(&mut unpack)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The original source of a package, as its authors packed it.
+    pub fn source(&self, package: &str) -> Result<PathBuf> {
+        let folder = self.folder.join("source");
+        fs::create_dir_all(folder.join("state/lists/partial"))?;
+        let sources = folder.join("sources.list");
+        fs::write(&sources, source_lists()?)?;
+        let options = [
+            format!("Dir::Etc::sourcelist={}", path(&sources)?),
+            "Dir::Etc::sourceparts=-".to_owned(),
+            format!("Dir::State={}/state", path(&folder)?),
+        ];
+        for words in
+            [&["update", "--quiet"][..], &["source", "--quiet", "--download-only", package]]
+        {
+            let mut apt = self.command("apt-get", &[]);
+            apt.args(options.iter().flat_map(|option| ["-o", option])).args(words);
+            command::run(apt.current_dir(&folder))?;
+        }
+        let files = fs::read_dir(&folder)?.filter_map(|entry| Some(entry.ok()?.path()));
+        let is_it = |file: &PathBuf| {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(package) && name.contains(".orig.tar.")
+        };
+        let mut files = files;
+        files.find(is_it).with_context(|| format!("apt-get left no {package}*.orig.tar.*"))
+    }
+
     fn command(&self, program: &str, arguments: &[&str]) -> Command {
         let (folder, architecture) = (self.folder.display(), self.architecture);
         let options = [
@@ -84,6 +127,47 @@ fn downloaded(folder: &Path, package: &str) -> Result<PathBuf> {
     files.into_iter().find(is_it).with_context(|| format!("apt-get left no {start}*.deb"))
 }
 
+/// The system's lists of Debian's packages, of sources in place of binaries.
+fn source_lists() -> Result<String> {
+    let mut lists = String::new();
+    for file in ["/etc/apt/sources.list", "/etc/apt/sources.list.d/debian.sources"] {
+        // Either may be missing.
+        lists += &of_sources(&fs::read_to_string(file).unwrap_or_default());
+    }
+    if lists.is_empty() {
+        bail!(
+            "neither /etc/apt/sources.list nor /etc/apt/sources.list.d/debian.sources names archives"
+        );
+    }
+    Ok(lists)
+}
+
+/// The archives of a list, a line each: `deb-src [OPTIONS] URI SUITE COMPONENTS`.
+fn of_sources(list: &str) -> String {
+    let mut lines = String::new();
+    for stanza in list.split("\n\n") {
+        let field = |name: &str| {
+            let value = stanza.lines().find_map(|line| line.strip_prefix(name));
+            value.map(str::trim).unwrap_or_default()
+        };
+        let options = match field("Signed-By:") {
+            "" => String::new(),
+            key => format!("[signed-by={key}] "),
+        };
+        for (uri, suite) in field("URIs:")
+            .split(' ')
+            .flat_map(|uri| field("Suites:").split(' ').map(move |suite| (uri, suite)))
+        {
+            if !uri.is_empty() && !suite.is_empty() {
+                lines += &format!("deb-src {options}{uri} {suite} {}\n", field("Components:"));
+            }
+        }
+        let old = stanza.lines().filter_map(|line| line.strip_prefix("deb "));
+        old.for_each(|rest| lines += &format!("deb-src {rest}\n"));
+    }
+    lines
+}
+
 fn path(path: &Path) -> Result<&str> {
     path.to_str().context("a path that is no text")
 }
@@ -98,6 +182,16 @@ fn kernel_in(depends: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sources_are_where_binaries_are() {
+        let old = "# x\ndeb http://a/debian bookworm main\ndeb-src http://a/debian bookworm main\n";
+        assert_eq!(of_sources(old), "deb-src http://a/debian bookworm main\n");
+        let new =
+            "Types: deb\nURIs: http://a/debian\nSuites: b c\nComponents: main\nSigned-By: /k\n";
+        let expected = "deb-src [signed-by=/k] http://a/debian b main\ndeb-src [signed-by=/k] http://a/debian c main\n";
+        assert_eq!(of_sources(new), expected);
+    }
 
     #[test]
     fn the_kernel_is_what_the_newest_depends_on() {

@@ -77,8 +77,8 @@ enum Task {
     Tutorial,
     /// Read every device tree of the distribution's arm64 kernel and compare with dtc (fetches 60 MB)
     Trees(trees::Arguments),
-    /// Run a static busybox of the distribution on the reference kernel, in every mode on both machines (fetches 2 MB, minutes)
-    Programs,
+    /// Run programs of the distribution on the reference kernel: busybox, Python, gcc and make, stress-ng (fetches packages, an hour)
+    Programs(programs::Arguments),
     /// Build the command for arm64 Linux, run it and the tests of the machine in a process, by QEMU's user mode (Debian's packages, minutes)
     Hosts,
     /// Boot the distribution's kernel where PKU is, and run the hosted machine's tests and the command there (fetches 28 MB, minutes)
@@ -109,7 +109,7 @@ fn main() -> ExitCode {
         Task::Package => package::run(),
         Task::Tutorial => tutorial::run(),
         Task::Trees(arguments) => trees::run(&arguments),
-        Task::Programs => programs::run(),
+        Task::Programs(arguments) => programs::run(&arguments),
         Task::Hosts => hosts::run(),
         Task::Pku => pku::run(),
         Task::Exploits => requested::exploits(),

@@ -24,6 +24,8 @@ pub enum Error {
     BadOrder(u8),
     /// The address belongs to no mapping.
     NotMapped(VirtAddr),
+    /// The file has no page of this number.
+    BehindEnd(usize),
     /// The mapping forbids the access.
     Forbidden(VirtAddr),
     /// A folio has as many references as can be counted.
@@ -64,6 +66,7 @@ impl fmt::Display for Error {
                 "pages of order {order} cannot be mapped here: order 0, or 9 and aligned to 2 MiB"
             ),
             Error::NotMapped(va) => write!(f, "{va:?} is not mapped"),
+            Error::BehindEnd(page) => write!(f, "page {page} lies behind the file's last one"),
             Error::Forbidden(va) => write!(f, "the mapping at {va:?} forbids the access"),
             Error::TooManyReferences => f.write_str("a folio has too many references"),
         }

@@ -6,9 +6,11 @@
 
 use arrayvec::ArrayVec;
 use core::fmt;
-use elf::ElfBytes;
 use elf::abi;
 use elf::endian::LittleEndian;
+use elf::file::{FileHeader, parse_ident};
+use elf::parse::ParseAt;
+use elf::segment::{ProgramHeader, SegmentTable};
 
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
@@ -158,11 +160,19 @@ impl<'a> Executable<'a> {
     ///
     /// [`Error`] says what is wrong with it.
     pub fn parse(file: &'a [u8], machine: Machine) -> Result<Self, Error> {
-        if !file.starts_with(&abi::ELFMAGIC) {
+        Self::parse_beginning(file, file.len() as u64, machine)
+    }
+
+    /// Reads the beginning of a file that is `len` bytes long: headers and the name of the interpreter must be in it.
+    ///
+    /// # Errors
+    ///
+    /// As [`parse`](Self::parse).
+    pub fn parse_beginning(beginning: &'a [u8], len: u64, machine: Machine) -> Result<Self, Error> {
+        if !beginning.starts_with(&abi::ELFMAGIC) {
             return Err(Error::NotElf);
         }
-        let elf = ElfBytes::<LittleEndian>::minimal_parse(file).map_err(|_| Error::BadHeaders)?;
-        let header = elf.ehdr;
+        let header = header_of(beginning)?;
         if header.class != elf::file::Class::ELF64 {
             return Err(Error::BadHeaders);
         }
@@ -182,11 +192,10 @@ impl<'a> Executable<'a> {
             movable,
             interpreter: None,
         };
-        let headers = elf.segments().ok_or(Error::NoSegments)?;
-        for (number, header) in headers.iter().enumerate() {
+        for (number, header) in segments_of(&header, beginning)?.iter().enumerate() {
             match header.p_type {
-                abi::PT_LOAD if header.p_memsz > 0 => found.add(number, &header, file)?,
-                abi::PT_INTERP => found.interpreter = Some(interpreter(&header, file)?),
+                abi::PT_LOAD if header.p_memsz > 0 => found.add(number, &header, len)?,
+                abi::PT_INTERP => found.interpreter = Some(interpreter(&header, beginning)?),
                 _ => {}
             }
         }
@@ -195,12 +204,7 @@ impl<'a> Executable<'a> {
         Ok(found)
     }
 
-    fn add(
-        &mut self,
-        number: usize,
-        header: &elf::segment::ProgramHeader,
-        file: &[u8],
-    ) -> Result<(), Error> {
+    fn add(&mut self, number: usize, header: &ProgramHeader, file_len: u64) -> Result<(), Error> {
         let bad = Error::BadSegment(number);
         if header.p_filesz > header.p_memsz {
             return Err(bad);
@@ -209,7 +213,7 @@ impl<'a> Executable<'a> {
         let end = header.p_vaddr.checked_add(header.p_memsz).ok_or(bad)?;
         let behind = self.segments.last().map_or(0, Segment::last_page_end);
         let first_page = header.p_vaddr & !(PAGE - 1);
-        if end_in_file > file.len() as u64 || end > END || first_page < behind {
+        if end_in_file > file_len || end > END || first_page < behind {
             return Err(bad);
         }
         if header.p_offset % PAGE != header.p_vaddr % PAGE {
@@ -257,10 +261,31 @@ impl<'a> Executable<'a> {
     }
 }
 
-fn interpreter<'a>(
-    header: &elf::segment::ProgramHeader,
-    file: &'a [u8],
-) -> Result<&'a [u8], Error> {
+fn header_of(beginning: &[u8]) -> Result<FileHeader<LittleEndian>, Error> {
+    let cut_short = Error::BadHeaders;
+    let ident = beginning.get(..abi::EI_NIDENT).ok_or(cut_short)?;
+    let ident = parse_ident::<LittleEndian>(ident).map_err(|_| Error::BadHeaders)?;
+    let tail = beginning.get(abi::EI_NIDENT..).ok_or(cut_short)?;
+    FileHeader::parse_tail(ident, tail).map_err(|_| Error::BadHeaders)
+}
+
+/// The program headers. What else the file has, such as section headers, nobody who runs it looks at.
+fn segments_of<'a>(
+    header: &FileHeader<LittleEndian>,
+    beginning: &'a [u8],
+) -> Result<SegmentTable<'a, LittleEndian>, Error> {
+    if header.e_phoff == 0 {
+        return Err(Error::NoSegments);
+    }
+    let size = ProgramHeader::validate_entsize(header.class, header.e_phentsize.into())
+        .map_err(|_| Error::BadHeaders)?;
+    let start = usize::try_from(header.e_phoff).map_err(|_| Error::BadHeaders)?;
+    let end = start.checked_add(size * usize::from(header.e_phnum)).ok_or(Error::BadHeaders)?;
+    let table = beginning.get(start..end).ok_or(Error::BadHeaders)?;
+    Ok(SegmentTable::new(header.endianness, header.class, table))
+}
+
+fn interpreter<'a>(header: &ProgramHeader, file: &'a [u8]) -> Result<&'a [u8], Error> {
     let end = header.p_offset.checked_add(header.p_filesz).ok_or(Error::BadInterpreter)?;
     let range = usize::try_from(header.p_offset).ok().zip(usize::try_from(end).ok());
     let (start, end) = range.ok_or(Error::BadInterpreter)?;

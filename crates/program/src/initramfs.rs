@@ -225,6 +225,11 @@ impl Writer {
         self.add(path, 0o100_755, contents);
     }
 
+    /// Adds a file with these permissions, changed at this time.
+    pub fn file(&mut self, path: &str, permissions: u32, modified_s: u32, contents: &[u8]) {
+        self.add_of(path, 0o100_000 | permissions & 0o7777, modified_s, contents);
+    }
+
     /// Adds a symbolic link.
     pub fn link(&mut self, path: &str, target: &str) {
         self.add(path, 0o120_777, target.as_bytes());
@@ -237,9 +242,13 @@ impl Writer {
     }
 
     fn add(&mut self, name: &str, mode: u32, data: &[u8]) {
+        self.add_of(name, mode, 0, data);
+    }
+
+    fn add_of(&mut self, name: &str, mode: u32, modified_s: u32, data: &[u8]) {
         self.files += 1;
         let (name_len, data_len) = (name.len() as u32 + 1, data.len() as u32);
-        let fields = [self.files, mode, 0, 0, 1, 0, data_len, 0, 0, 0, 0, name_len, 0];
+        let fields = [self.files, mode, 0, 0, 1, modified_s, data_len, 0, 0, 0, 0, name_len, 0];
         self.bytes.extend(MAGIC);
         self.bytes.extend(fields.iter().flat_map(|field| format!("{field:08x}").into_bytes()));
         self.bytes.extend(name.bytes().chain([0]));

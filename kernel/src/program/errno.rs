@@ -15,8 +15,8 @@ macro_rules! errors {
 }
 
 errors! {
-    E2BIG EACCES EAGAIN EBADF EBUSY ECHILD EEXIST EFAULT EINTR EINVAL EISDIR ELOOP EMFILE ENAMETOOLONG ENODEV ENOENT ENOEXEC
-    ENOMEM ENOSPC ENOSYS ENOTDIR ENOTEMPTY ENOTTY EPERM EPIPE ERANGE EROFS ESPIPE ESRCH ETIMEDOUT
+    E2BIG EACCES EAFNOSUPPORT EAGAIN EBADF EBUSY ECHILD EEXIST EFAULT EFBIG EINTR EINVAL EISDIR ELOOP EMFILE ENAMETOOLONG ENODEV ENOENT ENOEXEC
+    ENOMEM ENOSPC ENOSYS ENOTDIR ENOTEMPTY ENOTTY EOPNOTSUPP EPERM EPIPE ERANGE EROFS ESPIPE ESRCH ETIMEDOUT
 }
 
 impl Errno {
@@ -34,7 +34,7 @@ impl From<kpkeys_mm::Error> for Errno {
             }
             Error::NotMapped(_) | Error::Forbidden(_) => Self::EFAULT,
             Error::Occupied(_) => Self::ENOMEM,
-            Error::Tables(_) | Error::BadOrder(_) => Self::EINVAL,
+            Error::Tables(_) | Error::BadOrder(_) | Error::BehindEnd(_) => Self::EINVAL,
         }
     }
 }

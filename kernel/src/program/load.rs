@@ -27,6 +27,8 @@ const MACHINE: (Machine, &[u8]) = (Machine::Aarch64, b"aarch64");
 const MOVABLE_BASE: u64 = 0x5555_5555_4000;
 /// How much of the stack is mapped at first; it grows.
 const FIRST_STACK: u64 = 256 * 1024;
+/// Where headers, the name of the interpreter and a script's first line must lie.
+const MAX_HEADERS: usize = 64 * 1024;
 /// Interpreters of scripts that are themselves scripts.
 const MAX_SCRIPTS: usize = 4;
 
@@ -111,7 +113,7 @@ pub fn load(
         let place = runnable(root, from, &path)?;
         let (pages, script) = {
             let mut data = place.node.data().map_err(|_| Error::Path(Errno::EACCES))?.lock();
-            match first_line(data.as_slice()) {
+            match first_line(&data.beginning(MAX_HEADERS).map_err(Error::Memory)?) {
                 Some(line) => (None, Some(line)),
                 None => (Some(data.pages().map_err(Error::Memory)?), None),
             }
@@ -194,7 +196,8 @@ fn parsed(
     failed: fn(executable::Error) -> Error,
 ) -> Result<(Executable<'static>, Option<Vec<u8>>), Error> {
     let data = node.data().map_err(Error::Memory)?.lock();
-    let program = Executable::parse(data.as_slice(), MACHINE.0).map_err(failed)?;
+    let beginning = data.beginning(MAX_HEADERS).map_err(Error::Memory)?;
+    let program = Executable::parse_beginning(&beginning, data.len(), MACHINE.0).map_err(failed)?;
     let name = program.interpreter.map(<[u8]>::to_vec);
     Ok((program.detached(), name))
 }

@@ -11,10 +11,14 @@
 //! | [`mod@load`] | running an ELF file |
 //! | [`memory`] | the memory of a process, and the kernel's only way to it |
 //! | [`signals`] | signals |
+//! | [`clock`] | the date |
+//! | [`alarms`] | alarms |
 //! | [`files`] | the tree of files, pipes, the terminal |
 //! | [`command`] | running what the command line asks for |
 
+pub mod alarms;
 pub mod calls;
+pub mod clock;
 pub mod command;
 pub mod errno;
 pub mod files;

@@ -3,10 +3,11 @@
 //! A process is found by its number in one table, where it stays after its end until its parent has asked how it ended. Its threads
 //! ([`Task`]) are found through it.
 
+use super::alarms::Alarm;
 use super::errno::{Errno, Outcome};
-use super::files::Descriptors;
 use super::files::node::Node;
 use super::files::tree::Place;
+use super::files::{Descriptors, locks};
 use super::memory::Memory;
 use super::signals::{Action, Info, Signal};
 use super::task::Task;
@@ -22,6 +23,9 @@ use spin::Mutex;
 
 /// Most processes and threads, so that each finds a kernel stack.
 pub const MAX_TASKS: usize = 72;
+
+/// What root may have, as Linux counts: it has it all, and passes none on.
+pub const ALL_CAPABILITIES: [u64; 3] = [(1 << 41) - 1, (1 << 41) - 1, 0];
 
 static PROCESSES: IrqLock<BTreeMap<u32, Arc<Process>>> = IrqLock::new(BTreeMap::new());
 static NEXT_NUMBER: AtomicU32 = AtomicU32::new(1);
@@ -75,12 +79,16 @@ pub struct Process {
     pub mask: AtomicU32,
     /// What it runs.
     pub identity: Mutex<Identity>,
+    /// Its capabilities: effective, permitted, inherited.
+    pub capabilities: Mutex<[u64; 3]>,
     /// What it does about signals, by number.
     pub actions: IrqLock<[Action; Signal::COUNT + 1]>,
     /// Signals for any of its threads.
     pub pending: AtomicU64,
     /// What is known of the last signal of each kind.
     pub infos: IrqLock<BTreeMap<u64, Info>>,
+    /// When it gets SIGALRM.
+    pub alarm: IrqLock<Alarm>,
     tasks: IrqLock<Vec<Arc<Task>>>,
     /// How it is ending, once that is decided.
     ending: IrqLock<Option<Status>>,
@@ -112,6 +120,7 @@ impl Process {
             place: Mutex::new(self.place.lock().clone()),
             mask: AtomicU32::new(self.mask.load(Ordering::Relaxed)),
             identity: Mutex::new(self.identity.lock().clone()),
+            capabilities: Mutex::new(*self.capabilities.lock()),
             actions: IrqLock::new(*self.actions.lock()),
             ..Self::new(memory, self.root.clone())
         };
@@ -131,9 +140,11 @@ impl Process {
             place: Mutex::new(Place { node: root.clone(), path: String::new() }),
             mask: AtomicU32::new(0o22),
             identity: Mutex::default(),
+            capabilities: Mutex::new(ALL_CAPABILITIES),
             actions: IrqLock::new([Action::DEFAULT; Signal::COUNT + 1]),
             pending: AtomicU64::new(0),
             infos: IrqLock::new(BTreeMap::new()),
+            alarm: IrqLock::new(Alarm::default()),
             tasks: IrqLock::new(Vec::new()),
             ending: IrqLock::new(None),
             ended: AtomicBool::new(false),
@@ -184,7 +195,7 @@ impl Process {
     pub fn remove_task(&self, number: u32) -> bool {
         let (removed, last) = {
             let mut tasks = self.tasks.lock();
-            let place = tasks.iter().position(|task| task.number == number);
+            let place = tasks.iter().position(|task| task.number() == number);
             (place.map(|place| tasks.swap_remove(place)), tasks.is_empty())
         };
         drop(removed);
@@ -210,6 +221,8 @@ impl Process {
     /// Its last thread is gone: its children get another parent, and its own is told.
     pub fn finish(&self) {
         *self.descriptors.lock() = Descriptors::default();
+        locks::release_all(self.number);
+        *self.alarm.lock() = Alarm::default();
         self.ending.lock().get_or_insert(Status::exited(0));
         for orphan in all() {
             if orphan.parent.load(Ordering::Relaxed) == self.number {
@@ -256,6 +269,11 @@ pub fn next_task_number() -> u32 {
 /// A process by its number.
 pub fn find(number: u32) -> Option<Arc<Process>> {
     PROCESSES.lock().get(&number).cloned()
+}
+
+/// Runs `f` for each process, interrupts off.
+pub fn each(f: impl FnMut(&Arc<Process>)) {
+    PROCESSES.lock().values().for_each(f);
 }
 
 /// Every process.

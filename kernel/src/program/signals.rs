@@ -8,8 +8,8 @@ use crate::arch::registers::{Extended, Registers};
 use crate::sched;
 use core::sync::atomic::Ordering;
 use linux_raw_sys::general::{
-    SA_NODEFER, SA_ONSTACK, SA_RESETHAND, SA_RESTART, SIGCHLD, SIGCONT, SIGKILL, SIGSEGV, SIGSTOP,
-    SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGWINCH,
+    SA_NODEFER, SA_ONSTACK, SA_RESETHAND, SA_RESTART, SA_RESTORER, SIGCHLD, SIGCONT, SIGKILL,
+    SIGSEGV, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGWINCH,
 };
 
 /// A signal's number, which is one.
@@ -228,7 +228,8 @@ fn call_handler(
         mask: task.saved_mask.lock().take().unwrap_or(mask),
         stack: (stack.start, stack.flags(registers.stack()), stack.bytes),
         handler: action.handler,
-        restorer: action.restorer,
+        // Without the flag, the field holds whatever was there.
+        restorer: if action.flags & u64::from(SA_RESTORER) != 0 { action.restorer } else { 0 },
         top: on_alternate.then(|| stack.start + stack.bytes),
     };
     let kept = sched::current().change_extended(|extended| {

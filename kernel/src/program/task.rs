@@ -15,15 +15,14 @@ use crate::lock::IrqsOff;
 use crate::sched::{self, events};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 use linux_raw_sys::general::{SIGBUS, SIGFPE, SIGILL, SIGKILL, SIGSEGV, SIGSTOP, SIGTRAP};
 use spin::Mutex;
 
 /// A thread of a process.
 pub struct Task {
-    /// Its number; its process's, for the first.
-    pub number: u32,
+    number: AtomicU32,
     /// Its process.
     pub process: Arc<Process>,
     /// Signals that wait until they are let through.
@@ -78,7 +77,7 @@ impl Task {
     /// A thread.
     pub fn new(number: u32, process: Arc<Process>, mask: u64) -> Arc<Self> {
         let task = Arc::new(Self {
-            number,
+            number: AtomicU32::new(number),
             process,
             mask: AtomicU64::new(mask),
             saved_mask: Mutex::new(None),
@@ -92,6 +91,37 @@ impl Task {
         task
     }
 
+    /// Its number; its process's, for the first.
+    pub fn number(&self) -> u32 {
+        self.number.load(Ordering::Relaxed)
+    }
+
+    /// It runs another program, which begins with one thread: the others end, and it takes the number of the first.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::EAGAIN`] if it is to end itself: its process, or for a thread that was faster with the same.
+    pub fn become_only(&self) -> Outcome<()> {
+        self.process.each_task(|other| {
+            if !core::ptr::eq(self, Arc::as_ptr(other)) && !self.is_leaving() {
+                other.leave();
+            }
+        });
+        events::announce();
+        loop {
+            let moment = events::moment();
+            if self.is_leaving() {
+                return Err(Errno::EAGAIN);
+            }
+            if self.process.task_count() == 1 {
+                break;
+            }
+            events::wait(moment, None);
+        }
+        self.number.store(self.process.number, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Starts it in its program.
     ///
     /// # Errors
@@ -101,7 +131,7 @@ impl Task {
         let task = self.clone();
         let thread = sched::spawn("program", None, move || task.live(registers, extended));
         thread.map(drop).map_err(|_| {
-            self.process.remove_task(self.number);
+            self.process.remove_task(self.number());
             Errno::EAGAIN
         })
     }
@@ -137,7 +167,7 @@ impl Task {
         }
         // SAFETY: the kernel's own root lives for ever.
         unsafe { sched::current().set_root(RootTable::KERNEL) };
-        if self.process.remove_task(self.number) {
+        if self.process.remove_task(self.number()) {
             if let Ok(nothing) = Memory::new() {
                 drop(self.process.replace_memory(Arc::new(nothing)));
             }
@@ -190,11 +220,13 @@ impl Task {
     fn fault(&self, address: u64, access: Access) {
         const NOT_MAPPED: i32 = 1;
         const FORBIDDEN: i32 = 2;
+        const NO_PAGE: i32 = 2;
         use kpkeys_mm::Error;
         match self.process.memory().fault(address, access) {
             Ok(()) => {}
             Err(Error::NotMapped(_)) => self.force(SIGSEGV, NOT_MAPPED, address),
             Err(Error::Forbidden(_)) => self.force(SIGSEGV, FORBIDDEN, address),
+            Err(Error::BehindEnd(_)) => self.force(SIGBUS, NO_PAGE, address),
             Err(Error::OutOfMemory) => {
                 let (number, name) =
                     (self.process.number, self.process.identity.lock().executable.clone());
@@ -289,7 +321,7 @@ impl Task {
     pub fn find(process: u32, number: u32) -> Option<Arc<Self>> {
         let mut found = None;
         process::find(process)?.each_task(|task| {
-            if task.number == number {
+            if task.number() == number {
                 found = Some(task.clone());
             }
         });

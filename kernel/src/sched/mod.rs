@@ -108,6 +108,7 @@ pub fn yield_now() {
 pub fn tick() {
     protection::control::verify();
     events::tick();
+    program::alarms::tick();
     program::files::terminal::tick();
     switch_away(Fate::Ready);
 }

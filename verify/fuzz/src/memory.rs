@@ -59,7 +59,8 @@ fn space_operation([what, low, high, len, with]: [u8; 5]) -> (usize, space_model
             Operation::Mmap { first, pages, write: true, huge: with & 2 != 0 }
         }
         3 => Operation::Munmap { first, pages },
-        4 => Operation::Mprotect { first, pages, write },
+        4 if with & 2 == 0 => Operation::Mprotect { first, pages, write },
+        4 => Operation::Withhold { first, pages, withhold: write },
         5 | 6 => Operation::Populate { first, pages },
         7 => Operation::Discard { first, pages },
         8 | 9 => Operation::Fault { page, write },

@@ -21,5 +21,6 @@ pub use buddy::Buddy;
 pub use folio::{FolioRun, HUGE_ORDER};
 pub use free_lists::MAX_ORDER;
 pub use meta::{FrameMeta, FrameTable};
+pub(crate) use owned::FrameSlot;
 pub use owned::OwnedFrame;
 pub(crate) use waiting::WaitingFrames;

@@ -1,5 +1,7 @@
 //! Single frames of data, owned by a value.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use kpkeys_pgtable::{Machine, PhysAddr};
 
 use super::buddy::Buddy;
@@ -16,6 +18,45 @@ impl OwnedFrame {
     /// Its address.
     pub fn address(&self) -> PhysAddr {
         self.0
+    }
+}
+
+/// A place for a frame of data that is filled once, by whoever comes first, and read without a lock.
+#[derive(Debug)]
+pub(crate) struct FrameSlot(AtomicU64);
+
+impl FrameSlot {
+    /// No frame has this address.
+    const EMPTY: u64 = u64::MAX;
+
+    /// An empty one.
+    pub(crate) fn empty() -> Self {
+        FrameSlot(AtomicU64::new(Self::EMPTY))
+    }
+
+    /// The frame in it.
+    #[inline(always)]
+    pub(crate) fn get(&self) -> Option<PhysAddr> {
+        // Acquire, for the contents that were there when it was filled.
+        let address = self.0.load(Ordering::Acquire);
+        (address != Self::EMPTY).then_some(PhysAddr(address))
+    }
+
+    /// Puts a frame into it.
+    ///
+    /// # Errors
+    ///
+    /// The frame, if there is one already.
+    pub(crate) fn fill(&self, frame: OwnedFrame) -> Result<(), OwnedFrame> {
+        let filled =
+            self.0.compare_exchange(Self::EMPTY, frame.0.0, Ordering::AcqRel, Ordering::Relaxed);
+        filled.map(drop).map_err(|_| frame)
+    }
+
+    /// Takes the frame out of it.
+    pub(crate) fn take(&mut self) -> Option<OwnedFrame> {
+        let address = core::mem::replace(self.0.get_mut(), Self::EMPTY);
+        (address != Self::EMPTY).then_some(OwnedFrame(PhysAddr(address)))
     }
 }
 

@@ -32,7 +32,7 @@ impl<M: Machine> AddressSpace<'_, M> {
     ///
     /// # Errors
     ///
-    /// [`Error::NotMapped`], [`Error::Forbidden`] and [`Error::OutOfMemory`].
+    /// [`Error::NotMapped`], [`Error::Forbidden`], [`Error::BehindEnd`] and [`Error::OutOfMemory`].
     pub fn fault(&mut self, va: VirtAddr, write: bool) -> Result<(), Error> {
         self.kernel.purging_if_short(|| self.try_fault(va, write))
     }
@@ -42,7 +42,7 @@ impl<M: Machine> AddressSpace<'_, M> {
         let found = self.vmas.find(va);
         let grows = found.is_none();
         let mut vma = found.or_else(|| self.vmas.grown_stack(va)).ok_or(Error::NotMapped(va))?;
-        if write && !vma.flags.write {
+        if vma.withheld || write && !vma.flags.write {
             return Err(Error::Forbidden(va));
         }
         let paging = self.kernel.paging();
@@ -116,7 +116,7 @@ impl<M: Machine> AddressSpace<'_, M> {
     /// Writing a file's page: itself if the mapping is shared, else a copy.
     fn map_for_write(&self, va: VirtAddr, vma: &Vma<'_>, file: FilePages<'_>) -> Result<(), Error> {
         let frames = self.kernel.frames();
-        let in_memory = file.frame(page_of(vma, va));
+        let in_memory = file.frame_or_new(self.kernel, page_of(vma, va))?;
         let page = if file.shared {
             frames.share(in_memory, 1)?;
             in_memory
@@ -148,10 +148,11 @@ impl<M: Machine> AddressSpace<'_, M> {
         mapped
     }
 
-    /// Reading a file's page: maps it, and those around it that are in the mapping and in the same table. Each store stands alone,
+    /// Reading a file's page: maps it, and those around it that are in memory, in the mapping and in the same table. Each store stands alone,
     /// as in Linux's `filemap_map_pages`, which is no lazy-MMU section; or all together in a gate. Returns how many pages were mapped; if references run out
     /// on the way, those before are mapped, and whoever still misses the page faults again.
     fn map_around(&self, va: VirtAddr, vma: &Vma<'_>, file: FilePages<'_>) -> Result<usize, Error> {
+        file.frame_or_new(self.kernel, page_of(vma, va))?;
         let paging = self.kernel.paging();
         let section = paging.section(self.root());
         let table = paging.table_for(&section, self.root(), va, Level::Pte)?;
@@ -194,8 +195,8 @@ impl<M: Machine> AddressSpace<'_, M> {
         entries: &mut [(usize, Entry)],
     ) -> Result<usize, (usize, Error)> {
         let mut count = 0;
-        for (place, page) in entries.iter_mut().zip(pages) {
-            let frame = file.frame(page_of(vma, page));
+        let in_memory = pages.filter_map(|page| Some((page, file.frame(page_of(vma, page))?)));
+        for (place, (page, frame)) in entries.iter_mut().zip(in_memory) {
             let entry =
                 user_leaf::<M>(frame, read_only(vma.flags)).map_err(|error| (count, error))?;
             self.kernel.frames().share(frame, 1).map_err(|error| (count, error))?;
@@ -315,7 +316,7 @@ impl<M: Machine> AddressSpace<'_, M> {
 
     fn vma_to_write(&self, va: VirtAddr) -> Result<Vma<'_>, Error> {
         let vma = self.vmas.find(va).ok_or(Error::NotMapped(va))?;
-        if vma.flags.write { Ok(vma) } else { Err(Error::Forbidden(va)) }
+        if vma.flags.write && !vma.withheld { Ok(vma) } else { Err(Error::Forbidden(va)) }
     }
 
     /// Maps a folio of zeroes at an empty entry, or around it; returns how many pages were mapped.

@@ -7,7 +7,7 @@ use core::num::NonZeroUsize;
 
 use kpkeys_pgtable::range::Share;
 use kpkeys_pgtable::table::Slots;
-use kpkeys_pgtable::{Entry, Flush, Format, Level, Machine, PAGE_SIZE};
+use kpkeys_pgtable::{Entry, Flush, Format, Level, Machine, PAGE_SIZE, PageRange, Root};
 
 use super::AddressSpace;
 use crate::error::Error;
@@ -28,25 +28,39 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
         let mut child = AddressSpace::new(self.kernel)?;
         child.vmas = self.vmas.for_child()?;
         let mut mapped = 0;
-        let copied = self.copy_pages(&child, &mut mapped);
+        let copied = self.copy_pages(&mut child, &mut mapped);
         child.mapped_pages = mapped;
         // The parent's entries lost write permission, whether or not the copy is complete.
         self.kernel.paging().flush(Flush::AddressSpace(self.root().frame()));
         copied.map(|()| child)
     }
 
-    fn copy_pages(&self, child: &Self, mapped: &mut usize) -> Result<(), Error> {
+    fn copy_pages(&self, child: &mut Self, mapped: &mut usize) -> Result<(), Error> {
+        let withholds = child.vmas.iter().any(|vma| vma.withheld && vma.owns_pages);
+        if withholds {
+            child.have_other_tables()?;
+        }
+        let mut owners = child.vmas.iter().filter(|vma| vma.owns_pages);
+        owners.try_for_each(|vma| {
+            self.share_range(self.root_of(&vma), child.root_of(&vma), vma.range, mapped)
+        })
+    }
+
+    /// Shares the pages of a range that are in one root's tables with another's, write-protected in both.
+    pub(super) fn share_range(
+        &self,
+        from: &Root,
+        to: &Root,
+        range: PageRange,
+        mapped: &mut usize,
+    ) -> Result<(), Error> {
         let paging = self.kernel.paging();
-        let section = paging.section(child.root());
         let mut share = ShareFolios::<M> {
             frames: self.kernel.frames(),
             mapped,
             format: core::marker::PhantomData,
         };
-        let mut owners = child.vmas.iter().filter(|vma| vma.owns_pages);
-        owners.try_for_each(|vma| {
-            paging.copy(&section, self.root(), child.root(), vma.range, &mut share)
-        })
+        paging.copy(&paging.section(to), from, to, range, &mut share)
     }
 }
 

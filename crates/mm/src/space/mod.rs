@@ -5,14 +5,16 @@
 
 mod fault;
 mod file;
+mod file_slots;
 mod fork;
 mod gather;
 mod remap;
 mod unmap;
 mod vma;
 mod vmas;
+mod withheld;
 
-use kpkeys_pgtable::{Entry, Flush, Format, Machine, PageRange, Root, VirtAddr};
+use kpkeys_pgtable::{Attrs, Entry, Flush, Format, Level, Machine, PageRange, Root, VirtAddr};
 
 use crate::error::Error;
 use crate::frames::HUGE_ORDER;
@@ -31,6 +33,8 @@ pub struct AddressSpace<'k, M: Machine> {
     kernel: &'k Kernel<M>,
     /// Taken only when the space is dropped.
     root: Option<Root>,
+    /// The root of tables that are never loaded, for what is [withheld](Self::withhold).
+    withheld: Option<Root>,
     vmas: Vmas<'k>,
     mapped_pages: usize,
 }
@@ -49,7 +53,8 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
         let section = kernel.paging().section(kernel.paging().kernel());
         let root = kernel.paging().new_user_root(&section)?;
         drop(section);
-        Ok(AddressSpace { kernel, root: Some(root), vmas: Vmas::default(), mapped_pages: 0 })
+        let (root, vmas) = (Some(root), Vmas::default());
+        Ok(AddressSpace { kernel, root, withheld: None, vmas, mapped_pages: 0 })
     }
 
     /// Makes an anonymous private mapping. No page is mapped yet.
@@ -124,6 +129,20 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
         Ok(())
     }
 
+    /// Changes whether the pages of a range may be executed, at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`mprotect`](Self::mprotect).
+    pub fn set_executable(&mut self, range: PageRange, execute: bool) -> Result<(), Error> {
+        self.vmas.covered(range)?;
+        self.vmas.split_at_ends_of(range)?;
+        self.vmas.change_in(range, |vma| vma.flags.execute = execute);
+        self.vmas.join_in(range);
+        let change = if execute { executable::<M::Format> } else { not_executable::<M::Format> };
+        self.change_entries(range, change)
+    }
+
     /// Says what forks do with the mappings of a range from now on.
     ///
     /// # Errors
@@ -167,19 +186,65 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     }
 
     /// The mappings, in order: range and flags.
-    pub fn mappings(&self) -> impl Iterator<Item = (PageRange, MapFlags)> + '_ {
+    pub fn mappings(&self) -> impl DoubleEndedIterator<Item = (PageRange, MapFlags)> + '_ {
         self.vmas.iter().map(|vma| (vma.range, vma.flags))
+    }
+
+    /// The mapping that holds an address: its range, what it allows, and the file it shows.
+    pub fn mapping_at(&self, va: VirtAddr) -> Option<(PageRange, MapFlags, Option<FilePages<'k>>)> {
+        let vma = self.vmas.find(va)?;
+        let file = match vma.backing {
+            Backing::File(file) => Some(file),
+            _ => None,
+        };
+        Some((vma.range, vma.flags, file))
+    }
+
+    /// Whether nothing is mapped in a range.
+    pub fn is_free(&self, range: PageRange) -> bool {
+        !self.vmas.overlaps(range)
+    }
+
+    /// Whether all of a range is mapped.
+    pub fn is_mapped(&self, range: PageRange) -> bool {
+        self.vmas.covered(range).is_ok()
+    }
+
+    /// Whether any mapping in a range shows a file.
+    pub fn shows_files(&self, range: PageRange) -> bool {
+        self.vmas.touching(range).any(|vma| matches!(vma.backing, Backing::File(_)))
+    }
+
+    /// The files that mappings show, one for each mapping of one.
+    pub fn files(&self) -> impl Iterator<Item = &'k File> + '_ {
+        self.vmas.iter().filter_map(|vma| match vma.backing {
+            Backing::File(file) => Some(file.file),
+            _ => None,
+        })
     }
 
     fn change_entries(&self, range: PageRange, change: fn(Entry) -> Entry) -> Result<(), Error> {
         let paging = self.kernel.paging();
-        {
-            let section = paging.section(self.root());
-            paging.protect(&section, self.root(), range, change)?;
+        for root in self.roots() {
+            paging.protect(&paging.section(root), root, range, change)?;
         }
         paging.flush(Flush::User(self.root().frame(), range));
         Ok(())
     }
+}
+
+fn executable<F: Format>(entry: Entry) -> Entry {
+    with_execute::<F>(entry, true)
+}
+
+fn not_executable<F: Format>(entry: Entry) -> Entry {
+    with_execute::<F>(entry, false)
+}
+
+fn with_execute<F: Format>(entry: Entry, execute: bool) -> Entry {
+    let attrs = Attrs { execute, ..F::attrs(entry) };
+    // What was mapped at this level can be.
+    F::leaf(Level::Pte, F::frame(Level::Pte, entry), attrs).unwrap_or(entry)
 }
 
 impl<M: Machine> Drop for AddressSpace<'_, M> {
@@ -187,7 +252,7 @@ impl<M: Machine> Drop for AddressSpace<'_, M> {
         if let Some(all) = vma::part(VirtAddr(0), VirtAddr(USER_END)) {
             self.unmap_pages(all, VirtAddr(0), VirtAddr(USER_END));
         }
-        if let Some(root) = self.root.take() {
+        for root in self.root.take().into_iter().chain(self.withheld.take()) {
             self.kernel.paging().release_user_root(root);
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! First all that can fail, then the move, and what each mapping is from now on is settled before it can join another.
 
-use kpkeys_pgtable::{Flush, Level, Machine, PAGE_SIZE, PageRange, VirtAddr};
+use kpkeys_pgtable::{Flush, Level, Machine, PAGE_SIZE, PageRange, Root, VirtAddr};
 
 use super::{AddressSpace, USER_END};
 use crate::error::Error;
@@ -57,17 +57,18 @@ impl<M: Machine> AddressSpace<'_, M> {
 
     fn relocate(&mut self, from: PageRange, to: PageRange, keeps_old: bool) -> Result<(), Error> {
         let moving = PageRange::new(from.start(), from.pages().min(to.pages()))?;
+        let old = self.vmas.find(from.start()).ok_or(Error::NotMapped(from.start()))?;
         self.vmas.split_for_move([from, moving, to])?;
         let paging = self.kernel.paging();
         if self.vmas.overlaps(to) {
-            self.link_tables(moving, to.start())?;
+            self.link_tables(self.root_of(&old), moving, to.start())?;
             // Its tables stay: pages move there.
             self.discard(to);
             self.vmas.remove_inside(to);
         }
         {
-            let section = paging.section(self.root());
-            paging.move_pages(&section, self.root(), moving, to.start())?;
+            let root = self.root_of(&old);
+            paging.move_pages(&paging.section(root), root, moving, to.start())?;
         }
         paging.flush(Flush::User(self.root().frame(), moving));
         let old = self.vmas.find(from.start()).ok_or(Error::NotMapped(from.start()))?;
@@ -84,14 +85,14 @@ impl<M: Machine> AddressSpace<'_, M> {
     }
 
     /// Links the tables that the pages of a range move to.
-    fn link_tables(&self, moving: PageRange, to: VirtAddr) -> Result<(), Error> {
+    fn link_tables(&self, root: &Root, moving: PageRange, to: VirtAddr) -> Result<(), Error> {
         let paging = self.kernel.paging();
-        let section = paging.section(self.root());
+        let section = paging.section(root);
         for piece in moving.by_table(Level::Pte) {
-            if paging.find_table(self.root(), piece.start(), Level::Pte).is_some() {
+            if paging.find_table(root, piece.start(), Level::Pte).is_some() {
                 let first = (piece.start().0 - moving.start().0) / PAGE_SIZE;
                 for page in [first as usize, first as usize + piece.pages() - 1] {
-                    paging.table_for(&section, self.root(), to.offset_pages(page), Level::Pte)?;
+                    paging.table_for(&section, root, to.offset_pages(page), Level::Pte)?;
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Unmapping: clear entries, gather pages and tables, flush, free. In that order; see [`Gather`].
 
-use kpkeys_pgtable::{Level, Machine, PageRange, Section, VirtAddr};
+use kpkeys_pgtable::{Level, Machine, PageRange, Root, Section, VirtAddr};
 
 use super::gather::Gather;
 use super::{AddressSpace, USER_END};
@@ -43,35 +43,52 @@ impl<M: Machine> AddressSpace<'_, M> {
     /// Unmaps the pages of the mappings in a range and frees every table that lies between `floor` and `ceiling` and translates only
     /// them.
     pub(super) fn unmap_pages(&mut self, range: PageRange, floor: VirtAddr, ceiling: VirtAddr) {
-        let mut gather = Gather::new(self.kernel, self.root());
+        let unmapped: usize =
+            self.roots().map(|root| self.unmap_pages_of(root, range, floor, ceiling)).sum();
+        self.mapped_pages -= unmapped;
+    }
+
+    /// The same in the tables of one root; returns how many pages were unmapped.
+    fn unmap_pages_of(
+        &self,
+        root: &Root,
+        range: PageRange,
+        floor: VirtAddr,
+        ceiling: VirtAddr,
+    ) -> usize {
+        let mut gather = Gather::new(self.kernel, root);
         {
-            let section = self.kernel.paging().section(self.root());
+            let section = self.kernel.paging().section(root);
             for part in self.vmas.parts_in(range) {
-                self.clear(&section, part, &mut gather);
+                self.clear(&section, root, part, &mut gather);
             }
             let mut parts = self.vmas.parts_in(range).peekable();
             while let Some(part) = parts.next() {
                 // A table that two mappings share goes with the later one.
                 let ceiling = parts.peek().map_or(ceiling, |next| next.start().min(ceiling));
-                self.free_tables(&section, part, floor, ceiling, &mut gather);
+                self.free_tables(&section, root, part, (floor, ceiling), &mut gather);
             }
         }
         gather.free();
-        self.mapped_pages -= gather.total_pages();
+        gather.total_pages()
     }
 
     /// Frees the tables of a range that no mapping uses any more, or none did yet.
     pub(super) fn free_unused_tables(&self, range: PageRange) {
-        let mut gather = Gather::new(self.kernel, self.root());
+        self.roots().for_each(|root| self.free_unused_tables_of(root, range));
+    }
+
+    fn free_unused_tables_of(&self, root: &Root, range: PageRange) {
+        let mut gather = Gather::new(self.kernel, root);
         {
-            let section = self.kernel.paging().section(self.root());
+            let section = self.kernel.paging().section(root);
             for (floor, ceiling) in self.vmas.gaps_in(range, USER_END) {
                 let inside = super::vma::part(
                     floor.max(range.start()),
                     VirtAddr(ceiling.0.min(range.end().0)),
                 );
                 if let Some(gap) = inside {
-                    self.free_tables(&section, gap, floor, ceiling, &mut gather);
+                    self.free_tables(&section, root, gap, (floor, ceiling), &mut gather);
                 }
             }
         }
@@ -79,12 +96,18 @@ impl<M: Machine> AddressSpace<'_, M> {
     }
 
     /// Clears a range table by table, flushing and freeing in between when enough pages are gathered, or no more can be.
-    fn clear(&self, section: &Section<'_, M>, range: PageRange, gather: &mut Gather<'_, M>) {
+    pub(super) fn clear(
+        &self,
+        section: &Section<'_, M>,
+        root: &Root,
+        range: PageRange,
+        gather: &mut Gather<'_, M>,
+    ) {
         for mut piece in range.by_table(Level::Pte) {
             loop {
                 let pages = gather.room_for_pages(piece.pages());
                 if let Ok(now) = PageRange::new(piece.start(), pages) {
-                    self.clear_piece(section, now, gather);
+                    self.clear_piece(section, root, now, gather);
                 }
                 if gather.is_full() || pages < piece.pages() {
                     section.paused(|| gather.free());
@@ -97,13 +120,19 @@ impl<M: Machine> AddressSpace<'_, M> {
         }
     }
 
-    fn clear_piece(&self, section: &Section<'_, M>, piece: PageRange, gather: &mut Gather<'_, M>) {
+    fn clear_piece(
+        &self,
+        section: &Section<'_, M>,
+        root: &Root,
+        piece: PageRange,
+        gather: &mut Gather<'_, M>,
+    ) {
         let pages = gather.total_pages();
         // User memory is mapped by pages alone, so no block can be cut.
         let _ = self
             .kernel
             .paging()
-            .unmap(section, self.root(), piece, |_, level, entry| gather.add(level, entry));
+            .unmap(section, root, piece, |_, level, entry| gather.add(level, entry));
         gather.end_run();
         if gather.total_pages() > pages {
             gather.reaches(piece);
@@ -114,9 +143,9 @@ impl<M: Machine> AddressSpace<'_, M> {
     fn free_tables(
         &self,
         section: &Section<'_, M>,
+        root: &Root,
         range: PageRange,
-        floor: VirtAddr,
-        ceiling: VirtAddr,
+        (floor, ceiling): (VirtAddr, VirtAddr),
         gather: &mut Gather<'_, M>,
     ) {
         let ceiling_of = |piece: PageRange| {
@@ -125,14 +154,14 @@ impl<M: Machine> AddressSpace<'_, M> {
         for piece in range.by_table(Level::Pmd) {
             let most = piece.by_table(Level::Pte).count() + UPPER_TABLES;
             if gather.has_room_for_tables(most) {
-                self.unlink(section, piece, floor, ceiling_of(piece), gather);
+                self.unlink(section, root, piece, (floor, ceiling_of(piece)), gather);
                 continue;
             }
             for piece in piece.by_table(Level::Pte) {
                 if !gather.has_room_for_tables(1 + UPPER_TABLES) {
                     section.paused(|| gather.free());
                 }
-                self.unlink(section, piece, floor, ceiling_of(piece), gather);
+                self.unlink(section, root, piece, (floor, ceiling_of(piece)), gather);
             }
         }
     }
@@ -140,15 +169,15 @@ impl<M: Machine> AddressSpace<'_, M> {
     fn unlink(
         &self,
         section: &Section<'_, M>,
+        root: &Root,
         range: PageRange,
-        floor: VirtAddr,
-        ceiling: VirtAddr,
+        (floor, ceiling): (VirtAddr, VirtAddr),
         gather: &mut Gather<'_, M>,
     ) {
         let mut unlinked = false;
         let paging = self.kernel.paging();
         // What is refused is no table of this address space, and stays what it is.
-        let _ = paging.free_tables(section, self.root(), range, floor, ceiling, |table| {
+        let _ = paging.free_tables(section, root, range, floor, ceiling, |table| {
             gather.add_table(table);
             unlinked = true;
         });

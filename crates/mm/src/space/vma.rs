@@ -52,6 +52,8 @@ pub(super) struct Vma<'k> {
     pub(super) flags: MapFlags,
     pub(super) backing: Backing<'k>,
     pub(super) on_fork: OnFork,
+    /// Nobody may use it; its pages are kept in tables that no CPU walks.
+    pub(super) withheld: bool,
     /// Whether some page was ever made for it alone. A fork need not copy entries otherwise: the child finds what they translate
     /// to where the parent did.
     pub(super) owns_pages: bool,
@@ -60,7 +62,7 @@ pub(super) struct Vma<'k> {
 impl<'k> Vma<'k> {
     /// A new mapping, which no page was touched in.
     pub(super) fn new(range: PageRange, flags: MapFlags, backing: Backing<'k>) -> Self {
-        Vma { range, flags, backing, on_fork: OnFork::Copy, owns_pages: false }
+        Vma { range, flags, backing, on_fork: OnFork::Copy, withheld: false, owns_pages: false }
     }
 
     /// The same mapping at another place: `range`, whose first page continues as page `first` of this one.
@@ -89,7 +91,9 @@ impl<'k> Vma<'k> {
 
     /// Both as one, if `next` begins where this one ends and is alike in everything.
     pub(super) fn joined(&self, next: &Self) -> Option<Self> {
-        let alike = self.flags == next.flags && self.on_fork == next.on_fork;
+        let alike = self.flags == next.flags
+            && self.on_fork == next.on_fork
+            && self.withheld == next.withheld;
         let continues = match self.backing {
             Backing::Anonymous => next.backing == Backing::Anonymous,
             // Each stack needs the gap below it.

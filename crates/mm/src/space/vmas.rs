@@ -18,6 +18,9 @@ use crate::heap;
 /// What must stay unmapped below a stack, so that a program cannot step over it into what lies there: Linux's 256 pages.
 const STACK_GUARD_BYTES: u64 = 256 * PAGE_SIZE;
 
+/// How long a stack may become: Linux's default limit.
+const LONGEST_STACK_BYTES: u64 = 8 << 20;
+
 /// Nodes that are kept for mappings to come: as many as one operation may need, which is a move with its three ranges.
 const SPARES: usize = 7;
 
@@ -194,7 +197,7 @@ impl<'k> Vmas<'k> {
         }
     }
 
-    /// The stack above an address as it is when it has grown down to it, if there is one and the mapping below keeps its distance.
+    /// The stack above an address as it is when it has grown down to it, if there is one, it may be so long, and the mapping below keeps its distance.
     /// [`update`](Self::update) makes it so.
     pub(super) fn grown_stack(&self, va: VirtAddr) -> Option<Vma<'k>> {
         let page = VirtAddr(va.0 & !(PAGE_SIZE - 1));
@@ -202,7 +205,8 @@ impl<'k> Vmas<'k> {
         let stack = cursor.get()?.vma.get()?;
         let below = cursor.peek_prev().get().and_then(|node| node.vma.get());
         let below = below.map_or(0, |vma| vma.range.end().0);
-        if stack.backing != Backing::Stack || page.0 < below + STACK_GUARD_BYTES {
+        let is_too_long = stack.range.end().0 - page.0 > LONGEST_STACK_BYTES;
+        if stack.backing != Backing::Stack || page.0 < below + STACK_GUARD_BYTES || is_too_long {
             return None;
         }
         Some(Vma { range: part(page, stack.range.end())?, ..stack })
@@ -233,7 +237,7 @@ impl<'k> Vmas<'k> {
         }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = Vma<'k>> {
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = Vma<'k>> {
         self.tree.iter().filter_map(|node| node.vma.get())
     }
 
@@ -295,7 +299,8 @@ impl<'k> Vmas<'k> {
         PageRange::new(va, 1).map_or((va, va), |page| self.neighbours(page, end_of_space))
     }
 
-    fn touching(&self, range: PageRange) -> impl Iterator<Item = Vma<'k>> {
+    /// The mappings that reach into a range.
+    pub(super) fn touching(&self, range: PageRange) -> impl Iterator<Item = Vma<'k>> {
         self.nodes_touching(range).filter_map(|node| node.vma.get())
     }
 

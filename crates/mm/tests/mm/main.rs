@@ -13,6 +13,7 @@ mod heap;
 mod heap_failure;
 mod mappings;
 mod space_model;
+mod sparse_files;
 mod support;
 mod vmalloc_heap;
 mod vmalloc_model;

@@ -49,6 +49,12 @@ pub enum Operation {
         pages: usize,
         write: bool,
     },
+    /// Nobody may use the range any more, or again.
+    Withhold {
+        first: usize,
+        pages: usize,
+        withhold: bool,
+    },
     Populate {
         first: usize,
         pages: usize,
@@ -87,6 +93,7 @@ fn operation() -> impl Strategy<Value = (usize, Operation)> {
         }),
         2 => span().prop_map(|(first, pages)| Operation::Munmap { first, pages }),
         2 => (span(), any::<bool>()).prop_map(|((first, pages), write)| Operation::Mprotect { first, pages, write }),
+        2 => (span(), any::<bool>()).prop_map(|((first, pages), withhold)| Operation::Withhold { first, pages, withhold }),
         3 => span().prop_map(|(first, pages)| Operation::Populate { first, pages }),
         1 => span().prop_map(|(first, pages)| Operation::Discard { first, pages }),
         3 => (page.clone(), any::<bool>()).prop_map(|(page, write)| Operation::Fault { page, write }),
@@ -104,6 +111,7 @@ type Frame = (usize, usize);
 struct Page {
     write: bool,
     huge: bool,
+    withheld: bool,
     /// Its mapping has or had a page of its own; one mapping's pages all say the same.
     owned: bool,
     present: Option<Present>,
@@ -112,7 +120,7 @@ struct Page {
 impl Page {
     /// Neighbours of one kind are in one mapping, whether or not they were mapped together.
     fn is_like(&self, other: &Page) -> bool {
-        (self.write, self.huge) == (other.write, other.huge)
+        (self.write, self.huge, self.withheld) == (other.write, other.huge, other.withheld)
     }
 }
 
@@ -212,7 +220,7 @@ impl Model {
         if self.processes[process].pages.range(first..first + pages).next().is_some() {
             return Err(Error::Occupied(region(first, pages)));
         }
-        let new = Page { write, huge, owned: false, present: None };
+        let new = Page { write, huge, withheld: false, owned: false, present: None };
         let new = (first..first + pages).map(|page| (page, new.clone()));
         self.processes[process].pages.extend(new);
         self.join(process);
@@ -245,6 +253,34 @@ impl Model {
         Ok(())
     }
 
+    fn withhold(
+        &mut self,
+        process: usize,
+        first: usize,
+        pages: usize,
+        withhold: bool,
+    ) -> Result<(), Error> {
+        if let Some(gap) = self.gap(process, first, pages) {
+            return Err(Error::NotMapped(address(gap)));
+        }
+        for page in first..first + pages {
+            let now = self.processes[process].pages.get_mut(&page).expect("there is no gap");
+            if now.withheld == withhold {
+                continue;
+            }
+            now.withheld = withhold;
+            if let Some(present) = &mut now.present {
+                present.writable = false;
+            }
+            if !now.owned {
+                // What owns no page is found again where it was.
+                self.unmap(process, page..page + 1);
+            }
+        }
+        self.join(process);
+        Ok(())
+    }
+
     fn populate(&mut self, process: usize, first: usize, pages: usize) -> Result<(), Error> {
         if let Some(gap) = self.gap(process, first, pages) {
             return Err(Error::NotMapped(address(gap)));
@@ -254,7 +290,7 @@ impl Model {
         }
         for page in first..first + pages {
             let now = &self.processes[process].pages[&page];
-            if !now.write {
+            if !now.write || now.withheld {
                 return Err(Error::Forbidden(address(page)));
             }
             if now.present.is_none() {
@@ -296,7 +332,7 @@ impl Model {
         let Some(now) = self.processes[process].pages.get(&page) else {
             return Err(Error::NotMapped(address(page)));
         };
-        if write && !now.write {
+        if now.withheld || write && !now.write {
             return Err(Error::Forbidden(address(page)));
         }
         let (present, huge) = (now.present, now.huge);
@@ -403,6 +439,11 @@ impl<'k, M: Modelled> Pair<'k, M> {
                     model.mprotect(process, first, pages, write)
                 );
             }
+            Operation::Withhold { first, pages, withhold } => {
+                let range = region(first, pages);
+                let done = if withhold { space.withhold(range) } else { space.permit_again(range) };
+                assert_eq!(done, model.withhold(process, first, pages, withhold));
+            }
             Operation::Populate { first, pages } => {
                 assert_eq!(
                     space.populate(region(first, pages)),
@@ -462,7 +503,8 @@ impl<'k, M: Modelled> Pair<'k, M> {
         for (process, space) in self.spaces.iter().enumerate() {
             let pages = &self.model.processes[process].pages;
             for page in 0..REGION {
-                let expected = pages.get(&page).and_then(|page| page.present);
+                let usable = pages.get(&page).filter(|page| !page.withheld);
+                let expected = usable.and_then(|page| page.present);
                 let read = self.access(process, page, Want::Read);
                 let write = self.access(process, page, Want::Write);
                 assert_eq!(read.is_some(), expected.is_some(), "process {process} page {page}");

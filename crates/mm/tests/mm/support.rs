@@ -59,7 +59,7 @@ pub fn range(start: u64, pages: usize) -> PageRange {
 /// Runs the checker over all tables, which must be as promised.
 pub fn assert_clean<M: Machine>(kernel: &Kernel<M>, users: &[&AddressSpace<'_, M>]) -> Report {
     let memory = kernel.machine().memory();
-    let roots: Vec<&Root> = users.iter().map(|space| space.root()).collect();
+    let roots: Vec<&Root> = users.iter().flat_map(|space| space.roots()).collect();
     let mut bits = vec![0; Scratch::words(&memory)];
     let mut findings = Vec::new();
     let report =

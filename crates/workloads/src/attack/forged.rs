@@ -162,7 +162,7 @@ fn written_by_file<M: Machine, S: Site<M>>(
     let range = PageRange::new(USER_START, 1).map_err(kpkeys_mm::Error::from)?;
     let mut space = AddressSpace::new(kernel)?;
     space.mmap_file(range, MapFlags::DATA, FilePages { file, first: 0, shared: true })?;
-    let (was, at) = file.cached(0);
+    let (was, at) = file.cached(0).ok_or(Failure::NoTarget("a page of a file"))?;
     site.overwrite(at, page.0).map_err(Failure::Site)?;
     let mapped = space.fault(USER_START, true);
     site.overwrite(at, was.0).map_err(Failure::Site)?;

@@ -19,9 +19,13 @@ pub const MAIR: u64 = 0x04_ff;
 /// EOS make exception entry and return synchronise the context, which a restored protection register relies on.
 pub const SCTLR_MMU_OFF: u64 = 1 << 7 | 1 << 8 | 1 << 11 | 1 << 20 | 1 << 22 | 1 << 28 | 1 << 29;
 
-/// `SCTLR_EL1` that the kernel starts on: MMU, caches, stack alignment checks; SPAN clear. What EL0 could do more than compute - cache
-/// maintenance, WFI, masks - stays trapped. WXN follows when the boot tables, which are writable and executable, are gone.
-pub const SCTLR: u64 = SCTLR_MMU_OFF | 1 << 0 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 12;
+/// `SCTLR_EL1` that the kernel starts on: MMU, caches, stack alignment checks; SPAN clear. EL0 may keep its own instructions and data coherent (UCT, UCI:
+/// CTR_EL0, and maintenance by addresses that it may read), which programs that make code do. What else it could do more than compute - WFI, masks - stays
+/// trapped. WXN follows when the boot tables, which are writable and executable, are gone.
+pub const SCTLR: u64 =
+    SCTLR_MMU_OFF | 1 << 0 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 12 | SCTLR_UCT | SCTLR_UCI;
+const SCTLR_UCT: u64 = 1 << 15;
+const SCTLR_UCI: u64 = 1 << 26;
 
 const SCTLR_WXN: u64 = 1 << 19;
 const SCTLR_SPAN: u64 = 1 << 23;

@@ -11,6 +11,7 @@ mod image;
 mod memory;
 mod paging;
 mod pointers;
+mod program_memory;
 mod programs;
 mod protection;
 mod smp;

@@ -1,10 +1,11 @@
 //! Calls on descriptors: reading, writing, duplicating, pipes, names in directories.
 
 use super::Arguments;
+use super::locks;
 use crate::memory::boot::PAGE_SIZE;
 use crate::program::errno::{Errno, Outcome};
 use crate::program::files::node::{Content, Kind};
-use crate::program::files::{Object, OpenFile, pipe};
+use crate::program::files::{Object, OpenFile, locks as file_locks};
 use crate::program::memory::UserAddress;
 use crate::program::signals::Signal;
 use crate::program::task::Task;
@@ -12,8 +13,8 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use linux_raw_sys::general::{
-    F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_SETFD, F_SETFL, FD_CLOEXEC, O_CLOEXEC,
-    O_NONBLOCK, O_RDONLY, O_WRONLY, SIGPIPE,
+    F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_GETLK, F_SETFD, F_SETFL, F_SETLK, F_SETLKW,
+    FALLOC_FL_KEEP_SIZE, FD_CLOEXEC, O_ACCMODE, O_CLOEXEC, O_RDONLY, SIGPIPE,
 };
 
 /// Bytes copied at a time between a program and a file.
@@ -187,6 +188,9 @@ pub fn lseek(call: &mut Arguments<'_>) -> Outcome {
 /// `close`
 pub fn close(call: &mut Arguments<'_>) -> Outcome {
     let closed = call.task.process.descriptors.lock().remove(call.value(0))?;
+    if let Object::Node(node) = &closed.object {
+        file_locks::release_file(call.task.process.number, node.number);
+    }
     drop(closed);
     Ok(0)
 }
@@ -237,48 +241,12 @@ pub fn dup3(call: &mut Arguments<'_>) -> Outcome {
     Ok(to)
 }
 
-fn make_pipe(task: &Task, to: UserAddress, flags: u32) -> Outcome {
-    if flags & !(O_CLOEXEC | O_NONBLOCK) != 0 {
-        return Err(Errno::EINVAL);
-    }
-    let (reader, writer) = pipe::new()?;
-    let open = |end, access| {
-        OpenFile::new(Object::Pipe(end), "pipe:".to_string(), access | flags & O_NONBLOCK)
-    };
-    let (reader, writer) = (open(reader, O_RDONLY), open(writer, O_WRONLY));
-    let closes = flags & O_CLOEXEC != 0;
-    let mut descriptors = task.process.descriptors.lock();
-    let from = descriptors.add(reader, 0, closes)?;
-    let to_write = descriptors.add(writer, 0, closes);
-    let written = to_write.and_then(|number| {
-        drop(descriptors);
-        let numbers = [from as u32, number as u32].map(u32::to_le_bytes);
-        task.process.memory().write(to, numbers.as_flattened()).inspect_err(|_| {
-            // The program never learns the numbers.
-            let _ = task.process.descriptors.lock().remove(number);
-        })
-    });
-    if let Err(error) = written {
-        let _ = task.process.descriptors.lock().remove(from);
-        return Err(error);
-    }
-    Ok(0)
-}
-
-/// `pipe`
-#[cfg(target_arch = "x86_64")]
-pub fn pipe(call: &mut Arguments<'_>) -> Outcome {
-    make_pipe(call.task, call.address(0), 0)
-}
-
-/// `pipe2`
-pub fn pipe2(call: &mut Arguments<'_>) -> Outcome {
-    make_pipe(call.task, call.address(0), call.value(1) as u32)
-}
-
 /// `fcntl`
 pub fn fcntl(call: &mut Arguments<'_>) -> Outcome {
     let (number, value) = (call.value(0), call.value(2));
+    if let F_GETLK | F_SETLK | F_SETLKW = call.value(1) as u32 {
+        return locks::lock(call);
+    }
     let file = file(call.task, number)?;
     let mut descriptors = call.task.process.descriptors.lock();
     match call.value(1) as u32 {
@@ -300,14 +268,46 @@ pub fn fcntl(call: &mut Arguments<'_>) -> Outcome {
 /// `ftruncate`
 pub fn ftruncate(call: &mut Arguments<'_>) -> Outcome {
     let file = file(call.task, call.value(0))?;
+    if call.value(1) > i64::MAX as u64 || file.flags() & O_ACCMODE == O_RDONLY {
+        return Err(Errno::EINVAL);
+    }
     file.node()?.data()?.lock().resize(call.value(1))?;
     file.node()?.touch();
+    Ok(0)
+}
+
+/// `fallocate`: makes a file longer. Room is not set aside.
+pub fn fallocate(call: &mut Arguments<'_>) -> Outcome {
+    let (mode, offset, len) = (call.value(1) as u32, call.value(2), call.value(3));
+    if offset > i64::MAX as u64 || len > i64::MAX as u64 || len == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let file = file(call.task, call.value(0))?;
+    if file.flags() & O_ACCMODE == O_RDONLY {
+        return Err(Errno::EBADF);
+    }
+    let mut data = file.node()?.data()?.lock();
+    match mode {
+        0 if offset + len > data.len() => data.resize(offset + len)?,
+        0 | FALLOC_FL_KEEP_SIZE => {}
+        _ => return Err(Errno::EOPNOTSUPP),
+    }
     Ok(0)
 }
 
 /// Calls that find done what they ask for: everything is in memory, and stays there.
 pub fn nothing(_: &mut Arguments<'_>) -> Outcome {
     Ok(0)
+}
+
+/// Calls on attributes of files that people name: no file has any.
+pub fn not_supported(_: &mut Arguments<'_>) -> Outcome {
+    Err(Errno::EOPNOTSUPP)
+}
+
+/// `socket` and `socketpair`: of no kind.
+pub fn socket(_: &mut Arguments<'_>) -> Outcome {
+    Err(Errno::EAFNOSUPPORT)
 }
 
 /// `getdents64`

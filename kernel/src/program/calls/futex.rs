@@ -1,10 +1,11 @@
 //! `futex`: waiting for a word of memory to change.
 //!
 //! Who waits stands in one list, by memory and address. The word is looked at while the list is locked, so a wake-up between the
-//! look and the wait is not lost. Memory that processes share by a mapping is told apart by process: a futex in it does not reach others.
+//! look and the wait is not lost. In memory that processes share by a mapping, a word is the same for all of them.
 
 use super::{Arguments, time};
 use crate::arch;
+use crate::program::clock;
 use crate::program::errno::{Errno, Outcome};
 use crate::program::memory::{Memory, UserAddress};
 use crate::sched::events;
@@ -19,17 +20,15 @@ use linux_raw_sys::general::{
 use spin::Mutex;
 
 struct Waiter {
-    memory: usize,
-    at: u64,
+    word: Word,
     mask: u32,
     woken: Arc<AtomicBool>,
 }
 
 static WAITING: Mutex<Vec<Waiter>> = Mutex::new(Vec::new());
 
-fn identity(memory: &Arc<Memory>) -> usize {
-    Arc::as_ptr(memory) as usize
-}
+/// A word, whoever asks: the memory it is in, and where.
+type Word = (usize, u64);
 
 /// Wakes up to `most` who wait for a word; how many it were.
 pub fn wake(memory: &Arc<Memory>, at: UserAddress, most: u64) -> u64 {
@@ -37,10 +36,10 @@ pub fn wake(memory: &Arc<Memory>, at: UserAddress, most: u64) -> u64 {
 }
 
 fn wake_masked(memory: &Arc<Memory>, at: UserAddress, most: u64, mask: u32) -> u64 {
+    let word = memory.identity_of(at);
     let mut woken = 0;
     WAITING.lock().retain(|waiter| {
-        let is_meant =
-            waiter.memory == identity(memory) && waiter.at == at.0 && waiter.mask & mask != 0;
+        let is_meant = waiter.word == word && waiter.mask & mask != 0;
         if !is_meant || woken >= most {
             return true;
         }
@@ -56,6 +55,7 @@ fn wake_masked(memory: &Arc<Memory>, at: UserAddress, most: u64, mask: u32) -> u
 
 fn wait(call: &Arguments<'_>, expected: u32, mask: u32, deadline: Option<Duration>) -> Outcome {
     let (memory, at) = (call.task.process.memory(), call.address(0));
+    let word = memory.identity_of(at);
     let woken = Arc::new(AtomicBool::new(false));
     {
         let mut waiting = WAITING.lock();
@@ -63,7 +63,7 @@ fn wait(call: &Arguments<'_>, expected: u32, mask: u32, deadline: Option<Duratio
             return Err(Errno::EAGAIN);
         }
         waiting.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        waiting.push(Waiter { memory: identity(&memory), at: at.0, mask, woken: woken.clone() });
+        waiting.push(Waiter { word, mask, woken: woken.clone() });
     }
     let result = call.task.wait(deadline, || Ok(woken.load(Ordering::Acquire).then_some(0)));
     if result.is_err() {
@@ -80,11 +80,12 @@ fn requeue(call: &Arguments<'_>, compares: bool) -> Outcome {
     if compares && memory.load_word(at)? != call.value(5) as u32 {
         return Err(Errno::EAGAIN);
     }
+    let (word, to) = (memory.identity_of(at), memory.identity_of(to));
     let woken = wake(&memory, at, call.value(2));
     let mut moved = 0;
     for waiter in WAITING.lock().iter_mut() {
-        if waiter.memory == identity(&memory) && waiter.at == at.0 && moved < call.value(3) {
-            waiter.at = to.0;
+        if waiter.word == word && moved < call.value(3) {
+            waiter.word = to;
             moved += 1;
         }
     }
@@ -100,9 +101,12 @@ pub fn futex(call: &mut Arguments<'_>) -> Outcome {
             let limit = time::optional(call.task, call.address(3))?;
             wait(call, value, u32::MAX, limit.map(|limit| arch::time::since_boot() + limit))
         }
-        // Until a time of the clock, which both clocks have counted from boot on.
         FUTEX_WAIT_BITSET => {
-            wait(call, value, call.value(5) as u32, time::optional(call.task, call.address(3))?)
+            let is_date = call.value(1) as u32 & FUTEX_CLOCK_REALTIME != 0;
+            let start = if is_date { clock::at_boot() } else { Duration::ZERO };
+            let limit = time::optional(call.task, call.address(3))?;
+            let limit = limit.map(|limit| limit.saturating_sub(start));
+            wait(call, value, call.value(5) as u32, limit)
         }
         FUTEX_WAKE => Ok(wake(&call.task.process.memory(), call.address(0), value.into())),
         FUTEX_WAKE_BITSET => Ok(wake_masked(

@@ -1,14 +1,17 @@
-//! Who a process is, what the machine is, and what limits there are. Every process is root's: there are no users here.
+//! Who a process is, what the machine is, and what limits there are.
 
 use super::Arguments;
-use super::paths::Words;
+use super::words::Words;
 use crate::memory::boot::PAGE_SIZE;
 use crate::program::errno::{Errno, Outcome};
 use crate::program::files::open::MAX_DESCRIPTORS;
 use crate::program::files::proc::memory_pages;
+use crate::program::memory::UserAddress;
 use crate::program::process::{self, MAX_TASKS, Process};
 use crate::program::random;
-use crate::{arch, cpu, sched};
+#[cfg(target_arch = "x86_64")]
+use crate::sched;
+use crate::{arch, cpu};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
@@ -31,7 +34,7 @@ pub fn getppid(call: &mut Arguments<'_>) -> Outcome {
 
 /// `gettid`
 pub fn gettid(call: &mut Arguments<'_>) -> Outcome {
-    Ok(call.task.number.into())
+    Ok(call.task.number().into())
 }
 
 /// A process by its number; the caller's for 0.
@@ -80,16 +83,6 @@ pub fn setsid(call: &mut Arguments<'_>) -> Outcome {
     Ok(own.number.into())
 }
 
-/// Calls that ask who the user is: root, in no group besides.
-pub fn root(_: &mut Arguments<'_>) -> Outcome {
-    Ok(0)
-}
-
-/// Calls that change who the user is: to root, or not at all.
-pub fn set_root(call: &mut Arguments<'_>) -> Outcome {
-    if call.value(0) as u32 == 0 { Ok(0) } else { Err(Errno::EINVAL) }
-}
-
 /// `uname`
 pub fn uname(call: &mut Arguments<'_>) -> Outcome {
     const FIELD: usize = 65;
@@ -116,8 +109,24 @@ pub fn sysinfo(call: &mut Arguments<'_>) -> Outcome {
 
 /// `prlimit64`: limits are what they are.
 pub fn prlimit64(call: &mut Arguments<'_>) -> Outcome {
+    limits(call, call.value(1), call.address(2), call.address(3))
+}
+
+/// `getrlimit`
+#[cfg(target_arch = "x86_64")]
+pub fn getrlimit(call: &mut Arguments<'_>) -> Outcome {
+    limits(call, call.value(0), UserAddress(0), call.address(1))
+}
+
+/// `setrlimit`
+#[cfg(target_arch = "x86_64")]
+pub fn setrlimit(call: &mut Arguments<'_>) -> Outcome {
+    limits(call, call.value(0), call.address(1), UserAddress(0))
+}
+
+fn limits(call: &Arguments<'_>, which: u64, new: UserAddress, old: UserAddress) -> Outcome {
     const STACK: u64 = 8 << 20;
-    let limit = match call.value(1) as u32 {
+    let limit = match which as u32 {
         RLIMIT_NOFILE => MAX_DESCRIPTORS as u64,
         RLIMIT_NPROC => MAX_TASKS as u64,
         RLIMIT_STACK => STACK,
@@ -125,15 +134,21 @@ pub fn prlimit64(call: &mut Arguments<'_>) -> Outcome {
         _ => return Err(Errno::EINVAL),
     };
     let memory = call.task.process.memory();
-    if !call.address(2).is_null() && memory.read_u64(call.address(2))? > limit {
+    if !new.is_null() && memory.read_u64(new)? > limit {
         return Err(Errno::EPERM);
     }
-    if !call.address(3).is_null() {
+    if !old.is_null() {
         let mut words = Words::default();
         words.u64(limit).u64(limit);
-        memory.write(call.address(3), &words.0)?;
+        memory.write(old, &words.0)?;
     }
     Ok(0)
+}
+
+/// `personality`: Linux's own.
+pub fn personality(call: &mut Arguments<'_>) -> Outcome {
+    const ASKS: u32 = u32::MAX;
+    if matches!(call.value(0) as u32, 0 | ASKS) { Ok(0) } else { Err(Errno::EINVAL) }
 }
 
 /// `getrusage`: nobody counts.
@@ -155,23 +170,6 @@ pub fn getrandom(call: &mut Arguments<'_>) -> Outcome {
     random::fill(&mut bytes[..len as usize]);
     call.task.process.memory().write(call.address(0), &bytes[..len as usize])?;
     Ok(len)
-}
-
-/// `sched_yield`
-pub fn sched_yield(_: &mut Arguments<'_>) -> Outcome {
-    sched::yield_now();
-    Ok(0)
-}
-
-/// `sched_getaffinity`
-pub fn sched_getaffinity(call: &mut Arguments<'_>) -> Outcome {
-    const BYTES: u64 = 8;
-    if call.value(1) < BYTES {
-        return Err(Errno::EINVAL);
-    }
-    let mask = (1_u64 << cpu::online().count()) - 1;
-    call.task.process.memory().write(call.address(2), &mask.to_le_bytes())?;
-    Ok(BYTES)
 }
 
 /// `getcpu`

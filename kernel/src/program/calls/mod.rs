@@ -4,23 +4,34 @@
 //! by these kinds and before the call itself sees them, and makes it. What passes is still only an address: the calls reach it by
 //! [`Memory`](super::memory::Memory)'s copies, which look at every page.
 
+pub mod attributes;
 pub mod control;
 pub mod files;
 pub mod futex;
 pub mod identity;
+pub mod locks;
 pub mod memory;
+pub mod names;
+pub mod opening;
 pub mod paths;
+pub mod pipes;
 pub mod poll;
 pub mod processes;
+pub mod scheduling;
 pub mod signals;
+pub mod status;
 pub mod table;
 pub mod time;
+pub mod users;
+pub mod waiting;
+pub mod words;
 
 use super::errno::{Errno, Outcome};
 use super::memory::UserAddress;
 use super::task::Task;
 use crate::arch::registers::Registers;
 use crate::lock::IrqLock;
+use crate::memory::heap;
 use alloc::collections::BTreeSet;
 use table::{CALLS, Call, Kind};
 
@@ -66,6 +77,9 @@ pub fn run(task: &Task, registers: &mut Registers, number: u64, values: [u64; 6]
         return Err(Errno::ENOSYS);
     };
     check(call, &values)?;
+    if call.keeps && heap::is_short() {
+        return Err(Errno::ENOMEM);
+    }
     (call.run)(&mut Arguments { task, registers, values })
 }
 

@@ -6,7 +6,7 @@ use crate::arch::registers::{Extended, set_thread_pointer};
 use crate::program::errno::{Errno, Outcome};
 use crate::program::load::{self, Request};
 use crate::program::memory::UserAddress;
-use crate::program::process::{self, Process, Status};
+use crate::program::process::{self, ALL_CAPABILITIES, Process, Status};
 use crate::program::signals::Action;
 use crate::program::task::Task;
 use crate::sched;
@@ -15,9 +15,19 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use linux_raw_sys::general::{
-    CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID, CLONE_PARENT_SETTID, CLONE_SETTLS, CLONE_SIGHAND,
-    CLONE_THREAD, CLONE_VFORK, CLONE_VM, WNOHANG,
+    CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET,
+    CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS, CLONE_PARENT_SETTID, CLONE_SETTLS,
+    CLONE_SIGHAND, CLONE_THREAD, CLONE_VFORK, CLONE_VM,
 };
+
+/// Flags that ask for namespaces, which there are none of.
+const NAMESPACES: u32 = CLONE_NEWNS
+    | CLONE_NEWCGROUP
+    | CLONE_NEWUTS
+    | CLONE_NEWIPC
+    | CLONE_NEWUSER
+    | CLONE_NEWPID
+    | CLONE_NEWNET;
 
 /// What `clone` is asked for.
 struct Making {
@@ -71,7 +81,7 @@ fn make_simply(call: &mut Arguments<'_>, flags: u32) -> Outcome {
 
 fn make(call: &mut Arguments<'_>, request: &Making) -> Outcome {
     let has = |flag: u32| request.flags & flag != 0;
-    if has(CLONE_THREAD) && !(has(CLONE_VM) && has(CLONE_SIGHAND)) {
+    if has(CLONE_THREAD) && !(has(CLONE_VM) && has(CLONE_SIGHAND)) || has(NAMESPACES) {
         return Err(Errno::EINVAL);
     }
     if !process::has_room() {
@@ -144,7 +154,7 @@ pub fn execve(call: &mut Arguments<'_>) -> Outcome {
     let here = task.process.place.lock().clone();
     let loaded =
         load::load(task.process.root(), &here, &path, request).map_err(load::Error::errno)?;
-    end_other_threads(task)?;
+    task.become_only()?;
     // Nothing fails from here on.
     task.cleared_at_end.store(0, Ordering::Relaxed);
     *task.alternate_stack.lock() = Default::default();
@@ -152,6 +162,8 @@ pub fn execve(call: &mut Arguments<'_>) -> Outcome {
         let mut identity = task.process.identity.lock();
         (identity.executable, identity.arguments) = (loaded.path, loaded.arguments);
     }
+    // Whoever is root has everything again.
+    *task.process.capabilities.lock() = ALL_CAPABILITIES;
     for action in task.process.actions.lock().iter_mut() {
         let ignored = action.handler == 1;
         *action = Action { handler: u64::from(ignored), ..Action::DEFAULT };
@@ -164,11 +176,6 @@ pub fn execve(call: &mut Arguments<'_>) -> Outcome {
     sched::current().change_extended(|extended| *extended = Some(Box::new(Extended::new())));
     *call.registers = loaded.registers;
     Ok(0)
-}
-
-/// A process with other threads does not run another program: which of them goes on is not worked out here.
-fn end_other_threads(task: &Task) -> Outcome<()> {
-    if task.process.task_count() > 1 { Err(Errno::EAGAIN) } else { Ok(()) }
 }
 
 /// The texts of a list of pointers that ends with null; none for no list.
@@ -194,40 +201,6 @@ fn texts(task: &Task, list: UserAddress) -> Outcome<Vec<Vec<u8>>> {
     }
 }
 
-/// `wait4`
-pub fn wait4(call: &mut Arguments<'_>) -> Outcome {
-    let wanted = call.signed(0);
-    let own = &call.task.process;
-    let group = i64::from(own.group.load(Ordering::Relaxed));
-    let is_wanted = |child: &Process| match wanted {
-        -1 => true,
-        0 => i64::from(child.group.load(Ordering::Relaxed)) == group,
-        ..0 => i64::from(child.group.load(Ordering::Relaxed)) == -wanted,
-        _ => i64::from(child.number) == wanted,
-    };
-    let never_waits = call.value(2) & u64::from(WNOHANG) != 0;
-    let (number, status) = call.task.wait(None, || {
-        let children: Vec<_> = process::all()
-            .into_iter()
-            .filter(|child| child.parent.load(Ordering::Relaxed) == own.number && is_wanted(child))
-            .collect();
-        match children.iter().find(|child| child.ended().is_some()) {
-            Some(child) => Ok(Some((child.number, process::reap(child.number)?))),
-            None if children.is_empty() => Err(Errno::ECHILD),
-            None if never_waits => Ok(Some((0, Status(0)))),
-            None => Ok(None),
-        }
-    })?;
-    let memory = own.memory();
-    if number != 0 && !call.address(1).is_null() {
-        memory.write(call.address(1), &status.0.to_le_bytes())?;
-    }
-    if number != 0 && !call.address(3).is_null() {
-        memory.write(call.address(3), &[0; 144])?;
-    }
-    Ok(number.into())
-}
-
 /// `exit`: the thread alone. It leaves when it would go back to its program.
 pub fn exit(call: &mut Arguments<'_>) -> Outcome {
     if call.task.process.task_count() == 1 {
@@ -246,5 +219,5 @@ pub fn exit_group(call: &mut Arguments<'_>) -> Outcome {
 /// `set_tid_address`
 pub fn set_tid_address(call: &mut Arguments<'_>) -> Outcome {
     call.task.cleared_at_end.store(call.value(0), Ordering::Relaxed);
-    Ok(call.task.number.into())
+    Ok(call.task.number().into())
 }

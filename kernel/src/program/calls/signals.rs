@@ -1,7 +1,7 @@
 //! Calls on signals.
 
 use super::Arguments;
-use super::paths::Words;
+use super::words::Words;
 use crate::program::errno::{Errno, Outcome};
 use crate::program::process;
 use crate::program::signals::{self, Action, AlternateStack, Signal};

@@ -1,12 +1,15 @@
-//! Calls on time. There is no clock that knows the date: every clock counts from boot.
+//! Calls on time. Clocks that tell the date go on from [`clock::at_boot`]; all others count from boot.
 
 use super::Arguments;
-use super::paths::Words;
+use super::words::Words;
 use crate::arch;
+use crate::program::alarms::{self, Alarm};
+use crate::program::clock;
 use crate::program::errno::{Errno, Outcome};
 use crate::program::memory::UserAddress;
 use crate::program::task::Task;
 use core::time::Duration;
+use linux_raw_sys::general::{CLOCK_REALTIME, CLOCK_REALTIME_COARSE, CLOCK_TAI, ITIMER_REAL};
 
 /// A span of seconds and nanoseconds; none for null.
 ///
@@ -22,7 +25,6 @@ pub fn optional(task: &Task, at: UserAddress) -> Outcome<Option<Duration>> {
 /// # Errors
 ///
 /// As [`optional`].
-#[cfg(target_arch = "x86_64")]
 pub fn optional_micros(task: &Task, at: UserAddress) -> Outcome<Option<Duration>> {
     span(task, at, 1000)
 }
@@ -71,7 +73,8 @@ pub fn clock_nanosleep(call: &mut Arguments<'_>) -> Outcome {
     const ABSOLUTE: u64 = 1;
     let span = optional(call.task, call.address(2))?.ok_or(Errno::EFAULT)?;
     if call.value(1) & ABSOLUTE != 0 {
-        return sleep_until(call.task, span, UserAddress(0));
+        let start = if tells_date(call.value(0)) { clock::at_boot() } else { Duration::ZERO };
+        return sleep_until(call.task, span.saturating_sub(start), UserAddress(0));
     }
     sleep_until(call.task, arch::time::since_boot() + span, call.address(3))
 }
@@ -82,7 +85,12 @@ pub fn clock_gettime(call: &mut Arguments<'_>) -> Outcome {
     if call.value(0) as u32 as u64 >= CLOCKS {
         return Err(Errno::EINVAL);
     }
-    tell(call.task, call.address(1), arch::time::since_boot())
+    let now = if tells_date(call.value(0)) { clock::date() } else { arch::time::since_boot() };
+    tell(call.task, call.address(1), now)
+}
+
+fn tells_date(number: u64) -> bool {
+    [CLOCK_REALTIME, CLOCK_REALTIME_COARSE, CLOCK_TAI].contains(&(number as u32))
 }
 
 /// `clock_getres`
@@ -95,7 +103,7 @@ pub fn clock_getres(call: &mut Arguments<'_>) -> Outcome {
 
 /// `gettimeofday`
 pub fn gettimeofday(call: &mut Arguments<'_>) -> Outcome {
-    let now = arch::time::since_boot();
+    let now = clock::date();
     let mut words = Words::default();
     words.u64(now.as_secs()).u64(now.subsec_micros().into());
     if !call.address(0).is_null() {
@@ -107,7 +115,7 @@ pub fn gettimeofday(call: &mut Arguments<'_>) -> Outcome {
 /// `time`
 #[cfg(target_arch = "x86_64")]
 pub fn time(call: &mut Arguments<'_>) -> Outcome {
-    let now = arch::time::since_boot().as_secs();
+    let now = clock::date().as_secs();
     if !call.address(0).is_null() {
         call.task.process.memory().write(call.address(0), &now.to_le_bytes())?;
     }
@@ -121,4 +129,55 @@ pub fn times(call: &mut Arguments<'_>) -> Outcome {
         call.task.process.memory().write(call.address(0), &[0; 32])?;
     }
     Ok((arch::time::since_boot().as_millis() / TICK_MS) as u64)
+}
+
+/// What is left of an alarm, and its interval.
+fn told(alarm: Alarm) -> (Duration, Duration) {
+    let left = |at: Duration| at.saturating_sub(arch::time::since_boot());
+    // Zero would say that there is none.
+    (alarm.at.map_or(Duration::ZERO, |at| left(at).max(Duration::from_micros(1))), alarm.interval)
+}
+
+fn tell_alarm(task: &Task, to: UserAddress, alarm: Alarm) -> Outcome {
+    let (left, interval) = told(alarm);
+    let mut words = Words::default();
+    for span in [interval, left] {
+        words.u64(span.as_secs()).u64(span.subsec_micros().into());
+    }
+    if to.is_null() {
+        return Ok(0);
+    }
+    task.process.memory().write(to, &words.0).map(|()| 0)
+}
+
+/// An alarm after a time; none for zero.
+fn alarm_after(span: Duration, interval: Duration) -> Alarm {
+    Alarm { at: (!span.is_zero()).then(|| arch::time::since_boot() + span), interval }
+}
+
+/// `setitimer`: of the three kinds, that of real time.
+pub fn setitimer(call: &mut Arguments<'_>) -> Outcome {
+    let (new, process) = (call.address(1), &call.task.process);
+    if call.value(0) as u32 != ITIMER_REAL {
+        return Err(Errno::EINVAL);
+    }
+    let interval = optional_micros(call.task, new)?.unwrap_or_default();
+    let span = if new.is_null() { None } else { optional_micros(call.task, new.offset(16))? };
+    let before = alarms::set(process, alarm_after(span.unwrap_or_default(), interval));
+    tell_alarm(call.task, call.address(2), before)
+}
+
+/// `getitimer`
+pub fn getitimer(call: &mut Arguments<'_>) -> Outcome {
+    let alarm = *call.task.process.alarm.lock();
+    let is_real = call.value(0) as u32 == ITIMER_REAL;
+    tell_alarm(call.task, call.address(1), if is_real { alarm } else { Alarm::default() })
+}
+
+/// `alarm`
+#[cfg(target_arch = "x86_64")]
+pub fn alarm(call: &mut Arguments<'_>) -> Outcome {
+    let span = Duration::from_secs(u64::from(call.value(0) as u32));
+    let before = alarms::set(&call.task.process, alarm_after(span, Duration::ZERO));
+    Ok(told(before).0.as_micros().div_ceil(1_000_000) as u64)
 }

@@ -3,13 +3,17 @@
 //! | module | concept |
 //! |---|---|
 //! | [`node`] | files, directories, links and devices |
+//! | [`data`] | the bytes of files |
 //! | [`tree`] | finding nodes by path, and the tree that an initramfs makes |
 //! | [`open`] | open files and the descriptors of a process |
+//! | [`locks`] | locks on parts of files |
 //! | [`pipe`] | pipes |
 //! | [`terminal`] | the terminal on the serial line |
 //! | [`proc`] | `/proc` |
 //! | `vulnerable` | `/dev/vulnerable`, the driver with planted faults, where the build says so |
 
+pub mod data;
+pub mod locks;
 pub mod node;
 pub mod open;
 pub mod pipe;

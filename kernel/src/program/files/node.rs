@@ -1,14 +1,14 @@
 //! Nodes: files, directories, links and devices. All of them are in memory; what the initramfs holds stays there until it is written.
 
-use crate::arch;
+use crate::program::clock;
 use crate::program::errno::{Errno, Outcome};
+use crate::program::files::data::Data;
 use crate::program::files::proc::Proc;
-use crate::program::memory::Pages;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
 use spin::Mutex;
 
 /// Bits of `st_mode` that say what a node is.
@@ -84,18 +84,6 @@ pub struct Directory {
     pub parent: Weak<Node>,
 }
 
-/// The bytes of a file.
-pub struct Data {
-    bytes: Bytes,
-    /// The same as pages, once somebody has mapped them.
-    pages: Option<Arc<Pages>>,
-}
-
-enum Bytes {
-    Archive(&'static [u8]),
-    Own(Vec<u8>),
-}
-
 /// What is said of a node.
 #[derive(Clone, Copy, Debug)]
 pub struct Meta {
@@ -105,8 +93,8 @@ pub struct Meta {
     pub user: u32,
     /// Group.
     pub group: u32,
-    /// Seconds since 1970.
-    pub modified_s: u64,
+    /// When it was changed, from 1970 on.
+    pub modified: Duration,
     /// Names.
     pub links: u32,
 }
@@ -126,16 +114,16 @@ static NUMBERS: AtomicU64 = AtomicU64::new(2);
 impl Node {
     /// A node of its own.
     pub fn new(permissions: u32, content: Content) -> Arc<Self> {
-        let modified_s = arch::time::since_boot().as_secs();
+        let modified = clock::date();
         let meta =
-            Meta { permissions: permissions & 0o7777, user: 0, group: 0, modified_s, links: 1 };
+            Meta { permissions: permissions & 0o7777, user: 0, group: 0, modified, links: 1 };
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         Arc::new(Self { number, meta: Mutex::new(meta), content })
     }
 
     /// An empty file.
     pub fn file(permissions: u32) -> Arc<Self> {
-        Self::new(permissions, Content::File(Mutex::new(Data::own(Vec::new()))))
+        Self::new(permissions, Content::File(Mutex::new(Data::empty())))
     }
 
     /// An empty directory.
@@ -163,7 +151,7 @@ impl Node {
     /// How long it is.
     pub fn len(&self) -> u64 {
         match &self.content {
-            Content::File(data) => data.lock().as_slice().len() as u64,
+            Content::File(data) => data.lock().len(),
             Content::Link(target) => target.len() as u64,
             _ => 0,
         }
@@ -203,82 +191,6 @@ impl Node {
 
     /// It was changed just now.
     pub fn touch(&self) {
-        self.meta.lock().modified_s = arch::time::since_boot().as_secs();
-    }
-}
-
-impl Data {
-    /// Bytes of its own.
-    pub fn own(bytes: Vec<u8>) -> Self {
-        Self { bytes: Bytes::Own(bytes), pages: None }
-    }
-
-    /// Bytes of the initramfs.
-    pub fn archive(bytes: &'static [u8]) -> Self {
-        Self { bytes: Bytes::Archive(bytes), pages: None }
-    }
-
-    /// All of them.
-    pub fn as_slice(&self) -> &[u8] {
-        match &self.bytes {
-            Bytes::Archive(bytes) => bytes,
-            Bytes::Own(bytes) => bytes,
-        }
-    }
-
-    /// As pages, with zeroes behind the end. Those who map them do not see later writes.
-    ///
-    /// # Errors
-    ///
-    /// [`Errno::ENOMEM`].
-    pub fn pages(&mut self) -> Outcome<Arc<Pages>> {
-        if let Some(pages) = &self.pages {
-            return Ok(pages.clone());
-        }
-        let pages = Arc::new(Pages::holding(self.as_slice())?);
-        self.pages = Some(pages.clone());
-        Ok(pages)
-    }
-
-    /// Writes at an offset.
-    ///
-    /// # Errors
-    ///
-    /// [`Errno::ENOSPC`].
-    pub fn write(&mut self, offset: u64, from: &[u8]) -> Outcome<()> {
-        let end = offset.checked_add(from.len() as u64).ok_or(Errno::ENOSPC)?;
-        if end > self.as_slice().len() as u64 {
-            self.resize(end)?;
-        }
-        let bytes = self.writable()?;
-        bytes[offset as usize..end as usize].copy_from_slice(from);
-        Ok(())
-    }
-
-    /// Makes it so long.
-    ///
-    /// # Errors
-    ///
-    /// [`Errno::ENOSPC`].
-    pub fn resize(&mut self, len: u64) -> Outcome<()> {
-        let bytes = self.writable()?;
-        let len = usize::try_from(len).map_err(|_| Errno::ENOSPC)?;
-        bytes.try_reserve(len.saturating_sub(bytes.len())).map_err(|_| Errno::ENOSPC)?;
-        bytes.resize(len, 0);
-        Ok(())
-    }
-
-    fn writable(&mut self) -> Outcome<&mut Vec<u8>> {
-        self.pages = None;
-        if let Bytes::Archive(bytes) = self.bytes {
-            let mut own = Vec::new();
-            own.try_reserve_exact(bytes.len()).map_err(|_| Errno::ENOSPC)?;
-            own.extend_from_slice(bytes);
-            self.bytes = Bytes::Own(own);
-        }
-        match &mut self.bytes {
-            Bytes::Own(bytes) => Ok(bytes),
-            Bytes::Archive(_) => Err(Errno::EROFS),
-        }
+        self.meta.lock().modified = clock::date();
     }
 }

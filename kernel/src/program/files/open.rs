@@ -91,9 +91,12 @@ impl OpenFile {
         }
         match &self.object {
             Object::Pipe(end) => end.read(to),
-            Object::Text(text) => Ok(self.read_slice(text, to, at)),
+            Object::Text(text) => Ok(self.advance(at, |offset| read_slice(text, to, offset))),
             Object::Node(node) => match &node.content {
-                Content::File(data) => Ok(self.read_slice(data.lock().as_slice(), to, at)),
+                Content::File(data) => {
+                    let data = data.lock();
+                    Ok(self.advance(at, |offset| data.read(offset, to)))
+                }
                 Content::Device(device) => read_device(*device, to),
                 Content::Directory(_) => Err(Errno::EISDIR),
                 _ => Err(Errno::EINVAL),
@@ -101,16 +104,14 @@ impl OpenFile {
         }
     }
 
-    fn read_slice(&self, from: &[u8], to: &mut [u8], at: Option<u64>) -> usize {
+    /// Does `f` where it is, which moves by what `f` says, or at an offset. Behind the end it stays where it is.
+    fn advance(&self, at: Option<u64>, f: impl FnOnce(u64) -> usize) -> usize {
         let mut offset = self.offset.lock();
-        let start = usize::try_from(at.unwrap_or(*offset)).unwrap_or(usize::MAX).min(from.len());
-        let len = to.len().min(from.len() - start);
-        to[..len].copy_from_slice(&from[start..start + len]);
+        let done = f(at.unwrap_or(*offset));
         if at.is_none() {
-            // Behind the end it stays where it is.
-            *offset += len as u64;
+            *offset += done as u64;
         }
-        len
+        done
     }
 
     /// Writes where it is, or at an offset.
@@ -130,8 +131,7 @@ impl OpenFile {
                     let mut data = data.lock();
                     let mut offset = self.offset.lock();
                     let appends = self.flags() & O_APPEND != 0;
-                    let here =
-                        if appends { data.as_slice().len() as u64 } else { at.unwrap_or(*offset) };
+                    let here = if appends { data.len() } else { at.unwrap_or(*offset) };
                     data.write(here, from)?;
                     if at.is_none() {
                         *offset = here + from.len() as u64;
@@ -187,6 +187,13 @@ impl OpenFile {
             _ => (true, true, false),
         }
     }
+}
+
+fn read_slice(from: &[u8], to: &mut [u8], offset: u64) -> usize {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX).min(from.len());
+    let len = to.len().min(from.len() - start);
+    to[..len].copy_from_slice(&from[start..start + len]);
+    len
 }
 
 fn read_device(device: Device, to: &mut [u8]) -> Outcome<usize> {

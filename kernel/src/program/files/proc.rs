@@ -3,7 +3,9 @@
 use super::node::{Content, Kind, Node};
 use crate::memory::boot::PAGE_SIZE;
 use crate::memory::paging::memories;
+use crate::program::clock;
 use crate::program::errno::{Errno, Outcome};
+use crate::program::memory::Mapping;
 use crate::program::process::{self, Process};
 use crate::program::task;
 use crate::{arch, cpu};
@@ -176,8 +178,9 @@ fn about_machine(what: &str) -> String {
         }
         "mounts" => "rootfs / rootfs rw 0 0\nproc /proc proc rw 0 0\n".to_string(),
         "stat" => format!(
-            "cpu  0 0 0 {} 0 0 0 0 0 0\nbtime 0\nprocesses {}\n",
+            "cpu  0 0 0 {} 0 0 0 0 0 0\nbtime {}\nprocesses {}\n",
             uptime.as_millis() / 10,
+            clock::at_boot().as_secs(),
             process::all().len()
         ),
         "uptime" => format!("{}.{:02} 0.00\n", uptime.as_secs(), uptime.subsec_millis() / 10),
@@ -200,7 +203,7 @@ fn about_process(process: &Process, what: &str) -> Vec<u8> {
     let number = process.number;
     let resident = if process.ended().is_some() { 0 } else { process.memory().resident_pages() };
     let mappings = process.memory().mappings();
-    let bytes: u64 = mappings.iter().map(|(start, end, _)| end - start).sum();
+    let bytes: u64 = mappings.iter().map(|mapping| mapping.end - mapping.start).sum();
     let text = match what {
         "cmdline" => {
             return identity
@@ -213,12 +216,17 @@ fn about_process(process: &Process, what: &str) -> Vec<u8> {
         "environ" => String::new(),
         "maps" => {
             let mut text = String::new();
-            for (start, end, allows) in &mappings {
+            for Mapping { start, end, allows, is_shared } in &mappings {
                 let flag = |on, letter| if on { letter } else { '-' };
-                let (r, w, x) =
-                    (flag(allows.any, 'r'), flag(allows.write, 'w'), flag(allows.execute, 'x'));
+                let (r, w, x) = (
+                    flag(allows.any, 'r'),
+                    flag(allows.any && allows.write, 'w'),
+                    flag(allows.any && allows.execute, 'x'),
+                );
                 // Writing to a `String` cannot fail.
-                let _ = writeln!(text, "{start:012x}-{end:012x} {r}{w}{x}p 00000000 00:00 0");
+                let shared = if *is_shared { 's' } else { 'p' };
+                let _ =
+                    writeln!(text, "{start:012x}-{end:012x} {r}{w}{x}{shared} 00000000 00:00 0");
             }
             text
         }

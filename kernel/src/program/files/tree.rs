@@ -1,12 +1,15 @@
 //! Finding nodes by path, and the tree that an initramfs makes.
 
-use super::node::{Content, Data, Device, Kind, Node, TYPE_BITS};
+use super::data::Data;
+use super::node::{Content, Device, Kind, Node, TYPE_BITS};
 use super::proc::Proc;
+use crate::program::clock;
 use crate::program::errno::{Errno, Outcome};
 use alloc::borrow::ToOwned;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::{String, ToString};
 use alloc::sync::{Arc, Weak};
+use core::time::Duration;
 use kpkeys_program::initramfs::{self, Entry};
 use spin::Mutex;
 
@@ -175,7 +178,9 @@ pub fn from_archive(archive: &'static [u8]) -> Result<Arc<Node>, initramfs::Erro
     for entry in initramfs::entries(archive) {
         add(&root, &entry?, &mut linked);
     }
-    for (path, permissions) in [("dev", 0o755), ("tmp", 0o1777), ("proc", 0o555)] {
+    for (path, permissions) in
+        [("dev", 0o755), ("dev/shm", 0o1777), ("tmp", 0o1777), ("proc", 0o555)]
+    {
         directory_at(&root, path).meta.lock().permissions = permissions;
     }
     let dev = directory_at(&root, "dev");
@@ -227,7 +232,8 @@ fn add(root: &Arc<Node>, entry: &Entry<'static>, linked: &mut BTreeMap<u32, Arc<
         let mut meta = node.meta.lock();
         meta.permissions = entry.mode & 0o7777;
         (meta.user, meta.group) = (entry.user, entry.group);
-        meta.modified_s = entry.modified_s.into();
+        meta.modified = Duration::from_secs(entry.modified_s.into());
+        clock::is_behind(entry.modified_s.into());
     }
     put(&parent, name, node);
 }

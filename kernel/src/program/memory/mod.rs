@@ -1,9 +1,8 @@
-//! The memory of a process: its address space, and what Linux's calls say of it that the memory manager does not know.
-//!
-//! That is where the heap ends, and what is *reserved*: ranges mapped without any permission, which the memory manager need not know of
-//! until they get one.
+//! The memory of a process: its address space, and what Linux's calls say of it that the memory manager does not know: where the heap
+//! ends, and who keeps the pages of its mappings.
 
 mod pages;
+mod regions;
 mod user;
 
 pub use pages::Pages;
@@ -13,10 +12,9 @@ use super::Space;
 use crate::arch::root::RootTable;
 use crate::memory::paging::memories;
 use crate::program::errno::{Errno, Outcome};
-use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use kpkeys_mm::{FilePages, MapFlags, OnFork};
+use kpkeys_mm::{MapFlags, OnFork};
 use kpkeys_pgtable::{PAGE_SIZE, PageRange, VirtAddr};
 
 /// Where the stack of a program ends.
@@ -68,6 +66,19 @@ pub enum Source {
     Shared(Arc<Pages>, usize),
 }
 
+/// Something that is mapped.
+#[derive(Clone, Copy, Debug)]
+pub struct Mapping {
+    /// Its first address.
+    pub start: u64,
+    /// The one behind its last.
+    pub end: u64,
+    /// What it may be used for.
+    pub allows: Permission,
+    /// What is written reaches everybody who maps the same.
+    pub is_shared: bool,
+}
+
 /// The memory of a process.
 pub struct Memory {
     inner: spin::Mutex<Inner>,
@@ -78,10 +89,10 @@ struct Inner {
     space: Space,
     /// What keeps the pages of its mappings.
     keeps: Vec<Arc<Pages>>,
-    /// Start and end of what is mapped without permission.
-    reserved: BTreeMap<u64, u64>,
     /// Where the heap begins and ends.
     heap: (u64, u64),
+    /// The place that was last chosen for a mapping.
+    last_place: u64,
 }
 
 impl Memory {
@@ -92,7 +103,7 @@ impl Memory {
     /// [`Errno::ENOMEM`].
     pub fn new() -> Outcome<Self> {
         let space = Space::new(memories())?;
-        let inner = Inner { space, keeps: Vec::new(), reserved: BTreeMap::new(), heap: (0, 0) };
+        let inner = Inner { space, keeps: Vec::new(), heap: (0, 0), last_place: MAPPINGS_TOP };
         Ok(Self { inner: spin::Mutex::new(inner) })
     }
 
@@ -106,8 +117,8 @@ impl Memory {
         let copy = Inner {
             space: inner.space.fork()?,
             keeps: inner.keeps.clone(),
-            reserved: inner.reserved.clone(),
             heap: inner.heap,
+            last_place: inner.last_place,
         };
         Ok(Self { inner: spin::Mutex::new(copy) })
     }
@@ -127,7 +138,7 @@ impl Memory {
         let va = VirtAddr(address);
         // The memory manager is not asked about code: what is mapped and no code would fault for ever.
         if access == Access::Execute
-            && inner.space.mappings().any(|(range, flags)| range.contains(va) && !flags.execute)
+            && inner.space.mapping_at(va).is_some_and(|(_, flags, _)| !flags.execute)
         {
             return Err(kpkeys_mm::Error::Forbidden(va));
         }
@@ -189,7 +200,7 @@ impl Memory {
     ///
     /// # Errors
     ///
-    /// [`Errno::ENOMEM`] if something in it is not mapped; [`Errno::EACCES`] if it was not mapped for code and should be code now.
+    /// [`Errno::ENOMEM`] if something in it is not mapped.
     pub fn protect(&self, at: u64, bytes: u64, allows: Permission) -> Outcome<()> {
         self.inner.lock().protect(range(at, bytes)?, allows)
     }
@@ -216,7 +227,7 @@ impl Memory {
         }
         let in_place = range(old.0, new_bytes)?;
         let more = new_bytes.saturating_sub(old.1);
-        if more == 0 || inner.is_free(range(old.0 + old.1, more)?) {
+        if more == 0 || range(old.0 + old.1, more).is_ok_and(|more| inner.is_free(more)) {
             inner.space.mremap(from, in_place, false)?;
             return Ok(old.0);
         }
@@ -226,6 +237,36 @@ impl Memory {
         let to = inner.room_for(new_bytes)?;
         inner.space.mremap(from, range(to, new_bytes)?, false)?;
         Ok(to)
+    }
+
+    /// Whether all of a range is mapped.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::ENOMEM`] if it is not.
+    pub fn is_mapped(&self, at: u64, bytes: u64) -> Outcome<()> {
+        let range = range(at, bytes)?;
+        if self.inner.lock().space.is_mapped(range) { Ok(()) } else { Err(Errno::ENOMEM) }
+    }
+
+    /// Has the pages of a range be there, writable where that is allowed.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::ENOMEM`] if something in it is not mapped, or there is no memory.
+    pub fn fault_in(&self, at: u64, bytes: u64) -> Outcome<()> {
+        let range = range(at, bytes)?;
+        self.inner.lock().space.fault_in(range).map_err(|_| Errno::ENOMEM)
+    }
+
+    /// Says of each page from one on whether it is there: 1 or 0.
+    pub fn are_present(&self, at: u64, present: &mut [u8]) {
+        let inner = self.inner.lock();
+        let space = &inner.space;
+        for (page, is_present) in present.iter_mut().enumerate() {
+            let va = VirtAddr(at).offset_pages(page);
+            *is_present = space.kernel().paging().walk(space.root(), va).is_some().into();
+        }
     }
 
     /// Drops the pages of a range, which read as at first then.
@@ -278,140 +319,37 @@ impl Memory {
         inner.heap.1
     }
 
-    /// The mappings, in order: start, end, and what they may be used for.
-    pub fn mappings(&self) -> Vec<(u64, u64, Permission)> {
+    /// The mappings, in order.
+    pub fn mappings(&self) -> Vec<Mapping> {
         let inner = self.inner.lock();
         let mapped = inner.space.mappings().map(|(range, flags)| {
-            let allows = Permission { any: true, write: flags.write, execute: flags.execute };
-            (range.start().0, range.end().0, allows)
+            let any = !inner.space.is_withheld(range.start());
+            Mapping {
+                start: range.start().0,
+                end: range.end().0,
+                allows: Permission { any, write: flags.write, execute: flags.execute },
+                is_shared: inner.file_at(range.start()).is_some_and(|file| file.shared),
+            }
         });
-        let none = Permission { any: false, write: false, execute: false };
-        let reserved = inner.reserved.iter().map(|(&start, &end)| (start, end, none));
-        let mut all: Vec<_> = mapped.chain(reserved).collect();
-        all.sort_unstable_by_key(|mapping| mapping.0);
-        all
+        mapped.collect()
+    }
+
+    /// What tells a word of this memory from all others: where in which pages it is, if a mapping shares those with other processes; or where
+    /// in this memory.
+    pub fn identity_of(self: &Arc<Self>, at: UserAddress) -> (usize, u64) {
+        let inner = self.inner.lock();
+        match inner.space.mapping_at(VirtAddr(at.0)) {
+            Some((range, _, Some(file))) if file.shared => {
+                let first = file.first as u64 * PAGE_SIZE;
+                (core::ptr::from_ref(file.file).addr(), first + at.0 - range.start().0)
+            }
+            _ => (Arc::as_ptr(self).addr(), at.0),
+        }
     }
 
     /// How many pages are in memory.
     pub fn resident_pages(&self) -> usize {
         self.inner.lock().space.mapped_pages()
-    }
-}
-
-impl Inner {
-    fn fault(&mut self, va: VirtAddr, write: bool) -> Result<(), kpkeys_mm::Error> {
-        if va.0 >= USER_END {
-            return Err(kpkeys_mm::Error::NotMapped(va));
-        }
-        self.space.fault(va, write)
-    }
-
-    fn is_free(&self, range: PageRange) -> bool {
-        let touches = |start: u64, end: u64| start < range.end().0 && range.start().0 < end;
-        range.end().0 <= USER_END
-            && !self.space.mappings().any(|(other, _)| touches(other.start().0, other.end().0))
-            && !self.reserved.iter().any(|(&start, &end)| touches(start, end))
-    }
-
-    /// The highest place below the stack that has room.
-    fn room_for(&self, bytes: u64) -> Outcome<u64> {
-        let bytes = bytes.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::ENOMEM)?;
-        let mapped = self.space.mappings().map(|(range, _)| (range.start().0, range.end().0));
-        let mut taken: Vec<_> =
-            mapped.chain(self.reserved.iter().map(|(&start, &end)| (start, end))).collect();
-        taken.sort_unstable();
-        let mut top = MAPPINGS_TOP;
-        for (start, end) in taken.into_iter().rev() {
-            if end <= top && top - end >= bytes {
-                break;
-            }
-            top = top.min(start);
-        }
-        top.checked_sub(bytes).filter(|&at| at >= LOWEST).ok_or(Errno::ENOMEM)
-    }
-
-    fn map(&mut self, range: PageRange, allows: Permission, source: Source) -> Outcome<()> {
-        if !allows.any {
-            if range.end().0 > USER_END {
-                return Err(Errno::ENOMEM);
-            }
-            self.reserved.insert(range.start().0, range.end().0);
-            return Ok(());
-        }
-        let (pages, first, shared) = match source {
-            Source::Zeroes => return Ok(self.space.mmap(range, allows.flags())?),
-            Source::Private(pages, first) => (pages, first, false),
-            Source::Shared(pages, first) => (pages, first, true),
-        };
-        // What lies behind the file's last page has no page of it.
-        let there = pages.len().saturating_sub(first).min(range.pages());
-        if there > 0 {
-            let backed = PageRange::new(range.start(), there).map_err(|_| Errno::EINVAL)?;
-            self.keeps.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-            let file = FilePages { file: pages.file(), first, shared };
-            self.space.mmap_file(backed, allows.flags(), file)?;
-            if !self.keeps.iter().any(|kept| Arc::ptr_eq(kept, &pages)) {
-                self.keeps.push(pages);
-            }
-        }
-        if there < range.pages() {
-            self.reserved.insert(range.start().offset_pages(there).0, range.end().0);
-        }
-        Ok(())
-    }
-
-    fn unmap(&mut self, range: PageRange) -> Outcome<()> {
-        self.space.munmap(range)?;
-        self.release(range.start().0, range.end().0);
-        Ok(())
-    }
-
-    /// Takes a range out of what is reserved; returns the parts that were.
-    fn release(&mut self, start: u64, end: u64) -> Vec<(u64, u64)> {
-        let touched: Vec<_> =
-            self.reserved.range(..end).map(|(&start, &end)| (start, end)).collect();
-        let mut parts = Vec::new();
-        for (from, to) in touched.into_iter().filter(|&(_, to)| to > start) {
-            self.reserved.remove(&from);
-            if from < start {
-                self.reserved.insert(from, start);
-            }
-            if to > end {
-                self.reserved.insert(end, to);
-            }
-            parts.push((from.max(start), to.min(end)));
-        }
-        parts
-    }
-
-    fn protect(&mut self, range: PageRange, allows: Permission) -> Outcome<()> {
-        let (start, end) = (range.start().0, range.end().0);
-        let mapped: Vec<_> = self
-            .space
-            .mappings()
-            .filter(|(other, _)| other.start().0 < end && start < other.end().0)
-            .map(|(other, flags)| (other.start().0.max(start), other.end().0.min(end), flags))
-            .collect();
-        if allows.execute && mapped.iter().any(|(_, _, flags)| !flags.execute) {
-            return Err(Errno::EACCES);
-        }
-        let reserved = self.reserved.range(..end).filter(|&(_, &to)| to > start);
-        let reserved: u64 = reserved.map(|(&from, &to)| to.min(end) - from.max(start)).sum();
-        let covered: u64 = mapped.iter().map(|(from, to, _)| to - from).sum();
-        if covered + reserved < end - start {
-            return Err(Errno::ENOMEM);
-        }
-        if allows.any {
-            for (from, to) in self.release(start, end) {
-                self.map(self::range(from, to - from)?, allows, Source::Zeroes)?;
-            }
-        }
-        for (from, to, flags) in mapped {
-            if flags.write != allows.write {
-                self.space.mprotect(self::range(from, to - from)?, allows.write)?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -1,17 +1,16 @@
-//! `cargo xtask programs`: a static busybox of the distribution, unmodified, on the reference kernel, in every mode.
-//!
-//! Run on request, since it fetches the package ([`Apt`]) and boots ten times. The archive it makes stays in the target directory, for
-//! `kpkeys run --rootfs`.
+//! Scripts for a static busybox, in every mode.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use kpkeys_emulator::{Kernel, Line, Machine, Outcome, Target};
+use kpkeys_emulator::{Kernel, Target};
 use kpkeys_pgtable::Mode;
 use kpkeys_program::initramfs::Writer;
 
+use super::architecture;
+use super::boot::Boot;
 use crate::debian::Apt;
 use crate::workspace;
 
@@ -58,49 +57,25 @@ const CASES: [Case; 5] = [
     },
 ];
 
-/// Runs everything.
-pub fn run() -> Result<()> {
-    for (target, architecture) in [(Target::X86_64, "amd64"), (Target::Aarch64, "arm64")] {
-        let archive = archive(architecture)?;
-        let kernel = Kernel::build(target)?;
-        for mode in Mode::ALL {
-            for case in &CASES {
-                check(&kernel, &archive, mode.name(), case)?;
-            }
-            println!("{}, {}: {} scripts as on Linux", target.name(), mode.name(), CASES.len());
+/// Runs them all.
+pub fn run(kernel: &Kernel, target: Target) -> Result<()> {
+    let archive = archive(architecture(target))?;
+    for mode in Mode::ALL {
+        for case in &CASES {
+            check(kernel, &archive, mode.name(), case)?;
         }
+        println!("{}, {}: {} scripts as on Linux", target.name(), mode.name(), CASES.len());
     }
     Ok(())
 }
 
 fn check(kernel: &Kernel, archive: &Path, mode: &str, case: &Case) -> Result<()> {
-    let machine = Machine {
-        cpus: 4,
-        command_line: format!("mode={mode} -- sh -c '{}'", case.script.replace('\'', "'\\''")),
-        initramfs: Some(archive.to_owned()),
-        time_limit: Duration::from_secs(300),
-        ..Machine::default()
-    };
-    let (mut printed, mut status, mut findings) = (Vec::new(), None, true);
-    let run = kernel.run(&machine, &mut |line| match line {
-        Line::Log(text) if text.ends_with(" 0 findings") => findings = false,
-        Line::Log(text) if text.starts_with('[') => {}
-        Line::Log(text) => printed.push(text.to_owned()),
-        Line::Record(json) => {
-            let record: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
-            if record["type"] == "program" {
-                status = record["status"].as_u64();
-            }
-        }
-    })?;
-    let expected = if case.status == 0 { Outcome::Success } else { Outcome::Failed };
-    if printed != case.prints
-        || status != Some(case.status.into())
-        || run.outcome != expected
-        || findings
-    {
+    let limit = Duration::from_secs(300);
+    let boot = Boot { kernel, archive, mode, memory_mib: 256, limit, counts_instructions: false };
+    let ended = boot.run(case.script)?;
+    if ended.printed != case.prints || !ended.is_well(case.status) {
         bail!(
-            "mode {mode}: `{}` printed {printed:?} and ended with {status:?}; expected {:?} and {}; the checker had findings: {findings}",
+            "mode {mode}: `{}` came to {ended:?}; expected {:?} and status {}",
             case.script,
             case.prints,
             case.status

@@ -1,0 +1,71 @@
+//! One command on one machine.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use kpkeys_emulator::{Kernel, Line, Machine, Outcome};
+
+/// What is to be run, and on what.
+pub struct Boot<'a> {
+    pub kernel: &'a Kernel,
+    pub archive: &'a Path,
+    pub mode: &'a str,
+    pub memory_mib: u32,
+    pub limit: Duration,
+    /// One CPU whose clock counts instructions, a nanosecond each; otherwise four, and the host's clock.
+    pub counts_instructions: bool,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Ended {
+    /// The lines that the command printed.
+    pub printed: Vec<String>,
+    /// What it ended with; none if the kernel did not say.
+    pub status: Option<u64>,
+    /// How the machine ended.
+    pub outcome: Outcome,
+    /// The checker had nothing to say.
+    pub is_clean: bool,
+}
+
+impl Ended {
+    /// Whether it ended with a status, and the kernel in order.
+    pub fn is_well(&self, status: u32) -> bool {
+        let expected = if status == 0 { Outcome::Success } else { Outcome::Failed };
+        self.status == Some(status.into()) && self.outcome == expected && self.is_clean
+    }
+}
+
+impl Boot<'_> {
+    /// Runs a script by the archive's `sh`.
+    pub fn run(&self, script: &str) -> Result<Ended> {
+        let machine = Machine {
+            cpus: if self.counts_instructions { 1 } else { 4 },
+            clock_by_instructions: self.counts_instructions,
+            memory_mib: self.memory_mib,
+            command_line: format!(
+                "mode={} -- sh -c '{}'",
+                self.mode,
+                script.replace('\'', "'\\''")
+            ),
+            initramfs: Some(self.archive.to_owned()),
+            time_limit: self.limit,
+            ..Machine::default()
+        };
+        let (mut printed, mut status, mut is_clean) = (Vec::new(), None, false);
+        let run = self.kernel.run(&machine, &mut |line| match line {
+            Line::Log(text) if text.ends_with(" 0 findings") => is_clean = true,
+            Line::Log(text) if text.starts_with('[') => {}
+            Line::Log(text) => printed.push(text.to_owned()),
+            Line::Record(json) => {
+                let record: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
+                if record["type"] == "program" {
+                    status = record["status"].as_u64();
+                }
+            }
+        })?;
+        Ok(Ended { printed, status, outcome: run.outcome, is_clean })
+    }
+}
