@@ -136,7 +136,7 @@ fn shared<F: HostedFormat, S: Protection>() -> Shared<F, S> {
     let arena = Arc::new(S::arena(SMALL).expect("the host gives the arena its addresses"));
     let backend = S::backend(ArenaRegister::new(arena.clone()));
     let turn = Arc::new(Turn::default());
-    let machine = Hosted::new(arena.clone(), backend, OtherCpu(turn.clone()), 1);
+    let machine = S::machine(Hosted::new(arena.clone(), backend, OtherCpu(turn.clone()), 1));
     let frames = Scarce::new(machine.memory());
     let paging = Paging::new(machine, frames, Config::of(Mode::Fused)).expect("there is memory");
     paging.enable_protection().expect("protection can be turned on");

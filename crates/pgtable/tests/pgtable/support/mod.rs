@@ -163,7 +163,7 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
         let register = ArenaRegister::new(guarded);
         let backend = S::backend(register.clone());
         let hosted = Hosted::new(arena.clone(), backend, Counter::default(), 1);
-        let machine = machine(S::machine::<F>(hosted));
+        let machine = machine(S::machine(hosted));
         let frames = Scarce::new(machine.memory());
         prepare(&frames);
         let paging = Paging::new(machine, frames, config)?;

@@ -11,7 +11,7 @@ use kpkeys_hosted::arena::Arena;
 use kpkeys_hosted::mmu::{Cpu, Fault};
 use kpkeys_hosted::register::{ArenaRegister, Opens, PanFlag, RootFlag};
 use kpkeys_hosted::{Counter, Hosted, HostedFormat};
-use kpkeys_pgtable::{Format, Level, Machine, Paging, PhysAddr, Root};
+use kpkeys_pgtable::{Format, Level, Machine, Paging, PhysAddr, Probe, Root};
 
 use super::Scarce;
 
@@ -35,7 +35,9 @@ pub trait Protection: 'static {
         Self: Sized;
 
     /// The machine, with its alias where this way has it.
-    fn machine<F: HostedFormat>(machine: MachineOf<F, Self>) -> MachineOf<F, Self>
+    fn machine<F: HostedFormat, P: Probe>(
+        machine: Hosted<F, Self::Backend<F>, P>,
+    ) -> Hosted<F, Self::Backend<F>, P>
     where
         Self: Sized,
     {
@@ -169,7 +171,9 @@ impl Protection for InWindows {
         backend
     }
 
-    fn machine<F: HostedFormat>(machine: MachineOf<F, Self>) -> MachineOf<F, Self> {
+    fn machine<F: HostedFormat, P: Probe>(
+        machine: Hosted<F, Self::Backend<F>, P>,
+    ) -> Hosted<F, Self::Backend<F>, P> {
         machine.with_alias_in_windows()
     }
 
