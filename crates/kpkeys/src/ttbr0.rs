@@ -19,6 +19,8 @@
 //! Whoever writes `TTBR0_EL1` for a purpose of their own closes a window by it, and opens none: the window root must be no address space's.
 //! It comes from [`Roots`], which is where the kernel says what the two values are.
 
+use core::marker::PhantomData;
+
 use crate::flagged::{Bit, Flagged};
 
 /// The backend. Having one of [`RootRegister`] means that the CPU that made it reaches the alias in windows alone.
@@ -50,6 +52,10 @@ pub unsafe trait Roots: Copy {
     /// What it holds outside of windows while the kernel runs.
     fn closed() -> u64;
 }
+
+/// `TTBR0_EL1` of the calling CPU; made by `Ttbr0::init` alone, which exists on arm64.
+#[derive(Clone, Copy, Debug)]
+pub struct RootRegister<R>(PhantomData<R>);
 
 /// Why a CPU cannot be protected so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -151,19 +157,12 @@ const fn identifier(root: u64) -> u64 {
 }
 
 #[cfg(target_arch = "aarch64")]
-pub use cpu::RootRegister;
-
-#[cfg(target_arch = "aarch64")]
 mod cpu {
     use core::arch::asm;
     use core::marker::PhantomData;
 
-    use super::{Control, InitError, Roots, Ttbr0};
+    use super::{Control, InitError, RootRegister, Roots, Ttbr0};
     use crate::keyed::{Register, Value};
-
-    /// `TTBR0_EL1` of the calling CPU; made by `Ttbr0::init` alone.
-    #[derive(Clone, Copy, Debug)]
-    pub struct RootRegister<R>(PhantomData<R>);
 
     // SAFETY: MRS and MSR act on the calling CPU; none of the `asm!` is `nomem`, so the compiler moves no access across them; both
     // are inlined. What is read is whether the value is the one of the two that this writes.
@@ -266,7 +265,7 @@ mod tests {
 
     #[test]
     fn what_would_leave_the_alias_in_reach_is_named() {
-        for tcr in [0, u64::MAX & !(1 << 7)] {
+        for tcr in [0, !(1 << 7)] {
             let other = Control { tcr: tcr | 1 << 22, ..READY };
             assert_eq!(other.verify(WINDOW, CLOSED), Err(InitError::OtherIdentifier));
             let off = Control { tcr: (tcr | 1 << 7) & !(1 << 22), ..READY };

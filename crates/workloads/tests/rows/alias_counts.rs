@@ -115,10 +115,11 @@ fn rows_differ_from_those_by_key_by_what_the_alias_costs<F: HostedFormat>() {
     }
 }
 
-/// With a window root: by keys, but for the second mapping.
+/// With a window root: by keys, but for the second mapping. (With the pool, where a block is taken depends on what the pool had, which is one page less; an operation that is
+/// interrupted by that has a window more.)
 #[test]
 fn rows_with_a_window_root_differ_from_those_by_key_by_the_second_mapping() {
-    for mode in Mode::ALL {
+    for mode in Mode::ALL.into_iter().filter(|mode| !mode.fuses()) {
         let (by_key, by_root) = (kernel::<Aarch64>(mode), kernel_with_window_root::<Aarch64>(mode));
         for row in &ALL_ROWS {
             let by_key = Events::of(&run(&by_key, row, 100).1);
@@ -129,8 +130,18 @@ fn rows_with_a_window_root_differ_from_those_by_key_by_the_second_mapping() {
             let more = 2 * (found.windows - by_key.windows);
             assert_eq!(found.barriers, by_key.barriers + more, "{} {mode:?}", row.result_class);
         }
-        by_root.purge_vmalloc();
-        assert_clean_and_nothing_leaked(&by_root, &format!("{mode:?}"));
+    }
+}
+
+#[test]
+fn every_row_leaves_all_tables_behind_a_window_root() {
+    for mode in Mode::ALL {
+        let kernel = kernel_with_window_root::<Aarch64>(mode);
+        for row in &ALL_ROWS {
+            run(&kernel, row, 100);
+        }
+        kernel.purge_vmalloc();
+        assert_clean_and_nothing_leaked(&kernel, &format!("{mode:?}"));
     }
 }
 

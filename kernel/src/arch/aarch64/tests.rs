@@ -1,7 +1,7 @@
 //! What only arm64 has to show.
 
 use super::asid::Asids;
-use super::{control, root};
+use super::{backend, control, root};
 use crate::cpu::calls;
 use crate::cpu::fault::Cause;
 use crate::evidence::probe;
@@ -9,12 +9,13 @@ use crate::lock::IrqsOff;
 use crate::memory::paging::{memories, user};
 use crate::protection;
 use crate::start::image;
-use crate::{cpu, ensure, kernel_test, skip};
+use crate::{cpu, ensure, kernel_test};
 use alloc::string::ToString;
 use core::sync::atomic::{AtomicBool, Ordering};
 use kpkeys::Guard;
 use kpkeys::context::PageTables;
 use kpkeys_mm::AddressSpace;
+use kpkeys_pgtable::section::Space;
 
 /// Instructions of the image's code that have these bits under the mask.
 fn count(mask: u32, bits: u32) -> usize {
@@ -101,16 +102,17 @@ kernel_test! {
         ensure!((flushes, next) == (2, 4), "(flushes, the next) = ({flushes}, {next})");
     }
 
-    /// Every exception sets PAN, whatever was interrupted, since SPAN is clear: in an interrupt and in an NMI.
-    fn exceptions_set_pan() {
-        if !control::supported().contains(control::Features::PAN) {
-            skip!("this CPU has no PAN: user memory is not mapped while the kernel runs");
-            return Ok(());
-        }
+    /// Every exception keeps the kernel from programs' memory, whatever was interrupted: it sets PAN, since SPAN is clear, or finds no program's root where there is no
+    /// PAN; in an interrupt and in an NMI.
+    fn exceptions_keep_programs_memory_out() {
+        let is_out = || {
+            let is_mapped = root::loaded().any(|(space, _)| space == Space::User);
+            control::active().contains(control::Features::PAN) || backend::lacks_pan() && !is_mapped
+        };
         for target in cpu::online() {
             let seen = [AtomicBool::new(false), AtomicBool::new(false)];
             let look = |at: &AtomicBool| {
-                at.store(control::active().contains(control::Features::PAN), Ordering::Relaxed);
+                at.store(is_out(), Ordering::Relaxed);
             };
             calls::run_in_interrupt(target.id, &|| look(&seen[0]));
             calls::run_in_nmi(target.id, &|| look(&seen[1]));
