@@ -57,7 +57,7 @@ impl Boot<'_> {
         let (mut printed, mut status, mut is_clean) = (Vec::new(), None, false);
         let run = self.kernel.run(&machine, &mut |line| match line {
             Line::Log(text) if text.ends_with(" 0 findings") => is_clean = true,
-            Line::Log(text) if text.starts_with('[') => {}
+            Line::Log(text) if is_of_kernel(text) => {}
             Line::Log(text) => printed.push(text.to_owned()),
             Line::Record(json) => {
                 let record: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
@@ -67,5 +67,25 @@ impl Boot<'_> {
             }
         })?;
         Ok(Ended { printed, status, outcome: run.outcome, is_clean })
+    }
+}
+
+/// Whether a line is of the kernel's log: it begins with a time, `[   12.345] `.
+fn is_of_kernel(line: &str) -> bool {
+    let time = line.strip_prefix('[').and_then(|rest| rest.split_once("] "));
+    time.is_some_and(|(time, _)| time.trim_start().parse::<f64>().is_ok() && time.contains('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_programs_brackets_are_its_own() {
+        assert!(is_of_kernel("[    0.163] mode fused"));
+        assert!(is_of_kernel("[  117.356] checker"));
+        for line in ["[0, 1] of", "[(100, 328350)]", "['a.b'] c", "[]", "[3] 4"] {
+            assert!(!is_of_kernel(line), "{line}");
+        }
     }
 }

@@ -47,6 +47,7 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     }
 
     /// Shares the pages of a range that are in one root's tables with another's, write-protected in both.
+    #[inline(always)]
     pub(super) fn share_range(
         &self,
         from: &Root,
@@ -55,12 +56,15 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
         mapped: &mut usize,
     ) -> Result<(), Error> {
         let paging = self.kernel.paging();
+        let mut shared = 0;
         let mut share = ShareFolios::<M> {
             frames: self.kernel.frames(),
-            mapped,
+            mapped: &mut shared,
             format: core::marker::PhantomData,
         };
-        paging.copy(&paging.section(to), from, to, range, &mut share)
+        let copied = paging.copy(&paging.section(to), from, to, range, &mut share);
+        *mapped += shared;
+        copied
     }
 }
 

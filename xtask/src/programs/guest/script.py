@@ -103,7 +103,7 @@ def files():
         os.open("/nowhere", os.O_RDONLY)
     except OSError as error:
         print(error)
-    print(json.dumps({"a": [1, 2, {"b": None}]}), re.findall(r"\d+", "a1b22c333"))
+    print("json", json.dumps({"a": [1, 2, {"b": None}]}), re.findall(r"\d+", "a1b22c333"))
 
 
 if __name__ == "__main__":
