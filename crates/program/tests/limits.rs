@@ -154,11 +154,13 @@ fn the_headers_are_where_the_segment_that_has_them_is() {
     assert_eq!(headers_at(&[cut(64)]), 0, "they are not loaded");
 }
 
+/// The segment has them if it has their first byte.
 #[test]
 fn headers_may_be_in_the_middle_or_at_the_start_of_any_segment() {
-    let second = |offset| Header { offset, address: 0x40_3000 + offset, in_file: 512, ..DATA };
     for offset in [32, 64] {
-        let program = found(&[Header { in_file: 16, ..CODE }, second(offset)]).unwrap();
+        let in_file = 64 - offset + 1;
+        let second = Header { offset, address: 0x40_3000 + offset, in_file, ..DATA };
+        let program = found(&[Header { in_file: 16, ..CODE }, second]).unwrap();
         assert_eq!(program.headers, 0x40_3040, "{offset}");
     }
 }
@@ -314,9 +316,10 @@ const NOTHING: Contents<'_> = Contents {
     random: [9; 16],
 };
 
-/// Each takes a pointer, and a byte that ends it.
+/// Each takes a pointer, and a byte that ends it. Linux has allowed 32 pages since its first release, and more since 2.6.23.
 #[test]
 fn arguments_and_environment_may_take_as_much_as_is_allowed_together() {
+    assert_eq!(stack::MAX_BYTES, 32 * 4096);
     let text = |len| [vec![b'a'; len]];
     let layout = |argument, variable| {
         let (arguments, environment) = (&text(argument)[..], &text(variable)[..]);
