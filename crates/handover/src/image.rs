@@ -21,6 +21,8 @@ pub enum Error {
     Flags(u64),
     /// It is longer than it says that it needs, or needs more than 1 GiB.
     Size(u64),
+    /// It is to lie so many bytes behind a multiple of [`ALIGN`], which is [`ALIGN`] or more.
+    Offset(u64),
 }
 
 impl fmt::Display for Error {
@@ -31,6 +33,9 @@ impl fmt::Display for Error {
                 write!(f, "its flags {flags:#x} ask for what this loader does not do")
             }
             Self::Size(size) => write!(f, "its header says that it needs {size} bytes"),
+            Self::Offset(offset) => {
+                write!(f, "its header asks for {offset:#x} bytes behind a multiple of 2 MiB")
+            }
         }
     }
 }
@@ -65,8 +70,11 @@ impl Image {
         if flags & BIG_ENDIAN != 0 || flags & ANYWHERE == 0 {
             return Err(Error::Flags(flags));
         }
-        if size < file.len() as u64 || size > MAX_LEN || offset >= ALIGN {
+        if size < file.len() as u64 || size > MAX_LEN {
             return Err(Error::Size(size));
+        }
+        if offset >= ALIGN {
+            return Err(Error::Offset(offset));
         }
         Ok(Self { offset, size })
     }
@@ -75,6 +83,7 @@ impl Image {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::string::ToString;
     use alloc::vec;
 
     fn file(size: u64, flags: u64) -> vec::Vec<u8> {
@@ -88,6 +97,37 @@ mod tests {
     #[test]
     fn a_header_says_how_much_memory_is_needed() {
         assert_eq!(Image::parse(&file(4096, 0xa)), Ok(Image { offset: 0, size: 4096 }));
+    }
+
+    #[test]
+    fn a_kernel_may_need_as_much_as_its_file_has_and_as_much_as_is_allowed() {
+        for size in [128, MAX_LEN] {
+            assert_eq!(Image::parse(&file(size, 0xa)), Ok(Image { offset: 0, size }));
+        }
+        assert_eq!(Image::parse(&file(MAX_LEN + 1, 0xa)), Err(Error::Size(MAX_LEN + 1)));
+    }
+
+    #[test]
+    fn a_place_behind_a_multiple_is_less_than_a_multiple() {
+        let at = |offset: u64| {
+            let mut file = file(4096, 0xa);
+            file[8..16].copy_from_slice(&offset.to_le_bytes());
+            Image::parse(&file)
+        };
+        assert_eq!(at(ALIGN - 1), Ok(Image { offset: ALIGN - 1, size: 4096 }));
+        assert_eq!(at(ALIGN), Err(Error::Offset(ALIGN)));
+    }
+
+    #[test]
+    fn an_error_says_what_the_header_has() {
+        for (error, has) in [
+            (Error::NotAnImage, "Linux Image"),
+            (Error::Flags(0x2b), "0x2b"),
+            (Error::Size(777), "777 bytes"),
+            (Error::Offset(ALIGN), "0x200000"),
+        ] {
+            assert!(error.to_string().contains(has), "{error}");
+        }
     }
 
     #[test]

@@ -50,3 +50,21 @@ impl Machine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One medium is for machines of both kinds.
+    #[test]
+    fn every_kind_has_files_of_its_own_and_its_loader_where_firmware_looks() {
+        let loaders = Machine::ALL.map(Machine::loader);
+        assert_eq!(loaders, ["EFI/BOOT/BOOTX64.EFI", "EFI/BOOT/BOOTAA64.EFI"]);
+        let kernels = Machine::ALL.map(Machine::kernel);
+        assert_ne!(kernels[0], kernels[1]);
+        for (machine, kernel) in Machine::ALL.into_iter().zip(kernels) {
+            let name = kernel.strip_prefix("EFI/kpkeys/").unwrap();
+            assert!(name.starts_with(machine.name()), "{kernel}");
+        }
+    }
+}

@@ -23,7 +23,7 @@ pub enum Error {
     NoEntry,
     /// Nothing in it is to be loaded.
     NoSegments,
-    /// This program header does not fit into the file, or below 4 GiB; or it overlaps another.
+    /// This program header does not fit into the file, or below 4 GiB; or it begins in the memory of another.
     BadSegment(usize),
     /// It is entered outside of what is loaded.
     BadEntry(u64),
@@ -78,18 +78,20 @@ impl<'a> Kernel<'a> {
         if elf.ehdr.e_machine != abi::EM_X86_64 {
             return Err(Error::NotElf);
         }
-        let mut segments = Vec::new();
+        let mut numbered = Vec::new();
         for (number, header) in headers.iter().enumerate() {
             if header.p_type == abi::PT_LOAD && header.p_memsz > 0 {
-                segments.push(segment(file, &header).ok_or(Error::BadSegment(number))?);
+                let segment = segment(file, &header).ok_or(Error::BadSegment(number))?;
+                numbered.push((number, segment));
             }
         }
-        segments.sort_unstable_by_key(|segment| segment.address);
-        let overlap =
-            segments.windows(2).position(|two| two[0].addresses().end > two[1].addresses().start);
-        if let Some(number) = overlap {
-            return Err(Error::BadSegment(number));
+        numbered.sort_unstable_by_key(|(_, segment)| segment.address);
+        for two in numbered.windows(2) {
+            if two[0].1.addresses().end > two[1].1.addresses().start {
+                return Err(Error::BadSegment(two[1].0));
+            }
         }
+        let segments: Vec<_> = numbered.into_iter().map(|(_, segment)| segment).collect();
         let entry = headers.iter().find_map(|header| entry(&elf, &header)).ok_or(Error::NoEntry)?;
         if segments.is_empty() {
             return Err(Error::NoSegments);
@@ -155,8 +157,20 @@ fn number(bytes: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::string::ToString;
 
     const NOTE: &[u8] = b"\x04\0\0\0\x08\0\0\0\x12\0\0\0Xen\0\0\0\x20\0\0\0\0\0";
+
+    /// A note with a name of four bytes, and a number of any length.
+    fn note(name: &[u8; 4], kind: u32, number: &[u8]) -> Vec<u8> {
+        let words = [4, number.len() as u32, kind].map(u32::to_le_bytes).concat();
+        [&words, &name[..], number].concat()
+    }
+
+    /// What is found of a kernel whose code is `CODE`, and whose notes are these.
+    fn entered(notes: &[u8]) -> Result<u32, Error> {
+        Kernel::parse(&elf(&[CODE, (abi::PT_NOTE, 0, notes, 0)])).map(|kernel| kernel.entry)
+    }
 
     /// An ELF file with these program headers: type, physical address, bytes in the file, and how many more there are in memory.
     fn elf(segments: &[(u32, u64, &[u8], u64)]) -> Vec<u8> {
@@ -195,6 +209,47 @@ mod tests {
     }
 
     #[test]
+    fn the_entry_is_in_a_note_of_xens_of_its_type_in_four_bytes_or_eight() {
+        let right = note(b"Xen\0", 18, &0x20_0003_u32.to_le_bytes());
+        assert_eq!(entered(&right), Ok(0x20_0003));
+        assert_eq!(entered(&note(b"Xen\0", 18, &0x20_0003_u64.to_le_bytes())), Ok(0x20_0003));
+        for other in [note(b"Xen\0", 17, &[7; 4]), note(b"GNU\0", 18, &[7; 4])] {
+            assert_eq!(entered(&[&other[..], &right].concat()), Ok(0x20_0003));
+        }
+        assert_eq!(entered(&note(b"Xen\0", 18, &[0; 12])), Err(Error::NoEntry));
+    }
+
+    #[test]
+    fn the_entry_lies_in_code_that_the_file_has() {
+        let at = |entry: u32| entered(&note(b"Xen\0", 18, &entry.to_le_bytes()));
+        assert_eq!(at(0x20_0004), Err(Error::BadEntry(0x20_0004)));
+        assert_eq!(at(0x1f_ffff), Err(Error::BadEntry(0x1f_ffff)));
+    }
+
+    #[test]
+    fn pieces_may_touch_and_empty_ones_are_left_out() {
+        let touching = (abi::PT_LOAD, 0x20_0004, &b"more"[..], 0);
+        let empty = (abi::PT_LOAD, 0x20_0002, &b""[..], 0);
+        let file = elf(&[touching, empty, CODE, ENTRY]);
+        let kernel = Kernel::parse(&file).unwrap();
+        let pieces: Vec<_> = kernel.segments.iter().map(|it| (it.address, it.bytes)).collect();
+        assert_eq!(pieces, [(0x20_0000, &b"code"[..]), (0x20_0004, &b"more"[..])]);
+    }
+
+    #[test]
+    fn an_error_says_which_part_of_the_file_is_wrong() {
+        for (error, part) in [
+            (Error::NotElf, "ELF"),
+            (Error::NoEntry, "PVH entry"),
+            (Error::NoSegments, "nothing to load"),
+            (Error::BadSegment(7), "program header 7"),
+            (Error::BadEntry(0x1234), "0x1234"),
+        ] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    }
+
+    #[test]
     fn what_does_not_fit_is_refused() {
         let refused = |segments: &[_], why| assert_eq!(Kernel::parse(&elf(segments)), Err(why));
         refused(&[CODE, DATA], Error::NoEntry);
@@ -206,6 +261,9 @@ mod tests {
         refused(&[shrunk, ENTRY], Error::BadSegment(0));
         let over = (abi::PT_LOAD, 0x1f_ffff, &b"over"[..], 0);
         refused(&[CODE, over, ENTRY], Error::BadSegment(0));
+        let inside = (abi::PT_LOAD, 0x40_0fff, &b"late"[..], 0);
+        refused(&[inside, ENTRY, CODE, DATA], Error::BadSegment(0));
+        refused(&[ENTRY, CODE, DATA, inside], Error::BadSegment(3));
         assert_eq!(Kernel::parse(b"MZ"), Err(Error::NotElf));
     }
 

@@ -78,10 +78,17 @@ mod tests {
         let usable =
             Usable::new([0x5000..0x6000, 0x1000..0x2000, 0x2000..0x3000, 0x2800..0x2900, 9..9]);
         assert_eq!(usable.ranges(), [0x1000..0x3000, 0x5000..0x6000]);
-        assert_eq!(usable.len(), 0x3000);
+        assert_eq!((usable.len(), usable.is_empty()), (0x3000, false));
         assert!(usable.contains(&(0x1800..0x3000)));
         assert!(!usable.contains(&(0x2000..0x5800)));
         assert!(!usable.contains(&(0..0x1001)));
+    }
+
+    #[test]
+    fn ranges_without_a_byte_are_no_memory() {
+        let nothing = Usable::new([9..9, 5..5]);
+        assert_eq!((nothing.len(), nothing.is_empty()), (0, true));
+        assert_eq!(nothing, Usable::default());
     }
 
     #[test]

@@ -122,6 +122,7 @@ fn property(name: &str, value: &[u8]) -> Result<DeviceTreeProperty, Error> {
 mod tests {
     use super::*;
     use alloc::string::String;
+    use core::iter;
 
     fn firmwares() -> Vec<u8> {
         let mut tree = DeviceTree::new();
@@ -170,5 +171,48 @@ mod tests {
         assert_eq!(edited(b"no tree", &memory, ""), Err(Error::NotATree));
         assert_eq!(len(*b"\xd0\x0d\xfe\xed\xff\xff\xff\xff"), None);
         assert_eq!(len(*b"\xd0\x0d\xfe\xee\0\0\0\x40"), None);
+    }
+
+    /// Devicetree Specification v0.4, 2.3.5: two words of address and one of size.
+    #[test]
+    fn a_root_that_says_nothing_has_the_specifications_words() {
+        let memory = Usable::new(iter::once(0x1_4000_0000..0x1_4800_0000));
+        let blob = edited(&DeviceTree::new().to_dtb(), &memory, "").unwrap();
+        let fdt = Fdt::new(&blob).unwrap();
+        let tree = DeviceTree::from_fdt(&fdt);
+        let node = tree.find_node("/memory@140000000").unwrap();
+        let words = [1u32, 0x4000_0000, 0x800_0000].map(u32::to_be_bytes).concat();
+        assert_eq!(node.property("reg").unwrap().value(), words);
+    }
+
+    #[test]
+    fn numbers_that_the_words_of_the_root_cannot_hold_are_refused() {
+        let large = Usable::new(iter::once(0..1 << 32));
+        assert_eq!(edited(&DeviceTree::new().to_dtb(), &large, ""), Err(Error::Model));
+        let mut tree = DeviceTree::new();
+        tree.root.add_property(property("#address-cells", &3u32.to_be_bytes()).unwrap());
+        let small = Usable::new(iter::once(0..1));
+        assert_eq!(edited(&tree.to_dtb(), &small, ""), Err(Error::Model));
+    }
+
+    #[test]
+    fn a_tree_may_be_as_long_as_is_allowed_and_no_longer() {
+        let with = |letters| edited(&firmwares(), &Usable::default(), &"x".repeat(letters));
+        let room = MAX_LEN - with(0).unwrap().len();
+        let longest = with(room).unwrap();
+        assert_eq!(longest.len(), MAX_LEN);
+        assert_eq!(len(longest[..8].try_into().unwrap()), Some(MAX_LEN));
+        assert_eq!(with(room + 4), Err(Error::TooLong(MAX_LEN + 4)));
+    }
+
+    #[test]
+    fn an_error_says_what_is_wrong_with_the_tree() {
+        for (error, what) in [
+            (Error::NotATree, "cannot be read"),
+            (Error::Model, "could not be changed"),
+            (Error::TooLong(2_097_156), "2097156 bytes"),
+        ] {
+            assert!(error.to_string().contains(what), "{error}");
+        }
     }
 }

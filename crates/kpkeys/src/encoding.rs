@@ -77,8 +77,7 @@ impl Update {
         let field = (1 << E::BITS) - 1;
         let mut update = Update { keep: register_mask::<E>(), set: 0 };
         let mut number = 0;
-        while number < Pkey::COUNT as u8 {
-            let Some(key) = Pkey::new(number) else { break };
+        while let Some(key) = Pkey::new(number) {
             if let Some(access) = map.get(key) {
                 assert!(
                     number < E::KEYS,

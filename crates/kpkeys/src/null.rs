@@ -61,3 +61,16 @@ unsafe impl Backend for Null {
         Saved(0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::{Default, PageTables};
+
+    #[test]
+    fn nothing_is_written_and_every_context_is_the_one_it_is_in() {
+        let null = Null::new();
+        assert!(!null.has_register() && !null.write_needs_barrier());
+        assert!(null.is_in::<Default>() && null.is_in::<PageTables>());
+    }
+}

@@ -342,7 +342,10 @@ mod cpu {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use super::*;
+    use std::string::ToString;
 
     /// A CPU with both features, set up.
     const READY: Control =
@@ -401,6 +404,21 @@ mod tests {
             assert_eq!(after.sctlr | 1 << 23, bits | 1 << 23);
             assert_eq!(after.tcr & !(1 << 56), bits & !(1 << 56));
             assert_eq!((after.mmfr1, after.mmfr2), (before.mmfr1, before.mmfr2));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_the_bit_that_says_so() {
+        let said: [(InitError, &[&str]); 5] = [
+            (InitError::NoPan, &["ID_AA64MMFR1_EL1.PAN"]),
+            (InitError::NoE0pd, &["ID_AA64MMFR2_EL1.E0PD"]),
+            (InitError::SpanSet, &["SCTLR_EL1.SPAN"]),
+            (InitError::E0pd1Clear, &["TCR_EL1.E0PD1"]),
+            (InitError::NotClosed, &["PSTATE.PAN"]),
+        ];
+        for (error, parts) in said {
+            let text = error.to_string();
+            assert!(parts.iter().all(|part| text.contains(part)), "{text}");
         }
     }
 }

@@ -167,3 +167,25 @@ mod cpu {
         value
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn what_is_wrong_is_said_with_the_bit_that_says_so() {
+        let said: [(InitError, &[&str]); 4] = [
+            (InitError::NotSupported, &["CPUID.7.0:ECX bit 31"]),
+            (InitError::WriteProtectOff, &["CR0.WP"]),
+            (InitError::EnableRefused, &["CR4.PKS", "bit 24"]),
+            (InitError::RegisterMismatch, &["IA32_PKRS"]),
+        ];
+        for (error, parts) in said {
+            let text = error.to_string();
+            assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+        }
+    }
+}

@@ -129,3 +129,24 @@ mod cpu {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn what_is_wrong_is_said_with_the_bit_that_says_so() {
+        let said: [(InitError, &[&str]); 3] = [
+            (InitError::NotSupported, &["CPUID.7.0:ECX bit 3"]),
+            (InitError::NotEnabled, &["CPUID.7.0:ECX bit 4"]),
+            (InitError::RegisterMismatch, &["PKRU"]),
+        ];
+        for (error, parts) in said {
+            let text = error.to_string();
+            assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+        }
+    }
+}

@@ -184,3 +184,25 @@ mod cpu {
         value
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn what_is_wrong_is_said_with_the_bit_that_says_so() {
+        let said: [(InitError, &[&str]); 4] = [
+            (InitError::NotSupported, &["ID_AA64MMFR3_EL1.S1POE"]),
+            (InitError::HierarchicalPermissions, &["TCR_EL1.HPD0", "HPD1"]),
+            (InitError::EnableRefused, &["TCR2_EL1.POE"]),
+            (InitError::RegisterMismatch, &["POR_EL1"]),
+        ];
+        for (error, parts) in said {
+            let text = error.to_string();
+            assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+        }
+    }
+}

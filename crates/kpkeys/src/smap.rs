@@ -89,7 +89,7 @@ impl Control {
     const CPUID_SMAP: u32 = 1 << 20;
     const CR0_WP: u64 = 1 << 16;
     const CR4_SMAP: u64 = 1 << 21;
-    const EFER_SCE: u64 = 1 << 0;
+    const EFER_SCE: u64 = 1;
 
     /// Whether the CPU has SMAP.
     ///
@@ -248,7 +248,10 @@ mod cpu {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use super::*;
+    use std::string::ToString;
 
     /// A CPU with SMAP, set up, with SYSCALL on and AC masked.
     const READY: Control =
@@ -281,6 +284,21 @@ mod tests {
             let after = before.enforcing();
             assert_eq!(after.verify(), Ok(()));
             assert_eq!(after, Control { cr4: bits | 1 << 21, ..before });
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_the_bit_that_says_so() {
+        let said: [(InitError, &[&str]); 5] = [
+            (InitError::NoSmap, &["CPUID.7.EBX bit 20"]),
+            (InitError::WriteProtectOff, &["CR0.WP"]),
+            (InitError::SmapOff, &["CR4.SMAP", "bit 21"]),
+            (InitError::SyscallKeepsAc, &["IA32_FMASK", "bit 18"]),
+            (InitError::NotClosed, &["EFLAGS.AC"]),
+        ];
+        for (error, parts) in said {
+            let text = error.to_string();
+            assert!(parts.iter().all(|part| text.contains(part)), "{text}");
         }
     }
 }

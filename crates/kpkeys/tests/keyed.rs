@@ -9,7 +9,7 @@ use fake::Done::{Barrier, Write};
 use fake::Fake;
 use kpkeys::encoding::{Encoding, Pkrs, Por};
 use kpkeys::keyed::Keyed;
-use kpkeys::{Access, AccessMap, Backend, Context, Guard, Pkey, context};
+use kpkeys::{Access, AccessMap, Backend, Context, Guard, Pkey, Scheme, context};
 
 const POR_DEFAULT: u64 = 0x117;
 const POR_PAGE_TABLES: u64 = 0x157;
@@ -236,6 +236,15 @@ fn reset_brings_any_register_into_the_default_context() {
         assert_eq!(register.value() & 0b11_1111, PKRS_DEFAULT, "from {before:#x}");
         assert_eq!(register.value() >> 32, 0, "the upper half is reserved: #GP if set");
     }
+}
+
+#[test]
+fn what_is_counted_of_a_backend_by_keys_is_what_its_register_needs() {
+    let (_, x86) = pkrs(PKRS_DEFAULT);
+    let (_, arm) = por(POR_DEFAULT);
+    assert_eq!((x86.write_needs_barrier(), arm.write_needs_barrier()), (false, true));
+    assert!(x86.has_register() && x86.sets_keys() && !x86.windows_are_cheap());
+    assert_eq!(x86.scheme(), Scheme::Keys);
 }
 
 #[test]

@@ -127,7 +127,7 @@ impl Segment {
 
     /// The address of its first page.
     pub fn first_page(&self) -> u64 {
-        self.address & !(PAGE - 1)
+        page_of(self.address)
     }
 
     /// First address behind its last page.
@@ -212,8 +212,7 @@ impl<'a> Executable<'a> {
         let end_in_file = header.p_offset.checked_add(header.p_filesz).ok_or(bad)?;
         let end = header.p_vaddr.checked_add(header.p_memsz).ok_or(bad)?;
         let behind = self.segments.last().map_or(0, Segment::last_page_end);
-        let first_page = header.p_vaddr & !(PAGE - 1);
-        if end_in_file > file_len || end > END || first_page < behind {
+        if end_in_file > file_len || end > END || page_of(header.p_vaddr) < behind {
             return Err(bad);
         }
         if header.p_offset % PAGE != header.p_vaddr % PAGE {
@@ -259,6 +258,11 @@ impl<'a> Executable<'a> {
         let first = self.segments.first().map_or(0, Segment::first_page);
         (first, self.segments.last().map_or(0, Segment::last_page_end))
     }
+}
+
+/// The first address of the page that an address is in.
+fn page_of(address: u64) -> u64 {
+    address - address % PAGE
 }
 
 fn header_of(beginning: &[u8]) -> Result<FileHeader<LittleEndian>, Error> {

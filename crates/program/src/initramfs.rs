@@ -187,7 +187,7 @@ impl<'a> Entries<'a> {
 fn number(digits: &[u8]) -> Option<u32> {
     digits
         .iter()
-        .try_fold(0, |value: u32, &digit| Some(value << 4 | char::from(digit).to_digit(16)?))
+        .try_fold(0, |value: u32, &digit| Some(16 * value + char::from(digit).to_digit(16)?))
 }
 
 /// The path without what stands for the root before it.
@@ -275,9 +275,13 @@ mod tests {
         let archive = writer.finish();
         let read: Result<Vec<_>, _> = entries(&archive).collect();
         let read: Vec<_> =
-            read.unwrap().iter().map(|entry| (entry.path, entry.mode, entry.data)).collect();
-        let expected: [(&str, u32, &[u8]); 3] =
-            [("bin", 0o040_755, b""), ("bin/a", 0o100_755, b"odd"), ("bin/b", 0o120_777, b"a")];
+            read.unwrap().iter().map(|it| (it.number, it.path, it.mode, it.data)).collect();
+        // Files of one number would be links to one another.
+        let expected: [(u32, &str, u32, &[u8]); 3] = [
+            (1, "bin", 0o040_755, b""),
+            (2, "bin/a", 0o100_755, b"odd"),
+            (3, "bin/b", 0o120_777, b"a"),
+        ];
         assert_eq!(read, expected);
     }
 }

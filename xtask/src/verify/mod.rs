@@ -104,7 +104,8 @@ const STAGES: [Stage; 6] = [
     },
     Stage {
         name: "mutants",
-        covers: "crates that read what comes from outside, or that everything rests on, and whose tests are quick: each operator and each function changed, one at a                  time, by cargo-mutants; some test of the crate fails, or verify/mutants.toml says why none can",
+        covers: "crates that read what comes from outside, or that everything rests on, and whose tests are quick: each operator and each function changed, one at a \
+                 time, by cargo-mutants; some test of the crate fails, or verify/mutants.toml says why none can",
         takes: "some five seconds a change",
         leaves_out: "the other crates, kpkeys-pgtable and kpkeys-mm above all, whose tests take a minute; more than one change at a time",
         missing: mutants::missing,
