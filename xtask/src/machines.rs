@@ -59,8 +59,8 @@ fn cases() -> Vec<Case> {
         let machine = format!("--on {on} --backend {backend} --cpu {model}");
         let matrix = format!("attack --modes off,batched,fused {machine}");
         [
-            Case::new(&format!("attacks, {model}"), &matrix),
-            Case::new(&format!("tests, {model}"), &format!("run tests {machine}")),
+            Case::new(&format!("attacks, {backend}, {model}"), &matrix),
+            Case::new(&format!("tests, {backend}, {model}"), &format!("run tests {machine}")),
         ]
     };
     let many_cpus = all("many CPUs", &format!("run tests operations=20 {many}"));
