@@ -2,7 +2,7 @@
 //!
 //! Runs are kept whole, as archives in `docs/results/runs`: what a page shows can be made again from samples, by the commands that it names, and
 //! nothing is pasted. The step `results` of `cargo xtask test` makes all of it and compares. New runs take the place of the old by
-//! `--layouts DIR` and `--parts DIR`.
+//! `--layouts DIR`, `--parts DIR` and `--integrity DIR`.
 //!
 //! A headline is what stands in the README. It comes from `kpkeys spread --headline`, which refuses fewer than three layouts of the code.
 
@@ -23,12 +23,16 @@ pub struct Arguments {
     /// Keep this folder of `kpkeys bench --parts --out DIR`, instead of the run that is kept
     #[arg(long, value_name = "DIR")]
     parts: Option<PathBuf>,
+    /// Keep this folder of `kpkeys bench --modes fused-lean,fused --out DIR`, instead of the run that is kept
+    #[arg(long, value_name = "DIR")]
+    integrity: Option<PathBuf>,
 }
 
 /// Where runs are kept, and under which names.
 const RUNS: &str = "docs/results/runs";
 const LAYOUTS: &str = "layouts";
 const PARTS: &str = "parts";
+const INTEGRITY: &str = "integrity";
 /// The layout that whole tables and pictures are of.
 const ONE_LAYOUT: &str = "as-built";
 /// The file of a run with its samples.
@@ -56,6 +60,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     if let Some(folder) = &arguments.parts {
         keep_parts(folder)?;
+    }
+    if let Some(folder) = &arguments.integrity {
+        keep_integrity(folder)?;
     }
     let pages = pages()?;
     for (path, text) in &pages {
@@ -86,9 +93,11 @@ pub fn check() -> Result<Outcome> {
 /// Every file, by its path from the root.
 fn pages() -> Result<BTreeMap<PathBuf, String>> {
     let temporary = tempfile::tempdir().context("cannot make a temporary folder")?;
-    let [layouts, parts] = [LAYOUTS, PARTS].map(|name| temporary.path().join(name));
+    let [layouts, parts, integrity] =
+        [LAYOUTS, PARTS, INTEGRITY].map(|name| temporary.path().join(name));
     unpack(LAYOUTS, &layouts)?;
     unpack(PARTS, &parts)?;
+    unpack(INTEGRITY, &integrity)?;
     let kpkeys = Kpkeys::build()?;
     let all = folders(&layouts)?;
     let one = layouts.join(ONE_LAYOUT);
@@ -105,7 +114,7 @@ fn pages() -> Result<BTreeMap<PathBuf, String>> {
         ("docs/results/results-table.txt".into(), of(&["table"], &one)?),
         (
             "docs/results/integrity-table.md".into(),
-            of(&["table", "--modes=fused-lean,fused", "--format=markdown"], &parts)?,
+            of(&["table", "--modes=fused-lean,fused", "--format=markdown"], &integrity)?,
         ),
         ("docs/results/parts-table.md".into(), of(&["parts", "--format=markdown"], &parts)?),
         (
@@ -206,6 +215,13 @@ fn keep_parts(folder: &Path) -> Result<()> {
     let counted = workspace::root().join(instructions::FILE);
     copy(&counted, &temporary.path().join(INSTRUCTIONS))?;
     pack(temporary.path(), PARTS)
+}
+
+/// Keeps the samples of a run of `fused` beside `fused-lean`.
+fn keep_integrity(folder: &Path) -> Result<()> {
+    let temporary = tempfile::tempdir().context("cannot make a temporary folder")?;
+    copy(&folder.join(SAMPLES), &temporary.path().join(SAMPLES))?;
+    pack(temporary.path(), INTEGRITY)
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
