@@ -12,7 +12,7 @@
 //! | not valid; or young, and dirty or read-only | plain: no walker changes it |
 //! | any entry, on a machine whose walkers set no flags ([`Machine::WALKERS_SET_FLAGS`]) | plain |
 //! | any other valid leaf | an atomic read-modify-write |
-//! | a page-table pointer, or nothing, where tables have types | a compare-and-exchange: see [`replace`] |
+//! | a page-table pointer, or nothing, where tables have types | a compare-and-exchange: see `replace` |
 //!
 //! [`is_settled`] is the rule, [`Format::walker_may_flag`] the part of it that depends on the format. Flags are only ever set by walkers, never
 //! cleared, so an entry that is settled when it is loaded is settled until somebody stores it, and that is this caller alone:

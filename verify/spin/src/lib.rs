@@ -111,11 +111,11 @@ impl<T> Drop for MutexGuard<'_, T> {
     }
 }
 
-/// A value that is set once, before there is a second thread.
+/// A value that is set once. What makes it gives way to no other thread.
 #[derive(Debug)]
 pub struct Once<T>(UnsafeCell<Option<T>>);
 
-// SAFETY: it is set while there is one thread (crate documentation), and shared from then on.
+// SAFETY: one thread of the model runs at a time, and none gives way while it sets the value, which is shared from then on.
 unsafe impl<T: Send + Sync> Sync for Once<T> {}
 
 impl<T> Default for Once<T> {
@@ -136,14 +136,30 @@ impl<T> Once<T> {
         unsafe { (*self.0.get()).as_ref() }
     }
 
+    /// The value, if it is set, for its owner.
+    pub fn get_mut(&mut self) -> Option<&mut T> {
+        self.0.get_mut().as_mut()
+    }
+
     /// Sets it, unless it is set.
     pub fn call_once(&self, value: impl FnOnce() -> T) -> &T {
+        match self.try_call_once(|| Ok::<_, core::convert::Infallible>(value())) {
+            Ok(value) => value,
+        }
+    }
+
+    /// The same with a value that may not be had.
+    ///
+    /// # Errors
+    ///
+    /// Why not; it is not set then.
+    pub fn try_call_once<E>(&self, value: impl FnOnce() -> Result<T, E>) -> Result<&T, E> {
         if self.get().is_none() {
-            let value = value();
+            let value = value()?;
             // SAFETY: nobody has a reference to a value that is not there.
             unsafe { *self.0.get() = Some(value) };
         }
         // SAFETY: as for `get`.
-        unsafe { (*self.0.get()).as_ref() }.expect("it was just set")
+        Ok(unsafe { (*self.0.get()).as_ref() }.expect("it was just set"))
     }
 }
