@@ -2,64 +2,30 @@
 //!
 //! Each attack is shown to work where what stops it is off, and to fault where it is on.
 
-use crate::support::{Aliased, KERNEL, MachineOf, SMALL, System, USER, pages};
-use kpkeys::context::PageTables;
-use kpkeys::{Backend, Guard};
+use crate::support::attacked::{Attacked, MODES, WORD, open};
+use crate::support::{Aliased, KERNEL, MachineOf, SMALL, System, USER};
+use kpkeys::Backend;
 use kpkeys_hosted::mmu::{Fault, Mmu, Privilege, Want};
 use kpkeys_hosted::register::PanFlag;
 use kpkeys_pgtable::entry::Aarch64;
-use kpkeys_pgtable::{Attrs, Config, Entry, Level, Machine, Mode, PhysAddr, Root, VirtAddr};
+use kpkeys_pgtable::{Config, Entry, Level, Machine, Mode, VirtAddr};
 
-/// A system with tables in use in both halves.
-struct Victim {
-    system: System<Aarch64, Aliased>,
-    user: Root,
-    /// A PTE table of the user's.
-    table: PhysAddr,
-}
-
-const MODES: [Mode; 4] = [Mode::Unbatched, Mode::Batched, Mode::FusedLean, Mode::Fused];
-
-fn victim(mode: Mode) -> Victim {
-    let system = System::<Aarch64, Aliased>::boot(Config::of(mode), SMALL);
-    let data = system.data_block(0);
-    system.map(system.paging.kernel(), pages(KERNEL, 1), Attrs::KERNEL_DATA, data).unwrap();
-    let user = system.new_user_root();
-    system.map(&user, pages(USER, 1), Attrs::USER_DATA, data).unwrap();
-    let table = system.place(&user, USER).table;
-    Victim { system, user, table }
-}
+type Victim = Attacked<Aliased>;
 
 impl Victim {
     fn mmu(&self) -> Mmu<'_, MachineOf<Aarch64, Aliased>> {
         self.system.mmu(Some(&self.user))
     }
 
-    fn alias(&self) -> VirtAddr {
-        self.system.paging.alias_of(self.table).expect("page tables are protected by an alias")
-    }
-
     fn linear(&self) -> VirtAddr {
         self.system.linear(self.table)
     }
-
-    /// The word that attacks try to change, and never do unless they are to succeed.
-    fn word(&self) -> u64 {
-        self.system.read(self.table, 7).0
-    }
-}
-
-const WORD: u64 = 7 * 8;
-
-fn open(system: &System<Aarch64, Aliased>) -> Guard<'_, impl Backend, PageTables> {
-    // SAFETY: the only window of this CPU, or of an exception's handler; what runs in it is an attack that writes back.
-    unsafe { Guard::enter(system.machine().backend()) }
 }
 
 #[test]
 fn a_kernel_store_to_the_alias_works_with_pan_clear_and_faults_with_it_set() {
     for mode in MODES {
-        let victim = victim(mode);
+        let victim = Victim::new(mode);
         let level = if mode.fuses() { Level::Pmd } else { Level::Pte };
         let stored = victim.mmu().store(victim.alias().offset(WORD), 0xbad);
         assert_eq!(stored, Err(Fault::Permission(level)), "{mode:?}");
@@ -78,7 +44,7 @@ fn a_kernel_store_to_the_alias_works_with_pan_clear_and_faults_with_it_set() {
 #[test]
 fn a_kernel_store_to_the_linear_map_faults_even_with_pan_clear() {
     for mode in MODES {
-        let victim = victim(mode);
+        let victim = Victim::new(mode);
         for pan in [true, false] {
             let mut mmu = victim.mmu();
             mmu.cpu.pan = pan;
@@ -103,7 +69,7 @@ fn a_kernel_store_to_the_linear_map_faults_even_with_pan_clear() {
 fn a_programs_store_to_the_alias_works_without_e0pd_and_faults_with_it() {
     for mode in MODES {
         for pan in [true, false] {
-            let victim = victim(mode);
+            let victim = Victim::new(mode);
             let mut mmu = victim.mmu();
             mmu.cpu.pan = pan;
             let attack = |mmu: &Mmu<'_, _>| {
@@ -133,7 +99,7 @@ fn a_programs_store_to_the_alias_works_without_e0pd_and_faults_with_it() {
 
 #[test]
 fn e0pd_leaves_a_program_its_own_half() {
-    let victim = victim(Mode::Batched);
+    let victim = Victim::new(Mode::Batched);
     for e0pd in [true, false] {
         let mut mmu = victim.mmu();
         mmu.cpu.e0pd = e0pd;
@@ -145,7 +111,7 @@ fn e0pd_leaves_a_program_its_own_half() {
 #[test]
 fn nobody_executes_the_alias() {
     for mode in MODES {
-        let victim = victim(mode);
+        let victim = Victim::new(mode);
         for pan in [true, false] {
             for who in [Privilege::Kernel, Privilege::User] {
                 let mut mmu = victim.mmu();
@@ -161,7 +127,7 @@ fn nobody_executes_the_alias() {
 #[test]
 fn the_alias_is_open_in_a_window_and_closed_in_every_exception_that_interrupts_it() {
     for mode in MODES {
-        let victim = victim(mode);
+        let victim = Victim::new(mode);
         let attack = || victim.mmu().store(victim.alias().offset(WORD), 0);
         let window = open(&victim.system);
         assert_eq!(attack(), Ok(()), "{mode:?}: the page-table code itself");
@@ -186,7 +152,7 @@ fn the_alias_is_open_in_a_window_and_closed_in_every_exception_that_interrupts_i
 
 #[test]
 fn another_thread_has_no_part_in_a_window() {
-    let victim = victim(Mode::Batched);
+    let victim = Victim::new(Mode::Batched);
     let backend = victim.system.machine().backend();
     let attack = || victim.mmu().store(victim.alias().offset(WORD), 0);
     let (mut first, mut second) = (backend.initial(), backend.initial());
@@ -204,7 +170,7 @@ fn another_thread_has_no_part_in_a_window() {
 /// PAN is a bit of each CPU: that one has a window open says nothing of another.
 #[test]
 fn another_cpu_has_no_part_in_a_window() {
-    let victim = victim(Mode::Batched);
+    let victim = Victim::new(Mode::Batched);
     let window = open(&victim.system);
     let mut other = victim.mmu();
     assert!(!other.cpu.pan);
@@ -217,7 +183,7 @@ fn another_cpu_has_no_part_in_a_window() {
 /// the same.
 #[test]
 fn clearing_pan_for_something_else_opens_the_alias_too() {
-    let victim = victim(Mode::Batched);
+    let victim = Victim::new(Mode::Batched);
     let mut copying = victim.mmu();
     copying.cpu.pan = false;
     assert!(

@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
+use crate::support::attacked::{Attacked, MODES, WORD, open};
 use crate::support::{InWindows, KERNEL, MachineOf, SMALL, Scarce, System, USER, pages};
-use kpkeys::context::PageTables;
+use kpkeys::Backend;
 use kpkeys::ttbr0::Ttbr0;
-use kpkeys::{Backend, Guard};
 use kpkeys_hosted::arena::Arena;
 use kpkeys_hosted::machine::{ALIAS_IN_WINDOWS_START, ALIAS_START};
 use kpkeys_hosted::mmu::{Fault, Mmu, Privilege, Want};
@@ -22,27 +22,9 @@ use kpkeys_pgtable::{
     Attrs, Config, Entry, Error, Format, Level, Machine, Mode, Paging, PhysAddr, Root, VirtAddr,
 };
 
-/// A system with tables in use in both halves.
-struct Victim {
-    system: System<Aarch64, InWindows>,
-    user: Root,
-    /// A PTE table of the user's.
-    table: PhysAddr,
-}
+type Victim = Attacked<InWindows>;
 
-const MODES: [Mode; 4] = [Mode::Unbatched, Mode::Batched, Mode::FusedLean, Mode::Fused];
-const WORD: u64 = 7 * 8;
 const NOT_MAPPED: Fault = Fault::NotPresent(Level::Pgd);
-
-fn victim(mode: Mode) -> Victim {
-    let system = System::<Aarch64, InWindows>::boot(Config::of(mode), SMALL);
-    let data = system.data_block(0);
-    system.map(system.paging.kernel(), pages(KERNEL, 1), Attrs::KERNEL_DATA, data).unwrap();
-    let user = system.new_user_root();
-    system.map(&user, pages(USER, 1), Attrs::USER_DATA, data).unwrap();
-    let table = system.place(&user, USER).table;
-    Victim { system, user, table }
-}
 
 impl Victim {
     /// A CPU that runs the program's thread; in the kernel, without it.
@@ -54,28 +36,15 @@ impl Victim {
         self.system.mmu(None)
     }
 
-    fn alias(&self) -> VirtAddr {
-        self.system.paging.alias_of(self.table).expect("page tables are protected by an alias")
-    }
-
     fn window_root(&self) -> &Root {
         self.system.paging.window_root().expect("the alias has a root of its own")
     }
-
-    fn word(&self) -> u64 {
-        self.system.read(self.table, 7).0
-    }
-}
-
-fn open(system: &System<Aarch64, InWindows>) -> Guard<'_, impl Backend, PageTables> {
-    // SAFETY: the only window of this CPU; what runs in it is an attack that writes back.
-    unsafe { Guard::enter(system.machine().backend()) }
 }
 
 #[test]
 fn a_kernel_store_to_the_alias_works_with_the_window_root_and_is_not_mapped_without() {
     for mode in MODES {
-        let victim = victim(mode);
+        let victim = Victim::new(mode);
         assert!(victim.alias() >= ALIAS_IN_WINDOWS_START && !victim.alias().is_kernel());
         for mmu in [victim.in_kernel(), victim.on_program()] {
             let stored = mmu.store(victim.alias().offset(WORD), 0xbad);
@@ -96,7 +65,7 @@ fn a_kernel_store_to_the_alias_works_with_the_window_root_and_is_not_mapped_with
 #[test]
 fn the_kernels_half_has_no_alias() {
     for mode in MODES {
-        let victim = victim(mode);
+        let victim = Victim::new(mode);
         let window = open(&victim.system);
         let offset = victim.alias().0 - ALIAS_IN_WINDOWS_START.0;
         for at in [ALIAS_START.0 + offset, !0 << 47 | victim.alias().0] {
@@ -110,7 +79,7 @@ fn the_kernels_half_has_no_alias() {
 #[test]
 fn a_kernel_store_to_the_linear_map_faults_in_windows_too() {
     for mode in MODES {
-        let victim = victim(mode);
+        let victim = Victim::new(mode);
         let linear = victim.system.linear(victim.table);
         let window = open(&victim.system);
         let inside = victim.in_kernel().store(linear.offset(WORD), 0xbad);
@@ -135,7 +104,7 @@ fn a_kernel_store_to_the_linear_map_faults_in_windows_too() {
 #[test]
 fn a_program_gains_nothing_from_the_window_root() {
     for mode in MODES {
-        let victim = victim(mode);
+        let victim = Victim::new(mode);
         let attack = |root: PhysAddr| {
             let mut mmu = victim.on_program();
             mmu.user_root = Some(root);
@@ -158,7 +127,7 @@ fn a_program_gains_nothing_from_the_window_root() {
 #[test]
 fn the_alias_is_reached_in_a_window_and_in_no_exception_that_interrupts_it() {
     for mode in MODES {
-        let victim = victim(mode);
+        let victim = Victim::new(mode);
         let backend = victim.system.machine().backend();
         let attack = || victim.in_kernel().store(victim.alias().offset(WORD), 0);
         let window = open(&victim.system);
@@ -188,7 +157,7 @@ fn the_alias_is_reached_in_a_window_and_in_no_exception_that_interrupts_it() {
 #[test]
 fn the_window_root_is_nobody_elses() {
     for mode in MODES {
-        let victim = victim(mode);
+        let victim = Victim::new(mode);
         let (paging, root) = (&victim.system.paging, victim.window_root().frame());
         for (space, may_be) in [(Space::User, false), (Space::Kernel, false), (Space::Alias, true)]
         {
@@ -208,7 +177,7 @@ fn the_window_root_is_nobody_elses() {
 #[test]
 fn the_checker_looks_into_the_window_root() {
     for mode in MODES {
-        let victim = victim(mode);
+        let victim = Victim::new(mode);
         let (root, frame) = (victim.window_root().frame(), victim.table);
         let found = |finding: Finding| victim.system.findings(&[&victim.user]).contains(&finding);
 
@@ -243,7 +212,7 @@ fn the_checker_looks_into_the_window_root() {
 #[test]
 fn a_program_may_have_memory_at_the_aliass_addresses() {
     for mode in MODES {
-        let victim = victim(mode);
+        let victim = Victim::new(mode);
         let data = victim.system.data_block(0);
         victim.system.map(&victim.user, pages(victim.alias(), 1), Attrs::USER_DATA, data).unwrap();
         victim.system.assert_clean(&[&victim.user]);

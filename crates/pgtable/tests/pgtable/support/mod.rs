@@ -1,6 +1,7 @@
 //! A system under test: page tables on the guarded arena, where a store outside a window is SIGSEGV, with the raw view of memory
 //! that tests use to look at tables and to play the attacker.
 
+pub mod attacked;
 pub mod frames;
 pub mod protection;
 pub mod victim;

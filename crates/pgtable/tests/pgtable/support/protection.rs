@@ -20,14 +20,16 @@ pub type MachineOf<F, S> = Hosted<F, <S as Protection>::Backend<F>, Counter>;
 /// Its protection register.
 pub type RegisterOf<F, S> = ArenaRegister<<S as Protection>::Values<F>>;
 
-/// A way to protect page tables.
+/// A way to protect page tables: by an alias, where it does not say otherwise.
 pub trait Protection: 'static {
     /// Values of the protection register.
     type Values<F: HostedFormat>: Opens;
     /// The backend.
     type Backend<F: HostedFormat>: Backend + Sync;
 
-    fn arena(pages: usize) -> io::Result<Arena>;
+    fn arena(pages: usize) -> io::Result<Arena> {
+        Arena::aliased(pages)
+    }
 
     /// The backend of a register, outside of windows.
     fn backend<F: HostedFormat>(register: RegisterOf<F, Self>) -> Self::Backend<F>
@@ -62,7 +64,9 @@ pub trait Protection: 'static {
         Self: Sized;
 
     /// Called when protection is on.
-    fn seal(arena: &Arc<Arena>);
+    fn seal(arena: &Arc<Arena>) {
+        arena.seal();
+    }
 
     /// Whether a frame is protected as a page-table page, as the linear map says, and the alias where there is one.
     fn protects<F: HostedFormat>(
@@ -70,10 +74,15 @@ pub trait Protection: 'static {
         frame: PhysAddr,
     ) -> bool
     where
-        Self: Sized;
+        Self: Sized,
+    {
+        has_alias(paging, frame)
+    }
 
     /// The fault of a store to a page-table page by way of the linear map.
-    fn fault(linear: Level) -> Fault;
+    fn fault(linear: Level) -> Fault {
+        Fault::Permission(linear)
+    }
 }
 
 /// By the key of the linear map.
@@ -122,10 +131,6 @@ impl Protection for Aliased {
     type Values<F: HostedFormat> = PanFlag;
     type Backend<F: HostedFormat> = Pan<ArenaRegister<PanFlag>>;
 
-    fn arena(pages: usize) -> io::Result<Arena> {
-        Arena::aliased(pages)
-    }
-
     fn backend<F: HostedFormat>(register: RegisterOf<F, Self>) -> Self::Backend<F> {
         let backend = Pan::new(register);
         backend.reset();
@@ -137,21 +142,6 @@ impl Protection for Aliased {
         let allow_all = if F::NAME == "aarch64" { 0x7777_7777 } else { 0 };
         Cpu { pan: !PanFlag::opens(register.read()), e0pd: true, ..Cpu::new(allow_all) }
     }
-
-    fn seal(arena: &Arc<Arena>) {
-        arena.seal();
-    }
-
-    fn protects<F: HostedFormat>(
-        paging: &Paging<MachineOf<F, Self>, Scarce>,
-        frame: PhysAddr,
-    ) -> bool {
-        has_alias(paging, frame)
-    }
-
-    fn fault(linear: Level) -> Fault {
-        Fault::Permission(linear)
-    }
 }
 
 /// By an alias that windows load a root for.
@@ -160,10 +150,6 @@ pub struct InWindows;
 impl Protection for InWindows {
     type Values<F: HostedFormat> = RootFlag;
     type Backend<F: HostedFormat> = Ttbr0<ArenaRegister<RootFlag>>;
-
-    fn arena(pages: usize) -> io::Result<Arena> {
-        Arena::aliased(pages)
-    }
 
     fn backend<F: HostedFormat>(register: RegisterOf<F, Self>) -> Self::Backend<F> {
         let backend = Ttbr0::new(register);
@@ -189,21 +175,6 @@ impl Protection for InWindows {
     fn cpu<F: HostedFormat>(_register: &RegisterOf<F, Self>) -> Cpu {
         // Neither overlays, nor PAN, nor E0PD.
         Cpu { pan: false, e0pd: false, ..Cpu::new(0x7777_7777) }
-    }
-
-    fn seal(arena: &Arc<Arena>) {
-        arena.seal();
-    }
-
-    fn protects<F: HostedFormat>(
-        paging: &Paging<MachineOf<F, Self>, Scarce>,
-        frame: PhysAddr,
-    ) -> bool {
-        has_alias(paging, frame)
-    }
-
-    fn fault(linear: Level) -> Fault {
-        Fault::Permission(linear)
     }
 }
 
