@@ -283,21 +283,17 @@ fn pan(cpu: &Cpu) -> Finding {
 
 /// Every CPU has the register; of some the write of it has an erratum, which the backend itself looks for.
 fn ttbr0(cpu: &Cpu) -> Finding {
-    let known = ["Qualcomm", "implementer 0x43"];
-    match known.contains(&cpu.vendor.as_str()) {
-        true => for_kernels(
-            "TTBR0",
-            true,
+    let (found, enforces) = match cpu.vendor.as_str() {
+        "Qualcomm" | "implementer 0x43" => (
             "the root register of programs' half; first versions of Falkor and ThunderX have an erratum",
             "backend Ttbr0 enforces, unless it finds one of these",
         ),
-        false => for_kernels(
-            "TTBR0",
-            true,
+        _ => (
             "the root register of programs' half, as on every arm64 CPU",
             "backend Ttbr0 enforces, at an ISB more for each end of a window than Pan",
         ),
-    }
+    };
+    for_kernels("TTBR0", true, found, enforces)
 }
 
 #[cfg(test)]
