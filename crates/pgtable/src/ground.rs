@@ -70,6 +70,12 @@ impl<M: Machine, F: Frames> Ground<M, F> {
         self.machine.anchor().linear().unwrap_or(&self.linear)
     }
 
+    /// Changes the linear map, alone.
+    fn changing_linear<R>(&self, change: impl FnOnce(&Linear, &Section<'_, M>) -> R) -> R {
+        let _locked = self.linear_lock.lock();
+        change(self.linear(), &self.section(Space::Linear))
+    }
+
     /// Begins an operation on tables of `space`.
     #[inline(always)]
     pub(crate) fn section(&self, space: Space) -> Section<'_, M> {
@@ -165,8 +171,7 @@ impl<M: Machine, F: Frames> Ground<M, F> {
         pages: usize,
         reserve: &mut Reserve,
     ) -> Result<(), Error> {
-        let _locked = self.linear_lock.lock();
-        self.linear().protect(&self.section(Space::Linear), start, pages, reserve)
+        self.changing_linear(|linear, section| linear.protect(section, start, pages, reserve))
     }
 
     /// Makes frames data again, as [`protect`](Self::protect) found them. They must have been protected together.
@@ -180,8 +185,7 @@ impl<M: Machine, F: Frames> Ground<M, F> {
         pages: usize,
         reserve: &mut Reserve,
     ) -> Result<(), Error> {
-        let _locked = self.linear_lock.lock();
-        self.linear().unprotect(&self.section(Space::Linear), start, pages, reserve)
+        self.changing_linear(|linear, section| linear.unprotect(section, start, pages, reserve))
     }
 
     /// [`protect`](Self::protect) for one page where the linear map is made of pages: nothing is split.
@@ -227,8 +231,7 @@ impl<M: Machine, F: Frames> Ground<M, F> {
         pages: usize,
         reserve: &mut Reserve,
     ) -> Result<(), Error> {
-        let _locked = self.linear_lock.lock();
-        self.linear().map_alias(&self.section(Space::Linear), start, pages, reserve)
+        self.changing_linear(|linear, section| linear.map_alias(section, start, pages, reserve))
     }
 
     /// Sets the key of `pages` frames from `start` in the linear map, splitting blocks with page-table pages from `reserve`, and
@@ -245,8 +248,7 @@ impl<M: Machine, F: Frames> Ground<M, F> {
         key: Pkey,
         reserve: &mut Reserve,
     ) -> Result<(), Error> {
-        let _locked = self.linear_lock.lock();
-        self.linear().set_key(&self.section(Space::Linear), start, pages, key, reserve)
+        self.changing_linear(|linear, section| linear.set_key(section, start, pages, key, reserve))
     }
 
     pub(crate) fn record_early(&self, start: PhysAddr, pages: usize) -> Result<(), Error> {
