@@ -2,7 +2,8 @@
 //!
 //! What a page-table page may become depends on it: that no TLB knows a page any more, that no CPU is in a gate that began before. So in `fused` neither the
 //! request nor an answer is ordinary memory, and no list says who must be asked: a CPU's number follows from its registers, and how many
-//! there are has settled. What is left to ordinary memory is where interrupts go: an interrupt that goes astray is not answered, and the round does not end.
+//! there are has settled. What is left to ordinary memory is where interrupts go, and whether any round is under way, which spares who waits for a lock the
+//! rest: an interrupt that goes astray, or is told that there is no round, is not answered, and the round does not end.
 //!
 //! No lock keeps rounds apart: each CPU has a request of its own, and answers each of the others'. A CPU that waits, for a lock or for its own
 //! round, answers meanwhile ([`arch::irq::relax`]), so that rounds end whatever locks of type `IrqLock` their callers hold.
@@ -12,7 +13,7 @@ use crate::arch;
 use crate::lock::IrqsOff;
 use crate::protection::guarded::{self, Place};
 use core::array;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// What is asked: two words that the asking architecture understands.
 pub type Request = [u64; 2];
@@ -44,6 +45,9 @@ static GUARDED: All = [const { Rounds::none() }; MAX_CPUS];
 static ORDINARY: All = [const { Rounds::none() }; MAX_CPUS];
 static ALL: Place<All> = Place { guarded: &GUARDED, ordinary: &ORDINARY };
 
+/// How many rounds are under way.
+static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+
 /// Asks every other online CPU, each of which `notify` interrupts, and returns how many there are once all have answered. What was stored before is seen by
 /// those who answer, and what they did by the caller. Must not be called from an NMI.
 pub fn ask(request: Request, notify: impl Fn(&Cpu)) -> usize {
@@ -57,6 +61,7 @@ pub fn ask(request: Request, notify: impl Fn(&Cpu)) -> usize {
     let own = &all[this];
     let number = own.number.load(Ordering::Relaxed) + 1;
     let [first, second] = &own.request;
+    UNDER_WAY.fetch_add(1, Ordering::Relaxed);
     guarded::store([(first, request[0]), (second, request[1]), (&own.number, number)]);
     others().for_each(notify);
     // Read anew from where nobody else can have written it.
@@ -67,11 +72,15 @@ pub fn ask(request: Request, notify: impl Fn(&Cpu)) -> usize {
     while !others().all(is_answered) {
         arch::irq::relax();
     }
+    UNDER_WAY.fetch_sub(1, Ordering::Relaxed);
     others().count()
 }
 
 /// Does what others wait for this CPU to do, by `act`: in the handler of the interrupt, and in each loop that waits with interrupts off. Cheap if there is nothing.
 pub fn answer(act: impl Fn(Request)) {
+    if UNDER_WAY.load(Ordering::Relaxed) == 0 {
+        return;
+    }
     let _irqs_off = IrqsOff::new();
     let this = super::own_number();
     let all = ALL.get();
