@@ -25,6 +25,7 @@ mod start;
 
 use alloc::string::{String, ToString};
 use arch::backend::Choice;
+use evidence::attacker::{Attacker, Stores};
 use evidence::counter::Counter;
 use evidence::{attack, bench, report, soak, tests};
 use exit::Exit;
@@ -32,7 +33,7 @@ use kpkeys_pgtable::check::Report;
 use kpkeys_pgtable::{Config, Level, NoProbe, Probe};
 use memory::boot::{BootMemory, PhysRange};
 use memory::{heap, paging};
-use program::command;
+use program::command::{self, Command};
 use start::boot_info::BootInfo;
 use start::command_line::{self, Crash, Options};
 use start::{early_tables, image};
@@ -142,10 +143,30 @@ fn run_on_memory(options: Options, config: Config, initramfs: Option<PhysRange>)
         failed += failures(soak::run(until, options.seed.unwrap_or(1)));
     }
     if let Some(command) = options.command {
-        failed +=
-            failures(command::run(&command, initramfs).map(|ended_well| usize::from(!ended_well)));
+        failed += failures(run_command(&command, options.attacked, initramfs));
     }
     failed + final_check()
+}
+
+/// Runs a command, with an attacker beside it if asked for; returns how much went wrong.
+fn run_command(
+    command: &Command,
+    attacked: bool,
+    initramfs: Option<PhysRange>,
+) -> Result<usize, String> {
+    let before = paging::accounted();
+    let attacker = attacked.then(Attacker::start).transpose().map_err(|error| error.to_string())?;
+    let ended = command::run(command, initramfs);
+    let stores = attacker.map(Attacker::stop);
+    let missing_frames = before as i64 - paging::accounted() as i64;
+    let status = ended?;
+    if let Some(Stores { blocked, succeeded }) = stores {
+        report::emit(&report::Record::Attacker { blocked, succeeded });
+    }
+    report::emit(&report::Record::Program { status: status.shown(), missing_frames });
+    let attacks_went_wrong = stores.is_some_and(|stores| !stores.are_right());
+    let wrong = [status.shown() != 0, attacks_went_wrong, missing_frames != 0];
+    Ok(wrong.into_iter().filter(|&wrong| wrong).count())
 }
 
 /// One failure for what ended early, with its reason in the log.

@@ -17,6 +17,25 @@ pub struct Apt {
     folder: PathBuf,
 }
 
+/// What a package's source consists of.
+#[derive(Clone, Copy)]
+pub enum SourcePart {
+    /// The source as its authors packed it.
+    Original,
+    /// What Debian adds.
+    Packaging,
+}
+
+impl SourcePart {
+    /// What is in the name of the archive.
+    fn mark(self) -> &'static str {
+        match self {
+            Self::Original => ".orig.tar.",
+            Self::Packaging => ".debian.tar.",
+        }
+    }
+}
+
 impl Apt {
     /// With its state in a folder, and its lists as new as they can be.
     pub fn new(architecture: &'static str, folder: PathBuf) -> Result<Self> {
@@ -74,8 +93,8 @@ impl Apt {
         Ok(())
     }
 
-    /// The original source of a package, as its authors packed it.
-    pub fn source(&self, package: &str) -> Result<PathBuf> {
+    /// An archive of a package's source.
+    pub fn source(&self, package: &str, part: SourcePart) -> Result<PathBuf> {
         let folder = self.folder.join("source");
         fs::create_dir_all(folder.join("state/lists/partial"))?;
         let sources = folder.join("sources.list");
@@ -95,10 +114,11 @@ impl Apt {
         let files = fs::read_dir(&folder)?.filter_map(|entry| Some(entry.ok()?.path()));
         let is_it = |file: &PathBuf| {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
-            name.starts_with(package) && name.contains(".orig.tar.")
+            name.starts_with(package) && name.contains(part.mark())
         };
         let mut files = files;
-        files.find(is_it).with_context(|| format!("apt-get left no {package}*.orig.tar.*"))
+        let mark = part.mark();
+        files.find(is_it).with_context(|| format!("apt-get left no {package}*{mark}*"))
     }
 
     fn command(&self, program: &str, arguments: &[&str]) -> Command {

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::step::Outcome;
-use crate::{command, links, workspace};
+use crate::{command, links, system_calls, workspace};
 
 /// rustdoc over all crates, warnings denied.
 pub fn rustdoc() -> Result<Outcome> {
@@ -39,6 +39,7 @@ fn denying_warnings(arguments: &[&str]) -> Command {
 
 /// Checks the Markdown files, without mdbook.
 pub fn check_book() -> Result<Outcome> {
+    system_calls::check()?;
     let report = links::check(workspace::root())?;
     if !report.problems.is_empty() {
         bail!("{}", report.problems.join("\n"));
@@ -49,6 +50,7 @@ pub fn check_book() -> Result<Outcome> {
 
 /// `cargo xtask docs`: everything, for reading.
 pub fn build() -> Result<()> {
+    system_calls::write()?;
     check_book()?;
     rustdoc()?;
     let pages = workspace::target_dir()?.join("doc/kpkeys/index.html");

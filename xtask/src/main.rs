@@ -29,6 +29,7 @@ mod requested;
 mod results;
 mod setup;
 mod step;
+mod system_calls;
 mod test;
 mod toolchain;
 mod trees;

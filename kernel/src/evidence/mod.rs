@@ -2,6 +2,7 @@
 //! `main` needs it.
 
 pub mod attack;
+pub mod attacker;
 pub mod bench;
 pub mod counter;
 pub mod last;

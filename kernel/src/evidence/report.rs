@@ -88,6 +88,15 @@ pub enum Record<'a> {
     Program {
         /// As a shell shows it: what it exited with, or 128 and the signal that ended it.
         status: u32,
+        /// Frames that were there before and are in use, or lost, after.
+        missing_frames: i64,
+    },
+    /// The attacker beside a command has ended.
+    Attacker {
+        /// Its stores that faulted.
+        blocked: u64,
+        /// Those that did not.
+        succeeded: u64,
     },
     /// The soak has ended.
     Soak {

@@ -9,7 +9,6 @@ use super::process::{self, Process, Status};
 use super::signals::Signal;
 use super::task::Task;
 use crate::arch::registers::Extended;
-use crate::evidence::report::{Record, emit};
 use crate::memory::boot::PhysRange;
 use crate::{arch, sched};
 use alloc::boxed::Box;
@@ -35,19 +34,18 @@ pub struct Command {
     pub interactive: bool,
 }
 
-/// Runs a command until it ends; whether it ended with 0.
+/// Runs a command until it ends, and nothing of it is left but its status.
 ///
 /// # Errors
 ///
 /// Why it could not be run.
-pub fn run(command: &Command, archive: Option<PhysRange>) -> Result<bool, String> {
+pub fn run(command: &Command, archive: Option<PhysRange>) -> Result<Status, String> {
     let archive = archive.ok_or("no initramfs came with the kernel: there is nothing to run")?;
     let root = tree::from_archive(bytes_of(archive)).map_err(|error| error.to_string())?;
     let process = start(&root, command)?;
     let status = wait(&process);
     end_all();
-    emit(&Record::Program { status: status.shown() });
-    Ok(status == Status::exited(0))
+    Ok(status)
 }
 
 /// The archive, where the linear map has it. Nobody writes to it any more.

@@ -19,6 +19,7 @@
 //! | `screen=ADDRESS,WIDTH,HEIGHT,STRIDE` | a frame buffer of 32-bit pixels, on which what is said is drawn too |
 //! | `label=TEXT` | says TEXT in the record of the boot |
 //! | `restart` | restarts the machine in the end, where no emulator ends it |
+//! | `attacked` | beside the command, a thread of the kernel stores to page tables |
 //! | `-- COMMAND...` | runs a command from the initramfs; its words may be quoted as in a shell |
 //! | `crash=panic` | panics, to show how that is reported |
 //! | `crash=stack-overflow` | overflows a thread's stack, likewise |
@@ -63,6 +64,8 @@ pub struct Options {
     pub label: Option<String>,
     /// Restart the machine in the end.
     pub restart: bool,
+    /// With an attacker beside the command.
+    pub attacked: bool,
     /// Run a command.
     pub command: Option<Command>,
     /// End badly on purpose.
@@ -110,6 +113,7 @@ impl Options {
         match word {
             "tests" => self.tests = Some(String::new()),
             "attack" => self.attack = true,
+            "attacked" => self.attacked = true,
             "restart" => self.restart = true,
             _ => return None,
         }
@@ -170,7 +174,7 @@ impl fmt::Display for UnknownWords {
             write!(f, "{}{}", if place == 0 { "" } else { "|" }, choice.name())?;
         }
         f.write_str(
-            ", mode=off|unbatched|batched|fused-lean|fused, violations=enforce|audit, crash=panic|stack-overflow|hang, crash=panic-in-window|stack-overflow-in-window|fault-in-window|error-in-window, interactive, screen=ADDRESS,WIDTH,HEIGHT,STRIDE, label=TEXT, restart, and -- COMMAND...",
+            ", mode=off|unbatched|batched|fused-lean|fused, violations=enforce|audit, crash=panic|stack-overflow|hang, crash=panic-in-window|stack-overflow-in-window|fault-in-window|error-in-window, interactive, screen=ADDRESS,WIDTH,HEIGHT,STRIDE, label=TEXT, restart, attacked, and -- COMMAND...",
         )
     }
 }

@@ -5,16 +5,19 @@ use std::time::Duration;
 
 use anyhow::Result;
 use kpkeys_emulator::{Kernel, Line, Machine, Outcome};
+use kpkeys_pgtable::Mode;
 
 /// What is to be run, and on what.
 pub struct Boot<'a> {
     pub kernel: &'a Kernel,
     pub archive: &'a Path,
-    pub mode: &'a str,
+    pub mode: Mode,
     pub memory_mib: u32,
     pub limit: Duration,
     /// One CPU whose clock counts instructions, a nanosecond each; otherwise four, and the host's clock.
     pub counts_instructions: bool,
+    /// A thread of the kernel stores to page tables meanwhile.
+    pub attacked: bool,
 }
 
 /// What came of it.
@@ -26,8 +29,10 @@ pub struct Ended {
     pub status: Option<u64>,
     /// How the machine ended.
     pub outcome: Outcome,
-    /// The checker had nothing to say.
+    /// The checker had nothing to say, no frame is missing, and attacks fared as promised.
     pub is_clean: bool,
+    /// How many attacks there were beside it.
+    pub attacks: u64,
 }
 
 impl Ended {
@@ -38,7 +43,21 @@ impl Ended {
     }
 }
 
-impl Boot<'_> {
+impl<'a> Boot<'a> {
+    /// 256 MiB, five minutes, on four CPUs, without attacks.
+    pub fn new(kernel: &'a Kernel, archive: &'a Path, mode: Mode) -> Self {
+        let limit = Duration::from_secs(300);
+        Self {
+            kernel,
+            archive,
+            mode,
+            memory_mib: 256,
+            limit,
+            counts_instructions: false,
+            attacked: false,
+        }
+    }
+
     /// Runs a script by the archive's `sh`.
     pub fn run(&self, script: &str) -> Result<Ended> {
         let machine = Machine {
@@ -46,8 +65,9 @@ impl Boot<'_> {
             clock_by_instructions: self.counts_instructions,
             memory_mib: self.memory_mib,
             command_line: format!(
-                "mode={} -- sh -c '{}'",
-                self.mode,
+                "mode={}{} -- sh -c '{}'",
+                self.mode.name(),
+                if self.attacked { " attacked" } else { "" },
                 script.replace('\'', "'\\''")
             ),
             initramfs: Some(self.archive.to_owned()),
@@ -55,18 +75,28 @@ impl Boot<'_> {
             ..Machine::default()
         };
         let (mut printed, mut status, mut is_clean) = (Vec::new(), None, false);
+        let (mut has_all_frames, mut attacks) = (false, 0);
         let run = self.kernel.run(&machine, &mut |line| match line {
             Line::Log(text) if text.ends_with(" 0 findings") => is_clean = true,
             Line::Log(text) if is_of_kernel(text) => {}
             Line::Log(text) => printed.push(text.to_owned()),
             Line::Record(json) => {
                 let record: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
-                if record["type"] == "program" {
-                    status = record["status"].as_u64();
+                match record["type"].as_str() {
+                    Some("program") => {
+                        status = record["status"].as_u64();
+                        has_all_frames = record["missing_frames"] == 0;
+                    }
+                    Some("attacker") => {
+                        let made = |what: &str| record[what].as_u64().unwrap_or(0);
+                        attacks = made("blocked") + made("succeeded");
+                    }
+                    _ => {}
                 }
             }
         })?;
-        Ok(Ended { printed, status, outcome: run.outcome, is_clean })
+        is_clean &= has_all_frames && self.attacked == (attacks > 0);
+        Ok(Ended { printed, status, outcome: run.outcome, is_clean, attacks })
     }
 }
 

@@ -2,10 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use kpkeys_emulator::{Kernel, Target};
+use kpkeys_emulator::Kernel;
 use kpkeys_pgtable::Mode;
 use kpkeys_program::initramfs::Writer;
 
@@ -14,7 +13,9 @@ use super::boot::Boot;
 use crate::debian::Apt;
 use crate::workspace;
 
+/// The package, and the source it is made of.
 const PACKAGE: &str = "busybox-static";
+pub const SOURCE: &str = "busybox";
 /// Applets that are there by their own names.
 const APPLETS: [&str; 25] = [
     "awk", "cat", "cp", "dd", "echo", "env", "find", "grep", "head", "id", "kill", "ls", "mkdir",
@@ -58,24 +59,24 @@ const CASES: [Case; 5] = [
 ];
 
 /// Runs them all.
-pub fn run(kernel: &Kernel, target: Target) -> Result<()> {
+pub fn run(kernel: &Kernel) -> Result<()> {
+    let target = kernel.target();
     let archive = archive(architecture(target))?;
     for mode in Mode::ALL {
         for case in &CASES {
-            check(kernel, &archive, mode.name(), case)?;
+            check(kernel, &archive, mode, case)?;
         }
         println!("{}, {}: {} scripts as on Linux", target.name(), mode.name(), CASES.len());
     }
     Ok(())
 }
 
-fn check(kernel: &Kernel, archive: &Path, mode: &str, case: &Case) -> Result<()> {
-    let limit = Duration::from_secs(300);
-    let boot = Boot { kernel, archive, mode, memory_mib: 256, limit, counts_instructions: false };
-    let ended = boot.run(case.script)?;
+fn check(kernel: &Kernel, archive: &Path, mode: Mode, case: &Case) -> Result<()> {
+    let ended = Boot::new(kernel, archive, mode).run(case.script)?;
     if ended.printed != case.prints || !ended.is_well(case.status) {
         bail!(
-            "mode {mode}: `{}` came to {ended:?}; expected {:?} and status {}",
+            "mode {}: `{}` came to {ended:?}; expected {:?} and status {}",
+            mode.name(),
             case.script,
             case.prints,
             case.status
@@ -88,12 +89,9 @@ fn check(kernel: &Kernel, archive: &Path, mode: &str, case: &Case) -> Result<()>
 fn archive(architecture: &'static str) -> Result<PathBuf> {
     let folder = workspace::target_dir()?.join("programs").join(architecture);
     let apt = Apt::new(architecture, folder.clone())?;
-    let busybox = apt.unpacked(PACKAGE)?.join("bin/busybox");
-    let busybox =
-        fs::read(&busybox).with_context(|| format!("cannot read {}", busybox.display()))?;
     let mut archive = Writer::new();
     archive.directory("bin");
-    archive.program("bin/busybox", &busybox);
+    archive.program("bin/busybox", &program(&apt)?);
     for applet in APPLETS {
         archive.link(&format!("bin/{applet}"), "busybox");
     }
@@ -101,4 +99,10 @@ fn archive(architecture: &'static str) -> Result<PathBuf> {
     fs::write(&file, archive.finish())?;
     println!("{}", file.display());
     Ok(file)
+}
+
+/// The program.
+pub fn program(apt: &Apt) -> Result<Vec<u8>> {
+    let busybox = apt.unpacked(PACKAGE)?.join("bin/busybox");
+    fs::read(&busybox).with_context(|| format!("cannot read {}", busybox.display()))
 }

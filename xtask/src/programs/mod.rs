@@ -7,15 +7,22 @@
 //! |---|---|
 //! | [`boot`] | one command on one machine: what it prints, and how it ends |
 //! | [`busybox`] | scripts for a static busybox, in every mode |
+//! | [`suite`] | busybox's own test-suite |
 //! | [`root`] | an archive of real programs: compilers, make, Python, stress-ng, musl |
 //! | [`real`] | what is done with these |
+//! | [`session`] | a shell for a person, and a picture of one |
 
 mod boot;
 mod busybox;
 mod real;
 mod root;
+mod session;
+mod suite;
 
-use anyhow::Result;
+use std::cell::OnceCell;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use kpkeys_emulator::{Kernel, Target};
 use kpkeys_pgtable::Mode;
@@ -25,6 +32,12 @@ use kpkeys_pgtable::Mode;
 enum Part {
     /// Scripts for a static busybox, in every mode (fetches 2 MB)
     Busybox,
+    /// busybox's own test-suite (fetches 5 MB; 15 minutes or more)
+    Suite,
+    /// A shell on this terminal, with all programs (on x86-64 if no machine is named); only where it is named
+    Shell,
+    /// Types a session at the shell and draws it, for README and book; only where it is named
+    Picture,
     /// Only write the archive of all other programs (fetches 75 MB a machine, for all that follow)
     Archive,
     /// C programs that ask for memory and threads as real ones do, and for more than there is; compiled there, with glibc and musl
@@ -39,17 +52,30 @@ enum Part {
     Series,
 }
 
+impl Part {
+    /// What is run where nothing is named.
+    const ALL: [Self; 7] = [
+        Self::Busybox,
+        Self::Suite,
+        Self::C,
+        Self::Python,
+        Self::Build,
+        Self::Stress,
+        Self::Series,
+    ];
+}
+
 #[derive(Args)]
 pub struct Arguments {
-    /// What to run; everything if nothing is named
+    /// What to run; everything that checks itself if nothing is named
     #[arg(value_enum)]
     parts: Vec<Part>,
     /// On this machine only
     #[arg(long, value_name = "TARGET")]
     on: Option<Target>,
-    /// In this mode, where there is one run and not one in every mode
-    #[arg(long, default_value = "fused", value_parser = mode)]
-    mode: Mode,
+    /// In these modes, where there is not one run in every mode
+    #[arg(long, alias = "mode", default_value = "fused", value_delimiter = ',', value_parser = mode)]
+    modes: Vec<Mode>,
     /// How long each stressor runs
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     seconds: u32,
@@ -70,36 +96,60 @@ fn architecture(target: Target) -> &'static str {
 
 /// Runs what is asked for.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let wants = |part| arguments.parts.is_empty() || arguments.parts.contains(&part);
-    for target in Target::ALL {
-        if arguments.on.is_some_and(|only| only != target) {
-            continue;
-        }
-        let kernel = Kernel::build(target)?;
-        if wants(Part::Busybox) {
-            busybox::run(&kernel, target)?;
-        }
-        let parts = [Part::Archive, Part::C, Part::Python, Part::Build, Part::Stress, Part::Series];
-        if !parts.into_iter().any(wants) {
-            continue;
-        }
-        let archive = root::archive(target)?;
-        let real = real::Real { kernel: &kernel, archive: &archive, mode: arguments.mode };
-        if wants(Part::C) {
-            real.c_programs()?;
-        }
-        if wants(Part::Python) {
-            real.python()?;
-        }
-        if wants(Part::Build) {
-            real.build()?;
-        }
-        if wants(Part::Stress) {
-            real.stress(arguments.seconds)?;
-        }
-        if wants(Part::Series) {
-            real.series()?;
+    let parts = if arguments.parts.is_empty() { &Part::ALL[..] } else { &arguments.parts };
+    let first_only = parts.contains(&Part::Shell);
+    let targets =
+        Target::ALL.into_iter().filter(|target| arguments.on.is_none_or(|on| on == *target));
+    for target in targets.take(if first_only { 1 } else { usize::MAX }) {
+        let house = House { kernel: Kernel::build(target)?, archive: OnceCell::new() };
+        for part in parts {
+            house.run(*part, arguments)?;
         }
     }
     Ok(())
+}
+
+/// Where programs run.
+struct House {
+    kernel: Kernel,
+    archive: OnceCell<PathBuf>,
+}
+
+impl House {
+    fn run(&self, part: Part, arguments: &Arguments) -> Result<()> {
+        let kernel = &self.kernel;
+        match part {
+            Part::Busybox => return busybox::run(kernel),
+            Part::Archive => return self.archive().map(drop),
+            Part::Series => return real::series(kernel, self.archive()?),
+            _ => {}
+        }
+        for mode in arguments.modes.iter().copied() {
+            if part == Part::Suite {
+                suite::run(kernel, mode)?;
+                continue;
+            }
+            let archive = self.archive()?;
+            let real = real::Real { kernel, archive, mode };
+            match part {
+                Part::C => real.c_programs()?,
+                Part::Python => real.python()?,
+                Part::Build => real.build()?,
+                Part::Stress => real.stress(arguments.seconds)?,
+                Part::Shell => session::shell(kernel.target(), archive, mode)?,
+                Part::Picture => session::record(kernel, archive, mode)?,
+                Part::Busybox | Part::Suite | Part::Archive | Part::Series => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The archive of all programs, made when it is first asked for.
+    fn archive(&self) -> Result<&Path> {
+        if self.archive.get().is_none() {
+            // Nobody else sets it.
+            let _ = self.archive.set(root::archive(self.kernel.target())?);
+        }
+        Ok(self.archive.get().context("the archive was just made")?)
+    }
 }

@@ -36,10 +36,12 @@ pub struct Real<'a> {
 
 impl Real<'_> {
     fn run(&self, script: &str, limit_s: u64) -> Result<Ended> {
+        self.boot(limit_s).run(script)
+    }
+
+    fn boot(&self, limit_s: u64) -> Boot<'_> {
         let limit = Duration::from_secs(limit_s);
-        let (kernel, archive, mode) = (self.kernel, self.archive, self.mode.name());
-        Boot { kernel, archive, mode, memory_mib: MEMORY_MIB, limit, counts_instructions: false }
-            .run(script)
+        Boot { memory_mib: MEMORY_MIB, limit, ..Boot::new(self.kernel, self.archive, self.mode) }
     }
 
     /// Says that something was as it should be.
@@ -92,42 +94,42 @@ impl Real<'_> {
         Ok(())
     }
 
-    /// Every stressor, four of each.
+    /// Every stressor, four of each, with an attacker in the kernel beside them.
     pub fn stress(&self, seconds: u32) -> Result<()> {
         for stressor in STRESSORS {
             let script =
                 format!("stress-ng --{stressor} 4 --verify --timeout {seconds} --temp-path /tmp");
-            let ended = self.run(&script, 240 + 4 * u64::from(seconds))?;
+            let boot = Boot { attacked: true, ..self.boot(240 + 4 * u64::from(seconds)) };
+            let ended = boot.run(&script)?;
             let failed = ended.printed.iter().find(|line| line.contains("stress-ng: fail"));
             if failed.is_some() || !ended.is_well(0) {
                 bail!("stress-ng {stressor}: {ended:?}");
             }
-            self.say(&format!("stress-ng {stressor}, {seconds} s"));
+            let attacks = ended.attacks;
+            self.say(&format!("stress-ng {stressor}, {seconds} s, beside {attacks} attacks"));
         }
         Ok(())
     }
+}
 
-    /// The series' fork and munmap, in instructions with the whole path of a system call in it, in every mode.
-    pub fn series(&self) -> Result<()> {
-        /// The mapping is as large as the series has it.
-        const MEMORY_MIB: u32 = 3072;
-        let script = "cd /tmp && gcc -O1 -static -o series /work/series.c && ./series";
-        for mode in Mode::ALL {
-            let boot = Boot {
-                kernel: self.kernel,
-                archive: self.archive,
-                mode: mode.name(),
-                memory_mib: MEMORY_MIB,
-                limit: Duration::from_secs(900),
-                counts_instructions: true,
-            };
-            let ended = boot.run(script)?;
-            let figures = ended.printed.iter().find(|line| line.starts_with("fork "));
-            let Some(figures) = figures.filter(|_| ended.is_well(0)) else {
-                bail!("fork and munmap in mode {}: {ended:?}", mode.name())
-            };
-            println!("{}, {}: instructions: {figures}", self.kernel.target().name(), mode.name());
-        }
-        Ok(())
+/// The series' fork and munmap, in instructions with the whole path of a system call in it, in every mode.
+pub fn series(kernel: &Kernel, archive: &Path) -> Result<()> {
+    /// The mapping is as large as the series has it.
+    const MEMORY_MIB: u32 = 3072;
+    let script = "cd /tmp && gcc -O1 -static -o series /work/series.c && ./series";
+    for mode in Mode::ALL {
+        let boot = Boot {
+            memory_mib: MEMORY_MIB,
+            limit: Duration::from_secs(900),
+            counts_instructions: true,
+            ..Boot::new(kernel, archive, mode)
+        };
+        let ended = boot.run(script)?;
+        let figures = ended.printed.iter().find(|line| line.starts_with("fork "));
+        let Some(figures) = figures.filter(|_| ended.is_well(0)) else {
+            bail!("fork and munmap in mode {}: {ended:?}", mode.name())
+        };
+        println!("{}, {}: instructions: {figures}", kernel.target().name(), mode.name());
     }
+    Ok(())
 }

@@ -10,7 +10,7 @@ use kpkeys_program::initramfs::Writer;
 
 use super::architecture;
 use crate::command;
-use crate::debian::Apt;
+use crate::debian::{Apt, SourcePart};
 use crate::workspace;
 
 const PACKAGES: [&str; 10] = [
@@ -49,7 +49,8 @@ const LEFT_OUT: [&str; 17] = [
 const APPLETS: [&str; 10] =
     ["awk", "cmp", "diff", "egrep", "find", "grep", "gzip", "sed", "which", "xargs"];
 /// Our own files, in `/work`.
-const GUEST: [(&str, &str); 6] = [
+const GUEST: [(&str, &str); 7] = [
+    ("hello.c", include_str!("guest/hello.c")),
     ("memory.c", include_str!("guest/memory.c")),
     ("threads.c", include_str!("guest/threads.c")),
     ("exhaustion.c", include_str!("guest/exhaustion.c")),
@@ -84,7 +85,7 @@ pub fn archive(target: Target) -> Result<PathBuf> {
 fn add_source(apt: &Apt, root: &Path) -> Result<()> {
     let (work, zlib) = (root.join("work"), root.join("work/zlib"));
     fs::create_dir_all(&zlib)?;
-    let source = apt.source("zlib")?;
+    let source = apt.source("zlib", SourcePart::Original)?;
     let mut tar = command::program("tar", &["--strip-components=1", "-xf"]);
     command::run(tar.arg(&source).arg("-C").arg(&zlib)).context("the library's source")?;
     fs::create_dir_all(work)?;
@@ -107,7 +108,7 @@ fn add_links(root: &Path) -> Result<()> {
 }
 
 /// Adds a folder's contents, by name, so that two archives of the same are the same.
-fn add(archive: &mut Writer, root: &Path, below: &Path) -> Result<()> {
+pub fn add(archive: &mut Writer, root: &Path, below: &Path) -> Result<()> {
     let mut names: Vec<_> = fs::read_dir(root.join(below))?.collect::<std::io::Result<Vec<_>>>()?;
     names.sort_by_key(fs::DirEntry::file_name);
     for entry in names {
