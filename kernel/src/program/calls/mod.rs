@@ -33,7 +33,7 @@ use crate::arch::registers::Registers;
 use crate::lock::IrqLock;
 use crate::memory::heap;
 use alloc::collections::BTreeSet;
-use table::{CALLS, Call, Kind};
+use table::{Call, Kind};
 
 /// What a call is given.
 pub struct Arguments<'a> {
@@ -70,7 +70,7 @@ static UNKNOWN: IrqLock<BTreeSet<u64>> = IrqLock::new(BTreeSet::new());
 ///
 /// What programs are told; [`Errno::RESTART`] if a signal came first.
 pub fn run(task: &Task, registers: &mut Registers, number: u64, values: [u64; 6]) -> Outcome {
-    let Some(call) = CALLS.iter().find(|call| call.number == number) else {
+    let Some(call) = table::find(number) else {
         if UNKNOWN.lock().insert(number) {
             log::warn!("system call {number} does not exist here: ENOSYS");
         }

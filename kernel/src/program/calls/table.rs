@@ -46,7 +46,7 @@ macro_rules! keeps {
 macro_rules! calls {
     ($($(#[$only:meta])? $number:ident = $run:path [$($kind:expr),*] $($keeps:ident)?;)*) => {
         /// Every system call there is.
-        pub static CALLS: &[Call] = &[
+        pub const CALLS: &[Call] = &[
             $($(#[$only])? Call {
                 name: stringify!($number),
                 number: number::$number as u64,
@@ -254,4 +254,27 @@ calls! {
     #[cfg(target_arch = "x86_64")] __NR_alarm = time::alarm [V];
     #[cfg(target_arch = "x86_64")] __NR_time = time::time [Bytes(8)];
     #[cfg(target_arch = "x86_64")] __NR_pause = signals::pause [];
+}
+
+/// More than any call's number.
+const NUMBERS: usize = 512;
+
+/// Where in [`CALLS`] a number's call is, counted from 1.
+static PLACES: [u8; NUMBERS] = {
+    assert!(CALLS.len() < u8::MAX as usize);
+    let mut places = [0; NUMBERS];
+    let mut place = 0;
+    while place < CALLS.len() {
+        let number = CALLS[place].number as usize;
+        assert!(places[number] == 0, "a call is there twice");
+        places[number] = place as u8 + 1;
+        place += 1;
+    }
+    places
+};
+
+/// The call with a number.
+pub fn find(number: u64) -> Option<&'static Call> {
+    let place = PLACES.get(usize::try_from(number).ok()?)?;
+    CALLS.get(usize::from(*place).checked_sub(1)?)
 }
