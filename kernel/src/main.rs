@@ -154,6 +154,7 @@ fn run_command(
     attacked: bool,
     initramfs: Option<PhysRange>,
 ) -> Result<usize, String> {
+    arch::registers::make_shared().map_err(|_| "not enough memory for programs".to_string())?;
     let before = paging::accounted();
     let attacker = attacked.then(Attacker::start).transpose().map_err(|error| error.to_string())?;
     let ended = command::run(command, initramfs);

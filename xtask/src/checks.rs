@@ -7,8 +7,8 @@ use clap::Args;
 
 use crate::step::{self, AfterFailure, Outcome, Step};
 use crate::{
-    audit, bare, command, docs, hosts, instructions, kernel, oldest, package, results, setup, test,
-    verify,
+    audit, bare, command, docs, hosts, instructions, kernel, oldest, package, programs, results,
+    setup, test, verify,
 };
 
 #[derive(Args)]
@@ -99,6 +99,11 @@ fn steps() -> Vec<Step> {
             name: "verify",
             about: "a part of the model's explorations and two planted faults, which the commit chooses",
             run: || verify::run_short().map(|()| Outcome::Done),
+        },
+        Step {
+            name: "programs",
+            about: "stressors of the distribution's stress-ng run on both machines, beside an attacker",
+            run: programs::short::run,
         },
         Step {
             name: "test",

@@ -10,6 +10,7 @@
 //! | [`suite`] | busybox's own test-suite |
 //! | [`root`] | an archive of real programs: compilers, make, Python, stress-ng, musl |
 //! | [`real`] | what is done with these |
+//! | [`short`] | what the gate runs of all this |
 //! | [`session`] | a shell for a person, and a picture of one |
 
 mod boot;
@@ -17,6 +18,7 @@ mod busybox;
 mod real;
 mod root;
 mod session;
+pub mod short;
 mod suite;
 
 use std::cell::OnceCell;

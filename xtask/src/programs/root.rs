@@ -59,13 +59,15 @@ const GUEST: [(&str, &str); 7] = [
     ("build.sh", include_str!("guest/build.sh")),
 ];
 
-/// The archive for a machine.
+/// What the gate runs: a shell, and the stressors.
+const SMALL: [&str; 2] = ["busybox-static", "stress-ng"];
+
+/// The archive of everything for a machine.
 pub fn archive(target: Target) -> Result<PathBuf> {
-    let architecture = architecture(target);
-    let folder = workspace::target_dir()?.join("programs").join(architecture);
+    let folder = folder(target)?;
     let root = folder.join("root");
-    let apt = Apt::new(architecture, folder.clone())?;
     if !root.is_dir() {
+        let apt = Apt::new(architecture(target), folder.clone())?;
         apt.unpack_with_dependencies(&PACKAGES, &root)?;
         add_source(&apt, &root)?;
         add_links(&root)?;
@@ -73,12 +75,31 @@ pub fn archive(target: Target) -> Result<PathBuf> {
     for (name, text) in GUEST {
         fs::write(root.join("work").join(name), text)?;
     }
+    pack(&root, &folder.join("real.cpio"))
+}
+
+/// The archive of what the gate runs on a machine.
+pub fn small_archive(target: Target) -> Result<PathBuf> {
+    let folder = folder(target)?.join("small");
+    let root = folder.join("root");
+    if !root.is_dir() {
+        Apt::new(architecture(target), folder.clone())?.unpack_with_dependencies(&SMALL, &root)?;
+        fs::create_dir_all(root.join("tmp"))?;
+        std::os::unix::fs::symlink("busybox", root.join("bin/sh"))?;
+    }
+    pack(&root, &folder.join("small.cpio"))
+}
+
+fn folder(target: Target) -> Result<PathBuf> {
+    Ok(workspace::target_dir()?.join("programs").join(architecture(target)))
+}
+
+fn pack(root: &Path, file: &Path) -> Result<PathBuf> {
     let mut archive = Writer::new();
-    add(&mut archive, &root, Path::new(""))?;
-    let file = folder.join("real.cpio");
-    fs::write(&file, archive.finish())?;
+    add(&mut archive, root, Path::new(""))?;
+    fs::write(file, archive.finish())?;
     println!("{}", file.display());
-    Ok(file)
+    Ok(file.to_owned())
 }
 
 /// The source of the library that is built.

@@ -303,12 +303,25 @@ const TRAMPOLINE: u64 = STACK_TOP + PAGE_SIZE;
 ///
 /// `ENOMEM`.
 pub fn map_trampoline(memory: &Memory) -> Outcome<()> {
+    let allows = Permission { any: true, write: false, execute: true };
+    let pages = trampoline()?.clone();
+    memory.map_at(TRAMPOLINE, PAGE_SIZE, allows, Source::Private(pages, 0)).map(drop)
+}
+
+/// Makes what all programs share and nobody gives back, so that it is not missing after the first.
+///
+/// # Errors
+///
+/// `ENOMEM`.
+pub fn make_shared() -> Outcome<()> {
+    trampoline().map(drop)
+}
+
+fn trampoline() -> Outcome<&'static Arc<Pages>> {
     static CODE: spin::Once<Arc<Pages>> = spin::Once::new();
     const INSTRUCTIONS: [u32; 2] = [0xd280_1168, 0xd400_0001];
     let code = INSTRUCTIONS.map(u32::to_le_bytes);
-    let pages = CODE.try_call_once(|| Pages::holding(code.as_flattened()).map(Arc::new))?.clone();
-    let allows = Permission { any: true, write: false, execute: true };
-    memory.map_at(TRAMPOLINE, PAGE_SIZE, allows, Source::Private(pages, 0)).map(drop)
+    CODE.try_call_once(|| Pages::holding(code.as_flattened()).map(Arc::new))
 }
 
 /// What programs are told of the CPU: floating point and vectors. SVE and what else there may be stays off.

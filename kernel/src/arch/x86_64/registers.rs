@@ -319,6 +319,15 @@ pub fn map_trampoline(_: &crate::program::memory::Memory) -> crate::program::err
     Ok(())
 }
 
+/// Nothing: programs share nothing of the kernel's.
+///
+/// # Errors
+///
+/// Never.
+pub fn make_shared() -> crate::program::errno::Outcome<()> {
+    Ok(())
+}
+
 /// What the CPU can do, as the auxiliary vector says it: programs ask the CPU here, which says what is switched on (OSXSAVE is not).
 pub fn capabilities() -> (u64, u64) {
     (u64::from(core::arch::x86_64::__cpuid(1).edx), 0)
