@@ -155,7 +155,7 @@ fn draw(command: &str, lines: &[String]) -> String {
     let width = WIDTH * LETTER_TENTHS / 10 + 2 * MARGIN;
     let height = lines.len() * LINE + 2 * MARGIN;
     let mut svg = format!(
-        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-label="A shell on hardened page tables">
+        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" xml:space="preserve" role="img" aria-label="A shell on hardened page tables">
 <style>text {{ font: 14px ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; fill: #d7dae0; white-space: pre }} .typed {{ fill: #fff; font-weight: bold }} .kernel {{ fill: #8bc48a }}</style>
 <rect width="{width}" height="{height}" rx="8" fill="#1d2026"/>
 "##
