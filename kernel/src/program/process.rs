@@ -11,6 +11,7 @@ use super::files::{Descriptors, locks};
 use super::memory::Memory;
 use super::signals::{Action, Info, Signal};
 use super::task::Task;
+use super::usage::Usage;
 use crate::lock::IrqLock;
 use crate::sched::events;
 use alloc::collections::BTreeMap;
@@ -90,6 +91,10 @@ pub struct Process {
     /// When it gets SIGALRM.
     pub alarm: IrqLock<Alarm>,
     tasks: IrqLock<Vec<Arc<Task>>>,
+    /// What its threads that have ended used.
+    of_past_threads: IrqLock<Usage>,
+    /// What its children used that it has asked for.
+    of_past_children: IrqLock<Usage>,
     /// How it is ending, once that is decided.
     ending: IrqLock<Option<Status>>,
     ended: AtomicBool,
@@ -146,6 +151,8 @@ impl Process {
             infos: IrqLock::new(BTreeMap::new()),
             alarm: IrqLock::new(Alarm::default()),
             tasks: IrqLock::new(Vec::new()),
+            of_past_threads: IrqLock::new(Usage::default()),
+            of_past_children: IrqLock::new(Usage::default()),
             ending: IrqLock::new(None),
             ended: AtomicBool::new(false),
             memory_released: AtomicBool::new(false),
@@ -196,10 +203,37 @@ impl Process {
         let (removed, last) = {
             let mut tasks = self.tasks.lock();
             let place = tasks.iter().position(|task| task.number() == number);
-            (place.map(|place| tasks.swap_remove(place)), tasks.is_empty())
+            let removed = place.map(|place| tasks.swap_remove(place));
+            if let Some(task) = &removed {
+                self.add_usage(task.taken.take());
+            }
+            (removed, tasks.is_empty())
         };
         drop(removed);
         last
+    }
+
+    /// Adds what a thread used that has ended.
+    pub fn add_usage(&self, more: Usage) {
+        let mut usage = self.of_past_threads.lock();
+        *usage = usage.and(more);
+    }
+
+    /// What its threads have used, those that have ended included.
+    pub fn usage(&self) -> Usage {
+        let tasks = self.tasks.lock();
+        let past = *self.of_past_threads.lock();
+        tasks.iter().fold(past, |sum, task| sum.and(task.taken.usage()))
+    }
+
+    /// What its children have used, and theirs, as far as it has asked how they ended.
+    pub fn children_usage(&self) -> Usage {
+        *self.of_past_children.lock()
+    }
+
+    /// All that it is asked for at its end.
+    fn whole_usage(&self) -> Usage {
+        self.usage().and(self.children_usage())
     }
 
     /// Decides how it ends, if that is not decided; every thread notices.
@@ -295,12 +329,42 @@ pub fn signal_group(group: u32, signal: Signal) -> usize {
     of_group.map(|process| process.signal(signal)).count()
 }
 
-/// Forgets a process that has ended, and says how.
+/// What there is to know of a process that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Its number.
+    pub number: u32,
+    /// How it ended.
+    pub status: Status,
+    /// What it used, and its children that it has asked for.
+    pub usage: Usage,
+}
+
+impl Process {
+    /// What there is to know of it once it has ended.
+    pub fn end_of(&self) -> Option<End> {
+        Some(End { number: self.number, status: self.ended()?, usage: self.whole_usage() })
+    }
+
+    /// Forgets a child that has ended, and says what it was.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::ECHILD`] if somebody else was faster.
+    pub fn reap(&self, number: u32) -> Outcome<End> {
+        let end = reap(number)?;
+        let mut usage = self.of_past_children.lock();
+        *usage = usage.and(end.usage);
+        Ok(end)
+    }
+}
+
+/// Forgets a process that has ended, and says what it was.
 ///
 /// # Errors
 ///
 /// [`Errno::ECHILD`] if somebody else was faster.
-pub fn reap(number: u32) -> Outcome<Status> {
+pub fn reap(number: u32) -> Outcome<End> {
     let process = PROCESSES.lock().remove(&number).ok_or(Errno::ECHILD)?;
-    process.ended().ok_or(Errno::ECHILD)
+    process.end_of().ok_or(Errno::ECHILD)
 }

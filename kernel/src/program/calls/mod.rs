@@ -22,6 +22,7 @@ pub mod signals;
 pub mod status;
 pub mod table;
 pub mod time;
+pub mod usage;
 pub mod users;
 pub mod waiting;
 pub mod words;

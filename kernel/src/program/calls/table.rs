@@ -2,7 +2,7 @@
 
 use super::{
     Arguments, attributes, control, files, futex, identity, memory, names, opening, paths, pipes,
-    poll, processes, scheduling, signals, status, time, users, waiting,
+    poll, processes, scheduling, signals, status, time, usage, users, waiting,
 };
 use crate::program::errno::Outcome;
 use linux_raw_sys::general as number;
@@ -193,7 +193,7 @@ calls! {
     __NR_uname = identity::uname [Bytes(NAMES)];
     __NR_sysinfo = identity::sysinfo [Bytes(SYSTEM)];
     __NR_prlimit64 = identity::prlimit64 [V, V, Bytes(LIMIT), Bytes(LIMIT)];
-    __NR_getrusage = identity::getrusage [V, Bytes(USAGE)];
+    __NR_getrusage = usage::getrusage [V, Bytes(USAGE)];
     __NR_prctl = identity::prctl [V, V, V, V, V];
     __NR_getrandom = identity::getrandom [Counted(1, 1), V, V];
     __NR_sched_yield = scheduling::sched_yield [];
@@ -225,7 +225,7 @@ calls! {
     __NR_gettimeofday = time::gettimeofday [Bytes(TIME), Bytes(8)];
     __NR_setitimer = time::setitimer [V, Bytes(32), Bytes(32)];
     __NR_getitimer = time::getitimer [V, Bytes(32)];
-    __NR_times = time::times [Bytes(32)];
+    __NR_times = usage::times [Bytes(32)];
     #[cfg(target_arch = "x86_64")] __NR_open = opening::open [Text, V, V] keeps;
     #[cfg(target_arch = "x86_64")] __NR_creat = opening::creat [Text, V] keeps;
     #[cfg(target_arch = "x86_64")] __NR_stat = status::stat [Text, Bytes(STAT)];

@@ -8,6 +8,7 @@ use crate::program::errno::{Errno, Outcome};
 use crate::program::memory::Mapping;
 use crate::program::process::{self, Process};
 use crate::program::task;
+use crate::sched::accounting;
 use crate::{arch, cpu};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -204,6 +205,9 @@ fn about_process(process: &Process, what: &str) -> Vec<u8> {
     let resident = if process.ended().is_some() { 0 } else { process.memory().resident_pages() };
     let mappings = process.memory().mappings();
     let bytes: u64 = mappings.iter().map(|mapping| mapping.end - mapping.start).sum();
+    accounting::settle();
+    let (usage, of_children) = (process.usage(), process.children_usage());
+    let ([user, system], [children_user, children_system]) = (usage.ticks(), of_children.ticks());
     let text = match what {
         "cmdline" => {
             return identity
@@ -231,7 +235,9 @@ fn about_process(process: &Process, what: &str) -> Vec<u8> {
             text
         }
         "stat" => format!(
-            "{number} ({name}) {state} {parent} {group} {session} 1280 -1 0 0 0 0 0 0 0 0 0 20 0 {} 0 0 {bytes} {resident} 18446744073709551615 0 0 0 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0\n",
+            "{number} ({name}) {state} {parent} {group} {session} 1280 -1 0 {} {} 0 0 {user} {system} {children_user} {children_system} 20 0 {} 0 0 {bytes} {resident} 18446744073709551615 0 0 0 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0\n",
+            usage.faults,
+            of_children.faults,
             process.task_count()
         ),
         "statm" => format!("{} {resident} 0 0 0 0 0\n", bytes / PAGE_SIZE),
