@@ -61,6 +61,15 @@ pub struct Identity {
     pub arguments: Vec<Vec<u8>>,
 }
 
+/// What a child has of its parent's that may be had in two ways.
+#[derive(Clone, Copy, Debug)]
+pub struct Inherited {
+    /// The very descriptors; copies if not.
+    pub shares_descriptors: bool,
+    /// The handlers of signals; defaults if not.
+    pub handlers: bool,
+}
+
 /// A process.
 pub struct Process {
     /// Its number.
@@ -72,8 +81,8 @@ pub struct Process {
     /// Its session.
     pub session: AtomicU32,
     memory: Mutex<Arc<Memory>>,
-    /// Its descriptors.
-    pub descriptors: Mutex<Descriptors>,
+    /// Its descriptors, which other processes may have too.
+    descriptors: Mutex<Arc<Mutex<Descriptors>>>,
     /// Where relative paths begin.
     pub place: Mutex<Place>,
     /// Permissions that new files do not get.
@@ -115,18 +124,26 @@ impl Process {
         Ok(Self::new(Arc::new(Memory::new()?), root).known())
     }
 
-    /// A child with this memory and copies of everything else.
-    pub fn child(&self, memory: Arc<Memory>) -> Arc<Self> {
+    /// A child with this memory, and the rest as it is inherited.
+    pub fn child(&self, memory: Arc<Memory>, inherited: Inherited) -> Arc<Self> {
+        let descriptors = match inherited.shares_descriptors {
+            true => self.descriptors(),
+            false => Arc::new(Mutex::new(self.descriptors().lock().clone())),
+        };
+        let mut actions = *self.actions.lock();
+        if !inherited.handlers {
+            actions.iter_mut().for_each(Action::forget_handler);
+        }
         let child = Self {
             parent: AtomicU32::new(self.number),
             group: AtomicU32::new(self.group.load(Ordering::Relaxed)),
             session: AtomicU32::new(self.session.load(Ordering::Relaxed)),
-            descriptors: Mutex::new(self.descriptors.lock().clone()),
+            descriptors: Mutex::new(descriptors),
             place: Mutex::new(self.place.lock().clone()),
             mask: AtomicU32::new(self.mask.load(Ordering::Relaxed)),
             identity: Mutex::new(self.identity.lock().clone()),
             capabilities: Mutex::new(*self.capabilities.lock()),
-            actions: IrqLock::new(*self.actions.lock()),
+            actions: IrqLock::new(actions),
             ..Self::new(memory, self.root.clone())
         };
         child.known()
@@ -176,6 +193,21 @@ impl Process {
     /// Gives it other memory; returns what it had. No thread may be on the old one's tables any more when that is dropped.
     pub fn replace_memory(&self, memory: Arc<Memory>) -> Arc<Memory> {
         core::mem::replace(&mut *self.memory.lock(), memory)
+    }
+
+    /// Its descriptors.
+    pub fn descriptors(&self) -> Arc<Mutex<Descriptors>> {
+        self.descriptors.lock().clone()
+    }
+
+    /// Its descriptors, which no other process has from now on.
+    pub fn own_descriptors(&self) -> Arc<Mutex<Descriptors>> {
+        let mut descriptors = self.descriptors.lock();
+        if Arc::strong_count(&descriptors) > 1 {
+            let copy = descriptors.lock().clone();
+            *descriptors = Arc::new(Mutex::new(copy));
+        }
+        descriptors.clone()
     }
 
     /// The root of the tree.
@@ -254,7 +286,7 @@ impl Process {
 
     /// Its last thread is gone: its children get another parent, and its own is told.
     pub fn finish(&self) {
-        *self.descriptors.lock() = Descriptors::default();
+        *self.descriptors.lock() = Arc::default();
         locks::release_all(self.number);
         *self.alarm.lock() = Alarm::default();
         self.ending.lock().get_or_insert(Status::exited(0));

@@ -35,6 +35,8 @@ pub struct Task {
     info: Mutex<Option<Info>>,
     /// The word that is cleared at its end, and whose waiters are woken.
     pub cleared_at_end: AtomicU64,
+    /// Where its robust list begins.
+    pub robust_list: AtomicU64,
     /// It ends, and its process does not.
     leaving: AtomicBool,
     /// Its alternate stack.
@@ -87,6 +89,7 @@ impl Task {
             pending: AtomicU64::new(0),
             info: Mutex::new(None),
             cleared_at_end: AtomicU64::new(0),
+            robust_list: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
             alternate_stack: Mutex::default(),
             taken: Taken::default(),
@@ -161,6 +164,7 @@ impl Task {
 
     /// It has left its program for ever.
     fn finish(&self) {
+        calls::robust::release(self);
         let word = UserAddress(self.cleared_at_end.load(Ordering::Relaxed));
         if !word.is_null() {
             let memory = self.process.memory();

@@ -33,6 +33,8 @@ pub enum Proc {
     Machine(&'static str),
     /// A text about a process.
     Of(u32, &'static str),
+    /// Which CPUs there are, for [`sys`](super::sys).
+    Cpus,
 }
 
 const MACHINE: [&str; 7] =
@@ -45,7 +47,7 @@ impl Proc {
         match self {
             Self::Root | Self::Process(_) | Self::Descriptors(_) => Kind::Directory,
             Self::Link(_) => Kind::Link,
-            Self::Machine(_) | Self::Of(..) => Kind::File,
+            Self::Machine(_) | Self::Of(..) | Self::Cpus => Kind::File,
         }
     }
 
@@ -91,7 +93,7 @@ impl Proc {
                     .map(|&known| Self::Of(*number, known)),
             },
             Self::Descriptors(number) => process::find(*number).and_then(|process| {
-                let file = process.descriptors.lock().get(name.parse().ok()?).ok()?;
+                let file = process.descriptors().lock().get(name.parse().ok()?).ok()?;
                 Some(Self::Link(file.path.clone()))
             }),
             _ => return Err(Errno::ENOTDIR),
@@ -128,7 +130,7 @@ impl Proc {
             }
             Self::Descriptors(number) => process::find(*number).map_or(Vec::new(), |process| {
                 process
-                    .descriptors
+                    .descriptors()
                     .lock()
                     .numbers()
                     .map(|number| (number.to_string(), Kind::Link))
@@ -150,9 +152,15 @@ impl Proc {
                 let process = process::find(*number).ok_or(Errno::ENOENT)?;
                 Ok(about_process(&process, what))
             }
+            Self::Cpus => Ok(cpu_list(cpu::online().count()).into_bytes()),
             _ => Err(Errno::EISDIR),
         }
     }
+}
+
+/// So many CPUs, as lists of them are written.
+fn cpu_list(count: usize) -> String {
+    if count > 1 { format!("0-{}\n", count - 1) } else { "0\n".to_string() }
 }
 
 /// Free and all pages of memory.
