@@ -36,6 +36,8 @@ pub struct Cpu {
     online: AtomicBool,
     /// Timer ticks it has taken.
     pub ticks: AtomicU64,
+    /// Measures the time that programs take on it.
+    pub meter: sched::accounting::Meter,
     /// The scheduler's state for it.
     pub sched: sched::CpuState,
     /// A function to run in an interrupt on it.
@@ -56,6 +58,7 @@ impl Cpu {
             id: CpuId(id),
             online: AtomicBool::new(false),
             ticks: AtomicU64::new(0),
+            meter: sched::accounting::Meter::new(),
             sched: sched::CpuState::new(),
             interrupt_call: calls::Mailbox::new(),
             nmi_call: calls::Mailbox::new(),

@@ -107,7 +107,8 @@ fn open_console(root: &Arc<Node>, here: &Place, process: &Process) -> Result<(),
     let path = "/dev/console";
     let console = tree::find(root, here, path, true)?.existing()?;
     let file = OpenFile::new(Object::Node(console), path.into(), O_RDWR);
-    let mut descriptors = process.descriptors.lock();
+    let shared = process.descriptors();
+    let mut descriptors = shared.lock();
     for number in 0..3 {
         descriptors.put(number, file.clone(), false)?;
     }

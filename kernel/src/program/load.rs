@@ -5,6 +5,7 @@ use super::files::node::{Kind, Node};
 use super::files::tree::{self, Place};
 use super::memory::{Memory, Pages, Permission, STACK_TOP, Source, UserAddress};
 use super::random;
+use super::usage::TICKS_PER_SECOND;
 use crate::arch::registers::Registers;
 use crate::memory::boot::PAGE_SIZE;
 use alloc::string::String;
@@ -235,14 +236,13 @@ fn first_stack(
     request: &Request,
 ) -> Result<stack::Stack, Error> {
     const HEADER_LEN: u64 = 56;
-    const TICKS: u64 = 100;
     let headers = if program.headers == 0 { 0 } else { base + program.headers };
     let (capabilities, more) = crate::arch::registers::capabilities();
     let auxiliary = [
         (AT_HWCAP, capabilities),
         (AT_HWCAP2, more),
         (AT_PAGESZ, PAGE_SIZE),
-        (AT_CLKTCK, TICKS),
+        (AT_CLKTCK, TICKS_PER_SECOND),
         (AT_PHDR, headers),
         (AT_PHENT, HEADER_LEN),
         (AT_PHNUM, program.header_count),

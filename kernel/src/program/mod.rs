@@ -13,6 +13,7 @@
 //! | [`signals`] | signals |
 //! | [`clock`] | the date |
 //! | [`alarms`] | alarms |
+//! | [`usage`] | the time that threads and processes take |
 //! | [`files`] | the tree of files, pipes, the terminal |
 //! | [`command`] | running what the command line asks for |
 
@@ -29,6 +30,7 @@ pub mod random;
 pub mod signals;
 pub mod small;
 pub mod task;
+pub mod usage;
 
 pub use small::{End, Mistake, Running, Space, end, fault, load, run};
 pub use task::{Event, Flow, Task};

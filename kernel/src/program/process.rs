@@ -11,6 +11,7 @@ use super::files::{Descriptors, locks};
 use super::memory::Memory;
 use super::signals::{Action, Info, Signal};
 use super::task::Task;
+use super::usage::Usage;
 use crate::lock::IrqLock;
 use crate::sched::events;
 use alloc::collections::BTreeMap;
@@ -60,6 +61,15 @@ pub struct Identity {
     pub arguments: Vec<Vec<u8>>,
 }
 
+/// What a child has of its parent's that may be had in two ways.
+#[derive(Clone, Copy, Debug)]
+pub struct Inherited {
+    /// The very descriptors; copies if not.
+    pub shares_descriptors: bool,
+    /// The handlers of signals; defaults if not.
+    pub handlers: bool,
+}
+
 /// A process.
 pub struct Process {
     /// Its number.
@@ -71,8 +81,8 @@ pub struct Process {
     /// Its session.
     pub session: AtomicU32,
     memory: Mutex<Arc<Memory>>,
-    /// Its descriptors.
-    pub descriptors: Mutex<Descriptors>,
+    /// Its descriptors, which other processes may have too.
+    descriptors: Mutex<Arc<Mutex<Descriptors>>>,
     /// Where relative paths begin.
     pub place: Mutex<Place>,
     /// Permissions that new files do not get.
@@ -90,6 +100,10 @@ pub struct Process {
     /// When it gets SIGALRM.
     pub alarm: IrqLock<Alarm>,
     tasks: IrqLock<Vec<Arc<Task>>>,
+    /// What its threads that have ended used.
+    of_past_threads: IrqLock<Usage>,
+    /// What its children used that it has asked for.
+    of_past_children: IrqLock<Usage>,
     /// How it is ending, once that is decided.
     ending: IrqLock<Option<Status>>,
     ended: AtomicBool,
@@ -110,18 +124,26 @@ impl Process {
         Ok(Self::new(Arc::new(Memory::new()?), root).known())
     }
 
-    /// A child with this memory and copies of everything else.
-    pub fn child(&self, memory: Arc<Memory>) -> Arc<Self> {
+    /// A child with this memory, and the rest as it is inherited.
+    pub fn child(&self, memory: Arc<Memory>, inherited: Inherited) -> Arc<Self> {
+        let descriptors = match inherited.shares_descriptors {
+            true => self.descriptors(),
+            false => Arc::new(Mutex::new(self.descriptors().lock().clone())),
+        };
+        let mut actions = *self.actions.lock();
+        if !inherited.handlers {
+            actions.iter_mut().for_each(Action::forget_handler);
+        }
         let child = Self {
             parent: AtomicU32::new(self.number),
             group: AtomicU32::new(self.group.load(Ordering::Relaxed)),
             session: AtomicU32::new(self.session.load(Ordering::Relaxed)),
-            descriptors: Mutex::new(self.descriptors.lock().clone()),
+            descriptors: Mutex::new(descriptors),
             place: Mutex::new(self.place.lock().clone()),
             mask: AtomicU32::new(self.mask.load(Ordering::Relaxed)),
             identity: Mutex::new(self.identity.lock().clone()),
             capabilities: Mutex::new(*self.capabilities.lock()),
-            actions: IrqLock::new(*self.actions.lock()),
+            actions: IrqLock::new(actions),
             ..Self::new(memory, self.root.clone())
         };
         child.known()
@@ -146,6 +168,8 @@ impl Process {
             infos: IrqLock::new(BTreeMap::new()),
             alarm: IrqLock::new(Alarm::default()),
             tasks: IrqLock::new(Vec::new()),
+            of_past_threads: IrqLock::new(Usage::default()),
+            of_past_children: IrqLock::new(Usage::default()),
             ending: IrqLock::new(None),
             ended: AtomicBool::new(false),
             memory_released: AtomicBool::new(false),
@@ -169,6 +193,21 @@ impl Process {
     /// Gives it other memory; returns what it had. No thread may be on the old one's tables any more when that is dropped.
     pub fn replace_memory(&self, memory: Arc<Memory>) -> Arc<Memory> {
         core::mem::replace(&mut *self.memory.lock(), memory)
+    }
+
+    /// Its descriptors.
+    pub fn descriptors(&self) -> Arc<Mutex<Descriptors>> {
+        self.descriptors.lock().clone()
+    }
+
+    /// Its descriptors, which no other process has from now on.
+    pub fn own_descriptors(&self) -> Arc<Mutex<Descriptors>> {
+        let mut descriptors = self.descriptors.lock();
+        if Arc::strong_count(&descriptors) > 1 {
+            let copy = descriptors.lock().clone();
+            *descriptors = Arc::new(Mutex::new(copy));
+        }
+        descriptors.clone()
     }
 
     /// The root of the tree.
@@ -196,10 +235,37 @@ impl Process {
         let (removed, last) = {
             let mut tasks = self.tasks.lock();
             let place = tasks.iter().position(|task| task.number() == number);
-            (place.map(|place| tasks.swap_remove(place)), tasks.is_empty())
+            let removed = place.map(|place| tasks.swap_remove(place));
+            if let Some(task) = &removed {
+                self.add_usage(task.taken.take());
+            }
+            (removed, tasks.is_empty())
         };
         drop(removed);
         last
+    }
+
+    /// Adds what a thread used that has ended.
+    pub fn add_usage(&self, more: Usage) {
+        let mut usage = self.of_past_threads.lock();
+        *usage = usage.and(more);
+    }
+
+    /// What its threads have used, those that have ended included.
+    pub fn usage(&self) -> Usage {
+        let tasks = self.tasks.lock();
+        let past = *self.of_past_threads.lock();
+        tasks.iter().fold(past, |sum, task| sum.and(task.taken.usage()))
+    }
+
+    /// What its children have used, and theirs, as far as it has asked how they ended.
+    pub fn children_usage(&self) -> Usage {
+        *self.of_past_children.lock()
+    }
+
+    /// All that it is asked for at its end.
+    fn whole_usage(&self) -> Usage {
+        self.usage().and(self.children_usage())
     }
 
     /// Decides how it ends, if that is not decided; every thread notices.
@@ -220,7 +286,7 @@ impl Process {
 
     /// Its last thread is gone: its children get another parent, and its own is told.
     pub fn finish(&self) {
-        *self.descriptors.lock() = Descriptors::default();
+        *self.descriptors.lock() = Arc::default();
         locks::release_all(self.number);
         *self.alarm.lock() = Alarm::default();
         self.ending.lock().get_or_insert(Status::exited(0));
@@ -295,12 +361,42 @@ pub fn signal_group(group: u32, signal: Signal) -> usize {
     of_group.map(|process| process.signal(signal)).count()
 }
 
-/// Forgets a process that has ended, and says how.
+/// What there is to know of a process that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Its number.
+    pub number: u32,
+    /// How it ended.
+    pub status: Status,
+    /// What it used, and its children that it has asked for.
+    pub usage: Usage,
+}
+
+impl Process {
+    /// What there is to know of it once it has ended.
+    pub fn end_of(&self) -> Option<End> {
+        Some(End { number: self.number, status: self.ended()?, usage: self.whole_usage() })
+    }
+
+    /// Forgets a child that has ended, and says what it was.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::ECHILD`] if somebody else was faster.
+    pub fn reap(&self, number: u32) -> Outcome<End> {
+        let end = reap(number)?;
+        let mut usage = self.of_past_children.lock();
+        *usage = usage.and(end.usage);
+        Ok(end)
+    }
+}
+
+/// Forgets a process that has ended, and says what it was.
 ///
 /// # Errors
 ///
 /// [`Errno::ECHILD`] if somebody else was faster.
-pub fn reap(number: u32) -> Outcome<Status> {
+pub fn reap(number: u32) -> Outcome<End> {
     let process = PROCESSES.lock().remove(&number).ok_or(Errno::ECHILD)?;
-    process.ended().ok_or(Errno::ECHILD)
+    process.end_of().ok_or(Errno::ECHILD)
 }

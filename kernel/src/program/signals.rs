@@ -64,6 +64,12 @@ impl Action {
     /// The default.
     pub const DEFAULT: Self = Self { handler: 0, flags: 0, restorer: 0, mask: 0 };
 
+    /// Does the default in place of running a handler, which is not there any more.
+    pub fn forget_handler(&mut self) {
+        let ignored = self.handler == 1;
+        *self = Self { handler: ignored.into(), ..Self::DEFAULT };
+    }
+
     /// Whether a signal may be forgotten at once.
     pub fn ignores(&self, signal: Signal) -> bool {
         match self.handler {

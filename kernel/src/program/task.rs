@@ -7,12 +7,13 @@ use super::errno::{Errno, Outcome};
 use super::memory::{Access, Memory, UserAddress};
 use super::process::{Process, Status};
 use super::signals::{self, AlternateStack, Info, Signal, error_value};
+use super::usage::Taken;
 use super::{calls, process};
 use crate::arch;
 use crate::arch::registers::{Extended, Registers};
 use crate::arch::root::RootTable;
 use crate::lock::IrqsOff;
-use crate::sched::{self, events};
+use crate::sched::{self, accounting, events};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -34,10 +35,14 @@ pub struct Task {
     info: Mutex<Option<Info>>,
     /// The word that is cleared at its end, and whose waiters are woken.
     pub cleared_at_end: AtomicU64,
+    /// Where its robust list begins.
+    pub robust_list: AtomicU64,
     /// It ends, and its process does not.
     leaving: AtomicBool,
     /// Its alternate stack.
     pub alternate_stack: Mutex<AlternateStack>,
+    /// What it has used, as far as its CPU has told.
+    pub taken: Taken,
 }
 
 /// What brought a thread into the kernel.
@@ -84,8 +89,10 @@ impl Task {
             pending: AtomicU64::new(0),
             info: Mutex::new(None),
             cleared_at_end: AtomicU64::new(0),
+            robust_list: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
             alternate_stack: Mutex::default(),
+            taken: Taken::default(),
         });
         task.process.add_task(task.clone());
         task
@@ -157,6 +164,7 @@ impl Task {
 
     /// It has left its program for ever.
     fn finish(&self) {
+        calls::robust::release(self);
         let word = UserAddress(self.cleared_at_end.load(Ordering::Relaxed));
         if !word.is_null() {
             let memory = self.process.memory();
@@ -171,6 +179,9 @@ impl Task {
             if let Ok(nothing) = Memory::new() {
                 drop(self.process.replace_memory(Arc::new(nothing)));
             }
+            // Giving that back was its work too.
+            accounting::settle();
+            self.process.add_usage(self.taken.take());
             self.process.finish();
         }
         events::announce();
@@ -223,7 +234,7 @@ impl Task {
         const NO_PAGE: i32 = 2;
         use kpkeys_mm::Error;
         match self.process.memory().fault(address, access) {
-            Ok(()) => {}
+            Ok(()) => self.taken.add_fault(),
             Err(Error::NotMapped(_)) => self.force(SIGSEGV, NOT_MAPPED, address),
             Err(Error::Forbidden(_)) => self.force(SIGSEGV, FORBIDDEN, address),
             Err(Error::BehindEnd(_)) => self.force(SIGBUS, NO_PAGE, address),

@@ -9,6 +9,7 @@
 //! acts on that word ([`finish_switch`]). So a thread enters the queue, or is freed, only when
 //! no CPU uses its stack any more, and no lock is held over a switch.
 
+pub mod accounting;
 pub mod events;
 mod thread;
 
@@ -107,6 +108,7 @@ pub fn yield_now() {
 /// The timer's tick: the running thread's turn is over. What protection rests on is looked at again meanwhile.
 pub fn tick() {
     protection::control::verify();
+    accounting::settle();
     events::tick();
     program::alarms::tick();
     program::files::terminal::tick();
@@ -145,6 +147,7 @@ fn switch_away(fate: Fate) {
     arch::user::set_kernel_stack(next.kernel_stack());
     this.suspend_program();
     next.resume_program();
+    accounting::give_to(&this);
     drop(next); // `sched.current` keeps it
     *cpu.sched.left.lock() = Some((this, fate));
     // SAFETY: interrupts are off. `next` was not running: it came from the queue, which only

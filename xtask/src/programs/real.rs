@@ -15,6 +15,8 @@ const STRESSORS: [&str; 13] = [
     "fork", "vfork", "clone", "mmap", "mmapfork", "mremap", "madvise", "mprotect", "vm", "brk",
     "stack", "fault", "shm",
 ];
+/// Our C programs. Each says that all is as it expects, which it does on Linux too.
+const C_PROGRAMS: [&str; 5] = ["memory", "threads", "cloning", "exhaustion", "usage"];
 /// How each of our C programs is compiled; a name for it first.
 const COMPILERS: [(&str, &str); 3] = [
     ("glibc, static", "gcc -O1 -static -pthread"),
@@ -53,12 +55,12 @@ impl Real<'_> {
     pub fn c_programs(&self) -> Result<()> {
         for (name, compiler) in COMPILERS {
             let mut script = "cd /tmp".to_owned();
-            for program in ["memory", "threads", "exhaustion"] {
+            for program in C_PROGRAMS {
                 script +=
                     &format!(" && {compiler} -w -o {program} /work/{program}.c && ./{program}");
             }
-            let expected =
-                ["memory: as expected", "threads: as expected", "exhaustion: as expected"];
+            let expected = C_PROGRAMS.map(|program| format!("{program}: as expected"));
+            let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
             self.expect(&format!("C programs, {name}"), &script, &expected)?;
         }
         let script = format!("cd /tmp && {DYNAMIC_MUSL}");

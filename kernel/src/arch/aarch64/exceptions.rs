@@ -13,6 +13,7 @@ use crate::cpu::stack::Stack;
 use crate::program::memory::Access;
 use crate::program::{self, End, Event, Flow, Mistake, Task, task};
 use crate::protection::interrupted::{self, way};
+use crate::sched::accounting;
 use crate::{cpu, protection, sched};
 use core::fmt;
 use core::sync::atomic::Ordering;
@@ -66,14 +67,19 @@ pub const KINDS: usize = 4;
 ///
 /// The window that was interrupted is closed before anything else runs, and resumed last, so that a handler never starts inside it.
 pub extern "C" fn dispatch(frame: &mut Frame) -> u64 {
+    let at = time::counter();
     root::enter_kernel();
     interrupted::enter(frame, interrupted_open);
+    if is_from_program(frame) {
+        accounting::entered(at);
+    }
     handle(frame);
     irq::disable_all();
     let way = interrupted::leave(frame);
     if is_from_program(frame) && frame.spsr & SPSR_MODE == 0 {
         // Only there; on the kernel's own root nothing that EL0 may execute is mapped.
         root::enter_program();
+        accounting::leaves();
     }
     match way {
         // Closed by the register, which no return changes; there may be no PAN.

@@ -72,7 +72,17 @@ fn rate() -> u64 {
 
 /// Time since the kernel was entered.
 pub fn since_boot() -> Duration {
-    let counts = count().saturating_sub(BOOT_COUNT.load(Ordering::Relaxed));
+    span(count().saturating_sub(BOOT_COUNT.load(Ordering::Relaxed)))
+}
+
+/// The clock that everything is measured by, as it counts: the virtual counter. Speculation may read it a few instructions early.
+#[inline(always)]
+pub fn counter() -> u64 {
+    mrs!("cntvct_el0")
+}
+
+/// How long so many counts of [`counter`] are.
+pub fn span(counts: u64) -> Duration {
     Duration::from_nanos((u128::from(counts) * 1_000_000_000 / u128::from(rate())) as u64)
 }
 

@@ -9,6 +9,7 @@
 use super::entry::Frame;
 use super::registers::{Registers, USER_FLAGS};
 use super::{backend, irq, root};
+use crate::sched::accounting;
 use core::arch::{global_asm, naked_asm};
 use core::mem::offset_of;
 use kpkeys::pan::PAN;
@@ -47,6 +48,7 @@ pub unsafe fn enter(start: &Start, kernel_stack: *mut u64) -> u64 {
 pub(super) unsafe fn enter_by(registers: &Registers, kernel_stack: *mut u64) -> u64 {
     irq::disable_all();
     root::enter_program();
+    accounting::leaves();
     // SAFETY: forwarded.
     unsafe { enter_user(registers, kernel_stack) }
 }

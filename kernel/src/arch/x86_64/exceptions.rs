@@ -4,13 +4,14 @@ use super::descriptors::{KERNEL_CODE, KERNEL_DATA, USER_CODE, USER_DATA};
 use super::entry::{DOUBLE_FAULT, Frame, MACHINE_CHECK, NMI, PAGE_FAULT, WITHOUT_IRET};
 use super::registers::{self, Registers};
 use super::user::{self, SYSTEM_CALL};
-use super::{apic, probe, root, tlb};
+use super::{apic, probe, root, time, tlb};
 use crate::cpu::calls;
 use crate::cpu::fault::Fault;
 use crate::cpu::stack;
 use crate::program::memory::{Access, UserAddress};
 use crate::program::{self, End, Event, Flow, Mistake, Task, task};
 use crate::protection::interrupted::{self, way};
+use crate::sched::accounting;
 use crate::{cpu, protection, sched};
 use core::fmt;
 use core::sync::atomic::Ordering;
@@ -38,6 +39,7 @@ pub const KINDS: usize = 3;
 ///
 /// The window that was interrupted is closed before anything else runs, and resumed last, so that a handler never starts inside it.
 pub extern "C" fn dispatch(frame: &mut Frame, rflags: u64) -> u64 {
+    let at = time::counter();
     if has_own_stack(frame.vector as u8) {
         // It may have interrupted the entry of another exception, before that put the GS base back.
         super::cpu_state::restore();
@@ -48,15 +50,23 @@ pub extern "C" fn dispatch(frame: &mut Frame, rflags: u64) -> u64 {
     if on_programs_root && !frame.is_from_user() {
         interrupted::note_root(frame);
     }
+    if frame.is_from_user() {
+        accounting::entered(at);
+    }
     handle(frame);
     let is_inside_nmi = cpu::this().arch.in_nmi.load(Ordering::Relaxed);
-    match interrupted::leave(frame) {
+    let way = match interrupted::leave(frame) {
         way::AS_SAVED | way::CLOSED if is_inside_nmi => WITHOUT_IRET,
         way::AS_SAVED | way::CLOSED if protection::has_alias() => way_back(frame),
         // Closed by the register, which no return changes.
         way::CLOSED => way::AS_SAVED,
         way => way,
+    };
+    // Not if the program has ended.
+    if frame.is_from_user() {
+        accounting::leaves();
     }
+    way
 }
 
 /// How an exception is returned from where programs run on roots of their own: from here on on that of what was interrupted. And, in

@@ -44,10 +44,20 @@ pub fn tsc_khz() -> u64 {
 
 /// Time since the kernel was entered; zero before [`calibrate`].
 pub fn since_boot() -> Duration {
-    let cycles = tsc().saturating_sub(BOOT_TSC.load(Ordering::Relaxed));
+    span(tsc().saturating_sub(BOOT_TSC.load(Ordering::Relaxed)))
+}
+
+/// The clock that everything is measured by, as it counts: the TSC.
+#[inline(always)]
+pub fn counter() -> u64 {
+    tsc()
+}
+
+/// How long so many counts of [`counter`] are; zero before [`calibrate`].
+pub fn span(counts: u64) -> Duration {
     match tsc_khz() {
         0 => Duration::ZERO,
-        khz => Duration::from_nanos((u128::from(cycles) * 1_000_000 / u128::from(khz)) as u64),
+        khz => Duration::from_nanos((u128::from(counts) * 1_000_000 / u128::from(khz)) as u64),
     }
 }
 
@@ -59,6 +69,7 @@ pub fn busy_wait(time: Duration) {
     }
 }
 
+#[inline(always)]
 fn tsc() -> u64 {
     // SAFETY: every 64-bit CPU has RDTSC, and the kernel leaves CR4.TSD clear.
     unsafe { _rdtsc() }

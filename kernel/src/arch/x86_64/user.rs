@@ -11,6 +11,7 @@ use super::descriptors::{KERNEL_CODE, KERNEL_DATA, USER_CODE, USER_DATA};
 use super::entry::Frame;
 use super::exceptions;
 use crate::protection;
+use crate::sched::accounting;
 use core::arch::{global_asm, naked_asm};
 use core::sync::atomic::Ordering;
 
@@ -64,6 +65,7 @@ pub unsafe fn enter(start: &Start, kernel_stack: *mut u64) -> u64 {
 /// As [`enter`]; the frame must be one of a program.
 pub(super) unsafe fn enter_by(frame: &Frame, kernel_stack: *mut u64) -> u64 {
     let on_this_cpu = crate::cpu::this().arch.kernel_stack().as_ptr();
+    accounting::leaves();
     let by = match protection::has_alias() {
         true => exceptions::way_back(frame),
         false => &raw const *frame as u64,

@@ -28,7 +28,7 @@ const MAX_VECTOR: u64 = 1024;
 ///
 /// [`Errno::EBADF`].
 pub fn file(task: &Task, number: u64) -> Outcome<Arc<OpenFile>> {
-    task.process.descriptors.lock().get(number)
+    task.process.descriptors().lock().get(number)
 }
 
 /// A buffer in the kernel.
@@ -187,7 +187,7 @@ pub fn lseek(call: &mut Arguments<'_>) -> Outcome {
 
 /// `close`
 pub fn close(call: &mut Arguments<'_>) -> Outcome {
-    let closed = call.task.process.descriptors.lock().remove(call.value(0))?;
+    let closed = call.task.process.descriptors().lock().remove(call.value(0))?;
     if let Object::Node(node) = &closed.object {
         file_locks::release_file(call.task.process.number, node.number);
     }
@@ -199,9 +199,10 @@ pub fn close(call: &mut Arguments<'_>) -> Outcome {
 pub fn close_range(call: &mut Arguments<'_>) -> Outcome {
     const CLOSE_ON_EXEC: u64 = 1 << 2;
     let (first, last) = (call.value(0) as u32 as usize, call.value(1) as u32 as usize);
-    let numbers: Vec<usize> = call.task.process.descriptors.lock().numbers().collect();
+    let numbers: Vec<usize> = call.task.process.descriptors().lock().numbers().collect();
     for number in numbers.into_iter().filter(|number| (first..=last).contains(number)) {
-        let mut descriptors = call.task.process.descriptors.lock();
+        let shared = call.task.process.descriptors();
+        let mut descriptors = shared.lock();
         if call.value(2) & CLOSE_ON_EXEC != 0 {
             descriptors.set_closes_on_exec(number as u64, true)?;
         } else {
@@ -216,7 +217,7 @@ pub fn close_range(call: &mut Arguments<'_>) -> Outcome {
 /// `dup`
 pub fn dup(call: &mut Arguments<'_>) -> Outcome {
     let file = file(call.task, call.value(0))?;
-    call.task.process.descriptors.lock().add(file, 0, false)
+    call.task.process.descriptors().lock().add(file, 0, false)
 }
 
 /// `dup2`
@@ -225,7 +226,7 @@ pub fn dup2(call: &mut Arguments<'_>) -> Outcome {
     let (from, to) = (call.value(0), call.value(1));
     let file = file(call.task, from)?;
     if from != to {
-        call.task.process.descriptors.lock().put(to, file, false)?;
+        call.task.process.descriptors().lock().put(to, file, false)?;
     }
     Ok(to)
 }
@@ -237,7 +238,7 @@ pub fn dup3(call: &mut Arguments<'_>) -> Outcome {
         return Err(Errno::EINVAL);
     }
     let file = file(call.task, from)?;
-    call.task.process.descriptors.lock().put(to, file, flags & O_CLOEXEC != 0)?;
+    call.task.process.descriptors().lock().put(to, file, flags & O_CLOEXEC != 0)?;
     Ok(to)
 }
 
@@ -248,7 +249,8 @@ pub fn fcntl(call: &mut Arguments<'_>) -> Outcome {
         return locks::lock(call);
     }
     let file = file(call.task, number)?;
-    let mut descriptors = call.task.process.descriptors.lock();
+    let shared = call.task.process.descriptors();
+    let mut descriptors = shared.lock();
     match call.value(1) as u32 {
         F_DUPFD => descriptors.add(file, value, false),
         F_DUPFD_CLOEXEC => descriptors.add(file, value, true),

@@ -151,11 +151,6 @@ pub fn personality(call: &mut Arguments<'_>) -> Outcome {
     if matches!(call.value(0) as u32, 0 | ASKS) { Ok(0) } else { Err(Errno::EINVAL) }
 }
 
-/// `getrusage`: nobody counts.
-pub fn getrusage(call: &mut Arguments<'_>) -> Outcome {
-    call.task.process.memory().write(call.address(1), &[0; 144]).map(|()| 0)
-}
-
 /// `prctl`: names of threads, which nobody sees.
 pub fn prctl(call: &mut Arguments<'_>) -> Outcome {
     const SET_NAME: u64 = 15;

@@ -196,7 +196,7 @@ pub fn memfd_create(call: &mut Arguments<'_>) -> Outcome {
     }
     let path = alloc::format!("/memfd:{name} (deleted)");
     let file = OpenFile::new(Object::Node(Node::file(0o777)), path, O_RDWR);
-    call.task.process.descriptors.lock().add(file, 0, flags & MFD_CLOEXEC != 0)
+    call.task.process.descriptors().lock().add(file, 0, flags & MFD_CLOEXEC != 0)
 }
 
 /// `brk`

@@ -5,6 +5,7 @@
 //! [`Memory`](super::memory::Memory)'s copies, which look at every page.
 
 pub mod attributes;
+pub mod cloning;
 pub mod control;
 pub mod files;
 pub mod futex;
@@ -17,11 +18,13 @@ pub mod paths;
 pub mod pipes;
 pub mod poll;
 pub mod processes;
+pub mod robust;
 pub mod scheduling;
 pub mod signals;
 pub mod status;
 pub mod table;
 pub mod time;
+pub mod usage;
 pub mod users;
 pub mod waiting;
 pub mod words;

@@ -70,5 +70,5 @@ fn open_at(task: &Task, directory: u64, at: UserAddress, flags: u32, mode: u32) 
         _ => Object::Node(node),
     };
     let file = OpenFile::new(object, path, flags & !(O_CREAT | O_EXCL | O_TRUNC | O_CLOEXEC));
-    task.process.descriptors.lock().add(file, 0, flags & O_CLOEXEC != 0)
+    task.process.descriptors().lock().add(file, 0, flags & O_CLOEXEC != 0)
 }

@@ -18,7 +18,8 @@ fn make_pipe(task: &Task, to: UserAddress, flags: u32) -> Outcome {
     };
     let (reader, writer) = (open(reader, O_RDONLY), open(writer, O_WRONLY));
     let closes = flags & O_CLOEXEC != 0;
-    let mut descriptors = task.process.descriptors.lock();
+    let shared = task.process.descriptors();
+    let mut descriptors = shared.lock();
     let from = descriptors.add(reader, 0, closes)?;
     let to_write = descriptors.add(writer, 0, closes);
     let written = to_write.and_then(|number| {
@@ -26,11 +27,11 @@ fn make_pipe(task: &Task, to: UserAddress, flags: u32) -> Outcome {
         let numbers = [from as u32, number as u32].map(u32::to_le_bytes);
         task.process.memory().write(to, numbers.as_flattened()).inspect_err(|_| {
             // The program never learns the numbers.
-            let _ = task.process.descriptors.lock().remove(number);
+            let _ = task.process.descriptors().lock().remove(number);
         })
     });
     if let Err(error) = written {
-        let _ = task.process.descriptors.lock().remove(from);
+        let _ = task.process.descriptors().lock().remove(from);
         return Err(error);
     }
     Ok(0)

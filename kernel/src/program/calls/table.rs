@@ -1,8 +1,8 @@
 //! The table of system calls: of each its number, the kinds of its arguments, and what makes it.
 
 use super::{
-    Arguments, attributes, control, files, futex, identity, memory, names, opening, paths, pipes,
-    poll, processes, scheduling, signals, status, time, users, waiting,
+    Arguments, attributes, cloning, control, files, futex, identity, memory, names, opening, paths,
+    pipes, poll, processes, robust, scheduling, signals, status, time, usage, users, waiting,
 };
 use crate::program::errno::Outcome;
 use linux_raw_sys::general as number;
@@ -159,14 +159,16 @@ calls! {
     __NR_msync = memory::msync [V, V, V];
     __NR_mincore = memory::mincore [V, V, Bytes(1)];
     __NR_memfd_create = memory::memfd_create [Text, V] keeps;
-    __NR_clone = processes::clone [V, V, Bytes(4), V, V] keeps;
+    __NR_clone = cloning::clone [V, V, Bytes(4), V, V] keeps;
+    __NR_clone3 = cloning::clone3 [Bytes(64), V] keeps;
     __NR_execve = processes::execve [Text, Bytes(8), Bytes(8)] keeps;
     __NR_wait4 = waiting::wait4 [V, Bytes(4), V, Bytes(USAGE)];
     __NR_waitid = waiting::waitid [V, V, Bytes(128), V, Bytes(USAGE)];
     __NR_exit = processes::exit [V];
     __NR_exit_group = processes::exit_group [V];
     __NR_set_tid_address = processes::set_tid_address [V];
-    __NR_set_robust_list = files::nothing [V, V];
+    __NR_set_robust_list = robust::set_robust_list [Bytes(robust::HEAD), V];
+    __NR_get_robust_list = robust::get_robust_list [V, Bytes(8), Bytes(8)];
     __NR_getpid = identity::getpid [];
     __NR_getppid = identity::getppid [];
     __NR_gettid = identity::gettid [];
@@ -193,7 +195,7 @@ calls! {
     __NR_uname = identity::uname [Bytes(NAMES)];
     __NR_sysinfo = identity::sysinfo [Bytes(SYSTEM)];
     __NR_prlimit64 = identity::prlimit64 [V, V, Bytes(LIMIT), Bytes(LIMIT)];
-    __NR_getrusage = identity::getrusage [V, Bytes(USAGE)];
+    __NR_getrusage = usage::getrusage [V, Bytes(USAGE)];
     __NR_prctl = identity::prctl [V, V, V, V, V];
     __NR_getrandom = identity::getrandom [Counted(1, 1), V, V];
     __NR_sched_yield = scheduling::sched_yield [];
@@ -225,7 +227,7 @@ calls! {
     __NR_gettimeofday = time::gettimeofday [Bytes(TIME), Bytes(8)];
     __NR_setitimer = time::setitimer [V, Bytes(32), Bytes(32)];
     __NR_getitimer = time::getitimer [V, Bytes(32)];
-    __NR_times = time::times [Bytes(32)];
+    __NR_times = usage::times [Bytes(32)];
     #[cfg(target_arch = "x86_64")] __NR_open = opening::open [Text, V, V] keeps;
     #[cfg(target_arch = "x86_64")] __NR_creat = opening::creat [Text, V] keeps;
     #[cfg(target_arch = "x86_64")] __NR_stat = status::stat [Text, Bytes(STAT)];
@@ -245,8 +247,8 @@ calls! {
     #[cfg(target_arch = "x86_64")] __NR_dup2 = files::dup2 [V, V] keeps;
     #[cfg(target_arch = "x86_64")] __NR_poll = poll::poll [Counted(POLL, 1), V, V];
     #[cfg(target_arch = "x86_64")] __NR_select = poll::select [V, Bytes(SETS), Bytes(SETS), Bytes(SETS), Bytes(TIME)];
-    #[cfg(target_arch = "x86_64")] __NR_fork = processes::fork [] keeps;
-    #[cfg(target_arch = "x86_64")] __NR_vfork = processes::vfork [] keeps;
+    #[cfg(target_arch = "x86_64")] __NR_fork = cloning::fork [] keeps;
+    #[cfg(target_arch = "x86_64")] __NR_vfork = cloning::vfork [] keeps;
     #[cfg(target_arch = "x86_64")] __NR_arch_prctl = identity::arch_prctl [V, V];
     #[cfg(target_arch = "x86_64")] __NR_getpgrp = identity::getpgrp [];
     #[cfg(target_arch = "x86_64")] __NR_getrlimit = identity::getrlimit [V, Bytes(LIMIT)];

@@ -1,7 +1,7 @@
 //! Calls on time. Clocks that tell the date go on from [`clock::at_boot`]; all others count from boot.
 
-use super::Arguments;
 use super::words::Words;
+use super::{Arguments, usage};
 use crate::arch;
 use crate::program::alarms::{self, Alarm};
 use crate::program::clock;
@@ -68,9 +68,12 @@ pub fn nanosleep(call: &mut Arguments<'_>) -> Outcome {
     sleep_until(call.task, arch::time::since_boot() + span, call.address(1))
 }
 
-/// `clock_nanosleep`
+/// `clock_nanosleep`, but for clocks that count a thread's or process's time.
 pub fn clock_nanosleep(call: &mut Arguments<'_>) -> Outcome {
     const ABSOLUTE: u64 = 1;
+    if usage::clock(call.task, call.value(0))?.is_some() {
+        return Err(Errno::EOPNOTSUPP);
+    }
     let span = optional(call.task, call.address(2))?.ok_or(Errno::EFAULT)?;
     if call.value(1) & ABSOLUTE != 0 {
         let start = if tells_date(call.value(0)) { clock::at_boot() } else { Duration::ZERO };
@@ -81,12 +84,20 @@ pub fn clock_nanosleep(call: &mut Arguments<'_>) -> Outcome {
 
 /// `clock_gettime`
 pub fn clock_gettime(call: &mut Arguments<'_>) -> Outcome {
-    const CLOCKS: u64 = 12;
-    if call.value(0) as u32 as u64 >= CLOCKS {
-        return Err(Errno::EINVAL);
-    }
-    let now = if tells_date(call.value(0)) { clock::date() } else { arch::time::since_boot() };
+    let number = call.value(0);
+    let now = match usage::clock(call.task, number)? {
+        Some(taken) => taken,
+        None if !exists(number) => return Err(Errno::EINVAL),
+        None if tells_date(number) => clock::date(),
+        None => arch::time::since_boot(),
+    };
     tell(call.task, call.address(1), now)
+}
+
+/// Whether there is a clock that counts no thread's or process's time, with this number.
+fn exists(number: u64) -> bool {
+    const CLOCKS: u32 = 12;
+    (number as u32) < CLOCKS
 }
 
 fn tells_date(number: u64) -> bool {
@@ -95,6 +106,9 @@ fn tells_date(number: u64) -> bool {
 
 /// `clock_getres`
 pub fn clock_getres(call: &mut Arguments<'_>) -> Outcome {
+    if usage::clock(call.task, call.value(0))?.is_none() && !exists(call.value(0)) {
+        return Err(Errno::EINVAL);
+    }
     if call.address(1).is_null() {
         return Ok(0);
     }
@@ -120,15 +134,6 @@ pub fn time(call: &mut Arguments<'_>) -> Outcome {
         call.task.process.memory().write(call.address(0), &now.to_le_bytes())?;
     }
     Ok(now)
-}
-
-/// `times`: nobody counts what a process takes, so there is only the clock.
-pub fn times(call: &mut Arguments<'_>) -> Outcome {
-    const TICK_MS: u128 = 10;
-    if !call.address(0).is_null() {
-        call.task.process.memory().write(call.address(0), &[0; 32])?;
-    }
-    Ok((arch::time::since_boot().as_millis() / TICK_MS) as u64)
 }
 
 /// What is left of an alarm, and its interval.

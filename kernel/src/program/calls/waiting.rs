@@ -2,7 +2,7 @@
 
 use super::Arguments;
 use crate::program::errno::{Errno, Outcome};
-use crate::program::process::{self, Process, Status};
+use crate::program::process::{self, End, Process};
 use crate::program::signals::Info;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
@@ -32,17 +32,18 @@ fn ended(
     which: Which,
     never_waits: bool,
     stays: bool,
-) -> Outcome<Option<(u32, Status)>> {
-    let own = call.task.process.number;
+) -> Outcome<Option<End>> {
+    let process = &call.task.process;
+    let own = process.number;
     call.task.wait(None, || {
         let children: Vec<_> = process::all()
             .into_iter()
             .filter(|child| child.parent.load(Ordering::Relaxed) == own && which.is(child))
             .collect();
-        let ended = children.iter().find_map(|child| Some((child.number, child.ended()?)));
+        let ended = children.iter().find_map(|child| child.end_of());
         match ended {
-            Some(found) if stays => Ok(Some(Some(found))),
-            Some((number, _)) => Ok(Some(Some((number, process::reap(number)?)))),
+            Some(end) if stays => Ok(Some(Some(end))),
+            Some(end) => Ok(Some(Some(process.reap(end.number)?))),
             None if children.is_empty() => Err(Errno::ECHILD),
             None if never_waits => Ok(Some(None)),
             None => Ok(None),
@@ -60,15 +61,15 @@ pub fn wait4(call: &mut Arguments<'_>) -> Outcome {
         wanted => Which::Number(wanted as u32),
     };
     let never_waits = call.value(2) as u32 & WNOHANG != 0;
-    let Some((number, status)) = ended(call, which, never_waits, false)? else { return Ok(0) };
+    let Some(end) = ended(call, which, never_waits, false)? else { return Ok(0) };
     let memory = call.task.process.memory();
     if !call.address(1).is_null() {
-        memory.write(call.address(1), &status.0.to_le_bytes())?;
+        memory.write(call.address(1), &end.status.0.to_le_bytes())?;
     }
     if !call.address(3).is_null() {
-        memory.write(call.address(3), &[0; 144])?;
+        memory.write(call.address(3), &end.usage.bytes())?;
     }
-    Ok(number.into())
+    Ok(end.number.into())
 }
 
 /// `waitid`, for children that end.
@@ -88,11 +89,13 @@ pub fn waitid(call: &mut Arguments<'_>) -> Outcome {
     let found = ended(call, which, options & WNOHANG != 0, options & WNOWAIT != 0)?;
     let memory = call.task.process.memory();
     if !call.address(2).is_null() {
-        let info = found.map_or(Info::default(), |(number, status)| Info::child(number, status));
+        let info = found.map_or(Info::default(), |end| Info::child(end.number, end.status));
         memory.write(call.address(2), &info.bytes())?;
     }
-    if !call.address(4).is_null() {
-        memory.write(call.address(4), &[0; 144])?;
+    if let Some(end) = found
+        && !call.address(4).is_null()
+    {
+        memory.write(call.address(4), &end.usage.bytes())?;
     }
     Ok(0)
 }

@@ -10,6 +10,7 @@
 //! | [`pipe`] | pipes |
 //! | [`terminal`] | the terminal on the serial line |
 //! | [`proc`] | `/proc` |
+//! | [`sys`] | `/sys` |
 //! | `vulnerable` | `/dev/vulnerable`, the driver with planted faults, where the build says so |
 
 pub mod data;
@@ -18,6 +19,7 @@ pub mod node;
 pub mod open;
 pub mod pipe;
 pub mod proc;
+pub mod sys;
 pub mod terminal;
 pub mod tree;
 #[cfg(feature = "vulnerable")]

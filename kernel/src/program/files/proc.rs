@@ -8,6 +8,7 @@ use crate::program::errno::{Errno, Outcome};
 use crate::program::memory::Mapping;
 use crate::program::process::{self, Process};
 use crate::program::task;
+use crate::sched::accounting;
 use crate::{arch, cpu};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -32,6 +33,8 @@ pub enum Proc {
     Machine(&'static str),
     /// A text about a process.
     Of(u32, &'static str),
+    /// Which CPUs there are, for [`sys`](super::sys).
+    Cpus,
 }
 
 const MACHINE: [&str; 7] =
@@ -44,7 +47,7 @@ impl Proc {
         match self {
             Self::Root | Self::Process(_) | Self::Descriptors(_) => Kind::Directory,
             Self::Link(_) => Kind::Link,
-            Self::Machine(_) | Self::Of(..) => Kind::File,
+            Self::Machine(_) | Self::Of(..) | Self::Cpus => Kind::File,
         }
     }
 
@@ -90,7 +93,7 @@ impl Proc {
                     .map(|&known| Self::Of(*number, known)),
             },
             Self::Descriptors(number) => process::find(*number).and_then(|process| {
-                let file = process.descriptors.lock().get(name.parse().ok()?).ok()?;
+                let file = process.descriptors().lock().get(name.parse().ok()?).ok()?;
                 Some(Self::Link(file.path.clone()))
             }),
             _ => return Err(Errno::ENOTDIR),
@@ -127,7 +130,7 @@ impl Proc {
             }
             Self::Descriptors(number) => process::find(*number).map_or(Vec::new(), |process| {
                 process
-                    .descriptors
+                    .descriptors()
                     .lock()
                     .numbers()
                     .map(|number| (number.to_string(), Kind::Link))
@@ -149,9 +152,15 @@ impl Proc {
                 let process = process::find(*number).ok_or(Errno::ENOENT)?;
                 Ok(about_process(&process, what))
             }
+            Self::Cpus => Ok(cpu_list(cpu::online().count()).into_bytes()),
             _ => Err(Errno::EISDIR),
         }
     }
+}
+
+/// So many CPUs, as lists of them are written.
+fn cpu_list(count: usize) -> String {
+    if count > 1 { format!("0-{}\n", count - 1) } else { "0\n".to_string() }
 }
 
 /// Free and all pages of memory.
@@ -204,6 +213,9 @@ fn about_process(process: &Process, what: &str) -> Vec<u8> {
     let resident = if process.ended().is_some() { 0 } else { process.memory().resident_pages() };
     let mappings = process.memory().mappings();
     let bytes: u64 = mappings.iter().map(|mapping| mapping.end - mapping.start).sum();
+    accounting::settle();
+    let (usage, of_children) = (process.usage(), process.children_usage());
+    let ([user, system], [children_user, children_system]) = (usage.ticks(), of_children.ticks());
     let text = match what {
         "cmdline" => {
             return identity
@@ -231,7 +243,9 @@ fn about_process(process: &Process, what: &str) -> Vec<u8> {
             text
         }
         "stat" => format!(
-            "{number} ({name}) {state} {parent} {group} {session} 1280 -1 0 0 0 0 0 0 0 0 0 20 0 {} 0 0 {bytes} {resident} 18446744073709551615 0 0 0 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0\n",
+            "{number} ({name}) {state} {parent} {group} {session} 1280 -1 0 {} {} 0 0 {user} {system} {children_user} {children_system} 20 0 {} 0 0 {bytes} {resident} 18446744073709551615 0 0 0 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0\n",
+            usage.faults,
+            of_children.faults,
             process.task_count()
         ),
         "statm" => format!("{} {resident} 0 0 0 0 0\n", bytes / PAGE_SIZE),

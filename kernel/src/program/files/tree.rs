@@ -3,6 +3,7 @@
 use super::data::Data;
 use super::node::{Content, Device, Kind, Node, TYPE_BITS};
 use super::proc::Proc;
+use super::sys;
 use crate::program::clock;
 use crate::program::errno::{Errno, Outcome};
 use alloc::borrow::ToOwned;
@@ -167,7 +168,7 @@ fn parent_of(root: &Place, place: &Place) -> Place {
     }
 }
 
-/// The tree that an archive makes, with `/dev`, `/proc` and `/tmp`.
+/// The tree that an archive makes, with `/dev`, `/proc`, `/sys` and `/tmp`.
 ///
 /// # Errors
 ///
@@ -197,6 +198,7 @@ pub fn from_archive(archive: &'static [u8]) -> Result<Arc<Node>, initramfs::Erro
         put(&dev, name, Node::new(0o777, Content::Link(target.to_owned())));
     }
     put(&root, "proc", Node::new(0o555, Content::Proc(Proc::Root)));
+    sys::add(&root);
     Ok(root)
 }
 
@@ -239,7 +241,7 @@ fn add(root: &Arc<Node>, entry: &Entry<'static>, linked: &mut BTreeMap<u32, Arc<
 }
 
 /// The directory at a path below another, made where it is missing.
-fn directory_at(from: &Arc<Node>, path: &str) -> Arc<Node> {
+pub fn directory_at(from: &Arc<Node>, path: &str) -> Arc<Node> {
     path.split('/').filter(|part| !part.is_empty()).fold(from.clone(), |directory, name| {
         let Ok(names) = directory.names() else { return directory };
         let mut names = names.lock();
@@ -253,7 +255,8 @@ fn directory_at(from: &Arc<Node>, path: &str) -> Arc<Node> {
     })
 }
 
-fn put(directory: &Arc<Node>, name: &str, node: Arc<Node>) {
+/// Gives a node a name in a directory.
+pub fn put(directory: &Arc<Node>, name: &str, node: Arc<Node>) {
     if let Ok(names) = directory.names() {
         names.lock().entries.insert(name.to_owned(), node);
     }

@@ -133,6 +133,29 @@ impl Memory {
         })?;
         Ok(value)
     }
+
+    /// Changes such a word, if it is what is expected; else says what it is. Either may be no more so at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`load_word`](Self::load_word).
+    pub fn exchange_word(
+        &self,
+        at: UserAddress,
+        expected: u32,
+        new: u32,
+    ) -> Outcome<Result<u32, u32>> {
+        if !at.0.is_multiple_of(4) {
+            return Err(Errno::EINVAL);
+        }
+        let mut result = Err(expected);
+        self.inner.lock().each_piece(at, 4, true, |word, _| {
+            // SAFETY: the word is aligned, in a frame that the locked address space maps writable.
+            let word = unsafe { AtomicU32::from_ptr(word.cast()) };
+            result = word.compare_exchange(expected, new, Ordering::SeqCst, Ordering::SeqCst);
+        })?;
+        Ok(result)
+    }
 }
 
 impl Inner {
