@@ -28,6 +28,10 @@ pub struct Ended {
     pub outcome: Outcome,
     /// The checker had nothing to say.
     pub is_clean: bool,
+    /// What protected page tables.
+    pub backend: String,
+    /// What was timed.
+    pub samples_ns: Vec<u64>,
 }
 
 impl Ended {
@@ -41,32 +45,39 @@ impl Ended {
 impl Boot<'_> {
     /// Runs a script by the archive's `sh`.
     pub fn run(&self, script: &str) -> Result<Ended> {
+        self.boot(&format!("-- sh -c '{}'", script.replace('\'', "'\\''")))
+    }
+
+    /// Boots with these words for the kernel.
+    pub fn boot(&self, words: &str) -> Result<Ended> {
         let machine = Machine {
             cpus: if self.counts_instructions { 1 } else { 4 },
             clock_by_instructions: self.counts_instructions,
             memory_mib: self.memory_mib,
-            command_line: format!(
-                "mode={} -- sh -c '{}'",
-                self.mode,
-                script.replace('\'', "'\\''")
-            ),
+            command_line: format!("mode={} {words}", self.mode),
             initramfs: Some(self.archive.to_owned()),
             time_limit: self.limit,
             ..Machine::default()
         };
         let (mut printed, mut status, mut is_clean) = (Vec::new(), None, false);
+        let (mut backend, mut samples_ns) = (String::new(), Vec::new());
         let run = self.kernel.run(&machine, &mut |line| match line {
             Line::Log(text) if text.ends_with(" 0 findings") => is_clean = true,
             Line::Log(text) if is_of_kernel(text) => {}
             Line::Log(text) => printed.push(text.to_owned()),
             Line::Record(json) => {
                 let record: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
-                if record["type"] == "program" {
-                    status = record["status"].as_u64();
+                match record["type"].as_str() {
+                    Some("program") => status = record["status"].as_u64(),
+                    Some("protection") => {
+                        record["backend"].as_str().unwrap_or_default().clone_into(&mut backend);
+                    }
+                    Some("sample") => samples_ns.extend(record["ns"].as_u64()),
+                    _ => {}
                 }
             }
         })?;
-        Ok(Ended { printed, status, outcome: run.outcome, is_clean })
+        Ok(Ended { printed, status, outcome: run.outcome, is_clean, backend, samples_ns })
     }
 }
 

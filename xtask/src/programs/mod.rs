@@ -6,12 +6,14 @@
 //! | module | concept |
 //! |---|---|
 //! | [`boot`] | one command on one machine: what it prints, and how it ends |
+//! | [`kernbench`] | a build executed and replayed, counted in instructions |
 //! | [`busybox`] | scripts for a static busybox, in every mode |
 //! | [`root`] | an archive of real programs: compilers, make, Python, stress-ng, musl |
 //! | [`real`] | what is done with these |
 
 mod boot;
 mod busybox;
+pub mod kernbench;
 mod real;
 mod root;
 
@@ -37,6 +39,8 @@ enum Part {
     Stress,
     /// The series' fork and munmap as a program, counted in instructions, in every mode
     Series,
+    /// The build of a library, executed and replayed, counted in instructions, in every mode (an hour a machine)
+    Kernbench,
 }
 
 #[derive(Args)]
@@ -79,7 +83,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         if wants(Part::Busybox) {
             busybox::run(&kernel, target)?;
         }
-        let parts = [Part::Archive, Part::C, Part::Python, Part::Build, Part::Stress, Part::Series];
+        let parts = [
+            Part::Archive,
+            Part::C,
+            Part::Python,
+            Part::Build,
+            Part::Stress,
+            Part::Series,
+            Part::Kernbench,
+        ];
         if !parts.into_iter().any(wants) {
             continue;
         }
@@ -99,6 +111,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
         if wants(Part::Series) {
             real.series()?;
+        }
+        if wants(Part::Kernbench) {
+            kernbench::run(&kernel, &archive)?;
         }
     }
     Ok(())
