@@ -27,7 +27,7 @@ use alloc::string::{String, ToString};
 use arch::backend::Choice;
 use evidence::attacker::{Attacker, Stores};
 use evidence::counter::Counter;
-use evidence::{attack, bench, report, soak, tests};
+use evidence::{attack, bench, replay, report, soak, tests};
 use exit::Exit;
 use kpkeys_pgtable::check::Report;
 use kpkeys_pgtable::{Config, Level, NoProbe, Probe};
@@ -135,6 +135,9 @@ fn run_on_memory(options: Options, config: Config, initramfs: Option<PhysRange>)
     let mut failed = options.tests.map_or(0, |part| tests::run_all(&part));
     if let Some(request) = options.bench {
         failed += failures(bench::time(paging::memories(), request).map(|()| 0));
+    }
+    if let Some(times) = options.replay {
+        failed += failures(replay::run(paging::memories(), times, initramfs).map(|()| 0));
     }
     if options.attack {
         failed += failures(attack::run_all(config));

@@ -2,7 +2,7 @@
 //!
 //! Runs are kept whole, as archives in `docs/results/runs`: what a page shows can be made again from samples, by the commands that it names, and
 //! nothing is pasted. The step `results` of `cargo xtask test` makes all of it and compares. New runs take the place of the old by
-//! `--layouts DIR`, `--parts DIR` and `--integrity DIR`.
+//! `--layouts DIR`, `--parts DIR`, `--integrity DIR` and `--kernbench FILES`.
 //!
 //! A headline is what stands in the README. It comes from `kpkeys spread --headline`, which refuses fewer than three layouts of the code.
 
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::programs::kernbench;
 use crate::step::Outcome;
 use crate::{command, instructions, workspace};
 
@@ -26,6 +27,9 @@ pub struct Arguments {
     /// Keep this folder of `kpkeys bench --modes fused-lean,fused --out DIR`, instead of the run that is kept
     #[arg(long, value_name = "DIR")]
     integrity: Option<PathBuf>,
+    /// Keep these files of `cargo xtask programs kernbench`, instead of those that are kept
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    kernbench: Vec<PathBuf>,
 }
 
 /// Where runs are kept, and under which names.
@@ -33,6 +37,8 @@ const RUNS: &str = "docs/results/runs";
 const LAYOUTS: &str = "layouts";
 const PARTS: &str = "parts";
 const INTEGRITY: &str = "integrity";
+/// The figures of an executed and replayed build, which are no archive.
+const KERNBENCH: &str = "kernbench.jsonl";
 /// The layout that whole tables and pictures are of.
 const ONE_LAYOUT: &str = "as-built";
 /// The file of a run with its samples.
@@ -63,6 +69,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     if let Some(folder) = &arguments.integrity {
         keep_integrity(folder)?;
+    }
+    if !arguments.kernbench.is_empty() {
+        keep_kernbench(&arguments.kernbench)?;
     }
     let pages = pages()?;
     for (path, text) in &pages {
@@ -121,6 +130,7 @@ fn pages() -> Result<BTreeMap<PathBuf, String>> {
             "docs/results/estimate-table.md".into(),
             of(&["estimate", &counted, "--format=markdown", "--validate"], &parts)?,
         ),
+        ("docs/results/kernbench-table.md".into(), kernbench_table()?),
         ("README.md".into(), with_headline(&spread(&headline)?)?),
     ]);
     let pictures = temporary.path().join("pictures");
@@ -217,6 +227,22 @@ fn keep_parts(folder: &Path) -> Result<()> {
     pack(temporary.path(), PARTS)
 }
 
+/// The table of the kept figures of a build.
+fn kernbench_table() -> Result<String> {
+    let file = workspace::root().join(RUNS).join(KERNBENCH);
+    let figures =
+        fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    kernbench::table(&figures)
+}
+
+/// Keeps the figures of a build, of one machine after the other.
+fn keep_kernbench(files: &[PathBuf]) -> Result<()> {
+    let figures: Vec<String> =
+        files.iter().map(fs::read_to_string).collect::<Result<_, _>>().context("new figures")?;
+    fs::write(workspace::root().join(RUNS).join(KERNBENCH), figures.concat())?;
+    Ok(())
+}
+
 /// Keeps the samples of a run of `fused` beside `fused-lean`.
 fn keep_integrity(folder: &Path) -> Result<()> {
     let temporary = tempfile::tempdir().context("cannot make a temporary folder")?;
@@ -264,6 +290,7 @@ mod tests {
             ("results.md", "integrity-table.md"),
             ("parts.md", "parts-table.md"),
             ("estimate.md", "estimate-table.md"),
+            ("programs.md", "kernbench-table.md"),
         ] {
             let include = format!("{{{{#include ../results/{table}}}}}");
             assert!(book(page).contains(&include), "{page} does not include {table}");

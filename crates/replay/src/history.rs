@@ -4,7 +4,8 @@ use kpkeys_trace::{
     Damage, Header, Kinds, SpaceId, SpaceOp, Spaces, Summary, TraceError, TraceReader, Trailer,
 };
 
-use crate::stage;
+use crate::stage::{self, Setting};
+use crate::steps::Steps;
 
 /// Why a trace cannot be replayed.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +63,11 @@ impl History {
         &self.steps
     }
 
+    /// What a kernel is given that has no traces.
+    pub fn alone(&self) -> Steps {
+        Steps { setting: (&self.header).into(), steps: self.steps.clone() }
+    }
+
     /// Pages of physical memory a machine needs to replay it: what was touched at most at any time, and room for tables.
     pub fn memory_pages(&self) -> usize {
         let touched = self.summary.peak_touched_pages + stage::FILE_PAGES as u64;
@@ -69,6 +75,16 @@ impl History {
         // Fault-around makes tables where no touched page is, and linear-map tables come on top: an eighth, and 32 MiB at least.
         // Not more, since a kernel that has run for a while has no frames that were never used.
         (touched + tables + touched / 8 + (1 << 13)) as usize
+    }
+}
+
+impl From<&Header> for Setting {
+    fn from(header: &Header) -> Self {
+        let fault_around = header.fault_around_bytes >> header.page_shift;
+        Setting {
+            fault_around_pages: usize::try_from(fault_around).unwrap_or(usize::MAX),
+            writes_known: header.kinds.contains(Kinds::FAULT_WRITES),
+        }
     }
 }
 

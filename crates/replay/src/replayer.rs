@@ -1,11 +1,11 @@
 //! Every address space of a trace, and the steps in their order, on one thread.
 
+use alloc::vec::Vec;
 use kpkeys_mm::{AddressSpace, Error, File, Kernel};
 use kpkeys_pgtable::Machine;
-use kpkeys_trace::{Header, SpaceId, SpaceOp};
+use kpkeys_trace::{SpaceId, SpaceOp};
 
-use crate::history::History;
-use crate::stage::{Stage, Tally};
+use crate::stage::{Setting, Stage, Tally};
 
 /// The address spaces of a trace, as they are after the steps so far.
 pub struct Replayer<'k, M: Machine> {
@@ -17,9 +17,9 @@ pub struct Replayer<'k, M: Machine> {
 }
 
 impl<'k, M: Machine> Replayer<'k, M> {
-    /// Before the first step of a trace with this header. `file` is [`Stage::file`]'s.
-    pub fn new(kernel: &'k Kernel<M>, file: &'k File, header: &Header) -> Self {
-        let stage = Stage::new(kernel, file, header);
+    /// Before the first step of a trace with this header or setting. `file` is [`Stage::file`]'s.
+    pub fn new(kernel: &'k Kernel<M>, file: &'k File, setting: impl Into<Setting>) -> Self {
+        let stage = Stage::new(kernel, file, setting);
         Replayer { stage, spaces: Vec::new(), steps: 0, tally: Tally::default() }
     }
 
@@ -76,12 +76,27 @@ impl<'k, M: Machine> Replayer<'k, M> {
 /// # Errors
 ///
 /// [`Error::OutOfMemory`].
+#[cfg(feature = "std")]
 pub fn replay<M: Machine>(
     kernel: &Kernel<M>,
     file: &File,
-    history: &History,
+    history: &crate::History,
 ) -> Result<Tally, Error> {
-    let mut replayer = Replayer::new(kernel, file, &history.header);
-    history.steps().iter().try_for_each(|(id, op)| replayer.step(*id, op))?;
+    replay_steps(kernel, file, (&history.header).into(), history.steps())
+}
+
+/// The same of the steps alone.
+///
+/// # Errors
+///
+/// [`Error::OutOfMemory`].
+pub fn replay_steps<M: Machine>(
+    kernel: &Kernel<M>,
+    file: &File,
+    setting: Setting,
+    steps: &[(SpaceId, SpaceOp)],
+) -> Result<Tally, Error> {
+    let mut replayer = Replayer::new(kernel, file, setting);
+    steps.iter().try_for_each(|(id, op)| replayer.step(*id, op))?;
     Ok(replayer.tally())
 }

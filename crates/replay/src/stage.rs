@@ -2,7 +2,8 @@
 
 use kpkeys_mm::{AddressSpace, Error, File, FilePages, Kernel, MapFlags, OnFork};
 use kpkeys_pgtable::{Machine, PageRange, VirtAddr};
-use kpkeys_trace::{CopyPolicy, FaultFlags, Header, Kinds, Protection, SpaceOp};
+use kpkeys_trace::{CopyPolicy, FaultFlags, Protection, SpaceOp};
+use serde::{Deserialize, Serialize};
 
 /// Pages of the file that stands for all files.
 pub const FILE_PAGES: usize = 4096;
@@ -10,6 +11,15 @@ pub const FILE_PAGES: usize = 4096;
 /// Addresses are folded to this many bits: user addresses above (arm64 has 48) keep apart from those below in practice, as
 /// programs use one end of the range or the other.
 const ADDRESS_BITS: u32 = 47;
+
+/// What a replay must know of the machine that was recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setting {
+    /// Pages that a read fault on a file maps.
+    pub fault_around_pages: usize,
+    /// Faults say whether they were writes.
+    pub writes_known: bool,
+}
 
 /// What became of the steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,19 +54,18 @@ impl<M: Machine> Clone for Stage<'_, M> {
 impl<M: Machine> Copy for Stage<'_, M> {}
 
 impl<'k, M: Machine> Stage<'k, M> {
-    /// The file that a trace with this header wants. It is to be given back with [`Kernel::close_file`].
+    /// The file that a trace with this header or setting wants. It is to be given back with [`Kernel::close_file`].
     ///
     /// # Errors
     ///
     /// [`Error::OutOfMemory`].
-    pub fn file(kernel: &Kernel<M>, header: &Header) -> Result<File, Error> {
-        let fault_around = (header.fault_around_bytes >> header.page_shift).clamp(1, 512);
-        kernel.new_file(FILE_PAGES, fault_around as usize)
+    pub fn file(kernel: &Kernel<M>, setting: impl Into<Setting>) -> Result<File, Error> {
+        kernel.new_file(FILE_PAGES, setting.into().fault_around_pages.clamp(1, 512))
     }
 
-    /// A stage for a trace with this header.
-    pub fn new(kernel: &'k Kernel<M>, file: &'k File, header: &Header) -> Self {
-        Stage { kernel, file, writes_known: header.kinds.contains(Kinds::FAULT_WRITES) }
+    /// A stage for a trace with this header or setting.
+    pub fn new(kernel: &'k Kernel<M>, file: &'k File, setting: impl Into<Setting>) -> Self {
+        Stage { kernel, file, writes_known: setting.into().writes_known }
     }
 
     /// An empty address space.

@@ -7,14 +7,18 @@
 //!
 //! Addresses are page numbers: the bits below the page size do not reach a page table.
 
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
 use bitflags::bitflags;
+use serde::{Deserialize, Serialize};
 
 /// A task (thread) of the recorded tree: its rank in order of appearance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TaskId(pub u32);
 
 /// A run of pages, by page number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PageRange {
     /// Number of the first page: its address divided by the page size.
     pub first: u64,
@@ -36,7 +40,7 @@ impl PageRange {
 
 bitflags! {
     /// What may be done with a mapping: Linux's PROT_ bits.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
     pub struct Protection: u8 {
         /// Readable.
         const READ = 1;
@@ -47,7 +51,7 @@ bitflags! {
     }
 
     /// What kind of mapping an mmap makes.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
     pub struct MapFlags: u8 {
         /// Writes reach the file or the other processes (MAP_SHARED).
         const SHARED = 1;
@@ -66,7 +70,7 @@ bitflags! {
     }
 
     /// How a page fault came about.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
     pub struct FaultFlags: u8 {
         /// The access was a write. Without [`Kinds::FAULT_WRITES`](crate::Kinds::FAULT_WRITES) in the
         /// header, a missing flag says nothing.

@@ -8,15 +8,10 @@ use std::collections::HashMap;
 use std::io::Read;
 
 use crate::error::TraceError;
-use crate::event::{
-    Advice, Entry, Event, FaultFlags, ForkFlags, MapFlags, PageRange, Protection, TaskId, TaskTimes,
-};
+use crate::event::{Advice, Entry, Event, ForkFlags, MapFlags, PageRange, Protection, TaskId};
 use crate::header::Header;
+use crate::op::{CopyPolicy, SpaceId, SpaceOp};
 use crate::reader::TraceReader;
-
-/// An address space: its rank in order of appearance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SpaceId(pub u32);
 
 /// One thing that happens to an address space.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,78 +24,6 @@ pub struct Step {
     pub space: SpaceId,
     /// What happens.
     pub op: SpaceOp,
-}
-
-/// What can happen to an address space.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SpaceOp {
-    /// It comes into being, empty.
-    Create,
-    /// It comes into being as a copy-on-write copy.
-    CopyOf(SpaceId),
-    /// Pages are mapped, in place of what was mapped there.
-    Map {
-        /// Where.
-        range: PageRange,
-        /// Access allowed.
-        protection: Protection,
-        /// Kind of mapping.
-        flags: MapFlags,
-    },
-    /// Pages are no longer mapped.
-    Unmap(PageRange),
-    /// A mapping moves with its pages; a longer one grows, a shorter one loses its end.
-    Move {
-        /// Where it was.
-        from: PageRange,
-        /// Where it is.
-        to: PageRange,
-        /// The old range stays mapped, without pages.
-        keeps_old: bool,
-    },
-    /// The allowed access changes.
-    Protect {
-        /// Where.
-        range: PageRange,
-        /// Access allowed from now on.
-        protection: Protection,
-    },
-    /// Pages are dropped, the mapping stays.
-    Discard(PageRange),
-    /// Pages are not in use and may be taken back; they stay present until somebody does.
-    MarkUnused(PageRange),
-    /// Pages become present without a fault each.
-    Populate(PageRange),
-    /// What later copies do with a range changes.
-    OnCopy {
-        /// Where.
-        range: PageRange,
-        /// What they do.
-        policy: CopyPolicy,
-    },
-    /// A page fault.
-    Fault {
-        /// The page.
-        page: u64,
-        /// How it came about.
-        flags: FaultFlags,
-    },
-    /// A task that used it is gone; what it cost.
-    TaskEnded(Box<TaskTimes>),
-    /// Its last task is gone, and it with everything in it.
-    Destroy,
-}
-
-/// What a fork does with a range.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CopyPolicy {
-    /// Copies it, copy-on-write.
-    Copy,
-    /// The child has nothing there.
-    Skip,
-    /// The child has empty pages there.
-    Wipe,
 }
 
 /// Somebody who carries out the steps of a trace.

@@ -8,9 +8,10 @@ use serde::Serialize;
 use crate::error::TraceError;
 use crate::event::{Entry, Event, FaultFlags, ForkFlags, MapFlags, PageRange, TaskTimes};
 use crate::header::{Arch, Header, Kinds};
+use crate::op::{SpaceId, SpaceOp};
 use crate::range_set::RangeSet;
 use crate::reader::TraceReader;
-use crate::spaces::{SpaceId, SpaceOp, Spaces, Step};
+use crate::spaces::{Spaces, Step};
 
 /// Figures about a trace.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]

@@ -7,6 +7,7 @@ pub mod bench;
 pub mod counter;
 pub mod last;
 pub mod probe;
+pub mod replay;
 pub mod report;
 pub mod soak;
 pub mod tests;

@@ -48,8 +48,8 @@ pub fn run(command: &Command, archive: Option<PhysRange>) -> Result<Status, Stri
     Ok(status)
 }
 
-/// The archive, where the linear map has it. Nobody writes to it any more.
-fn bytes_of(archive: PhysRange) -> &'static [u8] {
+/// What came with the kernel, where the linear map has it. Nobody writes to it any more.
+pub fn bytes_of(archive: PhysRange) -> &'static [u8] {
     let start = arch::layout::linear(archive.start);
     // SAFETY: boot reserved the range, which the loader filled, and nothing uses it but this, for reading.
     unsafe { core::slice::from_raw_parts(start, archive.len() as usize) }

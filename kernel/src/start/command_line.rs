@@ -12,6 +12,7 @@
 //! | `count=ROWS` | counts their events instead |
 //! | `scale=N` | divides the published number of loops by N; 1000 if not given |
 //! | `iterations=N` | times each benchmark N times; 3 if not given |
+//! | `replay=N` | replays steps of a recorded program, which came in place of the initramfs, N times |
 //! | `backend=NAME` | one of `arch::backend::Choice`: selects the backend; the best the CPU has if not given |
 //! | `mode=off\|unbatched\|batched\|fused-lean\|fused` | selects the protection mode; `fused` if not given, `off` without backend |
 //! | `violations=enforce\|audit` | refuses what does not fit the types of frames, in mode `fused`, or stores and reports it; `enforce` if not given |
@@ -54,6 +55,8 @@ pub struct Options {
     pub seed: Option<u64>,
     /// Run benchmarks.
     pub bench: Option<Request>,
+    /// Replay a recorded program so many times.
+    pub replay: Option<u32>,
     /// The backend.
     pub backend: Option<Choice>,
     /// The protection mode.
@@ -128,6 +131,7 @@ impl Options {
                 self.soak = Some(Until::Time(Duration::from_secs(seconds.parse().ok()?)));
             }
             ("operations", number) => self.soak = Some(Until::Operations(number.parse().ok()?)),
+            ("replay", times) => self.replay = Some(times.parse().ok()?),
             ("seed", seed) => self.seed = Some(seed.parse().ok()?),
             ("backend", name) => self.backend = Some(Choice::from_name(name)?),
             ("mode", name) => self.mode = Some(Mode::from_name(name)?),
@@ -169,7 +173,7 @@ impl fmt::Display for UnknownWords {
         for word in &self.0 {
             write!(f, " `{word}`")?;
         }
-        f.write_str("; known are tests, tests=TEXT, attack, soak=SECONDS, operations=N, seed=N, bench=ROWS, count=ROWS, scale=N, iterations=N, backend=")?;
+        f.write_str("; known are tests, tests=TEXT, attack, soak=SECONDS, operations=N, seed=N, bench=ROWS, count=ROWS, scale=N, iterations=N, replay=N, backend=")?;
         for (place, choice) in Choice::ALL.iter().enumerate() {
             write!(f, "{}{}", if place == 0 { "" } else { "|" }, choice.name())?;
         }

@@ -33,6 +33,10 @@ pub struct Ended {
     pub is_clean: bool,
     /// How many attacks there were beside it.
     pub attacks: u64,
+    /// What protected page tables.
+    pub backend: String,
+    /// What was timed.
+    pub samples_ns: Vec<u64>,
 }
 
 impl Ended {
@@ -60,22 +64,27 @@ impl<'a> Boot<'a> {
 
     /// Runs a script by the archive's `sh`.
     pub fn run(&self, script: &str) -> Result<Ended> {
+        self.boot(&format!("-- sh -c '{}'", script.replace('\'', "'\\''")))
+    }
+
+    /// Boots with these words for the kernel.
+    pub fn boot(&self, words: &str) -> Result<Ended> {
         let machine = Machine {
             cpus: if self.counts_instructions { 1 } else { 4 },
             clock_by_instructions: self.counts_instructions,
             memory_mib: self.memory_mib,
             command_line: format!(
-                "mode={}{} -- sh -c '{}'",
+                "mode={}{} {words}",
                 self.mode.name(),
                 if self.attacked { " attacked" } else { "" },
-                script.replace('\'', "'\\''")
             ),
             initramfs: Some(self.archive.to_owned()),
             time_limit: self.limit,
             ..Machine::default()
         };
         let (mut printed, mut status, mut is_clean) = (Vec::new(), None, false);
-        let (mut has_all_frames, mut attacks) = (false, 0);
+        let (mut has_all_frames, mut attacks) = (true, 0);
+        let (mut backend, mut samples_ns) = (String::new(), Vec::new());
         let run = self.kernel.run(&machine, &mut |line| match line {
             Line::Log(text) if text.ends_with(" 0 findings") => is_clean = true,
             Line::Log(text) if is_of_kernel(text) => {}
@@ -91,12 +100,17 @@ impl<'a> Boot<'a> {
                         let made = |what: &str| record[what].as_u64().unwrap_or(0);
                         attacks = made("blocked") + made("succeeded");
                     }
+                    Some("protection") => {
+                        record["backend"].as_str().unwrap_or_default().clone_into(&mut backend);
+                    }
+                    Some("sample") => samples_ns.extend(record["ns"].as_u64()),
                     _ => {}
                 }
             }
         })?;
         is_clean &= has_all_frames && self.attacked == (attacks > 0);
-        Ok(Ended { printed, status, outcome: run.outcome, is_clean, attacks })
+        let outcome = run.outcome;
+        Ok(Ended { printed, status, outcome, is_clean, attacks, backend, samples_ns })
     }
 }
 

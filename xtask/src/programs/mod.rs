@@ -6,6 +6,7 @@
 //! | module | concept |
 //! |---|---|
 //! | [`boot`] | one command on one machine: what it prints, and how it ends |
+//! | [`kernbench`] | a build executed and replayed, counted in instructions |
 //! | [`busybox`] | scripts for a static busybox, in every mode |
 //! | [`suite`] | busybox's own test-suite |
 //! | [`root`] | an archive of real programs: compilers, make, Python, stress-ng, musl |
@@ -15,6 +16,7 @@
 
 mod boot;
 mod busybox;
+pub mod kernbench;
 mod real;
 mod root;
 mod session;
@@ -28,6 +30,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use kpkeys_emulator::{Kernel, Target};
 use kpkeys_pgtable::Mode;
+use real::Real;
 
 /// What can be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -52,6 +55,8 @@ enum Part {
     Stress,
     /// The series' fork and munmap as a program, counted in instructions, in every mode
     Series,
+    /// The build of a library, executed and replayed, counted in instructions, in every mode (an hour a machine)
+    Kernbench,
 }
 
 impl Part {
@@ -119,31 +124,25 @@ struct House {
 
 impl House {
     fn run(&self, part: Part, arguments: &Arguments) -> Result<()> {
-        let kernel = &self.kernel;
+        let (kernel, modes) = (&self.kernel, &arguments.modes);
         match part {
-            Part::Busybox => return busybox::run(kernel),
-            Part::Archive => return self.archive().map(drop),
-            Part::Series => return real::series(kernel, self.archive()?),
-            _ => {}
+            Part::Busybox => busybox::run(kernel),
+            Part::Suite => modes.iter().try_for_each(|mode| suite::run(kernel, *mode)),
+            Part::Archive => self.archive().map(drop),
+            Part::Series => real::series(kernel, self.archive()?),
+            Part::Kernbench => kernbench::run(kernel, self.archive()?).map(drop),
+            Part::C => self.in_modes(modes, Real::c_programs),
+            Part::Python => self.in_modes(modes, Real::python),
+            Part::Build => self.in_modes(modes, Real::build),
+            Part::Stress => self.in_modes(modes, |real| real.stress(arguments.seconds)),
+            Part::Shell => self.in_modes(modes, session::shell),
+            Part::Picture => self.in_modes(modes, session::record),
         }
-        for mode in arguments.modes.iter().copied() {
-            if part == Part::Suite {
-                suite::run(kernel, mode)?;
-                continue;
-            }
-            let archive = self.archive()?;
-            let real = real::Real { kernel, archive, mode };
-            match part {
-                Part::C => real.c_programs()?,
-                Part::Python => real.python()?,
-                Part::Build => real.build()?,
-                Part::Stress => real.stress(arguments.seconds)?,
-                Part::Shell => session::shell(kernel.target(), archive, mode)?,
-                Part::Picture => session::record(kernel, archive, mode)?,
-                Part::Busybox | Part::Suite | Part::Archive | Part::Series => {}
-            }
-        }
-        Ok(())
+    }
+
+    fn in_modes<'a>(&'a self, modes: &[Mode], run: impl Fn(&Real<'a>) -> Result<()>) -> Result<()> {
+        let (kernel, archive) = (&self.kernel, self.archive()?);
+        modes.iter().try_for_each(|mode| run(&Real { kernel, archive, mode: *mode }))
     }
 
     /// The archive of all programs, made when it is first asked for.

@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
-use std::path::Path;
 use std::process::{ChildStdin, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -11,8 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use kpkeys_emulator::{Kernel, Machine, Target};
 
-use kpkeys_pgtable::Mode;
-
+use super::real::Real;
 use crate::command;
 use crate::workspace;
 
@@ -36,16 +34,26 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const KEY: Duration = Duration::from_millis(20);
 
 /// A shell, on this terminal.
-pub fn shell(target: Target, archive: &Path, mode: Mode) -> Result<()> {
+pub fn shell(real: &Real<'_>) -> Result<()> {
     let memory = MEMORY_MIB.to_string();
     let mut run =
         command::cargo(&["run", "--quiet", "--release", "--package=kpkeys-cli", "--", "run"]);
-    run.args(["--on", target.name(), "--mode", mode.name(), "--smp", "2", "--memory", &memory]);
-    command::run(run.arg("--rootfs").arg(archive).args(["--", "sh"]))
+    run.args([
+        "--on",
+        real.kernel.target().name(),
+        "--mode",
+        real.mode.name(),
+        "--smp",
+        "2",
+        "--memory",
+        &memory,
+    ]);
+    command::run(run.arg("--rootfs").arg(real.archive).args(["--", "sh"]))
 }
 
 /// Types a session and draws it, in the book's pictures.
-pub fn record(kernel: &Kernel, archive: &Path, mode: Mode) -> Result<()> {
+pub fn record(real: &Real<'_>) -> Result<()> {
+    let Real { kernel, archive, mode } = *real;
     let target = kernel.target();
     let machine = Machine {
         cpus: 2,
