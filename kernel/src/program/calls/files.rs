@@ -69,9 +69,7 @@ fn read_to(task: &Task, file: &OpenFile, to: UserAddress, len: u64, at: Option<u
         };
         memory.write(to.offset(done), &buffer[..got])?;
         done += got as u64;
-        let is_slow =
-            !matches!(&file.object, Object::Node(node) if matches!(node.content, Content::File(_)));
-        if got < wanted || done == len || is_slow {
+        if got < wanted || done == len || file.gives_parts() {
             return Ok(done);
         }
     }

@@ -5,7 +5,8 @@ use super::Arguments;
 use super::paths::HERE;
 use super::paths::{FOLLOW, find, text};
 use crate::program::errno::{Errno, Outcome};
-use crate::program::files::node::{Content, Kind, Node};
+use crate::program::files::node::{Content, Kind, Node, TYPE_BITS};
+use crate::program::files::pipe::Fifo;
 use crate::program::files::tree::{self, Found};
 use crate::program::memory::UserAddress;
 use crate::program::task::Task;
@@ -64,6 +65,31 @@ pub fn mkdirat(call: &mut Arguments<'_>) -> Outcome {
 #[cfg(target_arch = "x86_64")]
 pub fn mkdir(call: &mut Arguments<'_>) -> Outcome {
     make_directory(call.task, HERE, call.address(0), call.value(1))
+}
+
+fn make_node(task: &Task, directory: u64, at: UserAddress, mode: u32) -> Outcome {
+    const FILE: u32 = Kind::File as u32;
+    const PIPE: u32 = Kind::Pipe as u32;
+    let found = find(task, directory, at, !FOLLOW)?;
+    let permissions = mode & !task.process.mask.load(Ordering::Relaxed);
+    let node = match mode & TYPE_BITS {
+        0 | FILE => Node::file(permissions),
+        PIPE => Node::new(permissions, Content::Fifo(Fifo::new()?)),
+        // Devices are the kernel's to make.
+        _ => return Err(Errno::EPERM),
+    };
+    insert(&found, node)
+}
+
+/// `mknodat`
+pub fn mknodat(call: &mut Arguments<'_>) -> Outcome {
+    make_node(call.task, call.value(0), call.address(1), call.value(2) as u32)
+}
+
+/// `mknod`
+#[cfg(target_arch = "x86_64")]
+pub fn mknod(call: &mut Arguments<'_>) -> Outcome {
+    make_node(call.task, HERE, call.address(0), call.value(1) as u32)
 }
 
 fn remove(task: &Task, directory: u64, at: UserAddress, is_directory: bool) -> Outcome {

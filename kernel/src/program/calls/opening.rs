@@ -7,13 +7,15 @@ use super::paths::HERE;
 use super::paths::find;
 use crate::program::errno::{Errno, Outcome};
 use crate::program::files::node::{Content, Kind, Node};
+use crate::program::files::pipe::{End, Fifo};
 use crate::program::files::{Object, OpenFile};
 use crate::program::memory::UserAddress;
 use crate::program::task::Task;
 use alloc::string::String;
 use core::sync::atomic::Ordering;
 use linux_raw_sys::general::{
-    O_ACCMODE, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_RDONLY, O_TRUNC,
+    O_ACCMODE, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_TRUNC,
+    O_WRONLY,
 };
 
 /// `openat`
@@ -30,7 +32,6 @@ pub fn open(call: &mut Arguments<'_>) -> Outcome {
 /// `creat`
 #[cfg(target_arch = "x86_64")]
 pub fn creat(call: &mut Arguments<'_>) -> Outcome {
-    use linux_raw_sys::general::O_WRONLY;
     open_at(call.task, HERE, call.address(0), O_CREAT | O_WRONLY | O_TRUNC, call.value(1) as u32)
 }
 
@@ -65,10 +66,23 @@ fn open_at(task: &Task, directory: u64, at: UserAddress, flags: u32, mode: u32) 
         node.touch();
     }
     let object = match &node.content {
+        Content::Fifo(fifo) => Object::Pipe(open_fifo(task, fifo, flags)?),
         Content::Proc(_) if writes => return Err(Errno::EACCES),
         Content::Proc(proc) if node.kind() == Kind::File => Object::Text(proc.text()?),
         _ => Object::Node(node),
     };
     let file = OpenFile::new(object, path, flags & !(O_CREAT | O_EXCL | O_TRUNC | O_CLOEXEC));
     task.process.descriptors().lock().add(file, 0, flags & O_CLOEXEC != 0)
+}
+
+/// Opens an end of a pipe with a name, and waits for somebody at the other; who writes and may not wait must find a reader.
+fn open_fifo(task: &Task, fifo: &Fifo, flags: u32) -> Outcome<End> {
+    let access = flags & O_ACCMODE;
+    let opening = fifo.open(access != O_WRONLY, access != O_RDONLY);
+    if flags & O_NONBLOCK == 0 {
+        task.wait(None, || Ok(opening.is_met().then_some(())))?;
+    } else if access == O_WRONLY && !opening.is_met() {
+        return Err(Errno::ENXIO);
+    }
+    Ok(opening.end)
 }

@@ -127,6 +127,7 @@ calls! {
     __NR_faccessat = status::faccessat [V, Text, V];
     __NR_faccessat2 = status::faccessat [V, Text, V, V];
     __NR_readlinkat = names::readlinkat [V, Text, Counted(1, 3), V];
+    __NR_mknodat = names::mknodat [V, Text, V, V] keeps;
     __NR_mkdirat = names::mkdirat [V, Text, V] keeps;
     __NR_unlinkat = names::unlinkat [V, Text, V];
     __NR_renameat = names::renameat [V, Text, V, Text] keeps;
@@ -234,6 +235,7 @@ calls! {
     #[cfg(target_arch = "x86_64")] __NR_lstat = status::lstat [Text, Bytes(STAT)];
     #[cfg(target_arch = "x86_64")] __NR_access = status::access [Text, V];
     #[cfg(target_arch = "x86_64")] __NR_readlink = names::readlink [Text, Counted(1, 2), V];
+    #[cfg(target_arch = "x86_64")] __NR_mknod = names::mknod [Text, V, V] keeps;
     #[cfg(target_arch = "x86_64")] __NR_mkdir = names::mkdir [Text, V] keeps;
     #[cfg(target_arch = "x86_64")] __NR_rmdir = names::rmdir [Text];
     #[cfg(target_arch = "x86_64")] __NR_unlink = names::unlink [Text];

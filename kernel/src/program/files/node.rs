@@ -3,6 +3,7 @@
 use crate::program::clock;
 use crate::program::errno::{Errno, Outcome};
 use crate::program::files::data::Data;
+use crate::program::files::pipe::Fifo;
 use crate::program::files::proc::Proc;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -72,6 +73,8 @@ pub enum Content {
     Link(String),
     /// A device.
     Device(Device),
+    /// A pipe with a name.
+    Fifo(Fifo),
     /// Something of `/proc`.
     Proc(Proc),
 }
@@ -139,6 +142,7 @@ impl Node {
             Content::File(_) => Kind::File,
             Content::Link(_) => Kind::Link,
             Content::Device(_) => Kind::Device,
+            Content::Fifo(_) => Kind::Pipe,
             Content::Proc(proc) => proc.kind(),
         }
     }

@@ -68,6 +68,11 @@ impl OpenFile {
         }
     }
 
+    /// Whether a read ends with what came so far: of a pipe and of the terminal's line.
+    pub fn gives_parts(&self) -> bool {
+        matches!(self.object, Object::Pipe(_)) || self.device() == Some(Device::Terminal)
+    }
+
     /// The node it is.
     ///
     /// # Errors
