@@ -30,10 +30,10 @@ struct Case {
     status: u32,
 }
 
-const CASES: [Case; 5] = [
+const CASES: [Case; 6] = [
     Case {
         script: "echo one two; ls -1 /; readlink /proc/self/exe; exit 7",
-        prints: &["one two", "bin", "dev", "proc", "tmp", "/bin/busybox"],
+        prints: &["one two", "bin", "dev", "proc", "sys", "tmp", "/bin/busybox"],
         status: 7,
     },
     Case {
@@ -54,6 +54,11 @@ const CASES: [Case; 5] = [
     Case {
         script: "for i in 1 2 3 4 5 6 7 8; do (seq 1 200 | sort -n | awk '{s+=$1} END {print s}') & done; wait",
         prints: &["20100", "20100", "20100", "20100", "20100", "20100", "20100", "20100"],
+        status: 0,
+    },
+    Case {
+        script: "busybox mkfifo /tmp/p; (echo through a name > /tmp/p) & cat /tmp/p; wait; dd if=/dev/zero bs=1M count=1 2>/dev/null | wc -c",
+        prints: &["through a name", "1048576"],
         status: 0,
     },
 ];
