@@ -5,7 +5,7 @@ use super::files::node::Node;
 use super::files::tree::{self, Place};
 use super::files::{Object, OpenFile, terminal};
 use super::load::{self, Request};
-use super::process::{self, Process, Status};
+use super::process::{self, Identity, Process, Status};
 use super::signals::Signal;
 use super::task::Task;
 use crate::arch::registers::Extended;
@@ -82,10 +82,7 @@ fn begin(process: &Arc<Process>, root: &Arc<Node>, command: &Command) -> Result<
     let loaded =
         load::load(root, &here, &path, request).map_err(|error| format!("{name}: {error}"))?;
     drop(process.replace_memory(Arc::new(loaded.memory)));
-    {
-        let mut identity = process.identity.lock();
-        (identity.executable, identity.arguments) = (loaded.path, loaded.arguments);
-    }
+    *process.identity.lock() = Identity::new(&path, loaded.path, loaded.arguments);
     open_console(root, &here, process).map_err(no_memory)?;
     terminal::set_foreground(process.number);
     terminal::open(command.interactive);

@@ -57,8 +57,20 @@ impl Status {
 pub struct Identity {
     /// The file it runs.
     pub executable: String,
+    /// What it was asked to run by: a script's name, not its interpreter's.
+    pub name: String,
     /// Its arguments.
     pub arguments: Vec<Vec<u8>>,
+}
+
+impl Identity {
+    /// Of who was asked to run the file with a path, and runs `executable`.
+    pub fn new(asked: &str, executable: String, arguments: Vec<Vec<u8>>) -> Self {
+        /// As Linux (`TASK_COMM_LEN`).
+        const LONGEST: usize = 15;
+        let name = asked.rsplit('/').next().unwrap_or_default().chars().take(LONGEST).collect();
+        Self { executable, name, arguments }
+    }
 }
 
 /// What a child has of its parent's that may be had in two ways.
@@ -111,7 +123,7 @@ pub struct Process {
     pub memory_released: AtomicBool,
     /// Its parent is gone, and nobody expects to be told of its end.
     pub is_orphan: AtomicBool,
-    root: Arc<Node>,
+    root: Mutex<Arc<Node>>,
 }
 
 impl Process {
@@ -144,7 +156,7 @@ impl Process {
             identity: Mutex::new(self.identity.lock().clone()),
             capabilities: Mutex::new(*self.capabilities.lock()),
             actions: IrqLock::new(actions),
-            ..Self::new(memory, self.root.clone())
+            ..Self::new(memory, self.root())
         };
         child.known()
     }
@@ -174,7 +186,7 @@ impl Process {
             ended: AtomicBool::new(false),
             memory_released: AtomicBool::new(false),
             is_orphan: AtomicBool::new(false),
-            root,
+            root: Mutex::new(root),
         }
     }
 
@@ -210,9 +222,14 @@ impl Process {
         descriptors.clone()
     }
 
-    /// The root of the tree.
-    pub fn root(&self) -> &Arc<Node> {
-        &self.root
+    /// The root of the tree that it sees.
+    pub fn root(&self) -> Arc<Node> {
+        self.root.lock().clone()
+    }
+
+    /// It sees no more than what is below a directory; its own place stays where it is.
+    pub fn set_root(&self, root: Arc<Node>) {
+        *self.root.lock() = root;
     }
 
     /// Adds a thread.

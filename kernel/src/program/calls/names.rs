@@ -5,7 +5,8 @@ use super::Arguments;
 use super::paths::HERE;
 use super::paths::{FOLLOW, find, text};
 use crate::program::errno::{Errno, Outcome};
-use crate::program::files::node::{Content, Kind, Node, TYPE_BITS};
+use crate::program::files::data::Data;
+use crate::program::files::node::{Content, Device, Kind, Node, TYPE_BITS};
 use crate::program::files::pipe::Fifo;
 use crate::program::files::tree::{self, Found};
 use crate::program::memory::UserAddress;
@@ -13,6 +14,7 @@ use crate::program::task::Task;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 use linux_raw_sys::general::AT_REMOVEDIR;
+use spin::Mutex;
 
 /// Puts a node where a path leads to nothing.
 ///
@@ -67,29 +69,37 @@ pub fn mkdir(call: &mut Arguments<'_>) -> Outcome {
     make_directory(call.task, HERE, call.address(0), call.value(1))
 }
 
-fn make_node(task: &Task, directory: u64, at: UserAddress, mode: u32) -> Outcome {
-    const FILE: u32 = Kind::File as u32;
-    const PIPE: u32 = Kind::Pipe as u32;
+fn make_node(task: &Task, directory: u64, at: UserAddress, mode: u32, number: u64) -> Outcome {
     let found = find(task, directory, at, !FOLLOW)?;
     let permissions = mode & !task.process.mask.load(Ordering::Relaxed);
-    let node = match mode & TYPE_BITS {
-        0 | FILE => Node::file(permissions),
-        PIPE => Node::new(permissions, Content::Fifo(Fifo::new()?)),
-        // Devices are the kernel's to make.
-        _ => return Err(Errno::EPERM),
+    let content = match mode & TYPE_BITS {
+        0 | FILE => Content::File(Mutex::new(Data::empty())),
+        PIPE => Content::Fifo(Fifo::new()?),
+        CHARACTERS => match Device::ALL.iter().find(|known| known.2 == number) {
+            Some(known) => Content::Device(known.0),
+            None => Content::Undriven(Kind::Device, number),
+        },
+        BLOCKS => Content::Undriven(Kind::Blocks, number),
+        _ => return Err(Errno::EINVAL),
     };
-    insert(&found, node)
+    insert(&found, Node::new(permissions, content))
 }
+
+/// Kinds of what `mknod` makes.
+const FILE: u32 = Kind::File as u32;
+const PIPE: u32 = Kind::Pipe as u32;
+const CHARACTERS: u32 = Kind::Device as u32;
+const BLOCKS: u32 = Kind::Blocks as u32;
 
 /// `mknodat`
 pub fn mknodat(call: &mut Arguments<'_>) -> Outcome {
-    make_node(call.task, call.value(0), call.address(1), call.value(2) as u32)
+    make_node(call.task, call.value(0), call.address(1), call.value(2) as u32, call.value(3))
 }
 
 /// `mknod`
 #[cfg(target_arch = "x86_64")]
 pub fn mknod(call: &mut Arguments<'_>) -> Outcome {
-    make_node(call.task, HERE, call.address(0), call.value(1) as u32)
+    make_node(call.task, HERE, call.address(0), call.value(1) as u32, call.value(2))
 }
 
 fn remove(task: &Task, directory: u64, at: UserAddress, is_directory: bool) -> Outcome {

@@ -67,6 +67,7 @@ fn open_at(task: &Task, directory: u64, at: UserAddress, flags: u32, mode: u32) 
     }
     let object = match &node.content {
         Content::Fifo(fifo) => Object::Pipe(open_fifo(task, fifo, flags)?),
+        Content::Undriven(..) => return Err(Errno::ENXIO),
         Content::Proc(_) if writes => return Err(Errno::EACCES),
         Content::Proc(proc) if node.kind() == Kind::File => Object::Text(proc.text()?),
         _ => Object::Node(node),

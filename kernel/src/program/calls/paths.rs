@@ -51,7 +51,7 @@ pub(super) fn base(task: &Task, number: u64, path: &str) -> Outcome<Place> {
 /// Linux's for paths.
 pub(super) fn find(task: &Task, directory: u64, at: UserAddress, follow: bool) -> Outcome<Found> {
     let path = text(task, at)?;
-    tree::find(task.process.root(), &base(task, directory, &path)?, &path, follow)
+    tree::find(&task.process.root(), &base(task, directory, &path)?, &path, follow)
 }
 
 /// The descriptor that stands for the process's own place.
@@ -75,6 +75,16 @@ pub fn chdir(call: &mut Arguments<'_>) -> Outcome {
 pub fn fchdir(call: &mut Arguments<'_>) -> Outcome {
     let place = base(call.task, call.value(0), "")?;
     change_place(call.task, place)
+}
+
+/// `chroot`
+pub fn chroot(call: &mut Arguments<'_>) -> Outcome {
+    let node = find(call.task, HERE, call.address(0), FOLLOW)?.existing()?;
+    if node.kind() != Kind::Directory {
+        return Err(Errno::ENOTDIR);
+    }
+    call.task.process.set_root(node);
+    Ok(0)
 }
 
 /// `getcwd`

@@ -5,7 +5,7 @@ use crate::arch::registers::Extended;
 use crate::program::errno::{Errno, Outcome};
 use crate::program::load::{self, Request};
 use crate::program::memory::UserAddress;
-use crate::program::process::{ALL_CAPABILITIES, Status};
+use crate::program::process::{ALL_CAPABILITIES, Identity, Status};
 use crate::program::signals::Action;
 use crate::program::task::Task;
 use crate::sched;
@@ -24,16 +24,13 @@ pub fn execve(call: &mut Arguments<'_>) -> Outcome {
     };
     let here = task.process.place.lock().clone();
     let loaded =
-        load::load(task.process.root(), &here, &path, request).map_err(load::Error::errno)?;
+        load::load(&task.process.root(), &here, &path, request).map_err(load::Error::errno)?;
     task.become_only()?;
     // Nothing fails from here on.
     robust::release(task);
     task.cleared_at_end.store(0, Ordering::Relaxed);
     *task.alternate_stack.lock() = Default::default();
-    {
-        let mut identity = task.process.identity.lock();
-        (identity.executable, identity.arguments) = (loaded.path, loaded.arguments);
-    }
+    *task.process.identity.lock() = Identity::new(&path, loaded.path, loaded.arguments);
     // Whoever is root has everything again.
     *task.process.capabilities.lock() = ALL_CAPABILITIES;
     task.process.actions.lock().iter_mut().for_each(Action::forget_handler);

@@ -127,7 +127,7 @@ fn about(task: &Task, directory: u64, at: UserAddress, flags: u32) -> Outcome<Ab
         return Ok(About::file(&*file(task, directory)?));
     }
     let follow = flags & AT_SYMLINK_NOFOLLOW == 0;
-    let found = tree::find(task.process.root(), &base(task, directory, &path)?, &path, follow)?;
+    let found = tree::find(&task.process.root(), &base(task, directory, &path)?, &path, follow)?;
     Ok(About::node(&*found.existing()?))
 }
 

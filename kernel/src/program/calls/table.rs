@@ -142,6 +142,7 @@ calls! {
     __NR_truncate = attributes::truncate [Text, V];
     __NR_chdir = paths::chdir [Text];
     __NR_fchdir = paths::fchdir [V];
+    __NR_chroot = paths::chroot [Text];
     __NR_getcwd = paths::getcwd [Counted(1, 1), V];
     __NR_umask = paths::umask [V];
     __NR_ppoll = poll::ppoll [Counted(POLL, 1), V, Bytes(TIME), Bytes(MASK), V];

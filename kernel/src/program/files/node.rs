@@ -25,6 +25,8 @@ pub enum Kind {
     Device = 0o020_000,
     /// A directory.
     Directory = 0o040_000,
+    /// A block device.
+    Blocks = 0o060_000,
     /// A file.
     File = 0o100_000,
     /// A symbolic link.
@@ -73,6 +75,8 @@ pub enum Content {
     Link(String),
     /// A device.
     Device(Device),
+    /// A device that nothing drives: its kind and its number.
+    Undriven(Kind, u64),
     /// A pipe with a name.
     Fifo(Fifo),
     /// Something of `/proc`.
@@ -142,6 +146,7 @@ impl Node {
             Content::File(_) => Kind::File,
             Content::Link(_) => Kind::Link,
             Content::Device(_) => Kind::Device,
+            Content::Undriven(kind, _) => *kind,
             Content::Fifo(_) => Kind::Pipe,
             Content::Proc(proc) => proc.kind(),
         }
@@ -163,8 +168,13 @@ impl Node {
 
     /// The number of its device.
     pub fn device_number(&self) -> u64 {
-        let Content::Device(device) = self.content else { return 0 };
-        Device::ALL.iter().find(|known| known.0 == device).map_or(0, |known| known.2)
+        match self.content {
+            Content::Device(device) => {
+                Device::ALL.iter().find(|known| known.0 == device).map_or(0, |known| known.2)
+            }
+            Content::Undriven(_, number) => number,
+            _ => 0,
+        }
     }
 
     /// Its names, if it is a directory of the tree.

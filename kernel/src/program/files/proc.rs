@@ -204,7 +204,7 @@ fn about_machine(what: &str) -> String {
 
 fn about_process(process: &Process, what: &str) -> Vec<u8> {
     let identity = process.identity.lock().clone();
-    let name = identity.executable.rsplit('/').next().unwrap_or_default();
+    let name = &identity.name;
     let parent = process.parent.load(Ordering::Relaxed);
     let group = process.group.load(Ordering::Relaxed);
     let session = process.session.load(Ordering::Relaxed);

@@ -154,6 +154,9 @@ fn child(directory: &Node, name: &str) -> Outcome<Option<Arc<Node>>> {
 }
 
 fn parent_of(root: &Place, place: &Place) -> Place {
+    if Arc::ptr_eq(&root.node, &place.node) {
+        return root.clone();
+    }
     let path = place.path.rsplit_once('/').map_or("", |(before, _)| before);
     let node = match &place.node.content {
         Content::Directory(names) => names.lock().parent.upgrade(),
