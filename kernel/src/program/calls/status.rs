@@ -31,7 +31,7 @@ impl About {
         Self {
             number: node.number,
             mode: node.mode(),
-            links: meta.links,
+            links: node.links(),
             owner: (meta.user, meta.group),
             device: node.device_number(),
             bytes: node.len(),

@@ -157,6 +157,13 @@ impl Node {
         self.kind() as u32 | self.meta.lock().permissions
     }
 
+    /// Its names: a directory has its own, `.`, and the `..` of each in it.
+    pub fn links(&self) -> u32 {
+        let Content::Directory(directory) = &self.content else { return self.meta.lock().links };
+        let is_directory = |node: &&Arc<Self>| node.kind() == Kind::Directory;
+        2 + directory.lock().entries.values().filter(is_directory).count() as u32
+    }
+
     /// How long it is.
     pub fn len(&self) -> u64 {
         match &self.content {
