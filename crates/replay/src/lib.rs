@@ -16,7 +16,7 @@
 //!   page that is there and a private write copies it, and no two mappings join that were made apart.
 //! - *Contents.* Pages hold zeroes. They are cleared and copied as any others.
 //! - *Kernel mappings of user memory* and pages it makes present without a fault are missing, as in the trace.
-
+//!
 //! Without the feature `std`, which is a default, traces cannot be read, and steps are replayed on one thread.
 
 #![cfg_attr(not(feature = "std"), no_std)]

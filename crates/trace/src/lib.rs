@@ -7,7 +7,7 @@
 //! - `record` runs a command and records it: by perf events where they are allowed, else by ptrace.
 //! - [`TraceWriter`] and [`TraceReader`] are the file format, described byte by byte in
 //!   `docs/src/traces.md`. A reader hands out only events that passed every check.
-
+//!
 //! Without the feature `std`, which is a default, there are only the words that traces are made of: [`Event`], [`SpaceOp`] and their parts.
 
 #![cfg_attr(not(feature = "std"), no_std)]

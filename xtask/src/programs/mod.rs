@@ -39,7 +39,7 @@ enum Part {
     Stress,
     /// The series' fork and munmap as a program, counted in instructions, in every mode
     Series,
-    /// The build of a library, executed and replayed, counted in instructions, in every mode (an hour a machine)
+    /// The build of a library, executed and replayed, counted in instructions, in every mode (a quarter of an hour a machine)
     Kernbench,
 }
 
@@ -57,6 +57,9 @@ pub struct Arguments {
     /// How long each stressor runs
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     seconds: u32,
+    /// Of kernbench: which run of each mode it is, each of which begins a millisecond later
+    #[arg(long, default_value_t = 0)]
+    round: u32,
 }
 
 fn mode(name: &str) -> Result<Mode, String> {
@@ -113,7 +116,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             real.series()?;
         }
         if wants(Part::Kernbench) {
-            kernbench::run(&kernel, &archive)?;
+            kernbench::run(&kernel, &archive, arguments.round)?;
         }
     }
     Ok(())
