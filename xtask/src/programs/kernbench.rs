@@ -183,12 +183,12 @@ fn of_machine(all: &[Figures]) -> Result<String> {
     }
     let off = Runs::of(all, Mode::Off);
     let mut text = format!(
-        "`{}`, `{}`, {} runs a mode, {} page faults; commit {}, {}\n\n\
+        "`{}`, `{}`, {} a mode, {} page faults; commit {}, {}\n\n\
          | millions of instructions | real | user | system | of the runs | to `off` | | replay | to `off` | |\n\
          |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
         first.target,
         first.backend,
-        off.0.len(),
+        if off.0.len() == 1 { "one run".to_owned() } else { format!("{} runs", off.0.len()) },
         first.faults,
         first.commit,
         first.emulator
