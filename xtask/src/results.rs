@@ -281,6 +281,12 @@ mod tests {
     }
 
     #[test]
+    fn the_table_of_a_build_is_what_the_kept_figures_give() {
+        let kept = workspace::root().join("docs/results/kernbench-table.md");
+        assert_eq!(fs::read_to_string(kept).unwrap(), kernbench_table().unwrap());
+    }
+
+    #[test]
     fn what_the_book_shows_of_kept_runs_is_included() {
         let book =
             |page: &str| fs::read_to_string(workspace::root().join("docs/src").join(page)).unwrap();

@@ -11,7 +11,7 @@ use super::files::{Descriptors, locks};
 use super::memory::Memory;
 use super::signals::{Action, Info, Signal};
 use super::task::Task;
-use super::usage::Usage;
+use super::usage::{Sum, Usage};
 use crate::lock::IrqLock;
 use crate::sched::events;
 use alloc::collections::BTreeMap;
@@ -112,10 +112,10 @@ pub struct Process {
     /// When it gets SIGALRM.
     pub alarm: IrqLock<Alarm>,
     tasks: IrqLock<Vec<Arc<Task>>>,
-    /// What its threads that have ended used.
-    of_past_threads: IrqLock<Usage>,
-    /// What its children used that it has asked for.
-    of_past_children: IrqLock<Usage>,
+    /// What its threads used that have ended.
+    pub past_threads: Sum,
+    /// What its children used, and theirs, as far as it has asked how they ended.
+    pub past_children: Sum,
     /// How it is ending, once that is decided.
     ending: IrqLock<Option<Status>>,
     ended: AtomicBool,
@@ -180,8 +180,8 @@ impl Process {
             infos: IrqLock::new(BTreeMap::new()),
             alarm: IrqLock::new(Alarm::default()),
             tasks: IrqLock::new(Vec::new()),
-            of_past_threads: IrqLock::new(Usage::default()),
-            of_past_children: IrqLock::new(Usage::default()),
+            past_threads: Sum::default(),
+            past_children: Sum::default(),
             ending: IrqLock::new(None),
             ended: AtomicBool::new(false),
             memory_released: AtomicBool::new(false),
@@ -254,7 +254,7 @@ impl Process {
             let place = tasks.iter().position(|task| task.number() == number);
             let removed = place.map(|place| tasks.swap_remove(place));
             if let Some(task) = &removed {
-                self.add_usage(task.taken.take());
+                self.past_threads.add(task.taken.take());
             }
             (removed, tasks.is_empty())
         };
@@ -262,27 +262,10 @@ impl Process {
         last
     }
 
-    /// Adds what a thread used that has ended.
-    pub fn add_usage(&self, more: Usage) {
-        let mut usage = self.of_past_threads.lock();
-        *usage = usage.and(more);
-    }
-
     /// What its threads have used, those that have ended included.
     pub fn usage(&self) -> Usage {
         let tasks = self.tasks.lock();
-        let past = *self.of_past_threads.lock();
-        tasks.iter().fold(past, |sum, task| sum.and(task.taken.usage()))
-    }
-
-    /// What its children have used, and theirs, as far as it has asked how they ended.
-    pub fn children_usage(&self) -> Usage {
-        *self.of_past_children.lock()
-    }
-
-    /// All that it is asked for at its end.
-    fn whole_usage(&self) -> Usage {
-        self.usage().and(self.children_usage())
+        tasks.iter().fold(self.past_threads.usage(), |sum, task| sum.and(task.taken.usage()))
     }
 
     /// Decides how it ends, if that is not decided; every thread notices.
@@ -392,7 +375,8 @@ pub struct End {
 impl Process {
     /// What there is to know of it once it has ended.
     pub fn end_of(&self) -> Option<End> {
-        Some(End { number: self.number, status: self.ended()?, usage: self.whole_usage() })
+        let usage = self.usage().and(self.past_children.usage());
+        Some(End { number: self.number, status: self.ended()?, usage })
     }
 
     /// Forgets a child that has ended, and says what it was.
@@ -401,10 +385,7 @@ impl Process {
     ///
     /// [`Errno::ECHILD`] if somebody else was faster.
     pub fn reap(&self, number: u32) -> Outcome<End> {
-        let end = reap(number)?;
-        let mut usage = self.of_past_children.lock();
-        *usage = usage.and(end.usage);
-        Ok(end)
+        reap(number).inspect(|end| self.past_children.add(end.usage))
     }
 }
 

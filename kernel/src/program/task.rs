@@ -181,7 +181,7 @@ impl Task {
             }
             // Giving that back was its work too.
             accounting::settle();
-            self.process.add_usage(self.taken.take());
+            self.process.past_threads.add(self.taken.take());
             self.process.finish();
         }
         events::announce();

@@ -2,6 +2,7 @@
 
 use super::calls::words::Words;
 use crate::arch::time;
+use crate::lock::IrqLock;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
@@ -39,6 +40,28 @@ impl Taken {
     pub fn take(&self) -> Usage {
         let of = |sum: &AtomicU64| sum.swap(0, Ordering::Relaxed);
         Usage { user: of(&self.user), system: of(&self.system), faults: of(&self.faults) }
+    }
+}
+
+/// What several have used that are gone.
+pub struct Sum(IrqLock<Usage>);
+
+impl Default for Sum {
+    fn default() -> Self {
+        Self(IrqLock::new(Usage::default()))
+    }
+}
+
+impl Sum {
+    /// Adds what another has used.
+    pub fn add(&self, more: Usage) {
+        let mut sum = self.0.lock();
+        *sum = sum.and(more);
+    }
+
+    /// How much it is.
+    pub fn usage(&self) -> Usage {
+        *self.0.lock()
     }
 }
 

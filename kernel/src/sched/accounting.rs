@@ -6,8 +6,8 @@
 //! last tick.
 //!
 //! The clock is read to a register before anything else of a handler, and again after everything else; sums are kept behind the reset of
-//! the protection register, as everything in memory ([decision 91](../../../docs/decisions/0091-time-is-told-apart-at-entries.md)). What the entry code in assembly executes
-//! outside of the two counts as the program's. Interrupts are off in all of it, and a meter is its CPU's alone.
+//! the protection register, as everything in memory (`docs/decisions/0091-time-is-told-apart-at-entries.md`). What the entry code in
+//! assembly executes outside of the two counts as the program's. Interrupts are off in all of it, and a meter is its CPU's alone.
 
 use crate::arch::time::counter;
 use crate::cpu;

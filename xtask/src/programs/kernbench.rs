@@ -15,8 +15,6 @@ use crate::{command, workspace};
 
 /// The same build, recorded on Linux: `kpkeys trace record -o FILE -- make ...`, as `guest/kernbench.sh` has it.
 const TRACE: &str = "docs/results/runs/zlib.trace";
-/// What is executed.
-const SCRIPT: &str = "sh /work/kernbench.sh";
 const MEMORY_MIB: u32 = 1024;
 const LIMIT: Duration = Duration::from_secs(3600);
 
@@ -27,6 +25,9 @@ pub struct Figures {
     pub target: String,
     pub backend: String,
     pub mode: String,
+    /// How many milliseconds later it began: where ticks fall decides how the two jobs take turns.
+    #[serde(default)]
+    pub round: u32,
     /// Of the build that was executed.
     pub real_us: u64,
     pub user_us: u64,
@@ -42,15 +43,16 @@ pub struct Figures {
 }
 
 /// Runs both in every mode, and writes what they come to, a line each; where that is.
-pub fn run(kernel: &Kernel, archive: &Path) -> Result<PathBuf> {
+pub fn run(kernel: &Kernel, archive: &Path, round: u32) -> Result<PathBuf> {
     let target = kernel.target();
-    let file = archive.with_file_name("kernbench.jsonl");
+    let file = archive.with_file_name(format!("kernbench-{round}.jsonl"));
     let steps = archive.with_file_name("zlib.steps");
     let trace = fs::read(workspace::root().join(TRACE)).context("the recorded build")?;
     fs::write(&steps, History::read(&trace)?.alone().encode()?)?;
+    let made_by = MadeBy::now(target)?;
     let mut lines = String::new();
     for mode in Mode::ALL {
-        let figures = figures(kernel, target, archive, &steps, mode)?;
+        let figures = figures(kernel, archive, &steps, mode, round, &made_by)?;
         lines += &(serde_json::to_string(&figures)? + "\n");
         println!("{figures:?}");
         // Each takes minutes: what is there is there.
@@ -60,12 +62,30 @@ pub fn run(kernel: &Kernel, archive: &Path) -> Result<PathBuf> {
     Ok(file)
 }
 
+/// What figures are made by.
+struct MadeBy {
+    commit: String,
+    emulator: String,
+}
+
+impl MadeBy {
+    fn now(target: Target) -> Result<Self> {
+        let says = |program, arguments: &[&str]| {
+            command::output(&mut command::program(program, arguments))
+        };
+        let commit = says("git", &["rev-parse", "--short", "HEAD"])?.trim().to_owned();
+        let version = says(target.program(), &["--version"])?;
+        Ok(Self { commit, emulator: version.lines().next().unwrap_or_default().to_owned() })
+    }
+}
+
 fn figures(
     kernel: &Kernel,
-    target: Target,
     archive: &Path,
     steps: &Path,
     mode: Mode,
+    round: u32,
+    made_by: &MadeBy,
 ) -> Result<Figures> {
     let boot = |archive| Boot {
         memory_mib: MEMORY_MIB,
@@ -73,7 +93,8 @@ fn figures(
         counts_instructions: true,
         ..Boot::new(kernel, archive, mode)
     };
-    let executed = boot(archive).run(SCRIPT)?;
+    let script = format!("sleep 0.{round:03}; sh /work/kernbench.sh");
+    let executed = boot(archive).run(&script)?;
     let replayed = boot(steps).boot("replay=1")?;
     if !executed.is_well(0) || !replayed.is_clean {
         bail!("mode {}: {executed:?}, {replayed:?}", mode.name());
@@ -81,20 +102,19 @@ fn figures(
     let said = build(&executed).with_context(|| format!("mode {}: {executed:?}", mode.name()))?;
     let ([real_us, user_us, system_us, faults], md5) = said;
     let replay_ns = *replayed.samples_ns.first().context("the replay has no sample")?;
-    let emulator = command::output(&mut command::program(target.program(), &["--version"]))?;
-    let commit = command::output(&mut command::program("git", &["rev-parse", "--short", "HEAD"]))?;
     Ok(Figures {
-        target: target.name().to_owned(),
+        target: kernel.target().name().to_owned(),
         backend: executed.backend,
         mode: mode.name().to_owned(),
+        round,
         real_us,
         user_us,
         system_us,
         faults,
         md5,
         replay_ns,
-        commit: commit.trim().to_owned(),
-        emulator: emulator.lines().next().unwrap_or_default().to_owned(),
+        commit: made_by.commit.clone(),
+        emulator: made_by.emulator.clone(),
     })
 }
 
@@ -114,47 +134,83 @@ fn build(ended: &Ended) -> Option<([u64; 4], String)> {
 
 /// The table of kept figures: of each machine what is executed, and what its replay says of it.
 pub fn table(lines: &str) -> Result<String> {
-    let figures: Vec<Figures> = lines
+    let mut figures: Vec<Figures> = lines
         .lines()
         .map(serde_json::from_str)
         .collect::<Result<_, _>>()
         .context("kept figures")?;
-    let mut text = String::new();
-    for of_target in figures.chunk_by(|one, other| one.target == other.target) {
-        let off = of_target.iter().find(|figures| figures.mode == Mode::Off.name());
-        let off = off.context("there are no figures of mode off")?;
-        if of_target.iter().any(|figures| figures.md5 != off.md5 || figures.faults != off.faults) {
-            bail!("{}: the modes did not build the same", off.target);
-        }
-        text += &of_machine(off, of_target);
-    }
-    Ok(text)
+    figures.sort_by(|one, other| other.target.cmp(&one.target));
+    let of_targets = figures.chunk_by(|one, other| one.target == other.target);
+    of_targets.map(of_machine).collect()
 }
 
-fn of_machine(off: &Figures, all: &[Figures]) -> String {
+/// The runs of one mode on one machine.
+struct Runs<'a>(Vec<&'a Figures>);
+
+impl<'a> Runs<'a> {
+    fn of(all: &'a [Figures], mode: Mode) -> Self {
+        Self(all.iter().filter(|figures| figures.mode == mode.name()).collect())
+    }
+
+    /// In millions of instructions.
+    fn mean(&self, of: impl Fn(&Figures) -> u64, per_million: f64) -> f64 {
+        let sum: u64 = self.0.iter().map(|figures| of(figures)).sum();
+        sum as f64 / self.0.len() as f64 / per_million
+    }
+
+    fn system(&self) -> f64 {
+        self.mean(|figures| figures.system_us, 1e3)
+    }
+
+    fn replay(&self) -> f64 {
+        self.mean(|figures| figures.replay_ns, 1e6)
+    }
+
+    /// Of system time, over the runs.
+    fn range(&self) -> String {
+        let all = self.0.iter().map(|figures| figures.system_us as f64 / 1e3);
+        let least = all.clone().fold(f64::INFINITY, f64::min);
+        format!("{least:.1} to {:.1}", all.fold(0.0, f64::max))
+    }
+}
+
+fn of_machine(all: &[Figures]) -> Result<String> {
+    let first = all.first().context("no figures")?;
+    if all.iter().any(|figures| figures.md5 != first.md5) {
+        bail!("{}: the modes did not build the same", first.target);
+    }
+    let off = Runs::of(all, Mode::Off);
     let mut text = format!(
-        "`{}`, `{}`, {} page faults; commit {}, {}\n\n\
-         | millions of instructions | real | user | system | system, to `off` | replay | replay, to `off` | more system | more replay |\n\
-         |---|--:|--:|--:|--:|--:|--:|--:|--:|\n",
-        off.target, off.backend, off.faults, off.commit, off.emulator
+        "`{}`, `{}`, {} a mode, {} page faults; commit {}, {}\n\n\
+         | millions of instructions | real | user | system | of the runs | to `off` | | replay | to `off` | |\n\
+         |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
+        first.target,
+        first.backend,
+        if off.0.len() == 1 { "one run".to_owned() } else { format!("{} runs", off.0.len()) },
+        first.faults,
+        first.commit,
+        first.emulator
     );
-    for figures in all {
-        let more_system = figures.system_us as f64 - off.system_us as f64;
-        let more_replay = figures.replay_ns as f64 - off.replay_ns as f64;
+    for mode in Mode::ALL {
+        let runs = Runs::of(all, mode);
+        if runs.0.is_empty() || runs.0.len() != off.0.len() {
+            bail!("{}: mode {} was not run as often as off", first.target, mode.name());
+        }
         text += &format!(
-            "| {} | {:.1} | {:.1} | {:.1} | {} | {:.1} | {} | {:+.1} | {:+.1} |\n",
-            figures.mode,
-            figures.real_us as f64 / 1e3,
-            figures.user_us as f64 / 1e3,
-            figures.system_us as f64 / 1e3,
-            percent(figures.system_us as f64 / off.system_us as f64),
-            figures.replay_ns as f64 / 1e6,
-            percent(figures.replay_ns as f64 / off.replay_ns as f64),
-            more_system / 1e3,
-            more_replay / 1e6,
+            "| {} | {:.1} | {:.1} | {:.1} | {} | {:+.1} | {} | {:.1} | {:+.1} | {} |\n",
+            mode.name(),
+            runs.mean(|figures| figures.real_us, 1e3),
+            runs.mean(|figures| figures.user_us, 1e3),
+            runs.system(),
+            runs.range(),
+            runs.system() - off.system(),
+            percent(runs.system() / off.system()),
+            runs.replay(),
+            runs.replay() - off.replay(),
+            percent(runs.replay() / off.replay()),
         );
     }
-    text + "\n"
+    Ok(text + "\n")
 }
 
 fn percent(ratio: f64) -> String {
@@ -170,6 +226,7 @@ mod tests {
             target: "qemu-x86_64".into(),
             backend: "pks".into(),
             mode: mode.into(),
+            round: 0,
             real_us: 2_000_000,
             user_us: 1_000_000,
             system_us,
@@ -182,23 +239,28 @@ mod tests {
         serde_json::to_string(&figures).unwrap() + "\n"
     }
 
-    #[test]
-    fn modes_are_set_against_off() {
-        let table =
-            table(&(line("off", 400_000, 200_000_000) + &line("fused", 408_000, 209_000_000)));
-        let table = table.unwrap();
-        assert!(
-            table.contains(
-                "| fused | 2000.0 | 1000.0 | 408.0 | +2.00 % | 209.0 | +4.50 % | +8.0 | +9.0 |"
-            ),
-            "{table}"
-        );
+    /// Every mode, `fused` with these figures.
+    fn lines(system_us: u64, replay_ns: u64) -> String {
+        let of = |mode: Mode| match mode {
+            Mode::Fused => line("fused", system_us, replay_ns),
+            mode => line(mode.name(), 400_000, 200_000_000),
+        };
+        Mode::ALL.map(of).concat()
     }
 
     #[test]
-    fn modes_that_built_something_else_are_refused() {
-        let other = line("fused", 1, 1).replace("\"faults\":7", "\"faults\":8");
-        assert!(table(&(line("off", 1, 1) + &other)).is_err());
+    fn modes_are_set_against_off() {
+        let table = table(&(lines(407_000, 209_000_000) + &lines(409_000, 209_000_000))).unwrap();
+        let fused = "| fused | 2000.0 | 1000.0 | 408.0 | 407.0 to 409.0 | +8.0 | +2.00 % | 209.0 | +9.0 | +4.50 % |";
+        assert!(table.contains(fused) && table.contains("2 runs a mode"), "{table}");
+    }
+
+    #[test]
+    fn modes_that_built_something_else_or_were_not_run_are_refused() {
+        let good = lines(1, 1);
+        assert!(table(&good).is_ok());
+        assert!(table(&good.replacen("\"md5\":\"0\"", "\"md5\":\"1\"", 1)).is_err());
+        assert!(table(&(line("off", 1, 1) + &good)).is_err());
         assert!(table(&line("fused", 1, 1)).is_err());
     }
 

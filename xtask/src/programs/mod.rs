@@ -55,7 +55,7 @@ enum Part {
     Stress,
     /// The series' fork and munmap as a program, counted in instructions, in every mode
     Series,
-    /// The build of a library, executed and replayed, counted in instructions, in every mode (an hour a machine)
+    /// The build of a library, executed and replayed, counted in instructions, in every mode (a quarter of an hour a machine)
     Kernbench,
 }
 
@@ -86,6 +86,9 @@ pub struct Arguments {
     /// How long each stressor runs
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     seconds: u32,
+    /// Of kernbench: which run of each mode it is, each of which begins a millisecond later
+    #[arg(long, default_value_t = 0)]
+    round: u32,
 }
 
 fn mode(name: &str) -> Result<Mode, String> {
@@ -130,7 +133,7 @@ impl House {
             Part::Suite => modes.iter().try_for_each(|mode| suite::run(kernel, *mode)),
             Part::Archive => self.archive().map(drop),
             Part::Series => real::series(kernel, self.archive()?),
-            Part::Kernbench => kernbench::run(kernel, self.archive()?).map(drop),
+            Part::Kernbench => kernbench::run(kernel, self.archive()?, arguments.round).map(drop),
             Part::C => self.in_modes(modes, Real::c_programs),
             Part::Python => self.in_modes(modes, Real::python),
             Part::Build => self.in_modes(modes, Real::build),

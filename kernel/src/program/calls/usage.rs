@@ -22,7 +22,7 @@ pub fn getrusage(call: &mut Arguments<'_>) -> Outcome {
     accounting::settle();
     let usage = match call.signed(0) {
         SELF => call.task.process.usage(),
-        CHILDREN => call.task.process.children_usage(),
+        CHILDREN => call.task.process.past_children.usage(),
         THREAD => call.task.taken.usage(),
         _ => return Err(Errno::EINVAL),
     };
@@ -35,7 +35,9 @@ pub fn times(call: &mut Arguments<'_>) -> Outcome {
         accounting::settle();
         let process = &call.task.process;
         let mut words = Words::default();
-        for ticks in [process.usage(), process.children_usage()].map(Usage::ticks).as_flattened() {
+        for ticks in
+            [process.usage(), process.past_children.usage()].map(Usage::ticks).as_flattened()
+        {
             words.u64(*ticks);
         }
         process.memory().write(call.address(0), &words.0)?;

@@ -214,7 +214,7 @@ fn about_process(process: &Process, what: &str) -> Vec<u8> {
     let mappings = process.memory().mappings();
     let bytes: u64 = mappings.iter().map(|mapping| mapping.end - mapping.start).sum();
     accounting::settle();
-    let (usage, of_children) = (process.usage(), process.children_usage());
+    let (usage, of_children) = (process.usage(), process.past_children.usage());
     let ([user, system], [children_user, children_system]) = (usage.ticks(), of_children.ticks());
     let text = match what {
         "cmdline" => {
