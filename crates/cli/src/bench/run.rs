@@ -163,7 +163,7 @@ impl Machine {
                 Machine::Processes(Program::this()?)
             }
             Place::Emulator { target, backend } => {
-                Machine::Emulated(Box::new(Emulated::for_bench(*target, backend.as_deref())?))
+                Machine::Emulated(Box::new(Emulated::for_bench(*target, backend.as_deref(), plan.keys)?))
             }
         })
     }

@@ -330,7 +330,7 @@ fn types_can_be_read_and_not_written<F: HostedFormat, S: Protection>() {
         for (frame, _) in guarded {
             let same = system.read(frame, 0);
             let stored = system.mmu(Some(&user)).store(system.linear(frame), same.0);
-            assert_eq!(stored, Err(S::fault(system.linear_place(frame).level)), "{config:?}");
+            assert_eq!(stored, Err(system.fault(frame)), "{config:?}");
         }
     }
 }
