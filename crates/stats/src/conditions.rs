@@ -158,8 +158,7 @@ impl Conditions {
         (keys, switch_ns): (Option<&str>, Option<f64>),
     ) -> Self {
         let source = machine["cpu"].as_str().unwrap_or_default().to_owned();
-        let by =
-            keys.map_or_else(|| backend.clone(), |keys| format!("{backend} with {keys} keys"));
+        let by = keys.map_or_else(|| backend.clone(), |keys| format!("{backend} with {keys} keys"));
         let values = vec![
             (Condition::Machine, machine),
             (Condition::Format, json!({ "on": on, "paging": paging })),

@@ -37,8 +37,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
-use kpkeys_pgtable::{Keys, Mode};
 use kpkeys_pgtable::guarded::Violations;
+use kpkeys_pgtable::{Keys, Mode};
 use kpkeys_workloads::ALL_ROWS;
 
 /// What the command line asks for.

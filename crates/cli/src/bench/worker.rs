@@ -418,10 +418,18 @@ pub fn counts_record(
                 ("upper_stores".to_owned(), each(Event::UpperStore)),
                 ("linear_stores".to_owned(), each(Event::LinearStore)),
             ]
-            .into(),
+            .into_iter()
+            .chain(of_separate_keys(&each))
+            .collect(),
         },
         exposure,
     }
+}
+
+/// The windows in which the tables of address spaces alone are open, where these have a key of their own.
+fn of_separate_keys(each: impl Fn(Event) -> f64) -> Option<(String, f64)> {
+    let windows = each(Event::UserWindowOpened);
+    (windows > 0.0).then(|| ("user_windows".to_owned(), windows))
 }
 
 /// How exposed tables were while events were counted.

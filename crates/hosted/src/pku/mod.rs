@@ -22,7 +22,8 @@ pub use kpkeys::pku::Pku;
 use kpkeys_pgtable::PAGE_SIZE;
 
 /// The same backend, where tables of address spaces have a key of their own in mode `fused`.
-pub type SeparatePku = kpkeys::keyed::Keyed<kpkeys::pku::Pkru, kpkeys::encoding::Pkrs, kpkeys::keyed::Separate>;
+pub type SeparatePku =
+    kpkeys::keyed::Keyed<kpkeys::pku::Pkru, kpkeys::encoding::Pkrs, kpkeys::keyed::Separate>;
 
 /// The keys that contexts manage.
 const MANAGED: [Pkey; 3] = [Pkey::PAGE_TABLES, Pkey::WRITE_RARELY, Pkey::USER_TABLES];

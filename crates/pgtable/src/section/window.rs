@@ -352,6 +352,7 @@ impl<'m, M: Machine> Section<'m, M> {
         // SAFETY: as in `open_guard`.
         let guard = unsafe { Guard::enter_user_tables(self.machine.backend()) };
         self.count_opening();
+        self.count(Event::UserWindowOpened, 1);
         guard
     }
 
@@ -365,6 +366,7 @@ impl<'m, M: Machine> Section<'m, M> {
         // SAFETY: as in `open_guard`.
         let guard = unsafe { guard.go_on_with_user_tables() };
         self.count(Event::WindowOpened, 1);
+        self.count(Event::UserWindowOpened, 1);
         guard
     }
 

@@ -2,8 +2,8 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use kpkeys_mm::{AddressSpace, Kernel};
 use kpkeys::Pkey;
+use kpkeys_mm::{AddressSpace, Kernel};
 use kpkeys_pgtable::{Attrs, Flush, Machine, PAGE_SIZE, PageRange, PhysAddr, Root, VirtAddr};
 use spin::Mutex;
 

@@ -140,8 +140,7 @@ pub struct Separate;
 
 impl Protection for Separate {
     type Values<F: HostedFormat> = F::Encoding;
-    type Backend<F: HostedFormat> =
-        Keyed<ArenaRegister<F::Encoding>, F::Encoding, keyed::Separate>;
+    type Backend<F: HostedFormat> = Keyed<ArenaRegister<F::Encoding>, F::Encoding, keyed::Separate>;
 
     fn arena(pages: usize) -> io::Result<Arena> {
         Keys::arena(pages)
