@@ -185,8 +185,22 @@ impl<'m, M: Machine> Section<'m, M> {
         mark: u32,
         (level, leaf): (Level, Entry),
     ) {
+        self.mark_before(window, types, mark, leaf, frames_of::<M::Format>(level, leaf));
+    }
+
+    /// Marks frames that leaves like `leaf` are to map, as far as these may, before the window in which they are judged.
+    #[inline]
+    pub(crate) fn mark_before(
+        &self,
+        window: &TypesWindow<'_>,
+        types: &Types,
+        mark: u32,
+        leaf: Entry,
+        frames: impl Iterator<Item = PhysAddr>,
+    ) {
         let admission = Admission::new::<M::Format>(types, mark, self, leaf, Location::caller());
-        for frame in frames_of::<M::Format>(level, leaf) {
+        let usual = admission.usual();
+        for frame in frames.filter(|&frame| !usual.is(frame)) {
             admission.mark_before(window, frame);
         }
     }

@@ -96,7 +96,7 @@ impl<M: Machine> Section<'_, M> {
     #[inline(always)]
     #[track_caller]
     pub unsafe fn set_consecutive(&self, slots: Slots<'_>, first: Entry) -> Result<(), Error> {
-        self.set_leaves(slots, first, |i| Entry(first.0 + i as u64 * PAGE_SIZE))
+        self.set_leaves(slots, first, move |i| Entry(first.0 + i as u64 * PAGE_SIZE))
     }
 
     /// Stores `leaf(i)` to each PTE of a run: valid leaves that differ from `template` in nothing but the frame.
@@ -110,27 +110,29 @@ impl<M: Machine> Section<'_, M> {
         &self,
         slots: Slots<'_>,
         template: Entry,
-        leaf: impl Fn(usize) -> Entry,
+        leaf: impl Fn(usize) -> Entry + Copy,
     ) -> Result<(), Error> {
         let (Some(types), Some(first)) = (self.types(), slots.iter().next()) else {
             self.set_range(slots, leaf);
             return Ok(());
         };
         let by = Location::caller();
-        let frame_of = |i| M::Format::frame(Level::Pte, leaf(i));
-        let is_due = |mark| (0..slots.len()).any(|i| !types.has_word(frame_of(i), mark));
-        let mark = |window: &TypesWindow<'_>, mark| {
-            for i in 0..slots.len() {
-                self.mark_leaf(window, types, mark, (Level::Pte, leaf(i)));
-            }
+        let is_due = move |mark| {
+            // Its own copy, as below.
+            let types = *types;
+            (0..slots.len()).any(|i| !types.has_word(M::Format::frame(Level::Pte, leaf(i)), mark))
         };
-        let result = self.in_judging_window(is_due, mark, |window, marks| {
+        let mark = move |window: &TypesWindow<'_>, mark| {
+            let frames = (0..slots.len()).map(|i| M::Format::frame(Level::Pte, leaf(i)));
+            self.mark_before(window, types, mark, template, frames);
+        };
+        let result = self.in_judging_window(is_due, mark, move |window, marks| {
             let mark = marks.word(types);
             let admission = self.admission(types, first, Level::Pte, (mark, template), by);
             let admission = admission.map_err(|error| (0, error))?;
             self.count(Event::EntryStore, slots.len() as u64);
             // Its own copy, which stores to entries cannot change as far as the compiler knows.
-            let leaf = &leaf;
+            let leaf = leaf;
             let (writable, usual) = (self.writable_slots(slots), admission.usual());
             let stored = store::set_range_until(window, writable, |i| {
                 // Computed once: what is judged is what is stored.

@@ -120,11 +120,15 @@ impl<'m, M: Machine> Section<'m, M> {
             mark(&TypesWindow(guard.window()), word);
             (self.go_on_with_user_tables(guard), Some(word))
         };
+        // Whether there is a choice is asked once more, where the compiler knows: what runs in the window is compiled by itself.
+        let has_choice = self.machine.backend().separates_user_tables();
         let result = self.in_window_by(
             open,
             |_| None,
             |window, before| {
-                f(window, before.map_or(Marks::Here(TypesWindow(*window)), Marks::Before))
+                let here = Marks::Here(TypesWindow(*window));
+                let before = before.filter(|_| has_choice);
+                f(window, before.map_or(here, Marks::Before))
             },
         );
         self.report_noted();
