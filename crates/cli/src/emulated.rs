@@ -327,3 +327,28 @@ impl Emulated {
         Ok((boot, run))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn separate_keys_are_refused_where_there_is_one_class_of_pages() {
+        for backend in ["smap", "pan", "ttbr0", "none"] {
+            let error = check_keys(Keys::Separate, backend).unwrap_err().to_string();
+            assert!(error.contains("pks, poe, pku, mock") && error.contains(backend), "{error}");
+            assert_eq!(check_keys(Keys::One, backend), Ok(()));
+        }
+        for backend in WITH_KEYS {
+            assert_eq!(check_keys(Keys::Separate, backend), Ok(()));
+        }
+    }
+
+    #[test]
+    fn keys_are_named() {
+        for known in Keys::ALL {
+            assert_eq!(keys(known.name()), Ok(known));
+        }
+        assert_eq!(keys("two"), Err("expected one of: one, separate".to_owned()));
+    }
+}

@@ -94,15 +94,16 @@ impl<M: Machine> Section<'_, M> {
         let mark = |window: &TypesWindow<'_>, word| self.mark_before_move(window, from, word);
         self.in_judging_window(is_due, mark, |window, marks| {
             self.check_source(from, by)?;
-            let marking = (marks, self.check_target(to, (marks, sweep.get()), by)?);
+            let marking = self.check_target(to, (marks, sweep.get()), by)?;
             let (from, from_rest) = self.writable_slots(from).0.as_chunks::<LINE>();
             let (to, to_rest) = self.writable_slots(to).0.as_chunks::<LINE>();
-            let mut stores = self.copy_each(window, marking, Slots(from_rest), Slots(to_rest));
+            let mut stores =
+                self.copy_each(window, marks, marking, Slots(from_rest), Slots(to_rest));
             store::publish(window);
             for (from, to) in from.iter().zip(to) {
                 stores += match Alike::of::<M>(from) {
-                    Some(line) if marking.1.is_none() => copy_line::<M>(window, &line, to),
-                    _ => self.copy_each(window, marking, Slots(from), Slots(to)),
+                    Some(line) if marking.is_none() => copy_line::<M>(window, &line, to),
+                    _ => self.copy_each(window, marks, marking, Slots(from), Slots(to)),
                 };
             }
             self.count(Event::EntryStore, stores);
@@ -115,14 +116,15 @@ impl<M: Machine> Section<'_, M> {
     fn copy_each(
         &self,
         window: &Window<'_>,
-        marking: (Marks<'_>, Option<&Types>),
+        marks: Marks<'_>,
+        marking: Option<&Types>,
         from: Slots<'_>,
         to: Slots<'_>,
     ) -> u64 {
         let mut stores = 0;
         for (from, to) in from.iter().zip(to.iter()) {
             let entry = from.load_relaxed();
-            if M::Format::is_present(entry) && self.mark_moved(marking.0, marking.1, entry) {
+            if M::Format::is_present(entry) && self.mark_moved(marks, marking, entry) {
                 if M::Format::is_writable(entry) {
                     store::modify_from::<M>(window, from, entry, M::Format::write_protected);
                     stores += 1;

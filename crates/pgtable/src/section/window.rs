@@ -108,6 +108,12 @@ impl<'m, M: Machine> Section<'m, M> {
         mark: impl FnOnce(&TypesWindow<'_>, u32),
         f: impl FnOnce(&Window<'_>, Marks<'_>) -> R,
     ) -> R {
+        // Where there is no choice of keys nothing of the rest is compiled.
+        if !self.machine.backend().separates_user_tables() {
+            let result = self.in_types_window(|window| f(&window.window(), Marks::Here(*window)));
+            self.report_noted();
+            return result;
+        }
         let open = || {
             if !self.leaves_are_apart() {
                 return (self.open_for_leaves(), None);
@@ -120,15 +126,11 @@ impl<'m, M: Machine> Section<'m, M> {
             mark(&TypesWindow(guard.window()), word);
             (self.go_on_with_user_tables(guard), Some(word))
         };
-        // Whether there is a choice is asked once more, where the compiler knows: what runs in the window is compiled by itself.
-        let has_choice = self.machine.backend().separates_user_tables();
         let result = self.in_window_by(
             open,
             |_| None,
             |window, before| {
-                let here = Marks::Here(TypesWindow(*window));
-                let before = before.filter(|_| has_choice);
-                f(window, before.map_or(here, Marks::Before))
+                f(window, before.map_or(Marks::Here(TypesWindow(*window)), Marks::Before))
             },
         );
         self.report_noted();
@@ -143,6 +145,12 @@ impl<'m, M: Machine> Section<'m, M> {
         types: impl Fn(&TypesWindow<'_>) -> A,
         entries: impl FnOnce(&Window<'_>, A) -> R,
     ) -> R {
+        if !self.machine.backend().separates_user_tables() {
+            return self.in_types_window(|window| {
+                let done = types(window);
+                entries(&window.window(), done)
+            });
+        }
         let open = || {
             let guard = self.open_guard();
             let done = types(&TypesWindow(guard.window()));
