@@ -111,7 +111,6 @@ impl<'b, B: Backend> Guard<'b, B, PageTables> {
     /// The same guard, for whoever stores to tables that its context opens: those of address spaces among them, where they have no key of their own. Nothing
     /// is written.
     #[inline(always)]
-    #[must_use]
     pub fn for_any_tables(self) -> Guard<'b, B, UserTables> {
         let backend = self.backend;
         core::mem::forget(self);
