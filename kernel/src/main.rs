@@ -30,7 +30,7 @@ use evidence::counter::Counter;
 use evidence::{attack, bench, replay, report, soak, tests};
 use exit::Exit;
 use kpkeys_pgtable::check::Report;
-use kpkeys_pgtable::{Config, Level, NoProbe, Probe};
+use kpkeys_pgtable::{Config, Keys, Level, NoProbe, Probe};
 use memory::boot::{BootMemory, PhysRange};
 use memory::{heap, paging};
 use program::command::{self, Command};
@@ -61,6 +61,8 @@ fn kernel_main(mut info: BootInfo, start_machine: impl FnOnce(Choice, heap::Read
     }
     protection::settle(options.mode());
     protection::violations::settle(options.violations);
+    protection::keys::settle(options.keys, options.mode(), options.backend())
+        .unwrap_or_else(|error| exit::refuse(format_args!("{error}")));
     start_machine(options.backend(), heap);
     log_machine(&info, options.label.as_deref());
     let BootInfo { memory, initramfs, .. } = info;
@@ -221,13 +223,18 @@ fn log_protection(config: Config, report: &Report) {
         (true, false) => "keyed, NOT enforced by this backend",
         (true, true) => "protected",
     };
+    let keys = match protection::keys::chosen() {
+        Keys::One => "",
+        Keys::Separate => ", those of address spaces with a key of their own",
+    };
     log::info!(
-        "mode {mode}: linear map of {leaves}, {ptps} page-table pages {meaning}, {spare} spare"
+        "mode {mode}: linear map of {leaves}, {ptps} page-table pages {meaning}{keys}, {spare} spare"
     );
     let up_ms = arch::time::since_boot().as_millis();
     report::emit(&report::Record::Protection {
         backend: backend.choice().name(),
         mode,
+        keys: protection::keys::chosen().name(),
         enforced: config.mode.protects() && backend.enforces(),
         ptps,
         spare,

@@ -55,7 +55,7 @@ pub fn check() -> Result<Outcome> {
         let skip = "instructions: there is no valgrind to count with".to_owned();
         return Ok(Outcome::Skipped(vec![skip]));
     }
-    let differences = differences(&baseline.counts, &count(&Mode::ALL, &[])?);
+    let differences = differences(&baseline.counts, &count_all()?);
     if differences.is_empty() {
         println!("{} counts within {TOLERANCE_PCT} %", baseline.counts.len());
         return Ok(Outcome::Done);
@@ -67,7 +67,7 @@ pub fn check() -> Result<Outcome> {
 /// Writes the file anew.
 pub fn update() -> Result<()> {
     let (compiler, target) = compiler()?;
-    let baseline = Baseline { compiler, target, counts: count(&Mode::ALL, &[])? };
+    let baseline = Baseline { compiler, target, counts: count_all()? };
     let file = file();
     fs::write(&file, to_toml(&baseline))
         .with_context(|| format!("cannot write {}", file.display()))?;
@@ -85,6 +85,13 @@ fn compiler() -> Result<(String, String)> {
     let host = said.lines().find_map(|line| line.strip_prefix("host: "));
     let version = said.lines().next().unwrap_or_default();
     Ok((version.to_owned(), host.context("`rustc -vV` names no host")?.to_owned()))
+}
+
+/// Counts every mode, and `fused` with both choices of keys.
+fn count_all() -> Result<Counts> {
+    let mut counts = count(&Mode::ALL, &[])?;
+    counts.extend(count(&[Mode::Fused], &["--keys", "separate"])?);
+    Ok(counts)
 }
 
 /// Builds the program, and counts modes, as many at a time as there are CPUs. `options` are the program's, after the mode.

@@ -38,6 +38,7 @@ Examples:
                                         on arm64 of before PAN
   kpkeys attack --backend smap          on x86-64 with SMAP; --cpu Broadwell for a CPU of 2014
   kpkeys attack --modes off,fused       two modes only
+  kpkeys attack --keys separate         in fused, the tables of address spaces with a key of their own
   kpkeys attack --backend mock          what happens where nothing enforces
   kpkeys attack --format json           one object for scripts
   kpkeys attack --exploits              programs that take over a kernel with a faulty driver, in every mode";
@@ -73,6 +74,8 @@ pub enum Format {
 struct Report {
     on: String,
     backend: String,
+    /// Which keys page tables carried in mode `fused`.
+    keys: &'static str,
     results: Vec<Attack>,
     gates: Gates,
 }
@@ -99,7 +102,8 @@ pub fn run(options: &Options) -> Result<bool> {
         kernel_agrees &= attacked.held;
     }
     let gates = Gates::of(&results, kernel_agrees, unprotected);
-    let report = Report { on: options.machine.on(), backend, results, gates };
+    let (on, keys) = (options.machine.on(), options.machine.keys().name());
+    let report = Report { on, backend, keys, results, gates };
     match options.format {
         Format::Table => print::write(&mut io::stdout().lock(), &report, Screen::of_stdout())?,
         Format::Json => writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?,
@@ -119,7 +123,8 @@ struct Attacked {
 
 fn attack_mode(emulated: &Emulated, mode: Mode) -> Result<Attacked> {
     let (mut attacks, mut announced, mut bad) = (Vec::new(), None, None);
-    let boot = emulated.boot(&format!("attack mode={}", mode.name()), &mut |line| match line {
+    let words = format!("attack {}", emulated.words_of(mode.name()));
+    let boot = emulated.boot(&words, &mut |line| match line {
         Line::Record(json) => match record::parse(json) {
             Ok(record::Record::Attack(attack)) => attacks.push(attack),
             Ok(record::Record::Attacks { made }) => announced = Some(made),

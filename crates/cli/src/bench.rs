@@ -62,6 +62,7 @@ Examples:
   kpkeys bench --trace make.trace             a recorded command's memory management
   kpkeys bench --layouts 4 --out epyc         how far it depends on where the code lies
   kpkeys bench --backend pku                  by the CPU's keys for user pages: the real instruction, and it protects
+  kpkeys bench --modes fused --keys separate  tables of address spaces with a key of their own
   kpkeys bench --on qemu-aarch64              instructions and counts in an emulator
   kpkeys bench --import serial.log --out box  what a machine of kpkeys image said";
 
@@ -75,6 +76,9 @@ pub struct Options {
     /// How windows are opened: mock or pku on the host [default: mock]; pks or smap (x86-64), pan, ttbr0 or poe (arm64), mock or none in an emulator [default: the best there is]
     #[arg(long, value_name = "BACKEND")]
     backend: Option<String>,
+    /// Which keys page tables carry in mode fused: one, or separate, where those of address spaces have one of their own (pks, poe, pku, mock) [default: one]
+    #[arg(long, value_name = "KEYS", value_parser = crate::emulated::keys)]
+    keys: Option<kpkeys_pgtable::Keys>,
     /// Entry format of the page tables on the host: aarch64 (as the series) or x86_64 [default: aarch64]
     #[arg(long, value_name = "FORMAT")]
     paging: Option<String>,
@@ -85,7 +89,7 @@ pub struct Options {
     #[arg(long)]
     list: bool,
     /// Print the table of what a machine with a disk of `kpkeys image` said on its serial line, and run nothing
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["on", "backend", "paging", "rows", "trace", "modes", "parts", "blocks", "cpu", "layouts", "pause_after", "only_block", "list", "quick", "full"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["on", "backend", "keys", "paging", "rows", "trace", "modes", "parts", "blocks", "cpu", "layouts", "pause_after", "only_block", "list", "quick", "full"])]
     import: Option<std::path::PathBuf>,
     /// Replay this trace instead of the rows of the evaluation
     #[arg(long, value_name = "FILE")]

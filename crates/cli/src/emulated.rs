@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use kpkeys_emulator::{Accel, Kernel, Line, Machine, Outcome, Run, Target};
+use kpkeys_pgtable::{Keys, Mode};
 use serde::Deserialize;
 
 use crate::usage::UsageError;
@@ -20,6 +21,9 @@ pub struct MachineOptions {
     /// How windows are opened: pks or smap (x86-64), pan, ttbr0 or poe (arm64), mock or none [default: the best the CPU model has]
     #[arg(long, value_name = "BACKEND")]
     backend: Option<String>,
+    /// Which keys page tables carry in mode fused: one, or separate, where those of address spaces have one of their own (pks, poe, mock) [default: one]
+    #[arg(long, value_name = "KEYS", value_parser = keys)]
+    keys: Option<Keys>,
     /// Who executes the kernel: tcg, the emulator; or kvm, this machine's CPU, with the protection that it has
     #[arg(long, default_value = "tcg", value_name = "HOW")]
     accel: Accel,
@@ -46,6 +50,7 @@ pub struct Emulated {
     kernel: Kernel,
     machine: Machine,
     backend: Option<String>,
+    keys: Keys,
 }
 
 impl MachineOptions {
@@ -55,6 +60,11 @@ impl MachineOptions {
             Accel::Tcg => self.on.clone(),
             accel => format!("{} with {accel}", self.on),
         }
+    }
+
+    /// Which keys page tables carry in mode `fused`.
+    pub fn keys(&self) -> Keys {
+        self.keys.unwrap_or_default()
     }
 
     /// Builds the kernel for the machine.
@@ -84,6 +94,7 @@ impl MachineOptions {
         let target: Target = self.on.parse().map_err(|error| UsageError(format!("{error}")))?;
         if let Some(backend) = &self.backend {
             check_backend(target, backend)?;
+            check_keys(self.keys(), backend)?;
         }
         // Before the build, which takes longer than finding out that it was for nothing.
         target.find_emulator()?;
@@ -97,7 +108,8 @@ impl MachineOptions {
             time_limit: Duration::from_secs(self.time_limit),
             ..Machine::default()
         };
-        Ok(Emulated { kernel: build(target)?, machine, backend: self.backend.clone() })
+        let (backend, keys) = (self.backend.clone(), self.keys());
+        Ok(Emulated { kernel: build(target)?, machine, backend, keys })
     }
 }
 
@@ -113,6 +125,34 @@ pub fn check_backend(target: Target, backend: &str) -> Result<(), UsageError> {
     }
     let what = format!("backend on {}", target.name());
     Err(UsageError::unknown(&what, backend, known.iter().copied()))
+}
+
+/// Backends that have keys to spare.
+const WITH_KEYS: [&str; 4] = ["pks", "poe", "pku", "mock"];
+
+/// Refuses keys that a backend does not have.
+///
+/// # Errors
+///
+/// [`UsageError`] with the backends that have them.
+pub fn check_keys(keys: Keys, backend: &str) -> Result<(), UsageError> {
+    if keys == Keys::One || WITH_KEYS.contains(&backend) {
+        return Ok(());
+    }
+    Err(UsageError(format!(
+        "--keys separate needs a backend with keys to spare ({}); backend {backend} has one class of protected pages",
+        WITH_KEYS.join(", ")
+    )))
+}
+
+/// The keys with this name, for the command line.
+///
+/// # Errors
+///
+/// The names there are.
+pub fn keys(name: &str) -> Result<Keys, String> {
+    let known = Keys::ALL.map(Keys::name).join(", ");
+    Keys::from_name(name).ok_or_else(|| format!("expected one of: {known}"))
 }
 
 /// What came of a boot that came to its end.
@@ -150,10 +190,11 @@ impl Emulated {
     /// # Errors
     ///
     /// As [`MachineOptions::build`].
-    pub fn for_bench(target: Target, backend: Option<&str>) -> Result<Emulated> {
+    pub fn for_bench(target: Target, backend: Option<&str>, keys: Keys) -> Result<Emulated> {
         let machine = MachineOptions {
             on: target.name().to_owned(),
             backend: backend.map(str::to_owned),
+            keys: Some(keys),
             smp: bench::CPUS,
             nodes: 1,
             accel: Accel::Tcg,
@@ -211,6 +252,16 @@ impl Emulated {
     pub fn counting_instructions(&self) -> Emulated {
         let machine = Machine { cpus: 1, clock_by_instructions: true, ..self.machine.clone() };
         Emulated { machine, ..self.clone() }
+    }
+
+    /// The kernel's words for a mode, and for the keys that it is to have there.
+    pub fn words_of(&self, mode: &str) -> String {
+        match self.keys {
+            Keys::Separate if mode == Mode::Fused.name() => {
+                format!("mode={mode} keys={}", self.keys.name())
+            }
+            _ => format!("mode={mode}"),
+        }
     }
 
     /// Boots the kernel and returns the backend it selects: the one asked for, or the best it finds.
@@ -274,5 +325,30 @@ impl Emulated {
             unprotected,
         };
         Ok((boot, run))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn separate_keys_are_refused_where_there_is_one_class_of_pages() {
+        for backend in ["smap", "pan", "ttbr0", "none"] {
+            let error = check_keys(Keys::Separate, backend).unwrap_err().to_string();
+            assert!(error.contains("pks, poe, pku, mock") && error.contains(backend), "{error}");
+            assert_eq!(check_keys(Keys::One, backend), Ok(()));
+        }
+        for backend in WITH_KEYS {
+            assert_eq!(check_keys(Keys::Separate, backend), Ok(()));
+        }
+    }
+
+    #[test]
+    fn keys_are_named() {
+        for known in Keys::ALL {
+            assert_eq!(keys(known.name()), Ok(known));
+        }
+        assert_eq!(keys("two"), Err("expected one of: one, separate".to_owned()));
     }
 }

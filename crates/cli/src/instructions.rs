@@ -9,13 +9,14 @@ use std::io;
 
 use anyhow::{Context, Result, bail};
 use kpkeys_emulator::Target;
+use kpkeys_pgtable::Keys;
 use kpkeys_stats::record::{Mode, Record};
 use kpkeys_workloads::Row;
 use serde::Serialize;
 
 use crate::bench::plan::{self, PlannedRow};
 use crate::emulated::bench::Request;
-use crate::emulated::{Emulated, check_backend};
+use crate::emulated::{Emulated, check_backend, check_keys};
 use crate::render;
 use crate::usage::UsageError;
 
@@ -23,6 +24,7 @@ const EXAMPLES: &str = "\
 Examples:
   kpkeys instructions                           all rows, the best backend beside the mock
   kpkeys instructions --rows 'fork*' --backends pan,mock
+  kpkeys instructions --on qemu-x86_64 --modes fused --keys separate
   kpkeys instructions --on qemu-x86_64 --format csv";
 
 /// The options of `kpkeys instructions`.
@@ -35,6 +37,9 @@ pub struct Options {
     /// Backends to set side by side, separated by commas [default: the best there is, and mock]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     backends: Vec<String>,
+    /// Which keys page tables carry in mode fused: one, or separate [default: one]
+    #[arg(long, value_name = "KEYS", value_parser = crate::emulated::keys)]
+    keys: Option<Keys>,
     /// Rows to run, by name with * and ?; may be given again [default: all]
     #[arg(long, value_name = "GLOB")]
     rows: Vec<String>,
@@ -55,6 +60,8 @@ pub struct Report {
     pub unit: &'static str,
     /// The backends, in the order they were asked for.
     pub backends: Vec<String>,
+    /// Which keys page tables carried in mode `fused`.
+    pub keys: &'static str,
     /// The modes, `off` first.
     pub modes: Vec<Mode>,
     /// The rows, in the order of the table.
@@ -86,7 +93,8 @@ pub fn run(options: &Options) -> Result<()> {
     let modes = plan::modes(&options.modes, false)?;
     plan::refuse_parts(&modes)?;
     let modes: Vec<Mode> = [Mode::Off].into_iter().chain(modes).collect();
-    let backends = backends(target, &options.backends)?;
+    let keys = options.keys.unwrap_or_default();
+    let backends = backends(target, &options.backends, keys)?;
     let mut counted: Vec<_> = rows.iter().map(Counted::new).collect();
     for (name, machine) in &backends {
         for mode in &modes {
@@ -100,6 +108,7 @@ pub fn run(options: &Options) -> Result<()> {
     let report = Report {
         on: target.name().to_owned(),
         unit: "instructions",
+        keys: keys.name(),
         backends: backends.into_iter().map(|(name, _)| name).collect(),
         modes,
         rows: counted,
@@ -123,11 +132,12 @@ fn workloads(patterns: &[String]) -> Result<Vec<Row>, UsageError> {
 }
 
 /// A machine for each backend: those asked for, or the best one and the mock.
-fn backends(target: Target, names: &[String]) -> Result<Vec<(String, Emulated)>> {
+fn backends(target: Target, names: &[String], keys: Keys) -> Result<Vec<(String, Emulated)>> {
     for name in names {
         check_backend(target, name)?;
+        check_keys(keys, name)?;
     }
-    let best = Emulated::for_bench(target, None)?;
+    let best = Emulated::for_bench(target, None, keys)?;
     let names = match names {
         [] => vec![best.backend()?, "mock".to_owned()],
         names => names.to_vec(),

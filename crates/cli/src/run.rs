@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use kpkeys_emulator::Line;
-use kpkeys_pgtable::Mode;
+use kpkeys_pgtable::{Keys, Mode};
 
 use crate::emulated::{MachineOptions, UNPROTECTED};
 use crate::usage::UsageError;
@@ -16,6 +16,7 @@ Examples:
   kpkeys run tests                  run its own tests
   kpkeys run --on qemu-aarch64 soak=60 --records
   kpkeys run --backend none --mode off
+  kpkeys run --keys separate tests  tables of address spaces with a key of their own
   kpkeys run --rootfs root.cpio -- ls -l /
   kpkeys run --rootfs root.cpio --mode off -- sh";
 
@@ -39,6 +40,14 @@ pub struct Options {
     words: Vec<String>,
 }
 
+impl Options {
+    /// The kernel's word for the keys that were asked for. It refuses those that the mode or the backend does not have.
+    fn keys(&self) -> Option<String> {
+        let keys = self.machine.keys();
+        (keys != Keys::default()).then(|| format!("keys={}", keys.name()))
+    }
+}
+
 /// Boots the kernel. Its log goes to standard output; returns whether what it was asked for was done and held.
 ///
 /// # Errors
@@ -51,6 +60,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let emulated = options.machine.build()?;
     let mut words = options.words.clone();
     words.extend(options.mode.as_ref().map(|mode| format!("mode={mode}")));
+    words.extend(options.keys());
     let boot = emulated.boot(&words.join(" "), &mut |line| match line {
         Line::Log(text) => println!("{text}"),
         Line::Record(json) if options.records => println!("{json}"),
@@ -75,6 +85,7 @@ fn run_command(options: &Options, archive: &Path) -> Result<bool> {
     }
     let emulated = options.machine.build()?.with_initramfs(archive);
     let mode = options.mode.as_ref().map(|mode| format!("mode={mode} ")).unwrap_or_default();
+    let mode = mode + &options.keys().map(|keys| keys + " ").unwrap_or_default();
     let command: Vec<String> = options.words.iter().map(|word| quoted(word)).collect();
     let command = command.join(" ");
     if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {

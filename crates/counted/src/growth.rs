@@ -1,11 +1,10 @@
 //! The same operation with little and with much around it.
 
-use kpkeys_hosted::boot::Timed;
 use kpkeys_mm::{AddressSpace, Kernel, MapFlags};
 use kpkeys_pgtable::entry::Aarch64;
-use kpkeys_pgtable::{Mode, PageRange, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{Machine, PageRange, PhysAddr, VirtAddr};
 
-use crate::{Error, MEMORY_PAGES, kernel_of, span};
+use crate::{Counted, Error, How, MEMORY_PAGES, Measured, kernel_of, name_of, span};
 
 /// Which sizes are counted.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -25,15 +24,15 @@ const TIMES: usize = 64;
 const TABLE_PAGES: usize = 512;
 const START: VirtAddr = VirtAddr(0x40_0000_0000);
 
-pub fn count(mode: Mode, sizes: Sizes) -> Result<(), Error> {
-    let each = |what: &str, gate: &[usize], largest: &[usize], case: Case| {
+pub fn count<B: Measured>(how: How, sizes: Sizes) -> Result<(), Error> {
+    let each = |what: &str, gate: &[usize], largest: &[usize], case: Case<B>| {
         let (sizes, memory) = match sizes {
             Sizes::Gate => (gate, MEMORY_PAGES),
             Sizes::Largest => (largest, LARGEST_MEMORY_PAGES),
         };
         sizes.iter().try_for_each(|&size| {
-            let name = format!("{what} with {size}, {}", mode.name());
-            case(&kernel_of::<Aarch64>(mode, memory)?, size, &name)
+            let name = format!("{what} with {size}, {}", name_of(how));
+            case(&kernel_of::<Aarch64, B>(how.0, memory)?, size, &name)
         })
     };
     const MANY: [usize; 3] = [16, 8_192, 100_000];
@@ -50,10 +49,10 @@ pub fn count(mode: Mode, sizes: Sizes) -> Result<(), Error> {
 }
 
 /// A kernel, how much there is already, and the span's name.
-type Case = fn(&Kernel<Timed<Aarch64>>, usize, &str) -> Result<(), Error>;
+type Case<B> = fn(&Counted<Aarch64, B>, usize, &str) -> Result<(), Error>;
 
 /// A fault that takes a page-table page from the pool, with so many in use.
-fn table_page(kernel: &Kernel<Timed<Aarch64>>, size: usize, name: &str) -> Result<(), Error> {
+fn table_page<M: Machine>(kernel: &Kernel<M>, size: usize, name: &str) -> Result<(), Error> {
     let mut space = AddressSpace::new(kernel)?;
     let page = |i: usize| START.offset_pages(i * TABLE_PAGES);
     space.mmap(PageRange::new(START, (size + TIMES) * TABLE_PAGES)?, MapFlags::DATA)?;
@@ -64,7 +63,7 @@ fn table_page(kernel: &Kernel<Timed<Aarch64>>, size: usize, name: &str) -> Resul
 }
 
 /// A frame taken and given back, with so many taken.
-fn frame(kernel: &Kernel<Timed<Aarch64>>, size: usize, name: &str) -> Result<(), Error> {
+fn frame<M: Machine>(kernel: &Kernel<M>, size: usize, name: &str) -> Result<(), Error> {
     let frames = kernel.frames();
     let mut taken = Vec::with_capacity(size);
     for _ in 0..size {
@@ -83,7 +82,7 @@ fn frame(kernel: &Kernel<Timed<Aarch64>>, size: usize, name: &str) -> Result<(),
 }
 
 /// An area made and freed, with so many live, every second of them freed before.
-fn vmalloc(kernel: &Kernel<Timed<Aarch64>>, size: usize, name: &str) -> Result<(), Error> {
+fn vmalloc<M: Machine>(kernel: &Kernel<M>, size: usize, name: &str) -> Result<(), Error> {
     let areas = (0..2 * size).map(|_| kernel.vmalloc(1)).collect::<Result<Vec<_>, _>>()?;
     areas.iter().step_by(2).try_for_each(|&area| kernel.vfree(area))?;
     kernel.purge_vmalloc();
@@ -94,7 +93,7 @@ fn vmalloc(kernel: &Kernel<Timed<Aarch64>>, size: usize, name: &str) -> Result<(
 }
 
 /// A page mapped and unmapped by `vm_map_ram`, with so many mapped.
-fn vm_map_ram(kernel: &Kernel<Timed<Aarch64>>, size: usize, name: &str) -> Result<(), Error> {
+fn vm_map_ram<M: Machine>(kernel: &Kernel<M>, size: usize, name: &str) -> Result<(), Error> {
     let owned = kernel.frames().new_frame()?;
     let page: [PhysAddr; 1] = [owned.address()];
     let mapped = (0..size).map(|_| kernel.vm_map_ram(&page)).collect::<Result<Vec<_>, _>>()?;
@@ -108,7 +107,7 @@ fn vm_map_ram(kernel: &Kernel<Timed<Aarch64>>, size: usize, name: &str) -> Resul
 }
 
 /// A mapping made, touched and unmapped, with so many beside it that none can be merged.
-fn mappings(kernel: &Kernel<Timed<Aarch64>>, size: usize, name: &str) -> Result<(), Error> {
+fn mappings<M: Machine>(kernel: &Kernel<M>, size: usize, name: &str) -> Result<(), Error> {
     let mut space = AddressSpace::new(kernel)?;
     let page = |i: usize| PageRange::new(START.offset_pages(2 * i), 1);
     (0..size).try_for_each(|i| space.mmap(page(i)?, MapFlags::DATA))?;
@@ -123,7 +122,7 @@ fn mappings(kernel: &Kernel<Timed<Aarch64>>, size: usize, name: &str) -> Result<
 }
 
 /// An address space made and given back, with so many alive.
-fn spaces(kernel: &Kernel<Timed<Aarch64>>, size: usize, name: &str) -> Result<(), Error> {
+fn spaces<M: Machine>(kernel: &Kernel<M>, size: usize, name: &str) -> Result<(), Error> {
     let alive = (0..size).map(|_| AddressSpace::new(kernel)).collect::<Result<Vec<_>, _>>()?;
     span::count(name, TIMES as u64, || {
         for _ in 0..TIMES {
@@ -135,21 +134,22 @@ fn spaces(kernel: &Kernel<Timed<Aarch64>>, size: usize, name: &str) -> Result<()
     Ok(())
 }
 
-type Space<'k> = AddressSpace<'k, Timed<Aarch64>>;
-
 /// A mapping of so many pages, none of them there yet.
-fn mapping(kernel: &Kernel<Timed<Aarch64>>, pages: usize) -> Result<(Space<'_>, PageRange), Error> {
+fn mapping<M: Machine>(
+    kernel: &Kernel<M>,
+    pages: usize,
+) -> Result<(AddressSpace<'_, M>, PageRange), Error> {
     let (mut space, range) = (AddressSpace::new(kernel)?, PageRange::new(START, pages)?);
     space.mmap(range, MapFlags::DATA)?;
     Ok((space, range))
 }
 
-fn populate(kernel: &Kernel<Timed<Aarch64>>, pages: usize, name: &str) -> Result<(), Error> {
+fn populate<M: Machine>(kernel: &Kernel<M>, pages: usize, name: &str) -> Result<(), Error> {
     let (mut space, range) = mapping(kernel, pages)?;
     span::count(name, pages as u64, || Ok(space.populate(range)?))
 }
 
-fn fork(kernel: &Kernel<Timed<Aarch64>>, pages: usize, name: &str) -> Result<(), Error> {
+fn fork<M: Machine>(kernel: &Kernel<M>, pages: usize, name: &str) -> Result<(), Error> {
     let (mut space, range) = mapping(kernel, pages)?;
     space.populate(range)?;
     let mut child = Vec::with_capacity(1);
@@ -159,7 +159,7 @@ fn fork(kernel: &Kernel<Timed<Aarch64>>, pages: usize, name: &str) -> Result<(),
     })
 }
 
-fn munmap(kernel: &Kernel<Timed<Aarch64>>, pages: usize, name: &str) -> Result<(), Error> {
+fn munmap<M: Machine>(kernel: &Kernel<M>, pages: usize, name: &str) -> Result<(), Error> {
     let (mut space, range) = mapping(kernel, pages)?;
     space.populate(range)?;
     span::count(name, pages as u64, || Ok(space.munmap(range)?))

@@ -4,6 +4,8 @@
 //! inside of one function only ([`span`]) and to write what it counted whenever that is left. What is printed is a line for each of
 //! those spans, in order: a name, and how many operations it did. Run alone it does the same and nothing is counted.
 //!
+//! `kpkeys-counted fused --keys separate` counts the mode with a key of their own for the tables of address spaces.
+//!
 //! `kpkeys-counted MODE --largest` counts growth alone, up to the largest sizes; `cargo xtask growth` makes a table of it.
 //!
 //! Every span has a kernel of its own, booted afresh, so that adding one changes no other's count.
@@ -21,11 +23,12 @@ mod span;
 
 use std::process::ExitCode;
 
-use kpkeys_hosted::boot::{Timed, boot};
+use kpkeys_hosted::boot::{Measuring, MockBackend, SeparateMock, boot_measured};
+use kpkeys_hosted::parts::Measured;
 use kpkeys_hosted::{HostedFormat, Setup};
 use kpkeys_mm::Kernel;
 use kpkeys_pgtable::entry::{Aarch64, X86_64};
-use kpkeys_pgtable::{Config, Mode};
+use kpkeys_pgtable::{Config, Keys, Mode, NoProbe};
 
 use growth::Sizes;
 
@@ -48,32 +51,64 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Error> {
-    let (mode, sizes) = arguments(std::env::args().skip(1))?;
-    if sizes == Sizes::Largest {
-        return growth::count(mode, sizes);
+    let (mode, keys, sizes) = arguments(std::env::args().skip(1))?;
+    match keys {
+        Keys::One => count::<MockBackend<Aarch64>, MockBackend<X86_64>>((mode, keys), sizes),
+        Keys::Separate => count::<SeparateMock<Aarch64>, SeparateMock<X86_64>>((mode, keys), sizes),
     }
-    rows::count(mode)?;
-    ranges::count::<Aarch64>("aarch64", mode)?;
-    ranges::count::<X86_64>("x86_64", mode)?;
-    growth::count(mode, sizes)
 }
 
-fn arguments(mut arguments: impl Iterator<Item = String>) -> Result<(Mode, Sizes), Error> {
-    let named = arguments.next().and_then(|name| Mode::from_name(&name));
-    match (named, arguments.next().as_deref(), arguments.next()) {
-        (Some(mode), None, None) => Ok((mode, Sizes::Gate)),
-        (Some(mode), Some("--largest"), None) => Ok((mode, Sizes::Largest)),
+fn count<Arm: Measured, X86: Measured>(how: How, sizes: Sizes) -> Result<(), Error> {
+    if sizes == Sizes::Largest {
+        return growth::count::<Arm>(how, sizes);
+    }
+    rows::count::<Arm>(how)?;
+    ranges::count::<Aarch64, Arm>("aarch64", how)?;
+    ranges::count::<X86_64, X86>("x86_64", how)?;
+    growth::count::<Arm>(how, sizes)
+}
+
+/// The mode, and the keys that page tables carry in it.
+type How = (Mode, Keys);
+
+/// What a count's name ends with.
+fn name_of((mode, keys): How) -> String {
+    match keys {
+        Keys::One => mode.name().to_owned(),
+        Keys::Separate => format!("{} with separate keys", mode.name()),
+    }
+}
+
+fn arguments(arguments: impl Iterator<Item = String>) -> Result<(Mode, Keys, Sizes), Error> {
+    let arguments: Vec<String> = arguments.collect();
+    let (named, options) = arguments.split_first().ok_or("give a mode")?;
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    match (Mode::from_name(named), &options[..]) {
+        (Some(mode), []) => Ok((mode, Keys::One, Sizes::Gate)),
+        (Some(mode), ["--largest"]) => Ok((mode, Keys::One, Sizes::Largest)),
+        (Some(Mode::Fused), ["--keys", "separate"]) => {
+            Ok((Mode::Fused, Keys::Separate, Sizes::Gate))
+        }
         _ => {
             let modes = Mode::ALL.map(Mode::name).join(", ");
-            Err(format!("give one mode ({modes}), and --largest or nothing").into())
+            Err(format!(
+                "give one mode ({modes}), and --largest or nothing, or fused --keys separate"
+            )
+            .into())
         }
     }
 }
 
-fn kernel<F: HostedFormat>(mode: Mode) -> Result<Kernel<Timed<F>>, Error> {
+/// A kernel to be counted on.
+type Counted<F, B> = Kernel<Measuring<F, B, NoProbe>>;
+
+fn kernel<F: HostedFormat, B: Measured>(mode: Mode) -> Result<Counted<F, B>, Error> {
     kernel_of(mode, MEMORY_PAGES)
 }
 
-fn kernel_of<F: HostedFormat>(mode: Mode, pages: usize) -> Result<Kernel<Timed<F>>, Error> {
-    Ok(boot::<F>(Setup { pages, cpus: CPUS, config: Config::of(mode) })?)
+fn kernel_of<F: HostedFormat, B: Measured>(
+    mode: Mode,
+    pages: usize,
+) -> Result<Counted<F, B>, Error> {
+    Ok(boot_measured::<F, B>(Setup { pages, cpus: CPUS, config: Config::of(mode) })?)
 }

@@ -3,7 +3,7 @@
 use kpkeys_hosted::HostedFormat;
 use kpkeys_pgtable::{Attrs, Mode, PageRange, PhysAddr, Root, VirtAddr};
 
-use crate::{Error, kernel, span};
+use crate::{Counted, Error, How, Measured, kernel, name_of, span};
 
 /// A table's worth, and 32 tables'.
 const SIZES: [usize; 2] = [512, 512 * 32];
@@ -11,11 +11,11 @@ const SIZES: [usize; 2] = [512, 512 * 32];
 const SINGLES: usize = 512;
 const START: VirtAddr = VirtAddr(0x40_0000_0000);
 
-pub fn count<F: HostedFormat>(format: &str, mode: Mode) -> Result<(), Error> {
+pub fn count<F: HostedFormat, B: Measured>(format: &str, how: How) -> Result<(), Error> {
     for pages in SIZES {
-        let name = |what: &str| format!("{format} {what} range of {pages}, {}", mode.name());
+        let name = |what: &str| format!("{format} {what} range of {pages}, {}", name_of(how));
         let range = PageRange::new(START, pages)?;
-        Space::<F>::with(mode, |space| {
+        Space::<F, B>::with(how.0, |space| {
             let operations = pages as u64;
             span::count(&name("map"), operations, || space.map(range))?;
             span::count(&name("walk"), operations, || space.walk(range))?;
@@ -23,11 +23,11 @@ pub fn count<F: HostedFormat>(format: &str, mode: Mode) -> Result<(), Error> {
             span::count(&name("unmap"), operations, || space.unmap(range))
         })?;
     }
-    let name = |what: &str| format!("{format} {what} one page, {}", mode.name());
+    let name = |what: &str| format!("{format} {what} one page, {}", name_of(how));
     let each = |mut work: Box<dyn FnMut(PageRange) -> Result<(), Error> + '_>| {
         (0..SINGLES).try_for_each(|i| work(PageRange::new(START.offset_pages(i), 1)?))
     };
-    Space::<F>::with(mode, |space| {
+    Space::<F, B>::with(how.0, |space| {
         // The tables are there already: linking them is not what a page costs.
         space.map(PageRange::new(START, 1)?)?;
         space.unmap(PageRange::new(START, 1)?)?;
@@ -39,15 +39,15 @@ pub fn count<F: HostedFormat>(format: &str, mode: Mode) -> Result<(), Error> {
 }
 
 /// A user root on a kernel of its own.
-struct Space<F: HostedFormat> {
-    kernel: kpkeys_mm::Kernel<kpkeys_hosted::boot::Timed<F>>,
+struct Space<F: HostedFormat, B: Measured> {
+    kernel: Counted<F, B>,
     root: Root,
     frame: PhysAddr,
 }
 
-impl<F: HostedFormat> Space<F> {
-    fn with(mode: Mode, work: impl FnOnce(&Space<F>) -> Result<(), Error>) -> Result<(), Error> {
-        let kernel = kernel::<F>(mode)?;
+impl<F: HostedFormat, B: Measured> Space<F, B> {
+    fn with(mode: Mode, work: impl FnOnce(&Self) -> Result<(), Error>) -> Result<(), Error> {
+        let kernel = kernel::<F, B>(mode)?;
         let owned = kernel.frames().new_frame()?;
         let paging = kernel.paging();
         let root = paging.new_user_root(&paging.section(paging.kernel()))?;

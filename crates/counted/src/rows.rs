@@ -2,10 +2,10 @@
 
 use kpkeys_mm::AddressSpace;
 use kpkeys_pgtable::entry::Aarch64;
-use kpkeys_pgtable::{Machine, Mode, PageRange, VirtAddr};
+use kpkeys_pgtable::{Machine, PageRange, VirtAddr};
 use kpkeys_workloads::{ALL_ROWS, Clock, Row, Span, Test, process};
 
-use crate::{Error, kernel, span};
+use crate::{Error, How, Measured, kernel, name_of, span};
 
 /// Pages of the mapping that fork and munmap work on: 32 MiB, 16 tables.
 const PAGES: usize = 1 << 13;
@@ -13,10 +13,10 @@ const PAGES: usize = 1 << 13;
 const SCALE: u64 = 2_500;
 const START: VirtAddr = VirtAddr(0x40_0000_0000);
 
-pub fn count(mode: Mode) -> Result<(), Error> {
+pub fn count<B: Measured>(how: How) -> Result<(), Error> {
     for row in &ALL_ROWS {
-        let name = format!("{}, {}", row.result_class, mode.name());
-        let kernel = kernel::<Aarch64>(mode)?;
+        let name = format!("{}, {}", row.result_class, name_of(how));
+        let kernel = kernel::<Aarch64, B>(how.0)?;
         match row.span {
             Span::Loops { published } => {
                 let run = || kpkeys_workloads::run(&kernel, &NoClock, row, SCALE).map(drop);

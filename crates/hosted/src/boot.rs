@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use kpkeys::keyed::Keyed;
+use kpkeys::keyed::{self, Keyed};
 use kpkeys::pan::Pan;
 use kpkeys::ttbr0::Ttbr0;
 use kpkeys_mm::{Buddy, FrameTable, Kernel, Layout};
@@ -18,6 +18,8 @@ use crate::register::{ArenaRegister, MockRegister, PanFlag, PanRegister, Ttbr0Re
 
 /// A backend by the mock register, in the encoding of a format.
 pub type MockBackend<F> = Keyed<MockRegister, <F as HostedFormat>::Encoding>;
+/// The same, where tables of address spaces have a key of their own in mode `fused`.
+pub type SeparateMock<F> = Keyed<MockRegister, <F as HostedFormat>::Encoding, keyed::Separate>;
 /// A backend whose windows are real to this process.
 pub type ArenaBackend<F> =
     Keyed<ArenaRegister<<F as HostedFormat>::Encoding>, <F as HostedFormat>::Encoding>;

@@ -14,7 +14,7 @@ use std::io;
 use std::sync::Arc;
 
 use kpkeys::encoding::Encoding;
-use kpkeys::keyed::Keyed;
+use kpkeys::keyed::{Keyed, Separate};
 pub use kpkeys::null::Null;
 use kpkeys::{Backend, Context, Saved, Scheme};
 
@@ -57,6 +57,31 @@ impl<E: Encoding + Send + Sync> Measured for Keyed<MockRegister, E> {
 
     fn memory(pages: usize) -> io::Result<(Arc<Arena>, NoTlb)> {
         unguarded(pages)
+    }
+}
+
+impl<E: Encoding + Send + Sync> Measured for Keyed<MockRegister, E, Separate> {
+    type Tlb = NoTlb;
+
+    fn ready() -> io::Result<Self> {
+        Keyed::<MockRegister, E>::ready().map(Keyed::with_separate_keys)
+    }
+
+    fn memory(pages: usize) -> io::Result<(Arc<Arena>, NoTlb)> {
+        unguarded(pages)
+    }
+}
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+impl Measured for crate::pku::SeparatePku {
+    type Tlb = crate::pku::HostKeys;
+
+    fn ready() -> io::Result<Self> {
+        Ok(crate::pku::ready()?.with_separate_keys())
+    }
+
+    fn memory(pages: usize) -> io::Result<(Arc<Arena>, Self::Tlb)> {
+        kpkeys::pku::Pku::memory(pages)
     }
 }
 

@@ -231,7 +231,7 @@ unsafe impl Register for Ttbr0Register {
     fn synchronize(&self) {}
 }
 
-/// Which values of a register open page tables.
+/// Which values of a register open page tables, some or all.
 pub trait Opens {
     /// Whether this one does.
     fn opens(value: u64) -> bool;
@@ -239,7 +239,9 @@ pub trait Opens {
 
 impl<E: Encoding> Opens for E {
     fn opens(value: u64) -> bool {
-        encoding::decode::<E>(value, Pkey::PAGE_TABLES) == Some(Access::ReadWrite)
+        [Pkey::PAGE_TABLES, Pkey::USER_TABLES]
+            .into_iter()
+            .any(|key| encoding::decode::<E>(value, key) == Some(Access::ReadWrite))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The contract between the code that needs a context and the CPU feature that provides it.
 
-use crate::context::Context;
+use crate::context::{Context, PageTables};
 
 /// A protection state kept outside the CPU: in an exception frame or in a suspended thread.
 ///
@@ -91,6 +91,25 @@ pub unsafe trait Backend {
     #[inline(always)]
     fn has_window_root(&self) -> bool {
         false
+    }
+
+    /// Whether the tables of address spaces have a key of their own, [`Pkey::USER_TABLES`](crate::Pkey::USER_TABLES): then windows for them open that one alone. For backends
+    /// that have keys to spare; the same for as long as the backend is used. See [`keyed::Separate`](crate::keyed::Separate).
+    #[inline(always)]
+    fn separates_user_tables(&self) -> bool {
+        false
+    }
+
+    /// Enters the context in which tables of address spaces may be written: [`UserTables`](crate::context::UserTables) where these have a key of their own, and elsewhere that of all
+    /// page tables. It is apart from [`enter`](Self::enter), since a backend of one flag has no such context: that would not compile.
+    ///
+    /// # Safety
+    ///
+    /// As for [`enter`](Self::enter).
+    #[inline(always)]
+    unsafe fn enter_user_tables(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { self.enter::<PageTables>() };
     }
 
     /// Enters context `C`, in force when this returns.

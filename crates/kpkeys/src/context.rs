@@ -33,10 +33,19 @@ impl Context for Default {
     const ACCESS: AccessMap = AccessMap::PROTECTED;
 }
 
-/// [`struct@Default`], and page tables may be written.
+/// [`struct@Default`], and page tables may be written: all of them, or, where those of address spaces have a key of their own, the others, and
+/// what is guarded as page tables are.
 #[derive(Clone, Copy, Debug)]
 pub struct PageTables;
 
 impl Context for PageTables {
     const ACCESS: AccessMap = AccessMap::PROTECTED.with(Pkey::PAGE_TABLES, Access::ReadWrite);
+}
+
+/// [`struct@Default`], and the tables of address spaces may be written, where they have a key of their own. The kernel's stay closed.
+#[derive(Clone, Copy, Debug)]
+pub struct UserTables;
+
+impl Context for UserTables {
+    const ACCESS: AccessMap = AccessMap::PROTECTED.with(Pkey::USER_TABLES, Access::ReadWrite);
 }

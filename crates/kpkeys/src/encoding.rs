@@ -151,7 +151,7 @@ mod tests {
     const ACCESSES: [Access; 3] = [Access::ReadWrite, Access::ReadOnly, Access::NoAccess];
 
     fn every_key_round_trips<E: Encoding>() {
-        for key in [Pkey::PAGE_TABLES, Pkey::WRITE_RARELY] {
+        for key in [Pkey::PAGE_TABLES, Pkey::WRITE_RARELY, Pkey::USER_TABLES] {
             for access in ACCESSES {
                 let update = Update::from_map::<E>(&AccessMap::PROTECTED.with(key, access));
                 for register in [0, register_mask::<E>(), 0x5555_5555_5555_5555, u64::MAX] {
@@ -170,7 +170,7 @@ mod tests {
     fn unmanaged_keys_are_untouched<E: Encoding>() {
         let field = (1u64 << E::BITS) - 1;
         let update = Update::of::<E, context::PageTables>();
-        for number in 3..E::KEYS {
+        for number in 4..E::KEYS {
             let bits = (field << (u32::from(number) * E::BITS)) & register_mask::<E>();
             assert_eq!(update.apply(bits) & bits, bits, "set bits of key {number} were lost");
             assert_eq!(update.apply(!bits) & bits, 0, "clear bits of key {number} were set");
@@ -200,16 +200,18 @@ mod tests {
     #[test]
     fn pkrs_values_are_the_manuals() {
         // Key 1: write-disable is bit 3, access-disable bit 2. Read-only must not be access-disabled.
-        assert_eq!(Update::of::<Pkrs, context::Default>().apply(0), 0b10_1000);
-        assert_eq!(Update::of::<Pkrs, context::PageTables>().apply(0b10_1000), 0b10_0000);
+        assert_eq!(Update::of::<Pkrs, context::Default>().apply(0), 0b1010_1000);
+        assert_eq!(Update::of::<Pkrs, context::PageTables>().apply(0b1010_1000), 0b1010_0000);
+        assert_eq!(Update::of::<Pkrs, context::UserTables>().apply(0b1010_1000), 0b0010_1000);
         assert_eq!(Update::of::<Pkrs, context::Default>().apply(u64::MAX) >> 32, 0);
     }
 
     #[test]
     fn por_values_are_the_manuals() {
-        assert_eq!(Update::of::<Por, context::Default>().apply(0), 0x117);
-        assert_eq!(Update::of::<Por, context::PageTables>().apply(0x117), 0x157);
+        assert_eq!(Update::of::<Por, context::Default>().apply(0), 0x1117);
+        assert_eq!(Update::of::<Por, context::PageTables>().apply(0x1117), 0x1157);
+        assert_eq!(Update::of::<Por, context::UserTables>().apply(0x1117), 0x5117);
         // Bit 3 of each field is reserved, and so are the fields from key 8 up.
-        assert_eq!(Update::of::<Por, context::Default>().apply(u64::MAX), 0x7777_7117);
+        assert_eq!(Update::of::<Por, context::Default>().apply(u64::MAX), 0x7777_1117);
     }
 }

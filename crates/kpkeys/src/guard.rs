@@ -3,7 +3,7 @@
 use core::marker::PhantomData;
 
 use crate::backend::Backend;
-use crate::context::{Context, Default, PageTables};
+use crate::context::{Context, Default, PageTables, UserTables};
 
 /// The time this CPU spends in context `C`. Dropping it enters context `Outside`: [`struct@Default`], unless the guard was made
 /// [within](Self::within) another.
@@ -72,6 +72,66 @@ impl<B: Backend, Outside: Context> Guard<'_, B, PageTables, Outside> {
     }
 }
 
+impl<'b, B: Backend> Guard<'b, B, UserTables> {
+    /// [`enter`](Guard::enter)s the context in which tables of address spaces may be written.
+    ///
+    /// # Safety
+    ///
+    /// As for [`enter`](Guard::enter).
+    #[inline(always)]
+    pub unsafe fn enter_user_tables(backend: &'b B) -> Self {
+        debug_assert!(backend.is_in::<Default>(), "a guard within a guard is made with `within`");
+        // SAFETY: the caller's promise.
+        unsafe { backend.enter_user_tables() };
+        Guard { backend, contexts: PhantomData }
+    }
+
+    /// The proof that tables of address spaces may be written while this guard lives.
+    #[inline(always)]
+    pub fn window(&self) -> Window<'_> {
+        Window { guard: PhantomData }
+    }
+
+    /// Goes on in the context of page tables, by one write of the register: what this one opened is closed.
+    ///
+    /// # Safety
+    ///
+    /// As for [`enter`](Guard::enter).
+    #[inline(always)]
+    pub unsafe fn go_on_with_page_tables(self) -> Guard<'b, B, PageTables> {
+        let backend = self.backend;
+        core::mem::forget(self);
+        // SAFETY: the caller's promise.
+        unsafe { backend.enter::<PageTables>() };
+        Guard { backend, contexts: PhantomData }
+    }
+}
+
+impl<'b, B: Backend> Guard<'b, B, PageTables> {
+    /// The same guard, for whoever stores to tables that its context opens: those of address spaces among them, where they have no key of their own. Nothing
+    /// is written.
+    #[inline(always)]
+    pub fn for_any_tables(self) -> Guard<'b, B, UserTables> {
+        let backend = self.backend;
+        core::mem::forget(self);
+        Guard { backend, contexts: PhantomData }
+    }
+
+    /// Goes on in the context of the tables of address spaces, by one write of the register: what this one opened is closed.
+    ///
+    /// # Safety
+    ///
+    /// As for [`enter`](Guard::enter).
+    #[inline(always)]
+    pub unsafe fn go_on_with_user_tables(self) -> Guard<'b, B, UserTables> {
+        let backend = self.backend;
+        core::mem::forget(self);
+        // SAFETY: the caller's promise.
+        unsafe { backend.enter_user_tables() };
+        Guard { backend, contexts: PhantomData }
+    }
+}
+
 impl<B: Backend, C: Context, Outside: Context> Drop for Guard<'_, B, C, Outside> {
     #[inline(always)]
     fn drop(&mut self) {
@@ -80,7 +140,7 @@ impl<B: Backend, C: Context, Outside: Context> Drop for Guard<'_, B, C, Outside>
     }
 }
 
-/// The proof that page tables may be written, on this CPU, now.
+/// The proof that page tables may be written, on this CPU, now: those that its guard opened.
 ///
 /// It has no size and no data: it exists so that a page-table store outside a window does not compile. It cannot
 /// outlive the guard it came from or move to another thread.

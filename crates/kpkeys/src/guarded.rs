@@ -25,7 +25,7 @@ use crate::key::{Access, AccessMap, Pkey};
 /// }
 /// ```
 pub trait Key {
-    /// Its number: one that every context manages, and neither key 0 nor that of page tables.
+    /// Its number: one that every context manages, and neither key 0 nor one of page tables.
     const PKEY: Pkey;
 }
 
@@ -38,6 +38,10 @@ impl<K: Key> Context for Writing<K> {
         assert!(
             K::PKEY.number() != Pkey::PAGE_TABLES.number(),
             "the key of page tables is for page tables: take another"
+        );
+        assert!(
+            K::PKEY.number() != Pkey::USER_TABLES.number(),
+            "the key of the tables of address spaces is for these: take another"
         );
         assert!(
             K::PKEY.number() != Pkey::DEFAULT.number(),

@@ -16,6 +16,9 @@ impl Pkey {
     pub const PAGE_TABLES: Pkey = Pkey(1);
     /// The key of other data that a kernel wants to write rarely, such as credentials: for contexts of its own.
     pub const WRITE_RARELY: Pkey = Pkey(2);
+    /// The key of the tables of address spaces, below their roots, where they have one of their own
+    /// ([`Backend::separates_user_tables`](crate::Backend::separates_user_tables)). Elsewhere no page carries it.
+    pub const USER_TABLES: Pkey = Pkey(3);
     /// How many keys the largest format has.
     pub const COUNT: usize = 16;
 
@@ -54,6 +57,7 @@ impl AccessMap {
         managed[Pkey::DEFAULT.0 as usize] = Some(Access::ReadWrite);
         managed[Pkey::PAGE_TABLES.0 as usize] = Some(Access::ReadOnly);
         managed[Pkey::WRITE_RARELY.0 as usize] = Some(Access::ReadOnly);
+        managed[Pkey::USER_TABLES.0 as usize] = Some(Access::ReadOnly);
         AccessMap { managed }
     };
 
@@ -97,7 +101,7 @@ mod tests {
         for number in 0..16 {
             let expected = match number {
                 0 => Some(Access::ReadWrite),
-                1 | 2 => Some(Access::ReadOnly),
+                1..=3 => Some(Access::ReadOnly),
                 _ => None,
             };
             assert_eq!(AccessMap::PROTECTED.get(Pkey(number)), expected, "key {number}");
@@ -113,6 +117,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "only keys that every context manages")]
     fn a_key_that_nothing_closes_cannot_be_opened() {
-        let _ = AccessMap::PROTECTED.with(Pkey(3), Access::ReadWrite);
+        let _ = AccessMap::PROTECTED.with(Pkey(4), Access::ReadWrite);
     }
 }

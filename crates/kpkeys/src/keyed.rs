@@ -1,9 +1,12 @@
 //! Backends that work by keys: a register that holds every key's access, and its encoding.
+//!
+//! There are keys to spare, so that the tables of address spaces can have one of their own: that is the third parameter of [`Keyed`], and a
+//! constant of the type. A backend without keys has no such parameter.
 
 use core::marker::PhantomData;
 
 use crate::backend::{Backend, Saved};
-use crate::context::{self, Context};
+use crate::context::{self, Context, UserTables};
 use crate::encoding::{Encoding, Update};
 
 /// A value on its way to a protection register.
@@ -41,11 +44,34 @@ pub unsafe trait Register {
     fn synchronize(&self);
 }
 
-/// The backend of a register and its encoding.
+/// Which keys page tables have.
+pub trait Keys: Copy {
+    /// Whether the tables of address spaces have one of their own.
+    const SEPARATE: bool;
+}
+
+/// One key for all page tables, [`Pkey::PAGE_TABLES`](crate::Pkey::PAGE_TABLES).
 #[derive(Clone, Copy, Debug)]
-pub struct Keyed<R, E> {
+pub struct One;
+
+impl Keys for One {
+    const SEPARATE: bool = false;
+}
+
+/// [`Pkey::USER_TABLES`](crate::Pkey::USER_TABLES) for the tables of address spaces, below their roots, and [`Pkey::PAGE_TABLES`](crate::Pkey::PAGE_TABLES) for all others and what is
+/// guarded as they are.
+#[derive(Clone, Copy, Debug)]
+pub struct Separate;
+
+impl Keys for Separate {
+    const SEPARATE: bool = true;
+}
+
+/// The backend of a register and its encoding, with one key for all page tables or two.
+#[derive(Clone, Copy, Debug)]
+pub struct Keyed<R, E, K = One> {
     register: R,
-    encoding: PhantomData<E>,
+    encoding: PhantomData<(E, K)>,
 }
 
 impl<R: Register, E: Encoding> Keyed<R, E> {
@@ -54,6 +80,13 @@ impl<R: Register, E: Encoding> Keyed<R, E> {
         Keyed { register, encoding: PhantomData }
     }
 
+    /// The same, where the tables of address spaces have a key of their own.
+    pub fn with_separate_keys(self) -> Keyed<R, E, Separate> {
+        Keyed { register: self.register, encoding: PhantomData }
+    }
+}
+
+impl<R: Register, E: Encoding, K: Keys> Keyed<R, E, K> {
     /// Resets this CPU's register to [`context::Default`], whatever it held.
     #[inline(always)]
     pub fn reset(&self) {
@@ -77,10 +110,21 @@ impl<R: Register, E: Encoding> Keyed<R, E> {
 
 // SAFETY: entering writes the context's own update, a constant, which leaves unmanaged keys alone, and orders it before later
 // accesses by the register's barrier; every method that writes is always inlined. Enforcement is the register's.
-unsafe impl<R: Register, E: Encoding> Backend for Keyed<R, E> {
+unsafe impl<R: Register, E: Encoding, K: Keys> Backend for Keyed<R, E, K> {
     #[inline(always)]
     fn write_needs_barrier(&self) -> bool {
         R::NEEDS_BARRIER
+    }
+
+    #[inline(always)]
+    fn separates_user_tables(&self) -> bool {
+        K::SEPARATE
+    }
+
+    #[inline(always)]
+    unsafe fn enter_user_tables(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { self.enter::<UserTables>() };
     }
 
     #[inline(always)]

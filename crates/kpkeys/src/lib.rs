@@ -10,6 +10,8 @@
 //! - a [`Window`] is the proof, needed by every page-table store, that page tables may be written now;
 //! - a [`Guarded`](guarded::Guarded) is a value of one's own, with another key, whose stores need such a proof as well.
 //!
+//! There are keys to spare: where the tables of address spaces are to have one of their own, a backend by keys is made [`with_separate_keys`](keyed::Keyed::with_separate_keys).
+//!
 //! A CPU without such a register can protect one class of pages, page tables, by older features: the pages are read-only where
 //! they are mapped, and have a second mapping, their *alias*, that one bit of the CPU opens and closes ([`pan`], [`smap`]), or that only windows have a root register lead to ([`ttbr0`]). The protocol
 //! is the same; [`Backend::scheme`] says which of the two it is.

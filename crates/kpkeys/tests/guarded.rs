@@ -11,10 +11,10 @@ use kpkeys::guarded::{Guarded, Key, Writing};
 use kpkeys::keyed::Keyed;
 use kpkeys::{Access, Context, Guard, Pkey, context};
 
-const DEFAULT: u64 = 0b10_1000;
+const DEFAULT: u64 = 0b1010_1000;
 /// Key 2 may be written, key 1 may not.
-const WRITING: u64 = 0b00_1000;
-const PAGE_TABLES: u64 = 0b10_0000;
+const WRITING: u64 = 0b1000_1000;
+const PAGE_TABLES: u64 = 0b1010_0000;
 
 struct Credentials;
 

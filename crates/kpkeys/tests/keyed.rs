@@ -1,20 +1,22 @@
 //! What `Keyed` does to its register, write by write and barrier by barrier.
 //!
-//! Values are spelled out by hand. In `POR_EL1`, `0x117` is the default context (key 0 read-write-execute, keys 1 and 2 read-only) and
-//! `0x157` allows key 1 to be written; in `IA32_PKRS` they are `0b10_1000` and `0b10_0000`.
+//! Values are spelled out by hand. In `POR_EL1`, `0x1117` is the default context (key 0 read-write-execute, keys 1 to 3 read-only),
+//! `0x1157` allows key 1 to be written and `0x5117` key 3; in `IA32_PKRS` they are `0b1010_1000`, `0b1010_0000` and `0b0010_1000`.
 
 mod fake;
 
 use fake::Done::{Barrier, Write};
 use fake::Fake;
 use kpkeys::encoding::{Encoding, Pkrs, Por};
-use kpkeys::keyed::Keyed;
+use kpkeys::keyed::{self, Keyed};
 use kpkeys::{Access, AccessMap, Backend, Context, Guard, Pkey, Scheme, context};
 
-const POR_DEFAULT: u64 = 0x117;
-const POR_PAGE_TABLES: u64 = 0x157;
-const PKRS_DEFAULT: u64 = 0b10_1000;
-const PKRS_PAGE_TABLES: u64 = 0b10_0000;
+const POR_DEFAULT: u64 = 0x1117;
+const POR_PAGE_TABLES: u64 = 0x1157;
+const POR_USER_TABLES: u64 = 0x5117;
+const PKRS_DEFAULT: u64 = 0b1010_1000;
+const PKRS_PAGE_TABLES: u64 = 0b1010_0000;
+const PKRS_USER_TABLES: u64 = 0b0010_1000;
 
 /// A context of a user of the crate: key 2 may be written, page tables may not.
 struct Credentials;
@@ -88,7 +90,7 @@ fn a_register_that_needs_no_barrier_gets_none() {
 
 #[test]
 fn a_guard_within_another_goes_back_to_it() {
-    let (register, backend) = por(0x0117);
+    let (register, backend) = por(0x1117);
     let mut page_tables = open(&backend);
     // SAFETY: the register is a field of this test, and there are no page tables.
     let mut credentials = unsafe { page_tables.within::<Credentials>() };
@@ -98,9 +100,63 @@ fn a_guard_within_another_goes_back_to_it() {
     drop(credentials);
     drop(page_tables);
     // A context says what every managed key allows: inside the credentials', page tables are closed.
-    let values = [0x0157, 0x0517, 0x0157, 0x0517, 0x0157, 0x0117];
+    let values = [0x1157, 0x1517, 0x1157, 0x1517, 0x1157, 0x1117];
     let expected: Vec<_> = values.into_iter().flat_map(|value| [Write(value), Barrier]).collect();
     assert_eq!(register.done(), expected);
+}
+
+fn separate<R: kpkeys::keyed::Register, E: Encoding>(
+    keyed: Keyed<R, E>,
+) -> Keyed<R, E, keyed::Separate> {
+    assert!(!keyed.separates_user_tables(), "one key, unless asked for");
+    let separate = keyed.with_separate_keys();
+    assert!(separate.separates_user_tables());
+    separate
+}
+
+#[test]
+fn a_window_for_tables_of_address_spaces_opens_their_key_alone() {
+    let (register, backend) = pkrs(PKRS_DEFAULT);
+    let backend = separate(backend);
+    // SAFETY: the register is a field of this test, and there are no page tables.
+    let guard = unsafe { Guard::enter_user_tables(&backend) };
+    assert_eq!(backend.access(Pkey::USER_TABLES), Some(Access::ReadWrite));
+    assert_eq!(backend.access(Pkey::PAGE_TABLES), Some(Access::ReadOnly));
+    drop(guard);
+    assert_eq!(register.done(), [Write(PKRS_USER_TABLES), Write(PKRS_DEFAULT)]);
+}
+
+/// At no moment both are open.
+#[test]
+fn going_on_with_other_tables_is_one_write() {
+    let (register, backend) = por(POR_DEFAULT);
+    let backend = separate(backend);
+    // SAFETY: the register is a field of this test, and there are no page tables.
+    let guard: Guard<'_, _, context::PageTables> = unsafe { Guard::enter(&backend) };
+    // SAFETY: as before.
+    let guard = unsafe { guard.go_on_with_user_tables() };
+    // SAFETY: as before.
+    let guard = unsafe { guard.go_on_with_page_tables() };
+    drop(guard);
+    let values = [POR_PAGE_TABLES, POR_USER_TABLES, POR_PAGE_TABLES, POR_DEFAULT];
+    let expected: Vec<_> = values.into_iter().flat_map(|value| [Write(value), Barrier]).collect();
+    assert_eq!(register.done(), expected);
+}
+
+#[test]
+fn an_exception_inside_a_window_for_user_tables_starts_protected() {
+    let (register, backend) = pkrs(PKRS_DEFAULT);
+    let backend = separate(backend);
+    // SAFETY: the register is a field of this test, and there are no page tables.
+    let guard = unsafe { Guard::enter_user_tables(&backend) };
+    let saved = backend.exception_entry();
+    assert_eq!(register.value(), PKRS_DEFAULT);
+    assert!(backend.is_in::<context::Default>());
+    // SAFETY: as before.
+    unsafe { backend.exception_return(saved) };
+    assert_eq!(register.value(), PKRS_USER_TABLES);
+    drop(guard);
+    assert_eq!(register.value(), PKRS_DEFAULT);
 }
 
 /// An attacker who could choose what was there before gains nothing: that is not what comes back.
@@ -122,11 +178,11 @@ fn closing_writes_a_constant_whatever_the_register_held_before() {
 
 #[test]
 fn leaving_keeps_what_the_register_says_of_keys_that_nobody_manages() {
-    let (register, backend) = por(0x0444_0117);
+    let (register, backend) = por(0x0444_1117);
     let guard = open(&backend);
-    assert_eq!(register.value(), 0x0444_0157);
+    assert_eq!(register.value(), 0x0444_1157);
     drop(guard);
-    assert_eq!(register.value(), 0x0444_0117);
+    assert_eq!(register.value(), 0x0444_1117);
 }
 
 #[test]
@@ -233,7 +289,7 @@ fn reset_brings_any_register_into_the_default_context() {
     for before in [0, PKRS_DEFAULT, 0b0100, u64::MAX] {
         let (register, backend) = pkrs(before);
         backend.reset();
-        assert_eq!(register.value() & 0b11_1111, PKRS_DEFAULT, "from {before:#x}");
+        assert_eq!(register.value() & 0xff, PKRS_DEFAULT, "from {before:#x}");
         assert_eq!(register.value() >> 32, 0, "the upper half is reserved: #GP if set");
     }
 }

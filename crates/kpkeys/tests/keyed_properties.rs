@@ -12,7 +12,7 @@ use kpkeys::keyed::Keyed;
 use kpkeys::{Access, AccessMap, Backend, Context, Pkey, Saved, context};
 use proptest::prelude::*;
 
-/// Keys 0 and 1 as in `Default`, key 2 without any access.
+/// Keys 0, 1 and 3 as in `Default`, key 2 without any access.
 struct Hidden;
 
 impl Context for Hidden {
@@ -23,7 +23,7 @@ impl Context for Hidden {
 trait ByHand: Encoding {
     /// Every bit of the register that a key uses.
     const USED: u64;
-    /// The fields of keys 0 and 1, and of key 2.
+    /// The fields of keys 0 to 3, and of key 2.
     const MANAGED: u64;
     const KEY_2: u64;
     const DEFAULT: u64;
@@ -33,20 +33,20 @@ trait ByHand: Encoding {
 
 impl ByHand for Pkrs {
     const USED: u64 = 0xffff_ffff;
-    const MANAGED: u64 = 0b11_1111;
+    const MANAGED: u64 = 0b1111_1111;
     const KEY_2: u64 = 0b11_0000;
-    const DEFAULT: u64 = 0b10_1000;
-    const PAGE_TABLES: u64 = 0b10_0000;
-    const HIDDEN: u64 = 0b01_1000;
+    const DEFAULT: u64 = 0b1010_1000;
+    const PAGE_TABLES: u64 = 0b1010_0000;
+    const HIDDEN: u64 = 0b1001_1000;
 }
 
 impl ByHand for Por {
     const USED: u64 = 0x7777_7777;
-    const MANAGED: u64 = 0xfff;
+    const MANAGED: u64 = 0xffff;
     const KEY_2: u64 = 0xf00;
-    const DEFAULT: u64 = 0x117;
-    const PAGE_TABLES: u64 = 0x157;
-    const HIDDEN: u64 = 0x017;
+    const DEFAULT: u64 = 0x1117;
+    const PAGE_TABLES: u64 = 0x1157;
+    const HIDDEN: u64 = 0x1017;
 }
 
 #[derive(Clone, Copy, Debug)]

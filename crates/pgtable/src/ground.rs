@@ -5,13 +5,13 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use kpkeys::{Backend, Pkey, Scheme};
 use spin::Mutex;
 
-use crate::addr::PhysAddr;
+use crate::addr::{Level, PhysAddr};
 use crate::error::Error;
-use crate::guarded::{FrameType, Violation};
+use crate::guarded::{FrameType, Kind, Violation};
 use crate::linear::{Linear, Reserve};
 use crate::machine::{Frames, Machine};
 use crate::mode::Mode;
-use crate::ptp::EarlyPtps;
+use crate::ptp::{Class, EarlyPtps};
 use crate::section::{Section, Space};
 
 /// The state shared by everything that allocates, keys or stores.
@@ -68,6 +68,24 @@ impl<M: Machine, F: Frames> Ground<M, F> {
     #[inline(always)]
     pub(crate) fn linear(&self) -> &Linear {
         self.machine.anchor().linear().unwrap_or(&self.linear)
+    }
+
+    /// Whether the tables of address spaces have a key of their own: in modes that check, since what a spare page's key is its type says.
+    #[inline(always)]
+    pub(crate) fn separates_user_tables(&self) -> bool {
+        self.machine.backend().separates_user_tables() && self.mode.checks()
+    }
+
+    /// Which tables a table has its key in common with.
+    #[inline(always)]
+    pub(crate) fn class_of(&self, level: Level, kind: Kind) -> Class {
+        if self.separates_user_tables() { Class::of(level, kind) } else { Class::Kernel }
+    }
+
+    /// The same of a frame that is protected.
+    pub(crate) fn class_of_frame(&self, frame: PhysAddr) -> Class {
+        let types = self.machine.anchor().get().filter(|_| self.separates_user_tables());
+        types.map_or(Class::Kernel, |types| Class::of_type(types.of(frame)))
     }
 
     /// Changes the linear map, alone.
@@ -135,7 +153,7 @@ impl<M: Machine, F: Frames> Ground<M, F> {
         }
     }
 
-    /// Makes data spare page-table pages, in modes that check, as part of an operation: `pages` frames from `start`. Those with a mark are looked for in all tables
+    /// Makes data spare page-table pages of a class, in modes that check, as part of an operation: `pages` frames from `start`. Those with a mark are looked for in all tables
     /// first; returns whether that was needed.
     ///
     /// # Errors
@@ -147,8 +165,9 @@ impl<M: Machine, F: Frames> Ground<M, F> {
         section: &Section<'_, M>,
         start: PhysAddr,
         pages: usize,
+        class: Class,
     ) -> Result<bool, Error> {
-        let (from, to) = (FrameType::Data, FrameType::Spare);
+        let (from, to) = (FrameType::Data, class.spare());
         match (section.try_retype(start, pages, from, to), section.types()) {
             (Ok(()), _) => Ok(false),
             (Err(Violation { is: FrameType::Mapped, .. }), Some(types)) => {
@@ -159,7 +178,7 @@ impl<M: Machine, F: Frames> Ground<M, F> {
         }
     }
 
-    /// Makes `pages` frames from `start` page-table pages for the CPU: sets their key, or makes them read-only in the linear map and
+    /// Makes `pages` frames from `start` page-table pages of a class for the CPU: sets their key, or makes them read-only in the linear map and
     /// gives them their alias. Flushes what TLBs hold of them.
     ///
     /// # Errors
@@ -169,9 +188,12 @@ impl<M: Machine, F: Frames> Ground<M, F> {
         &self,
         start: PhysAddr,
         pages: usize,
+        class: Class,
         reserve: &mut Reserve,
     ) -> Result<(), Error> {
-        self.changing_linear(|linear, section| linear.protect(section, start, pages, reserve))
+        self.changing_linear(|linear, section| {
+            linear.protect(section, start, pages, class, reserve)
+        })
     }
 
     /// Makes frames data again, as [`protect`](Self::protect) found them. They must have been protected together.
@@ -194,10 +216,10 @@ impl<M: Machine, F: Frames> Ground<M, F> {
     ///
     /// As [`protect`](Self::protect), and [`Error::NeedsPageMappedLinearMap`].
     #[inline(always)]
-    pub(crate) fn protect_page(&self, frame: PhysAddr) -> Result<(), Error> {
+    pub(crate) fn protect_page(&self, frame: PhysAddr, class: Class) -> Result<(), Error> {
         match self.linear().alias() {
-            None => self.set_page_key(frame, Pkey::PAGE_TABLES),
-            Some(_) => self.protect(frame, 1, &mut Reserve::new()),
+            None => self.set_page_key(frame, class.key()),
+            Some(_) => self.protect(frame, 1, class, &mut Reserve::new()),
         }
     }
 

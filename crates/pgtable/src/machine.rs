@@ -90,11 +90,13 @@ pub enum Event {
     KeyChange,
     /// A TLB flush was requested.
     TlbFlush,
+    /// A window was opened for tables with a key of their own, all others closed. It is one of those [opened](Self::WindowOpened).
+    UserWindowOpened,
 }
 
 impl Event {
     /// How many kinds of event there are.
-    pub const COUNT: usize = Event::TlbFlush as usize + 1;
+    pub const COUNT: usize = Event::UserWindowOpened as usize + 1;
 }
 
 /// Receives events. A probe is a type parameter of the machine, so the build that is timed has no trace of it.

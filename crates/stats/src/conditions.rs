@@ -130,7 +130,8 @@ impl Conditions {
     pub fn of_run(run: &Run) -> Self {
         let effort = run.build.split_once(", ").map_or(run.build.as_str(), |(_, effort)| effort);
         let machine = serde_json::to_value(&run.machine).unwrap_or_default();
-        Self::of(machine, [&run.on, &run.paging, &run.backend], run.switch_ns)
+        let keys = run.keys.as_deref();
+        Self::of(machine, [&run.on, &run.paging, &run.backend], (keys, run.switch_ns))
             .and(effort, run.origin.as_ref())
     }
 
@@ -140,7 +141,8 @@ impl Conditions {
         let effort =
             table.build.split_once(", ").map_or(table.build.as_str(), |(_, effort)| effort);
         let machine = serde_json::to_value(&table.machine).unwrap_or_default();
-        Self::of(machine, [&table.on, &table.paging, &table.backend], table.switch_ns)
+        let keys = table.keys.as_deref();
+        Self::of(machine, [&table.on, &table.paging, &table.backend], (keys, table.switch_ns))
             .and(effort, table.origin.as_ref())
     }
 
@@ -150,12 +152,17 @@ impl Conditions {
         Conditions { source: note.to_owned(), values: Vec::new(), switch_ns: None }
     }
 
-    fn of(machine: Value, [on, paging, backend]: [&String; 3], switch_ns: Option<f64>) -> Self {
+    fn of(
+        machine: Value,
+        [on, paging, backend]: [&String; 3],
+        (keys, switch_ns): (Option<&str>, Option<f64>),
+    ) -> Self {
         let source = machine["cpu"].as_str().unwrap_or_default().to_owned();
+        let by = keys.map_or_else(|| backend.clone(), |keys| format!("{backend} with {keys} keys"));
         let values = vec![
             (Condition::Machine, machine),
             (Condition::Format, json!({ "on": on, "paging": paging })),
-            (Condition::Backend, backend.as_str().into()),
+            (Condition::Backend, by.into()),
         ];
         Conditions { source, values, switch_ns }
     }

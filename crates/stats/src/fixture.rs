@@ -17,6 +17,7 @@ pub(crate) fn run(blocks: u32) -> Run {
         },
         on: "host".into(),
         backend: "mock".into(),
+        keys: None,
         paging: "aarch64".into(),
         switch_ns: Some(10.1),
         seed: 1,

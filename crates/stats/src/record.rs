@@ -57,6 +57,9 @@ pub struct Run {
     pub on: String,
     /// How a window was opened, such as `mock`.
     pub backend: String,
+    /// Which keys page tables carried in mode `fused`, if not one: `separate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<String>,
     /// The entry format of the tables, such as `aarch64`.
     pub paging: String,
     /// Measured cost of one register switch with its barrier; absent where time means nothing.

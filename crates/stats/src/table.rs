@@ -26,6 +26,9 @@ pub struct Table {
     pub on: String,
     /// How a window was opened.
     pub backend: String,
+    /// Which keys page tables carried in mode `fused`, if not one: `separate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<String>,
     /// The entry format of the tables.
     pub paging: String,
     /// Measured cost of one register switch with its barrier.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use kpkeys::Scheme;
-use kpkeys_pgtable::Mode;
+use kpkeys_pgtable::{Keys, Mode};
 use kpkeys_workloads::attack::{Primitive, Promise, Protection, Target, promise};
 
 /// The heading under which the threat model lists them.
@@ -18,7 +18,8 @@ fn not_promised() -> BTreeSet<String> {
     });
     let is_open = |&(way, target): &(Primitive, Target)| {
         [Scheme::Keys, Scheme::Alias].into_iter().any(|scheme| {
-            let protection = Protection { mode: Mode::Fused, enforced: true, scheme, pool: true };
+            let (mode, keys) = (Mode::Fused, Keys::One);
+            let protection = Protection { mode, enforced: true, scheme, pool: true, keys };
             let is_made = scheme == Scheme::Alias || !way.needs_alias();
             is_made && promise::of(target, way, protection) == Promise::None
         })

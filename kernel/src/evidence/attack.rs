@@ -46,6 +46,7 @@ fn run_here(kernel: &'static Memories, cpu: CpuId, config: Config) -> Result<usi
         enforced: protection::selected().enforces(),
         scheme: protection::selected().scheme(),
         pool: config.pool,
+        keys: protection::keys::chosen(),
     };
     let (mut made, mut broken) = (0, 0);
     attack::run(kernel, &Here { cpu }, protection, |attack| {

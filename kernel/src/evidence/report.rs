@@ -25,6 +25,8 @@ pub enum Record<'a> {
         backend: &'a str,
         /// The mode's name.
         mode: &'a str,
+        /// Which keys page tables carry: `one`, or `separate`.
+        keys: &'a str,
         /// Whether hardware refuses stores to page tables.
         enforced: bool,
         /// Page-table pages.

@@ -20,6 +20,7 @@
 use crate::arch::entry::Frame;
 use crate::arch::{exceptions, layout};
 use crate::protection;
+use crate::protection::keys;
 use crate::start::image;
 use crate::start::settled::Settled;
 use core::cell::UnsafeCell;
@@ -42,6 +43,8 @@ struct Kept {
     /// The address of the frame on the stack; zero if none is kept.
     of: [u64; exceptions::KINDS],
     frames: [Frame; exceptions::KINDS],
+    /// Whether the window was one for tables with a key of their own.
+    of_user_tables: [bool; exceptions::KINDS],
     /// The way back of those that were no gate; see [`leave_by_copy`].
     #[cfg(target_arch = "x86_64")]
     copies: [Frame; exceptions::KINDS],
@@ -68,6 +71,7 @@ impl Kept {
     const EMPTY: Self = Self {
         of: [0; exceptions::KINDS],
         frames: [const { Frame::ZERO }; exceptions::KINDS],
+        of_user_tables: [false; exceptions::KINDS],
         #[cfg(target_arch = "x86_64")]
         copies: [const { Frame::ZERO }; exceptions::KINDS],
         #[cfg(target_arch = "x86_64")]
@@ -100,6 +104,9 @@ fn keep(frame: &Frame) {
         return;
     };
     let kept = writable(record());
+    // The register says so still.
+    let of_user_tables =
+        keys::are_separate() && !protection::backend().is_in::<kpkeys::context::PageTables>();
     // SAFETY: the record is this CPU's, and writable while page tables are, which they are between the two writes of the register. What
     // runs then is the copy.
     unsafe {
@@ -108,6 +115,7 @@ fn keep(frame: &Frame) {
         let copy = (&raw mut (*kept).frames).cast::<Frame>().add(kind);
         core::ptr::copy_nonoverlapping(core::ptr::from_ref(frame), copy, 1);
         exceptions::correct(&mut *copy);
+        (&raw mut (*kept).of_user_tables).cast::<bool>().add(kind).write(of_user_tables);
         of.write(core::ptr::from_ref(frame) as u64);
         protection::backend().enter::<kpkeys::context::Default>();
     }
@@ -135,6 +143,7 @@ fn resume(frame: &Frame) -> u64 {
         return way::CLOSED;
     }
     let own = &raw const kept.frames[kind];
+    let of_user_tables = kept.of_user_tables[kind];
     let kept = writable(record);
     // SAFETY: as in `keep`. What runs from here on is the gate, by its own registers.
     unsafe {
@@ -144,6 +153,9 @@ fn resume(frame: &Frame) -> u64 {
             &mut *(&raw mut (*kept).frames).cast::<Frame>().add(kind),
             frame,
         );
+        if of_user_tables {
+            protection::backend().enter_user_tables();
+        }
     }
     own as u64
 }

@@ -11,6 +11,7 @@
 pub mod control;
 pub mod guarded;
 pub mod interrupted;
+pub mod keys;
 pub mod selected;
 pub mod violations;
 
@@ -115,10 +116,26 @@ pub fn in_window<R>(f: impl FnOnce() -> R) -> R {
     if backend().is_in::<PageTables>() {
         return f();
     }
+    if keys::are_separate() && !backend().is_in::<Default>() {
+        return in_window_of_user_tables(f);
+    }
     let _irqs_off = IrqsOff::new();
     // SAFETY: no window is open on this CPU, and none is opened within; interrupts are off.
     let _open: Guard<'_, _, PageTables> = unsafe { Guard::enter(backend()) };
     f()
+}
+
+/// The same inside of a window for tables with a key of their own, which is open again afterwards.
+#[cold]
+#[inline(never)]
+fn in_window_of_user_tables<R>(f: impl FnOnce() -> R) -> R {
+    let _irqs_off = IrqsOff::new();
+    // SAFETY: the window that is open is left and entered again; interrupts are off meanwhile.
+    unsafe { backend().enter::<PageTables>() };
+    let result = f();
+    // SAFETY: as above.
+    unsafe { backend().enter_user_tables() };
+    result
 }
 
 /// Closes this CPU, by a constant, and returns whether it was open. For ways that do not come back: the window is not resumed.

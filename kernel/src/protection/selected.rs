@@ -84,6 +84,19 @@ macro_rules! backends {
             }
 
             #[inline(always)]
+            fn separates_user_tables(&self) -> bool {
+                crate::protection::keys::are_separate()
+            }
+
+            #[inline(always)]
+            unsafe fn enter_user_tables(&self) {
+                match self {
+                    // SAFETY: the caller's promise.
+                    $(Self::$variant(backend) => unsafe { backend.enter_user_tables() },)+
+                }
+            }
+
+            #[inline(always)]
             unsafe fn enter<C: kpkeys::Context>(&self) {
                 match self {
                     // SAFETY: the caller's promise.

@@ -15,6 +15,7 @@
 //! | `replay=N` | replays steps of a recorded program, which came in place of the initramfs, N times |
 //! | `backend=NAME` | one of `arch::backend::Choice`: selects the backend; the best the CPU has if not given |
 //! | `mode=off\|unbatched\|batched\|fused-lean\|fused` | selects the protection mode; `fused` if not given, `off` without backend |
+//! | `keys=one\|separate` | gives the tables of address spaces a key of their own, in mode `fused` with a backend that has keys to spare; `one` if not given |
 //! | `violations=enforce\|audit` | refuses what does not fit the types of frames, in mode `fused`, or stores and reports it; `enforce` if not given |
 //! | `interactive` | a person is at the serial line: what is typed for the command is shown |
 //! | `screen=ADDRESS,WIDTH,HEIGHT,STRIDE` | a frame buffer of 32-bit pixels, on which what is said is drawn too |
@@ -38,8 +39,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
-use kpkeys_pgtable::Mode;
 use kpkeys_pgtable::guarded::Violations;
+use kpkeys_pgtable::{Keys, Mode};
 use kpkeys_workloads::ALL_ROWS;
 
 /// What the command line asks for.
@@ -61,6 +62,8 @@ pub struct Options {
     pub backend: Option<Choice>,
     /// The protection mode.
     pub mode: Option<Mode>,
+    /// Which keys page tables carry.
+    pub keys: Keys,
     /// What becomes of what does not fit the types of frames.
     pub violations: Violations,
     /// What the record of the boot says.
@@ -135,6 +138,7 @@ impl Options {
             ("seed", seed) => self.seed = Some(seed.parse().ok()?),
             ("backend", name) => self.backend = Some(Choice::from_name(name)?),
             ("mode", name) => self.mode = Some(Mode::from_name(name)?),
+            ("keys", name) => self.keys = Keys::from_name(name)?,
             ("violations", "enforce") => self.violations = Violations::Enforce,
             ("violations", "audit") => self.violations = Violations::Audit,
             ("label", text) => self.label = Some(text.to_string()),
@@ -178,7 +182,7 @@ impl fmt::Display for UnknownWords {
             write!(f, "{}{}", if place == 0 { "" } else { "|" }, choice.name())?;
         }
         f.write_str(
-            ", mode=off|unbatched|batched|fused-lean|fused, violations=enforce|audit, crash=panic|stack-overflow|hang, crash=panic-in-window|stack-overflow-in-window|fault-in-window|error-in-window, interactive, screen=ADDRESS,WIDTH,HEIGHT,STRIDE, label=TEXT, restart, attacked, and -- COMMAND...",
+            ", mode=off|unbatched|batched|fused-lean|fused, keys=one|separate, violations=enforce|audit, crash=panic|stack-overflow|hang, crash=panic-in-window|stack-overflow-in-window|fault-in-window|error-in-window, interactive, screen=ADDRESS,WIDTH,HEIGHT,STRIDE, label=TEXT, restart, attacked, and -- COMMAND...",
         )
     }
 }

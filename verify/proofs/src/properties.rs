@@ -346,7 +346,8 @@ fn closing_pkrs(register: u64, other: u64, _: u64, _: u64) -> bool {
     (field(closed, 1, 2) == 0b10)
         & (field(closed, 0, 2) == 0)
         & (closed >> 32 == 0)
-        & (other < 3 || field(closed, other, 2) == field(register, other, 2))
+        & (field(closed, 3, 2) == 0b10)
+        & (other < 4 || field(closed, other, 2) == field(register, other, 2))
         & (close.apply(closed) == closed)
         & (close.apply(open.apply(register)) == closed)
 }
@@ -359,7 +360,8 @@ fn closing_por(register: u64, other: u64, _: u64, _: u64) -> bool {
     (field(closed, 1, 4) == 0b0001)
         & (field(closed, 0, 4) == 0b0111)
         & (closed & 0xffff_ffff_8888_8888 == 0)
-        & (other < 3 || field(closed, other, 4) == field(register, other, 4) & 7)
+        & (field(closed, 3, 4) == 0b0001)
+        & (other < 4 || field(closed, other, 4) == field(register, other, 4) & 7)
         & (close.apply(closed) == closed)
         & (close.apply(open.apply(register)) == closed)
 }

@@ -54,7 +54,7 @@ impl System for Pks {
     type Format = X86_64;
     type Backend = Keyed<OwnRegister<Pks>, Pkrs>;
     const NAME: &'static str = "x86-64 PKS";
-    const CLOSED: u64 = 0b10_1000;
+    const CLOSED: u64 = 0b1010_1000;
     const CLOSED_BY_HARDWARE: bool = false;
     const BARRIER: bool = false;
     const FLUSH_INTERRUPTS: bool = true;
@@ -81,7 +81,7 @@ impl System for Pks {
     }
 
     fn forged() -> u64 {
-        0b10_0000
+        0b1010_0000
     }
 }
 
@@ -104,7 +104,7 @@ impl System for Poe {
     type Format = Aarch64;
     type Backend = Keyed<OwnRegister<Poe>, Por>;
     const NAME: &'static str = "arm64 POE";
-    const CLOSED: u64 = 0x117;
+    const CLOSED: u64 = 0x1117;
     const CLOSED_BY_HARDWARE: bool = false;
     const BARRIER: bool = true;
     const FLUSH_INTERRUPTS: bool = false;
@@ -124,7 +124,7 @@ impl System for Poe {
     }
 
     fn forged() -> u64 {
-        0x157
+        0x1157
     }
 }
 

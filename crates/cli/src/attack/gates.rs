@@ -80,7 +80,7 @@ impl Gates {
             ),
             reuse: gate(
                 !attacks.is_empty(),
-                !reused.into_iter().any(|result| result == Err(Broken::DataUnwritable)),
+                !reused.into_iter().any(|result| result == Err(Broken::Unwritable)),
             ),
             kernel: gate(!attacks.is_empty(), kernel_agrees),
             protection: gate(attacks.iter().any(|attack| attack.mode != Mode::Off), !unprotected),

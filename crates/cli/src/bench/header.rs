@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use jiff::{Timestamp, Unit};
+use kpkeys_pgtable::Keys;
 use kpkeys_stats::record::{FORMAT, Origin, Run};
 use sha2::{Digest, Sha256};
 
@@ -24,6 +25,7 @@ pub fn run_header(plan: &Plan, runner: &Machine, program: &Program) -> Result<Ru
         machine: machine(plan.cpu, plan.place.host()),
         on: plan.place.name().into(),
         backend: runner.backend(plan)?,
+        keys: (plan.keys != Keys::default()).then(|| plan.keys.name().to_owned()),
         paging: plan.paging.name().into(),
         // In an emulator a switch's cost is the emulator's.
         switch_ns: plan.place.host().map(|backend| backend.switch_ns(plan.paging)).transpose()?,

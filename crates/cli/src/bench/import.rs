@@ -183,6 +183,7 @@ impl Boot {
             blocks,
             quick: false,
             build: format!("kernel {}, imported", self.kernel),
+            keys: None,
             origin: None,
         }
     }

@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kpkeys_emulator::Target;
+use kpkeys_pgtable::Keys;
 use kpkeys_stats::record::Mode;
 use kpkeys_workloads::{ALL_ROWS, Row, Span};
 
 use super::backend::HostBackend;
 use super::traced::{self, TracedRow};
 use super::{Options, cpu};
-use crate::emulated::check_backend;
+use crate::emulated::{check_backend, check_keys};
 use crate::emulation;
 use crate::usage::UsageError;
 
@@ -19,6 +20,8 @@ use crate::usage::UsageError;
 pub struct Plan {
     /// Where it runs.
     pub place: Place,
+    /// Which keys page tables carry in mode `fused`.
+    pub keys: Keys,
     /// Entry format of the tables.
     pub paging: Paging,
     /// Rows, in the order of the table.
@@ -87,6 +90,7 @@ impl Place {
         }
         if let Some(backend) = &backend {
             check_backend(target, backend)?;
+            check_keys(options.keys.unwrap_or_default(), backend)?;
         }
         Ok(Place::Emulator { target, backend })
     }
@@ -296,6 +300,7 @@ impl Plan {
         let modes = [Mode::Off, Mode::Aa].into_iter().chain(protecting).chain(linux).collect();
         Ok(Plan {
             place,
+            keys: options.keys.unwrap_or_default(),
             paging,
             trace: options.trace.clone(),
             rows,

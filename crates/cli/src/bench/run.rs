@@ -162,9 +162,9 @@ impl Machine {
                 backend.check()?;
                 Machine::Processes(Program::this()?)
             }
-            Place::Emulator { target, backend } => {
-                Machine::Emulated(Box::new(Emulated::for_bench(*target, backend.as_deref())?))
-            }
+            Place::Emulator { target, backend } => Machine::Emulated(Box::new(
+                Emulated::for_bench(*target, backend.as_deref(), plan.keys)?,
+            )),
         })
     }
 

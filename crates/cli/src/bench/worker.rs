@@ -7,13 +7,13 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 
 use anyhow::{Context, Result, bail};
-use kpkeys_hosted::boot::{MockBackend, boot_measured, boot_measured_counted};
+use kpkeys_hosted::boot::{MockBackend, SeparateMock, boot_measured, boot_measured_counted};
 use kpkeys_hosted::linux::Mapping;
 use kpkeys_hosted::parts::{Measured, Null, WithoutDeferral, WithoutKeys};
 use kpkeys_hosted::{Counter, Counts, HostedFormat, Setup, clock};
 use kpkeys_mm::Kernel;
 use kpkeys_pgtable::entry::{Aarch64, X86_64};
-use kpkeys_pgtable::{Config, Event, Machine};
+use kpkeys_pgtable::{Config, Event, Keys, Machine};
 use kpkeys_replay::History;
 use kpkeys_stats::record::{self, CountsRecord, Exposure, Mode, Record, Sample, Unit};
 use kpkeys_workloads::{Clock, Row, Span, Test, Timing};
@@ -44,6 +44,9 @@ pub struct Options {
     /// What opens windows
     #[arg(long, default_value = "mock")]
     backend: String,
+    /// Which keys page tables carry
+    #[arg(long, value_parser = crate::emulated::keys)]
+    keys: Option<Keys>,
     /// How much to do
     #[arg(long)]
     effort: String,
@@ -78,6 +81,10 @@ pub fn arguments(
     if backend != HostBackend::default() {
         arguments.extend(["--backend".into(), backend.name().into()]);
     }
+    // It may be older than these, too.
+    if mode == Mode::Fused && plan.keys != Keys::default() {
+        arguments.extend(["--keys".into(), plan.keys.name().into()]);
+    }
     arguments.extend([
         "--effort".into(),
         plan.effort.name().into(),
@@ -110,10 +117,17 @@ pub fn run(options: &Options) -> Result<()> {
     };
     let (paging, backend) =
         (Paging::from_name(&options.paging)?, HostBackend::from_name(&options.backend)?);
+    let separate = options.keys == Some(Keys::Separate);
     match (worker.mode, backend, paging) {
         (Mode::Linux, ..) => worker.time_linux(),
+        (_, backend, Paging::Aarch64) if separate => {
+            worker.run_separate::<Aarch64>(backend, options.count)
+        }
         (_, HostBackend::Mock, Paging::Aarch64) => worker.run_in_parts(options.count),
         (mode, ..) if mode.whole().is_some() => bail!("{}", plan::PARTS_ON_ARM),
+        (_, backend, Paging::X86_64) if separate => {
+            worker.run_separate::<X86_64>(backend, options.count)
+        }
         (_, HostBackend::Mock, Paging::X86_64) => {
             worker.run::<X86_64, MockBackend<X86_64>>(options.count)
         }
@@ -167,6 +181,27 @@ impl Worker {
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     fn run_by_keys<F: HostedFormat>(&self, count: bool) -> Result<()> {
         self.run::<F, kpkeys_hosted::pku::Pku>(count)
+    }
+
+    /// Runs where the tables of address spaces have a key of their own.
+    fn run_separate<F: HostedFormat>(&self, backend: HostBackend, count: bool) -> Result<()> {
+        match backend {
+            HostBackend::Mock => self.run::<F, SeparateMock<F>>(count),
+            HostBackend::Pku => self.run_by_separate_keys::<F>(count),
+        }
+    }
+
+    /// The same with keys of the host's.
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    fn run_by_separate_keys<F: HostedFormat>(&self, count: bool) -> Result<()> {
+        self.run::<F, kpkeys_hosted::pku::SeparatePku>(count)
+    }
+
+    /// There are none.
+    #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+    #[expect(clippy::extra_unused_type_parameters, reason = "they are called alike")]
+    fn run_by_separate_keys<F: HostedFormat>(&self, _count: bool) -> Result<()> {
+        Ok(HostBackend::Pku.check()?)
     }
 
     /// There are none.
@@ -383,10 +418,18 @@ pub fn counts_record(
                 ("upper_stores".to_owned(), each(Event::UpperStore)),
                 ("linear_stores".to_owned(), each(Event::LinearStore)),
             ]
-            .into(),
+            .into_iter()
+            .chain(of_separate_keys(&each))
+            .collect(),
         },
         exposure,
     }
+}
+
+/// The windows in which the tables of address spaces alone are open, where these have a key of their own.
+fn of_separate_keys(each: impl Fn(Event) -> f64) -> Option<(String, f64)> {
+    let windows = each(Event::UserWindowOpened);
+    (windows > 0.0).then(|| ("user_windows".to_owned(), windows))
 }
 
 /// How exposed tables were while events were counted.

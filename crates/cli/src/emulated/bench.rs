@@ -138,7 +138,8 @@ impl Emulated {
             if request.count { "count" } else { "bench" },
             if mode == Mode::Aa { Mode::Off } else { mode },
         );
-        let words = format!("{what}={number} scale={scale} iterations={iterations} mode={mode}");
+        let mode = self.words_of(mode.name());
+        let words = format!("{what}={number} scale={scale} iterations={iterations} {mode}");
         let before = records.len();
         let mut bad = None;
         let boot = self.boot(&words, &mut |line| match line {

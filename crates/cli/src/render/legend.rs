@@ -217,8 +217,9 @@ pub fn run(table: &Table) -> String {
         Some(ns) => format!("one switch {ns:.1} ns{how}"),
         None => "switch cost not measured".to_owned(),
     };
+    let keys = table.keys.as_ref().map_or(String::new(), |keys| format!(", keys {keys} in fused"));
     format!(
-        "run: on {}, backend {}, {switch}; {} tables; {} blocks, seed {}; {}",
+        "run: on {}, backend {}{keys}, {switch}; {} tables; {} blocks, seed {}; {}",
         table.on, table.backend, table.paging, table.blocks, table.seed, table.build
     )
 }

@@ -68,6 +68,7 @@ fn run(blocks: u32) -> Run {
         blocks,
         quick: blocks < 12,
         build: "kpkeys 0.1.0 release".into(),
+        keys: None,
         origin: None,
     }
 }

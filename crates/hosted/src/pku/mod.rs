@@ -21,8 +21,12 @@ use kpkeys::pku::InitError;
 pub use kpkeys::pku::Pku;
 use kpkeys_pgtable::PAGE_SIZE;
 
+/// The same backend, where tables of address spaces have a key of their own in mode `fused`.
+pub type SeparatePku =
+    kpkeys::keyed::Keyed<kpkeys::pku::Pkru, kpkeys::encoding::Pkrs, kpkeys::keyed::Separate>;
+
 /// The keys that contexts manage.
-const MANAGED: [Pkey; 2] = [Pkey::PAGE_TABLES, Pkey::WRITE_RARELY];
+const MANAGED: [Pkey; 3] = [Pkey::PAGE_TABLES, Pkey::WRITE_RARELY, Pkey::USER_TABLES];
 /// What the thread that allocates a key may do with its pages at first: load them (`PKEY_DISABLE_WRITE`, Linux,
 /// `include/uapi/asm-generic/mman-common.h`).
 const LOADS_ONLY: libc::c_ulong = 2;

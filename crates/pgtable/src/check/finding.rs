@@ -20,6 +20,13 @@ pub enum Finding {
         /// What the linear map says: another key, or not mapped there.
         key: Option<Pkey>,
     },
+    /// A page-table page, or one that waits in a pool, carries the key of the other page tables, where those of address spaces have one of their own.
+    OthersKey {
+        /// The page.
+        frame: PhysAddr,
+        /// The key that it carries.
+        key: Pkey,
+    },
     /// A page that waits in the pool to become a page-table page does not carry the key.
     UnprotectedSpare {
         /// The page.
@@ -145,6 +152,9 @@ impl fmt::Display for Finding {
             }
             Finding::UnprotectedSpare { frame, key: None } => {
                 write!(f, "{frame:?} waits in the pool and is not in the linear map")
+            }
+            Finding::OthersKey { frame, key } => {
+                write!(f, "page-table page {frame:?} carries key {}, of other tables", key.number())
             }
             Finding::WritablePtp { frame, level } => {
                 write!(f, "{level:?} table at {frame:?} is writable in the linear map")

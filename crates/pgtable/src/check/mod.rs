@@ -2,7 +2,8 @@
 //!
 //! What is promised, and so what is checked:
 //!
-//! 1. every page-table page reachable from a root carries [`Pkey::PAGE_TABLES`](kpkeys::Pkey::PAGE_TABLES) in the linear map;
+//! 1. every page-table page reachable from a root carries [`Pkey::PAGE_TABLES`](kpkeys::Pkey::PAGE_TABLES) in the linear map; or, if it is an address space's, below its root,
+//!    and these have a key of their own, [`Pkey::USER_TABLES`](kpkeys::Pkey::USER_TABLES);
 //! 2. nothing else does, except pages that wait in the pool to become page-table pages, and those recorded as made before
 //!    keys worked, whether or not they are linked; and those all do;
 //! 3. no mapping outside the linear map reaches a page-table page with write permission and without its key - or for user mode,
@@ -130,7 +131,7 @@ pub fn check<M: Machine, F: Frames>(
         }
     }
     walk.find_wrong_types(&scratch);
-    walk.report.state = paging.ptps().state_pages(paging.machine());
+    walk.report.state = paging.state_pages();
     Some(walk.report)
 }
 

@@ -15,6 +15,8 @@ use crate::table::Table;
 enum Gap {
     /// This is its key there; `None` if it is not mapped there.
     Key(Option<Pkey>),
+    /// Its key is that of the other page tables.
+    Others(Pkey),
     /// It can be written there, and needs an alias for that.
     Writable,
 }
@@ -80,6 +82,7 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
             match self.gap(frame) {
                 None => {}
                 Some(Gap::Key(key)) => self.find(Finding::UnprotectedPtp { frame, level, key }),
+                Some(Gap::Others(key)) => self.find(Finding::OthersKey { frame, key }),
                 Some(Gap::Writable) => self.find(Finding::WritablePtp { frame, level }),
             }
             self.check_alias(frame);
@@ -91,11 +94,21 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
     fn gap(&self, frame: PhysAddr) -> Option<Gap> {
         let key = self.paging.memory_pkey(frame);
         if self.paging.alias().is_none() || key.is_none() {
-            return (key != Some(Pkey::PAGE_TABLES)).then_some(Gap::Key(key));
+            let must = self.paging.key_of_protected(frame);
+            return match key {
+                Some(key) if key == must => None,
+                Some(key) if self.is_of_tables(key) => Some(Gap::Others(key)),
+                _ => Some(Gap::Key(key)),
+            };
         }
         let (_, _, leaf) =
             self.paging.walk(self.paging.kernel(), self.memory.linear_address(frame))?;
         M::Format::is_writable(leaf).then_some(Gap::Writable)
+    }
+
+    /// Whether a key is one that page tables carry.
+    fn is_of_tables(&self, key: Pkey) -> bool {
+        key == Pkey::PAGE_TABLES || self.paging.separates_user_tables() && key == Pkey::USER_TABLES
     }
 
     /// Whether a page-table page has the alias it must have, if it must have one.
@@ -154,15 +167,16 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
     /// Pages that wait in the pool carry the key and are not linked anywhere.
     pub(super) fn mark_spares(&mut self, marks: &mut Scratch<'_>) {
         let paging = self.paging;
-        paging.ptps().for_each_keyed_spare(paging.machine(), &mut |frame| {
+        paging.for_each_keyed_spare(&mut |frame| {
             if marks.mark(self.memory.frame_number(frame)) {
                 self.report.spare += 1;
                 match self.gap(frame) {
                     None => {}
                     Some(Gap::Key(key)) => self.find(Finding::UnprotectedSpare { frame, key }),
+                    Some(Gap::Others(key)) => self.find(Finding::OthersKey { frame, key }),
                     Some(Gap::Writable) => self.find(Finding::WritableSpare { frame }),
                 }
-                self.check_type(frame, FrameType::Spare);
+                self.check_type(frame, paging.class_of_frame(frame).spare());
                 self.check_alias(frame);
             } else {
                 self.find(Finding::SharedPtp { frame, address: VirtAddr(0) });
@@ -218,8 +232,8 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
     pub(super) fn find_keyed_data(&mut self, marks: &Scratch<'_>) {
         for number in 0..self.memory.pages {
             let frame = self.memory.frame(number);
-            if !marks.is_marked(number) && self.paging.memory_pkey(frame) == Some(Pkey::PAGE_TABLES)
-            {
+            let key = self.paging.memory_pkey(frame);
+            if !marks.is_marked(number) && key.is_some_and(|key| self.is_of_tables(key)) {
                 self.find(Finding::KeyedData { frame });
             }
         }
@@ -284,10 +298,11 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
         self.check_mapped(root, level, entry, VirtAddr(address));
         let alias = self.paging.alias();
         // The protection register binds kernel pages alone: a key on a user page protects nothing. And without one it binds none.
-        let is_bound = alias.is_none()
-            && !M::Format::attrs(entry).user
-            && M::Format::key(entry) == Pkey::PAGE_TABLES;
-        let is_harmless = !M::Format::is_writable(entry) || is_bound;
+        let is_bound = alias.is_none() && !M::Format::attrs(entry).user;
+        let key = M::Format::key(entry);
+        let is_harmless = |frame| {
+            !M::Format::is_writable(entry) || is_bound && key == self.paging.key_of_protected(frame)
+        };
         let start = M::Format::frame(level, entry);
         for page in 0..level.entry_pages() as u64 {
             let (frame, address) =
@@ -301,7 +316,7 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
             if owner.is_some_and(|owner| !is_ptp(owner)) {
                 self.find(Finding::AliasedData { frame, address });
             }
-            if is_harmless || !self.memory.contains(frame, 1) {
+            if is_harmless(frame) || !self.memory.contains(frame, 1) {
                 continue;
             }
             // The linear map itself was looked at page by page, and so was a page's own alias.

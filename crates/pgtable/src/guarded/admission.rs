@@ -5,8 +5,6 @@
 
 use core::panic::Location;
 
-use kpkeys::Window;
-
 use super::frame_type::FrameType;
 use super::rules::{LeafRule, Noted, Violation};
 use super::types::{NO_WORD, Types};
@@ -14,8 +12,8 @@ use crate::addr::{Level, PAGE_SIZE, PhysAddr};
 use crate::entry::{Entry, Format};
 use crate::error::Error;
 use crate::machine::Machine;
-use crate::section::Section;
-use crate::table::Slot;
+use crate::section::{Marks, Section, TypesWindow};
+use crate::table::{Slot, Slots};
 
 /// What leaves of one kind are held against, for the length of a gate.
 pub(crate) struct Admission<'a> {
@@ -64,16 +62,35 @@ impl<'a> Admission<'a> {
         Usual { types: *self.types, word: self.usual }
     }
 
-    /// Whether such a leaf may map a frame that is not [`Usual`], which is marked then.
+    /// Whether such a leaf may map a frame that is not [`Usual`], which is marked then; or must be already, where the window is not one for `marks`.
     #[cold]
     #[inline(never)]
-    pub(crate) fn admits_unusual(&self, window: &Window<'_>, frame: PhysAddr) -> bool {
+    pub(crate) fn admits_unusual(&self, marks: Marks<'_>, frame: PhysAddr) -> bool {
         let is = self.types.of(frame);
         if !self.rule.admits_type(is) {
             return self.types.audits() && self.note(frame);
         }
         // What is no data needs no mark: it never becomes a table.
-        !is.is_data() || self.types.mark(window, self.to_alias, frame, self.usual).is_ok()
+        !is.is_data() || self.marks(marks, frame)
+    }
+
+    /// Marks a frame, or asks whether that was done already where it cannot be.
+    fn marks(&self, marks: Marks<'_>, frame: PhysAddr) -> bool {
+        match marks {
+            Marks::Here(window) => {
+                self.types.mark(&window, self.to_alias, frame, self.usual).is_ok()
+            }
+            Marks::Before(_) => self.types.is_marked_as(frame, self.usual),
+        }
+    }
+
+    /// Marks a frame that is not [`Usual`] before the window in which it is judged, if such a leaf may map it.
+    fn mark_before(&self, window: &TypesWindow<'_>, frame: PhysAddr) {
+        let is = self.types.of(frame);
+        if is.is_data() && self.rule.admits_type(is) {
+            // What is refused here is refused there.
+            let _ = self.marks(Marks::Here(*window), frame);
+        }
     }
 
     /// Notes a leaf that is stored although its frame does not admit it.
@@ -96,11 +113,11 @@ impl<'m, M: Machine> Section<'m, M> {
         types: &'a Types,
         slot: Slot<'_>,
         level: Level,
-        leaf: Entry,
+        (mark, leaf): (u32, Entry),
         by: &'static Location<'static>,
     ) -> Result<Admission<'a>, Error> {
         self.check_table(types, slot, level, by)?;
-        Ok(Admission::new::<M::Format>(types, types.mapped_word(), self, leaf, by))
+        Ok(Admission::new::<M::Format>(types, mark, self, leaf, by))
     }
 
     /// Holds a leaf at a level against the types of what it maps, and its table against the table's.
@@ -111,14 +128,14 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline(always)]
     pub(crate) fn admit(
         &self,
-        window: &Window<'_>,
+        marks: Marks<'_>,
         types: &Types,
         (slot, level): (Slot<'_>, Level),
         leaf: Entry,
         by: &'static Location<'static>,
     ) -> Result<(), Error> {
         self.check_table(types, slot, level, by)?;
-        self.admit_leaf(window, types, types.mapped_word(), (slot, level), leaf, by)
+        self.admit_leaf(marks, types, marks.word(types), (slot, level), leaf, by)
     }
 
     /// [`admit`](Self::admit) for a table that was looked at in this gate. `mark` is what [`Types::mapped_word`] said in it.
@@ -129,7 +146,7 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline(always)]
     pub(crate) fn admit_leaf(
         &self,
-        window: &Window<'_>,
+        marks: Marks<'_>,
         types: &Types,
         mark: u32,
         (slot, level): (Slot<'_>, Level),
@@ -143,11 +160,49 @@ impl<'m, M: Machine> Section<'m, M> {
         let (first, usual) = (M::Format::frame(level, leaf), admission.usual());
         for page in 0..level.entry_pages() as u64 {
             let frame = first.offset(page * PAGE_SIZE);
-            if !usual.is(frame) && !admission.admits_unusual(window, frame) {
+            if !usual.is(frame) && !admission.admits_unusual(marks, frame) {
                 return Err(self.refused(&admission, frame, slot, by));
             }
         }
         Ok(())
+    }
+
+    /// Whether a leaf maps a frame that has no mark of this number: [`mark_leaf`](Self::mark_leaf) is due before it is stored, where that cannot be done in one window.
+    pub(crate) fn lacks_mark(
+        &self,
+        types: &Types,
+        mark: u32,
+        (level, leaf): (Level, Entry),
+    ) -> bool {
+        frames_of::<M::Format>(level, leaf).any(|frame| !types.has_word(frame, mark))
+    }
+
+    /// Marks what a leaf maps, as far as it may.
+    pub(crate) fn mark_leaf(
+        &self,
+        window: &TypesWindow<'_>,
+        types: &Types,
+        mark: u32,
+        (level, leaf): (Level, Entry),
+    ) {
+        self.mark_before(window, types, mark, leaf, frames_of::<M::Format>(level, leaf));
+    }
+
+    /// Marks frames that leaves like `leaf` are to map, as far as these may, before the window in which they are judged.
+    #[inline]
+    pub(crate) fn mark_before(
+        &self,
+        window: &TypesWindow<'_>,
+        types: &Types,
+        mark: u32,
+        leaf: Entry,
+        frames: impl Iterator<Item = PhysAddr>,
+    ) {
+        let admission = Admission::new::<M::Format>(types, mark, self, leaf, Location::caller());
+        let usual = admission.usual();
+        for frame in frames.filter(|&frame| !usual.is(frame)) {
+            admission.mark_before(window, frame);
+        }
     }
 
     /// What is said of a frame that a leaf may not map.
@@ -169,14 +224,37 @@ impl<'m, M: Machine> Section<'m, M> {
     }
 
     /// While a sweep is under way, marks what a leaf maps that is stored to another place than it was found at: the sweep may have looked there
-    /// before, and look at the first too late.
+    /// before, and look at the first too late. Returns whether it may be stored there: where marks are made before, it may not if it was found only since.
     #[inline(always)]
-    pub(crate) fn mark_moved(&self, window: &Window<'_>, types: Option<&Types>, leaf: Entry) {
-        if let Some(types) = types {
-            let frame = M::Format::frame(Level::Pte, leaf);
-            // What is no data needs no mark.
-            let _: Result<(), FrameType> =
-                types.mark(window, self.to_alias(), frame, types.mapped_word());
+    pub(crate) fn mark_moved(&self, marks: Marks<'_>, types: Option<&Types>, leaf: Entry) -> bool {
+        let Some(types) = types else { return true };
+        let frame = M::Format::frame(Level::Pte, leaf);
+        match marks {
+            Marks::Here(window) => {
+                // What is no data needs no mark.
+                let _: Result<(), FrameType> =
+                    types.mark(&window, self.to_alias(), frame, types.mapped_word());
+                true
+            }
+            Marks::Before(word) => types.is_marked_as(frame, word) || !types.is_data(frame),
         }
     }
+
+    /// Marks what the leaves of a run map, before the window in which they are stored to another place.
+    pub(crate) fn mark_before_move(&self, window: &TypesWindow<'_>, leaves: Slots<'_>, word: u32) {
+        let Some(types) = self.types() else { return };
+        let leaves = leaves.iter().map(|slot| slot.load_relaxed());
+        for leaf in leaves.filter(|leaf| M::Format::is_present(*leaf)) {
+            let frame = M::Format::frame(Level::Pte, leaf);
+            // As above.
+            let _: Result<(), FrameType> = types.mark(window, self.to_alias(), frame, word);
+        }
+    }
+}
+
+/// The frames that a leaf maps; none if it maps nothing.
+fn frames_of<F: Format>(level: Level, leaf: Entry) -> impl Iterator<Item = PhysAddr> {
+    let (first, pages) = (F::frame(level, leaf), level.entry_pages() as u64);
+    let pages = if F::is_present(leaf) { pages } else { 0 };
+    (0..pages).map(move |page| first.offset(page * PAGE_SIZE))
 }

@@ -2,7 +2,7 @@
 
 use core::panic::Location;
 
-use kpkeys::Window;
+use kpkeys::Backend;
 
 use super::frame_type::{FrameType, Kind};
 use super::rules::{Use, Violation};
@@ -12,8 +12,8 @@ use crate::entry::{Entry, Format};
 use crate::error::Error;
 use crate::machine::Machine;
 use crate::paging::USER_HALF;
-use crate::ptp::{FlushedPtp, Ptp};
-use crate::section::{Section, Space};
+use crate::ptp::{Class, FlushedPtp, Ptp};
+use crate::section::{Section, Space, TypesWindow};
 use crate::table::{Slot, Table};
 
 impl<'m, M: Machine> Section<'m, M> {
@@ -85,7 +85,7 @@ impl<'m, M: Machine> Section<'m, M> {
     pub(crate) fn claim(&self, page: PhysAddr, level: Level, kind: Kind) -> Result<Ptp, Error> {
         if let Some(types) = self.types() {
             let to = FrameType::unlinked(level, kind);
-            self.change(types, page, FrameType::Spare, to, None)?;
+            self.change(types, page, self.spare(level, kind), to, None)?;
         }
         Ok(Ptp::new(page))
     }
@@ -112,13 +112,15 @@ impl<'m, M: Machine> Section<'m, M> {
         let table = unsafe { Table::at(self.machine(), page) };
         let to = FrameType::unlinked(level, kind);
         let types = self.types();
-        let claim = |window: &Window<'_>, to_alias| match types {
-            Some(types) => types.change(window, to_alias, page, FrameType::Spare, to),
+        let from = self.spare(level, kind);
+        let claim = |window: &TypesWindow<'_>, to_alias| match types {
+            Some(types) => types.change(window, to_alias, page, from, to),
             None => Ok(()),
         };
+        let apart = self.is_apart(level, kind);
         // SAFETY: nobody else can reach it: the caller's promise, or it was spare, which only one caller can have claimed.
-        unsafe { self.zero_after(table, claim) }.map_err(|is| {
-            let wanted = Use::Change { from: FrameType::Spare, to };
+        unsafe { self.zero_after(apart, table, claim) }.map_err(|is| {
+            let wanted = Use::Change { from, to };
             self.refuse(Violation { frame: page, is, wanted, entry: None, by, stored: false })
         })?;
         Ok(Ptp::new(page))
@@ -129,7 +131,7 @@ impl<'m, M: Machine> Section<'m, M> {
         if let Some(types) = self.types() {
             // What was claimed by this very operation is nothing else meanwhile.
             let from = FrameType::unlinked(level, kind);
-            let _ = self.change(types, ptp.frame(), from, FrameType::Spare, None);
+            let _ = self.change(types, ptp.frame(), from, self.spare(level, kind), None);
         }
         ptp.never_linked()
     }
@@ -158,18 +160,24 @@ impl<'m, M: Machine> Section<'m, M> {
         };
         let (from, to) = (FrameType::unlinked(level, kind), FrameType::linked(level, kind));
         let by = Location::caller();
-        self.change_upper(|window, to_alias| {
-            self.check_upper(types, slot, at, by)?;
-            types
-                .change(window, to_alias, frame, from, to)
-                .map_err(|_| self.refuse_frame(types, frame, slot, Use::Change { from, to }, by))?;
-            if self.replace_upper(window, slot, was, entry) {
-                return Ok(());
-            }
-            // It was made what it is by this gate.
-            let _: Result<(), FrameType> = types.change(window, to_alias, frame, to, from);
-            Err(self.refuse_frame(types, frame, slot, Use::Entry, by))
-        })?;
+        let linked = self.change_upper(
+            self.is_apart(at, kind),
+            |window, to_alias| {
+                self.check_upper(types, slot, at, by)?;
+                types.change(window, to_alias, frame, from, to).map_err(|_| {
+                    self.refuse_frame(types, frame, slot, Use::Change { from, to }, by)
+                })
+            },
+            |window, typed: Result<(), Error>| {
+                typed.map(|()| self.replace_upper(window, slot, was, entry))
+            },
+        )?;
+        if !linked {
+            // It was made what it is a moment ago, and nothing leads to it.
+            let _: Result<(), FrameType> = self
+                .store_guarded(|window, to_alias| types.change(window, to_alias, frame, to, from));
+            return Err(self.refuse(self.violation(types, frame, slot, Use::Entry, by)));
+        }
         self.stored_valid(entry);
         Ok(())
     }
@@ -193,22 +201,28 @@ impl<'m, M: Machine> Section<'m, M> {
             self.clear_upper(slot);
             return Ok(frame);
         };
-        let (from, to) = (FrameType::linked(level, kind), FrameType::Spare);
+        let (from, to) = (FrameType::linked(level, kind), self.spare(level, kind));
         let wanted = Use::Change { from, to };
         let by = Location::caller();
-        self.change_upper(|window, to_alias| {
-            self.check_upper(types, slot, at, by)?;
-            if types.of(frame) != from {
-                return Err(self.refuse_frame(types, frame, slot, wanted, by));
-            }
-            // A table has one link: whoever takes it away is the one who unlinked it.
-            if !self.replace_upper(window, slot, was, Entry::EMPTY) {
-                return Err(self.refuse_frame(types, frame, slot, Use::Entry, by));
-            }
-            types
-                .change(window, to_alias, frame, from, to)
-                .map_err(|_| self.refuse_frame(types, frame, slot, wanted, by))
-        })?;
+        self.change_upper_first(
+            self.is_apart(at, kind),
+            |window| {
+                self.check_upper(types, slot, at, by)?;
+                if types.of(frame) != from {
+                    return Err(self.refuse_frame(types, frame, slot, wanted, by));
+                }
+                // A table has one link: whoever takes it away is the one who unlinked it.
+                match self.replace_upper(window, slot, was, Entry::EMPTY) {
+                    true => Ok(()),
+                    false => Err(self.refuse_frame(types, frame, slot, Use::Entry, by)),
+                }
+            },
+            |window, to_alias| {
+                types
+                    .change(window, to_alias, frame, from, to)
+                    .map_err(|_| self.refuse_frame(types, frame, slot, wanted, by))
+            },
+        )?;
         Ok(frame)
     }
 
@@ -224,7 +238,7 @@ impl<'m, M: Machine> Section<'m, M> {
             return Ok(());
         };
         let by = Location::caller();
-        self.change_upper(|window, _| {
+        self.change_block(|window| {
             self.check_table(types, slot, at, by)?;
             // Walkers set flags in it, a few times at most.
             loop {
@@ -264,8 +278,28 @@ impl<'m, M: Machine> Section<'m, M> {
         wanted: Use,
         by: &'static Location<'static>,
     ) -> Error {
+        self.refuse_in_window(self.violation(types, frame, slot, wanted, by))
+    }
+
+    fn violation(
+        &self,
+        types: &Types,
+        frame: PhysAddr,
+        slot: Slot<'_>,
+        wanted: Use,
+        by: &'static Location<'static>,
+    ) -> Violation {
         let (is, entry) = (types.of(frame), Some(slot.address()));
-        self.refuse_in_window(Violation { frame, is, wanted, entry, by, stored: false })
+        Violation { frame, is, wanted, entry, by, stored: false }
+    }
+
+    /// What a page is that waits to become a table of a level and a kind: where two keys are in use, it has that table's by then.
+    #[inline(always)]
+    fn spare(&self, level: Level, kind: Kind) -> FrameType {
+        match self.machine().backend().separates_user_tables() {
+            true => Class::of(level, kind).spare(),
+            false => FrameType::Spare,
+        }
     }
 
     /// Whether an entry of a root is in the half that the root is for: a program's may have the kernel's entries as well, which nobody changes.

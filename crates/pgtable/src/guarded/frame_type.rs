@@ -51,6 +51,8 @@ pub enum FrameType {
     },
     /// Protected, and waiting to become a page-table page.
     Spare,
+    /// The same for a table of an address space, below its root, where these have a key of their own: it carries that one.
+    SpareUser,
     /// A table that the kernel was started on: protected, and never to be linked or loaded again.
     Early,
     /// The kernel's code.
@@ -94,8 +96,8 @@ impl FrameType {
 
     /// Whether such a frame is protected once protection is on.
     pub(crate) const fn is_protected(self) -> bool {
-        use FrameType::{Early, Guarded, Spare, Table};
-        matches!(self, Table { .. } | Spare | Early | Guarded)
+        use FrameType::{Early, Guarded, Spare, SpareUser, Table};
+        matches!(self, Table { .. } | Spare | SpareUser | Early | Guarded)
     }
 
     /// The type as it is kept.
@@ -115,6 +117,7 @@ impl FrameType {
             FrameType::Guarded => 6,
             FrameType::NotRam => 7,
             FrameType::KernelData => 8,
+            FrameType::SpareUser => 9,
         }
     }
 
@@ -146,6 +149,7 @@ impl FrameType {
             5 => FrameType::Constants,
             6 => FrameType::Guarded,
             8 => FrameType::KernelData,
+            9 => FrameType::SpareUser,
             _ => FrameType::NotRam,
         }
     }
@@ -161,6 +165,7 @@ impl fmt::Display for FrameType {
                 write!(f, "{linked} {level:?} table ({kind:?})")
             }
             FrameType::Spare => f.write_str("spare table"),
+            FrameType::SpareUser => f.write_str("spare table with the key of address spaces"),
             FrameType::Early => f.write_str("early table"),
             FrameType::Text => f.write_str("kernel text"),
             FrameType::Constants => f.write_str("kernel constants"),
@@ -178,8 +183,12 @@ mod tests {
 
     #[test]
     fn every_type_has_a_word_of_its_own() {
-        use FrameType::{Constants, Data, Early, Guarded, KernelData, NotRam, Spare, Text};
-        let mut all = Vec::from([Data, Spare, Early, Text, Constants, KernelData, Guarded, NotRam]);
+        use FrameType::{
+            Constants, Data, Early, Guarded, KernelData, NotRam, Spare, SpareUser, Text,
+        };
+        let mut all = Vec::from([
+            Data, Spare, SpareUser, Early, Text, Constants, KernelData, Guarded, NotRam,
+        ]);
         for level in [Level::Pte, Level::Pmd, Level::Pud, Level::Pgd] {
             for kind in Kind::ALL {
                 all.extend([FrameType::unlinked(level, kind), FrameType::linked(level, kind)]);

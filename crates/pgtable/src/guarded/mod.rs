@@ -21,6 +21,8 @@
 //! - *Life of a table.* `Data` becomes `Spare` when the pool takes its block (or at once, without pool), `Spare` becomes a table of
 //!   a level and a kind when it is allocated, that becomes linked in the window of the store that links it, and `Spare` again in the window of the store
 //!   that unlinks it.
+//! - *Keys.* Where the tables of address spaces have a key of their own, a spare page with it is `SpareUser`, and becomes such a table alone. What changes a type takes a proof that
+//!   a window for these does not give.
 //! - *Data that is mapped* never becomes a table: what an entry maps is marked in the gate that stores the entry, and a mark goes only
 //!   by a sweep of all tables.
 //! - *Where it begins.* The words are reached from an [`Anchor`], which the [machine](crate::Machine::anchor) keeps where it is read-only

@@ -6,14 +6,13 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use kpkeys::Window;
-
 use super::frame_type::{FrameType, Kind, TYPE_BITS};
 use super::rules::Violations;
 use crate::addr::{ENTRIES, Level, PAGE_SIZE, PhysAddr};
 use crate::error::Error;
 use crate::linear::Linear;
 use crate::machine::{Frames, Machine, Memory};
+use crate::section::TypesWindow;
 use crate::table::{Slot, displaced};
 
 /// Words in a page.
@@ -165,7 +164,7 @@ impl Types {
 
     /// Whether a frame has this word.
     #[inline(always)]
-    pub(super) fn has_word(&self, frame: PhysAddr, word: u32) -> bool {
+    pub(crate) fn has_word(&self, frame: PhysAddr, word: u32) -> bool {
         self.word(frame).is_some_and(|now| now.load(Ordering::Relaxed) == word)
     }
 
@@ -179,7 +178,7 @@ impl Types {
     /// Marks a frame as one that an entry maps, if it is data, with what [`mapped_word`](Self::mapped_word) says; otherwise returns what it is.
     pub(super) fn mark(
         &self,
-        _window: &Window<'_>,
+        _window: &TypesWindow<'_>,
         to_alias: usize,
         frame: PhysAddr,
         mapped: u32,
@@ -203,8 +202,16 @@ impl Types {
         }
     }
 
+    /// Whether a frame is data that has the mark which [`mark`](Self::mark) would make, or a newer one.
+    pub(super) fn is_marked_as(&self, frame: PhysAddr, mapped: u32) -> bool {
+        self.word(frame).is_some_and(|word| {
+            let now = word.load(Ordering::Relaxed);
+            FrameType::is_data_word(now) && now >= mapped
+        })
+    }
+
     /// Begins a sweep and returns its number, if there can be one more.
-    pub(super) fn begin_sweep(&self, _window: &Window<'_>, to_alias: usize) -> Option<u64> {
+    pub(super) fn begin_sweep(&self, _window: &TypesWindow<'_>, to_alias: usize) -> Option<u64> {
         // SAFETY: as in `change`.
         let begun = unsafe { &*displaced(self.flag(SWEEPS_BEGUN), to_alias) };
         let more = |begun| (begun < MAX_SWEEPS).then_some(begun + 1);
@@ -212,7 +219,7 @@ impl Types {
     }
 
     /// Ends a sweep: what was not marked since it began is not mapped.
-    pub(super) fn end_sweep(&self, _window: &Window<'_>, to_alias: usize, number: u64) {
+    pub(super) fn end_sweep(&self, _window: &TypesWindow<'_>, to_alias: usize, number: u64) {
         // SAFETY: as in `change`.
         let ended = unsafe { &*displaced(self.flag(SWEEPS_ENDED), to_alias) };
         ended.fetch_max(number, Ordering::AcqRel);
@@ -278,11 +285,11 @@ impl Types {
         self.flag(PROTECTED).as_ptr()
     }
 
-    pub(crate) fn set_protected(&self, window: &Window<'_>, to_alias: usize) {
+    pub(crate) fn set_protected(&self, window: &TypesWindow<'_>, to_alias: usize) {
         self.raise(window, to_alias, PROTECTED);
     }
 
-    pub(crate) fn set_through_alias(&self, window: &Window<'_>) {
+    pub(crate) fn set_through_alias(&self, window: &TypesWindow<'_>) {
         self.raise(window, 0, THROUGH_ALIAS);
     }
 
@@ -291,7 +298,7 @@ impl Types {
     #[inline]
     pub(super) fn change(
         &self,
-        _window: &Window<'_>,
+        _window: &TypesWindow<'_>,
         to_alias: usize,
         frame: PhysAddr,
         from: FrameType,
@@ -335,7 +342,7 @@ impl Types {
         &self.directory()[index]
     }
 
-    fn raise(&self, _window: &Window<'_>, to_alias: usize, index: usize) {
+    fn raise(&self, _window: &TypesWindow<'_>, to_alias: usize, index: usize) {
         // SAFETY: as in `change`.
         let flag = unsafe { &*displaced(self.flag(index), to_alias) };
         flag.store(1, Ordering::Release);

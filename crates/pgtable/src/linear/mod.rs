@@ -34,7 +34,7 @@ use crate::entry::{Attrs, Entry, Format};
 use crate::error::Error;
 use crate::guarded::Kind;
 use crate::machine::{Event, Flush, Machine, Memory, Probe};
-use crate::ptp::Ptp;
+use crate::ptp::{Class, Ptp};
 use crate::section::Section;
 use crate::table::{Slot, Table};
 use change::{Change, Span, To, maps_all};
@@ -239,10 +239,11 @@ impl Linear {
         section: &Section<'_, M>,
         start: PhysAddr,
         pages: usize,
+        class: Class,
         reserve: &mut Reserve,
     ) -> Result<(), Error> {
         let Some(alias) = &self.alias else {
-            return self.set_key(section, start, pages, Pkey::PAGE_TABLES, reserve);
+            return self.set_key(section, start, pages, class.key(), reserve);
         };
         let range = self.mapped_range(section.machine(), start, pages)?;
         let second = alias.range(start, pages)?;

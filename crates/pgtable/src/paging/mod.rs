@@ -22,7 +22,9 @@ use crate::guarded::{FrameType, Kind, Types};
 use crate::linear::{Linear, Reserve};
 use crate::machine::{Event, Flush, Frames, Machine, Probe};
 use crate::mode::Mode;
-use crate::ptp::{EarlyPtps, FlushedPtp, PerPage, Pool, Ptp, PtpAllocator, UnlinkedPtp};
+use crate::ptp::{
+    Class, EarlyPtps, FlushedPtp, PerPage, Pool, Ptp, PtpAllocator, UnlinkedPtp, UserPool,
+};
 use crate::section::{Section, Space};
 use crate::table::Table;
 
@@ -94,6 +96,8 @@ pub struct Paging<M: Machine, F: Frames> {
     ground: Ground<M, F>,
     /// The keyed pool; without one, page-table pages are allocated one by one.
     pool: Option<Pool>,
+    /// That of tables with a key of their own, if there are such and a pool.
+    user_pool: Option<Pool>,
     kernel: Root,
     /// The alias's, if it has one of its own.
     window: Option<Root>,
@@ -107,12 +111,20 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     ///
     /// # Errors
     ///
-    /// [`Error::NeedsPageMappedLinearMap`] for a protecting configuration without pool over blocks; [`Error::OutOfMemory`].
+    /// [`Error::NeedsPageMappedLinearMap`] for a protecting configuration without pool over blocks; [`Error::NoKeys`] for a backend that says of an alias that it has keys to
+    /// spare; [`Error::OutOfMemory`].
     pub fn new(machine: M, frames: F, config: Config) -> Result<Self, Error> {
         if config.mode.protects() && !config.pool && config.linear != Level::Pte {
             return Err(Error::NeedsPageMappedLinearMap);
         }
         let memory = machine.memory();
+        let separate = config.mode.checks() && machine.backend().separates_user_tables();
+        if separate && machine.backend().scheme() == Scheme::Alias {
+            return Err(Error::NoKeys(Pkey::USER_TABLES));
+        }
+        let user_pool = (config.pool && separate)
+            .then(|| Pool::of(Class::User, &machine, &frames))
+            .transpose()?;
         let pool = config.pool.then(|| Pool::new(&machine, &frames)).transpose()?;
         // Until the root exists the linear map has none; no key is set before protection is enabled.
         let no_map = Linear::new(memory, memory.start, None);
@@ -137,7 +149,8 @@ impl<M: Machine, F: Frames> Paging<M, F> {
             .then(|| Alias::new(memory, ground.machine().alias(), root, has_copies))
             .transpose()?;
         let ground = ground.with_linear(Linear::new(memory, kernel.frame, alias));
-        let paging = Paging { ground, pool, kernel, window, programs_kernel: Once::new() };
+        let programs_kernel = Once::new();
+        let paging = Paging { ground, pool, user_pool, kernel, window, programs_kernel };
         paging.build_linear_map(memory, config.linear)?;
         paging.build_alias_tables()?;
         Ok(paging)
@@ -163,11 +176,35 @@ impl<M: Machine, F: Frames> Paging<M, F> {
             return self.enable_alias();
         }
         self.ptps().enable_protection(&self.ground)?;
+        if let Some(pool) = self.user_ptps() {
+            pool.enable_protection(&self.ground)?;
+        }
         self.ground.set_protected();
         for early in [self.ground.early(), self.ground.foreign()] {
             for (start, pages) in early.iter() {
-                self.set_memory_pkey(start, pages, Pkey::PAGE_TABLES)?;
+                self.protect_recorded(start, pages)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Gives recorded pages their key: one, or each its own.
+    fn protect_recorded(&self, start: PhysAddr, pages: usize) -> Result<(), Error> {
+        if !self.separates_user_tables() {
+            return self.set_memory_pkey(start, pages, Pkey::PAGE_TABLES);
+        }
+        let mut frames = (0..pages as u64).map(|page| start.offset(page * PAGE_SIZE));
+        let class_of = |frame: &PhysAddr| self.ground.class_of_frame(*frame);
+        let mut next = frames.next();
+        while let Some(first) = next {
+            let class = class_of(&first);
+            let mut alike = 1;
+            next = frames.next();
+            while next.as_ref().is_some_and(|frame| class_of(frame) == class) {
+                alike += 1;
+                next = frames.next();
+            }
+            self.set_memory_pkey(first, alike, class.key())?;
         }
         Ok(())
     }
@@ -182,7 +219,9 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         self.ground.store_through_alias();
         self.ground.set_protected();
         self.ptps().enable_protection(&self.ground)?;
-        self.for_each_recorded(|start, pages, reserve| self.ground.protect(start, pages, reserve))
+        self.for_each_recorded(|start, pages, reserve| {
+            self.ground.protect(start, pages, Class::Kernel, reserve)
+        })
     }
 
     /// Refuses records of pages that the linear map does not map any more: protecting them would be a claim about nothing.
@@ -304,22 +343,34 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     pub fn set_memory_pkey(&self, start: PhysAddr, pages: usize, key: Pkey) -> Result<(), Error> {
         // Before the pool takes a block for it.
         self.ground.linear().mapped_range(self.machine(), start, pages)?;
-        if key != Pkey::PAGE_TABLES {
-            self.refuse_protected(start, pages)?;
-        }
+        self.refuse_protected(start, pages, key)?;
         match &self.pool {
             None => self.ground.set_key(start, pages, key, &mut Reserve::new()),
             Some(pool) => pool.set_key(&self.ground, start, pages, key),
         }
     }
 
-    /// Refuses frames that are protected, once protection is on.
-    fn refuse_protected(&self, start: PhysAddr, pages: usize) -> Result<(), Error> {
+    /// Refuses another key than their own for frames that are protected, once protection is on.
+    fn refuse_protected(&self, start: PhysAddr, pages: usize, key: Pkey) -> Result<(), Error> {
         let Some(types) = self.types().filter(|_| self.is_protected()) else { return Ok(()) };
         let mut frames = (0..pages as u64).map(|page| start.offset(page * PAGE_SIZE));
         frames
-            .find(|&frame| types.of(frame).is_protected())
+            .find(|&frame| types.of(frame).is_protected() && self.key_of_protected(frame) != key)
             .map_or(Ok(()), |frame| Err(Error::Protected(frame)))
+    }
+
+    /// Whether the tables of address spaces have a key of their own: the backend [says so](Backend::separates_user_tables), and the mode checks.
+    pub fn separates_user_tables(&self) -> bool {
+        self.ground.separates_user_tables()
+    }
+
+    pub(crate) fn class_of_frame(&self, frame: PhysAddr) -> Class {
+        self.ground.class_of_frame(frame)
+    }
+
+    /// The key that a page-table page, or what else is protected as such, must carry where the backend works by keys.
+    pub fn key_of_protected(&self, frame: PhysAddr) -> Pkey {
+        self.ground.class_of_frame(frame).key()
     }
 
     /// The key that a frame carries in the linear map, if it is mapped there.
@@ -355,9 +406,13 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         map.by_table(Level::Pmd).map(split_in).sum()
     }
 
-    /// Gives wholly free blocks of the pool back to the frame allocator; returns how many pages. Zero without pool.
+    /// Gives wholly free blocks of the pools back to the frame allocator; returns how many pages. Zero without pool.
     pub fn shrink(&self) -> usize {
-        self.pool.as_ref().map_or(0, |pool| pool.shrink(&self.ground))
+        [&self.user_pool, &self.pool]
+            .into_iter()
+            .flatten()
+            .map(|pool| pool.shrink(&self.ground))
+            .sum()
     }
 
     /// The machine.
@@ -525,11 +580,47 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         level: Level,
         kind: Kind,
     ) -> Result<Ptp, Error> {
-        self.ptps().allocate(&self.ground, section, level, kind)
+        match self.user_ptps() {
+            Some(pool) if Class::of(level, kind) == Class::User => {
+                pool.allocate(&self.ground, section, level, kind)
+            }
+            _ => self.ptps().allocate(&self.ground, section, level, kind),
+        }
     }
 
     fn release(&self, ptp: FlushedPtp) {
-        self.ptps().release(&self.ground, ptp);
+        match self.user_ptps() {
+            Some(pool) if self.ground.class_of_frame(ptp.frame()) == Class::User => {
+                pool.release(&self.ground, ptp);
+            }
+            _ => self.ptps().release(&self.ground, ptp),
+        }
+    }
+
+    /// Where tables with a key of their own come from, if there are such and a pool.
+    #[inline(always)]
+    fn user_ptps(&self) -> Option<UserPool<'_>> {
+        if !self.machine().backend().separates_user_tables() {
+            return None;
+        }
+        let (own, tables) = self.user_pool.as_ref().zip(self.pool.as_ref())?;
+        Some(UserPool { own, tables })
+    }
+
+    /// Passes each page that is ready to become a page-table page and carries its key already.
+    pub(crate) fn for_each_keyed_spare(&self, f: &mut dyn FnMut(PhysAddr)) {
+        self.ptps().for_each_keyed_spare(self.machine(), f);
+        if let Some(pool) = self.user_ptps() {
+            PtpAllocator::<M, F>::for_each_keyed_spare(&pool, self.machine(), f);
+        }
+    }
+
+    /// Pages that hold no tables but what the pools must remember.
+    pub(crate) fn state_pages(&self) -> usize {
+        let own = self
+            .user_ptps()
+            .map_or(0, |pool| PtpAllocator::<M, F>::state_pages(&pool, self.machine()));
+        own + self.ptps().state_pages(self.machine())
     }
 
     pub(crate) fn ptps(&self) -> &dyn PtpAllocator<M, F> {

@@ -9,12 +9,15 @@
 //! Each token is made in one place and consumed by the next step, so a page cannot skip the flush, be freed twice, or be used
 //! after it was freed.
 
+mod class;
 mod early;
 mod per_page;
 mod pool;
 
+pub(crate) use class::Class;
 pub use early::EarlyPtps;
 pub use per_page::PerPage;
+pub(crate) use pool::UserPool;
 pub use pool::{Pool, REFILL_ORDERS};
 
 use crate::addr::{Level, PageRange, PhysAddr};
@@ -106,6 +109,10 @@ impl FlushedPtp {
     /// A root that was retired, and whose address space was flushed.
     pub(crate) fn of_root(frame: PhysAddr) -> FlushedPtp {
         FlushedPtp(frame)
+    }
+
+    pub(crate) fn frame(&self) -> PhysAddr {
+        self.0
     }
 
     pub(crate) fn into_frame(self) -> PhysAddr {

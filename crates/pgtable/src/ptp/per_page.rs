@@ -27,16 +27,17 @@ impl<M: Machine, F: Frames> PtpAllocator<M, F> for PerPage {
         kind: Kind,
     ) -> Result<Ptp, Error> {
         let frame = ground.frames().allocate(0).ok_or(Error::OutOfMemory)?;
+        let class = ground.class_of(level, kind);
         // What is no data was never free: it is not given back.
-        ground.make_spare(section, frame, 1)?;
+        ground.make_spare(section, frame, 1, class)?;
         let protected = if ground.is_protected() {
             // An operation of its own, so the window of the one that needs the page is closed meanwhile.
-            section.paused(|| ground.protect_page(frame))
+            section.paused(|| ground.protect_page(frame, class))
         } else {
             ground.record_early(frame, 1)
         };
         if let Err(error) = protected {
-            section.retype(frame, 1, FrameType::Spare, FrameType::Data)?;
+            section.retype(frame, 1, class.spare(), FrameType::Data)?;
             // SAFETY: the frame was allocated above and never used.
             unsafe { ground.frames().release(frame, 0) };
             return Err(error);
@@ -50,8 +51,8 @@ impl<M: Machine, F: Frames> PtpAllocator<M, F> for PerPage {
     fn release(&self, ground: &Ground<M, F>, ptp: FlushedPtp) {
         let frame = ptp.into_frame();
         ground.machine().probe().count(Event::PtpFreed, 1);
-        let retyped =
-            ground.section(Space::Linear).retype(frame, 1, FrameType::Spare, FrameType::Data);
+        let spare = ground.class_of_frame(frame).spare();
+        let retyped = ground.section(Space::Linear).retype(frame, 1, spare, FrameType::Data);
         let reset = retyped.and_then(|()| {
             if ground.is_protected() {
                 ground.unprotect_page(frame)

@@ -3,13 +3,14 @@
 //! What a gate stores it computes from the tables, whatever was gathered before it opened, so that it passes over entries that were loaded before. Eight
 //! neighbours mostly differ in nothing but the frame. Then what the first is all are - valid, writable, settled -, and is asked once.
 
+use core::cell::Cell;
 use core::panic::Location;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use kpkeys::Window;
 
-use super::Section;
 use super::stores::from_first_valid;
+use super::{Marks, Section, TypesWindow};
 use crate::addr::Level;
 use crate::entry::{Entry, Format};
 use crate::error::Error;
@@ -88,17 +89,21 @@ impl<M: Machine> Section<'_, M> {
     #[track_caller]
     pub(crate) fn copy_valid(&self, from: Slots<'_>, to: Slots<'_>) -> Result<(), Error> {
         let by = Location::caller();
-        self.in_judging_window(|window| {
+        let sweep = Cell::new(false);
+        let is_due = |_| self.is_sweeping(&sweep);
+        let mark = |window: &TypesWindow<'_>, word| self.mark_before_move(window, from, word);
+        self.in_judging_window(is_due, mark, |window, marks| {
             self.check_source(from, by)?;
-            let marking = self.check_target(to, by)?;
+            let marking = self.check_target(to, (marks, sweep.get()), by)?;
             let (from, from_rest) = self.writable_slots(from).0.as_chunks::<LINE>();
             let (to, to_rest) = self.writable_slots(to).0.as_chunks::<LINE>();
-            let mut stores = self.copy_each(window, marking, Slots(from_rest), Slots(to_rest));
+            let mut stores =
+                self.copy_each(window, marks, marking, Slots(from_rest), Slots(to_rest));
             store::publish(window);
             for (from, to) in from.iter().zip(to) {
                 stores += match Alike::of::<M>(from) {
                     Some(line) if marking.is_none() => copy_line::<M>(window, &line, to),
-                    _ => self.copy_each(window, marking, Slots(from), Slots(to)),
+                    _ => self.copy_each(window, marks, marking, Slots(from), Slots(to)),
                 };
             }
             self.count(Event::EntryStore, stores);
@@ -111,6 +116,7 @@ impl<M: Machine> Section<'_, M> {
     fn copy_each(
         &self,
         window: &Window<'_>,
+        marks: Marks<'_>,
         marking: Option<&Types>,
         from: Slots<'_>,
         to: Slots<'_>,
@@ -118,12 +124,11 @@ impl<M: Machine> Section<'_, M> {
         let mut stores = 0;
         for (from, to) in from.iter().zip(to.iter()) {
             let entry = from.load_relaxed();
-            if M::Format::is_present(entry) {
+            if M::Format::is_present(entry) && self.mark_moved(marks, marking, entry) {
                 if M::Format::is_writable(entry) {
                     store::modify_from::<M>(window, from, entry, M::Format::write_protected);
                     stores += 1;
                 }
-                self.mark_moved(window, marking, entry);
                 store::set(window, to, M::Format::old(M::Format::write_protected(entry)));
                 stores += 1;
             }

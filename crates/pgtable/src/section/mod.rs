@@ -51,6 +51,8 @@ mod window;
 use core::cell::Cell;
 use core::marker::PhantomData;
 
+pub(crate) use window::{Marks, TypesWindow};
+
 use kpkeys::Guard;
 use kpkeys::context::PageTables;
 

@@ -1,10 +1,11 @@
 //! The stores of a section: each is counted, and made in the window that the mode has for it.
 
+use core::cell::Cell;
 use core::panic::Location;
 
 use kpkeys::{Backend, Scheme, Window};
 
-use super::{Section, Space};
+use super::{Marks, Section, Space, TypesWindow};
 use crate::addr::{ENTRIES, Level, PAGE_SIZE};
 use crate::entry::{Entry, Format};
 use crate::error::Error;
@@ -14,19 +15,27 @@ use crate::store;
 use crate::table::{Slot, Slots, Table};
 
 impl<M: Machine> Section<'_, M> {
-    /// Stores an entry that points to a table, or a block: one above the last level.
+    /// Stores an entry that points to a table, or a block: one above the last level, of the linear map, the alias or a root; or of any table where there are no types.
     #[inline(always)]
     pub(crate) fn set_upper(&self, slot: Slot<'_>, entry: Entry) {
-        self.will_store(1);
-        self.store(Event::UpperStore, slot, |window, slot| store::set(window, slot, entry));
+        self.store_upper(slot, |window, slot| store::set(window, slot, entry));
         self.stored_valid(entry);
     }
 
     /// Empties an entry above the last level.
     #[inline(always)]
     pub(crate) fn clear_upper(&self, slot: Slot<'_>) {
+        self.store_upper(slot, store::clear);
+    }
+
+    /// One store above the last level, to a table that has the key of page tables.
+    #[inline(always)]
+    fn store_upper<'s>(&self, slot: Slot<'s>, f: impl FnOnce(&Window<'_>, Slot<'s>)) {
         self.will_store(1);
-        self.store(Event::UpperStore, slot, store::clear);
+        self.in_types_window(|window| {
+            self.count(Event::UpperStore, 1);
+            f(&window.window(), self.writable(slot));
+        });
     }
 
     /// Stores a PTE.
@@ -87,7 +96,7 @@ impl<M: Machine> Section<'_, M> {
     #[inline(always)]
     #[track_caller]
     pub unsafe fn set_consecutive(&self, slots: Slots<'_>, first: Entry) -> Result<(), Error> {
-        self.set_leaves(slots, first, |i| Entry(first.0 + i as u64 * PAGE_SIZE))
+        self.set_leaves(slots, first, move |i| Entry(first.0 + i as u64 * PAGE_SIZE))
     }
 
     /// Stores `leaf(i)` to each PTE of a run: valid leaves that differ from `template` in nothing but the frame.
@@ -101,15 +110,25 @@ impl<M: Machine> Section<'_, M> {
         &self,
         slots: Slots<'_>,
         template: Entry,
-        leaf: impl Fn(usize) -> Entry,
+        leaf: impl Fn(usize) -> Entry + Copy,
     ) -> Result<(), Error> {
         let (Some(types), Some(first)) = (self.types(), slots.iter().next()) else {
             self.set_range(slots, leaf);
             return Ok(());
         };
         let by = Location::caller();
-        let result = self.in_judging_window(move |window| {
-            let admission = self.admission(types, first, Level::Pte, template, by);
+        let is_due = move |mark| {
+            // Its own copy, as below.
+            let types = *types;
+            (0..slots.len()).any(|i| !types.has_word(M::Format::frame(Level::Pte, leaf(i)), mark))
+        };
+        let mark = move |window: &TypesWindow<'_>, mark| {
+            let frames = (0..slots.len()).map(|i| M::Format::frame(Level::Pte, leaf(i)));
+            self.mark_before(window, types, mark, template, frames);
+        };
+        let result = self.in_judging_window(is_due, mark, move |window, marks| {
+            let mark = marks.word(types);
+            let admission = self.admission(types, first, Level::Pte, (mark, template), by);
             let admission = admission.map_err(|error| (0, error))?;
             self.count(Event::EntryStore, slots.len() as u64);
             // Its own copy, which stores to entries cannot change as far as the compiler knows.
@@ -119,7 +138,7 @@ impl<M: Machine> Section<'_, M> {
                 // Computed once: what is judged is what is stored.
                 let leaf = leaf(i);
                 let frame = M::Format::frame(Level::Pte, leaf);
-                let admitted = usual.is(frame) || admission.admits_unusual(window, frame);
+                let admitted = usual.is(frame) || admission.admits_unusual(marks, frame);
                 if admitted { Ok(leaf) } else { Err(frame) }
             });
             stored.map_err(|(done, frame)| {
@@ -167,17 +186,26 @@ impl<M: Machine> Section<'_, M> {
         let by = Location::caller();
         let entries = &entries[..entries.len().min(ENTRIES)];
         let Some(&(first, _)) = entries.first() else { return Ok(()) };
-        let result = self.in_judging_window(|window| {
-            let types = self.types();
+        let types = self.types();
+        let leaves = || entries.iter().map(|&(_, entry)| (Level::Pte, entry));
+        let is_due = |mark| {
+            types.is_some_and(|types| leaves().any(|leaf| self.lacks_mark(types, mark, leaf)))
+        };
+        let mark = |window: &TypesWindow<'_>, mark| {
+            if let Some(types) = types {
+                leaves().for_each(|leaf| self.mark_leaf(window, types, mark, leaf));
+            }
+        };
+        let result = self.in_judging_window(is_due, mark, |window, marks| {
             if let Some(types) = types {
                 self.check_table(types, table.slot(first), Level::Pte, by)
                     .map_err(|error| (0, error))?;
             }
-            let mark = types.map_or(0, Types::mapped_word);
+            let mark = types.map_or(0, |types| marks.word(types));
             for (done, &(index, entry)) in entries.iter().enumerate() {
                 let slot = table.slot(index);
                 let admitted = types.map_or(Ok(()), |types| {
-                    self.admit_leaf(window, types, mark, (slot, Level::Pte), entry, by)
+                    self.admit_leaf(marks, types, mark, (slot, Level::Pte), entry, by)
                 });
                 if let Err(error) = admitted {
                     for &(index, _) in &entries[..done] {
@@ -308,14 +336,16 @@ impl<M: Machine> Section<'_, M> {
     #[track_caller]
     pub(crate) fn move_valid(&self, from: Slots<'_>, into: Slots<'_>) -> Result<(), Error> {
         let by = Location::caller();
-        self.in_judging_window(|window| {
+        let sweep = Cell::new(false);
+        let is_due = |_| self.is_sweeping(&sweep);
+        let mark = |window: &TypesWindow<'_>, word| self.mark_before_move(window, from, word);
+        self.in_judging_window(is_due, mark, |window, marks| {
             self.check_source(from, by)?;
-            let marking = self.check_target(into, by)?;
+            let marking = self.check_target(into, (marks, sweep.get()), by)?;
             let (mut stores, into) = (0, self.writable_slots(into));
             for (from, into) in self.writable_slots(from).iter().zip(into.iter()) {
                 let entry = from.load_relaxed();
-                if M::Format::is_present(entry) {
-                    self.mark_moved(window, marking, entry);
+                if M::Format::is_present(entry) && self.mark_moved(marks, marking, entry) {
                     // First emptied, so that no walker finds a page twice.
                     store::set(window, into, store::clear_from::<M>(window, from, entry));
                     stores += 2;
@@ -326,16 +356,26 @@ impl<M: Machine> Section<'_, M> {
         })
     }
 
+    /// Whether a sweep is under way, and notes it for the rest of the gate: one that begins later waits for that.
+    pub(super) fn is_sweeping(&self, noted: &Cell<bool>) -> bool {
+        noted.set(self.types().is_some_and(Types::is_sweeping));
+        noted.get()
+    }
+
     /// Holds the table of PTEs that entries are to be stored to against its type. Returns the types if a sweep is under way, so that what the
-    /// entries map is to be [marked](Self::mark_moved).
+    /// entries map is to be [marked](Self::mark_moved): now, or when `marks` were made before.
     #[inline(always)]
     pub(super) fn check_target(
         &self,
         slots: Slots<'_>,
+        (marks, were_due): (Marks<'_>, bool),
         by: &'static Location<'static>,
     ) -> Result<Option<&Types>, Error> {
         self.check_source(slots, by)?;
-        Ok(self.types().filter(|types| types.is_sweeping()))
+        Ok(self.types().filter(|types| match marks {
+            Marks::Here(_) => types.is_sweeping(),
+            Marks::Before(_) => were_due,
+        }))
     }
 
     /// Holds the table that PTEs are in against its type, if there are types.
@@ -421,16 +461,46 @@ impl<M: Machine> Section<'_, M> {
 
     /// Runs `f` in a window, for a store to guarded memory, with how far behind its address that is made. It is no entry, and is not counted as one.
     #[inline]
-    pub(crate) fn store_guarded<R>(&self, f: impl FnOnce(&Window<'_>, usize) -> R) -> R {
-        self.in_window(|window| f(window, self.to_alias))
+    pub(crate) fn store_guarded<R>(&self, f: impl FnOnce(&TypesWindow<'_>, usize) -> R) -> R {
+        self.in_types_window(|window| f(window, self.to_alias))
     }
 
-    /// Runs `change`, which stores an entry above the last level and what guarded memory says of it, in one window. It is told how far behind
-    /// its address a word is stored.
+    /// Runs `types`, which stores what guarded memory says of a table, and then `entry`, which stores an entry above the last level, in one gate. `apart` says whether
+    /// the entry is in a table with a key of its own. `types` is told how far behind its address a word is stored.
     #[inline]
-    pub(crate) fn change_upper<R>(&self, change: impl FnOnce(&Window<'_>, usize) -> R) -> R {
+    pub(crate) fn change_upper<A, R>(
+        &self,
+        apart: bool,
+        types: impl Fn(&TypesWindow<'_>, usize) -> A,
+        entry: impl FnOnce(&Window<'_>, A) -> R,
+    ) -> R {
         self.will_store(1);
-        self.in_judging_window(|window| change(window, self.to_alias))
+        let result = self.in_types_window_then(apart, |window| types(window, self.to_alias), entry);
+        self.report_noted();
+        result
+    }
+
+    /// The other way round: `types` follows, unless `entry` refuses.
+    #[inline]
+    pub(crate) fn change_upper_first(
+        &self,
+        apart: bool,
+        entry: impl FnOnce(&Window<'_>) -> Result<(), Error>,
+        types: impl FnOnce(&TypesWindow<'_>, usize) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.will_store(1);
+        let types = |window: &TypesWindow<'_>| types(window, self.to_alias);
+        let result = self.in_window_then_types(apart, entry, types);
+        self.report_noted();
+        result
+    }
+
+    /// Runs `change`, which empties an entry that maps a block, in one window.
+    pub(crate) fn change_block<R>(&self, change: impl FnOnce(&Window<'_>) -> R) -> R {
+        self.will_store(1);
+        let result = self.in_window(change);
+        self.report_noted();
+        result
     }
 
     /// Replaces an entry above the last level, if it still is `was`, and returns whether. For what runs in [`change_upper`](Self::change_upper).
@@ -446,7 +516,7 @@ impl<M: Machine> Section<'_, M> {
         store::replace(window, self.writable(slot), was, entry)
     }
 
-    /// Runs `first`, a store to guarded memory, and, unless that is refused, empties a table in the same window.
+    /// Runs `first`, a store to guarded memory, and, unless that is refused, empties a table in the same gate. `apart` says whether the table has a key of its own.
     ///
     /// # Safety
     ///
@@ -454,15 +524,17 @@ impl<M: Machine> Section<'_, M> {
     #[inline]
     pub(crate) unsafe fn zero_after<E>(
         &self,
+        apart: bool,
         table: Table<'_>,
-        first: impl FnOnce(&Window<'_>, usize) -> Result<(), E>,
+        first: impl Fn(&TypesWindow<'_>, usize) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.in_window(|window| {
-            first(window, self.to_alias)?;
+        let zero = |window: &Window<'_>, done: Result<(), E>| {
+            done?;
             // SAFETY: the caller's promise is the one asked for.
             unsafe { store::zero(window, self.writable_slots(table.all())) };
             Ok(())
-        })
+        };
+        self.in_types_window_then(apart, |window| first(window, self.to_alias), zero)
     }
 
     /// Fills a table that is not linked.
@@ -607,8 +679,12 @@ impl<M: Machine> Section<'_, M> {
     ) -> Result<R, Error> {
         let Some(types) = self.types() else { return Ok(self.store(event, slot, f)) };
         let by = Location::caller();
-        self.in_judging_window(|window| {
-            self.admit(window, types, (slot, level), leaf, by)?;
+        let is_due = |mark| self.lacks_mark(types, mark, (level, leaf));
+        let mark = |window: &TypesWindow<'_>, mark| {
+            self.mark_leaf(window, types, mark, (level, leaf));
+        };
+        self.in_judging_window(is_due, mark, |window, marks| {
+            self.admit(marks, types, (slot, level), leaf, by)?;
             self.count(event, 1);
             Ok(f(window, self.writable(slot)))
         })
@@ -624,11 +700,13 @@ impl<M: Machine> Section<'_, M> {
     ) -> Option<R> {
         let Some(types) = self.types() else { return Some(self.store(Event::EntryStore, slot, f)) };
         let by = Location::caller();
-        self.in_judging_window(|window| {
+        let result = self.in_window(|window| {
             self.check_table(types, slot, Level::Pte, by).ok()?;
             self.count(Event::EntryStore, 1);
             Some(f(window, self.writable(slot)))
-        })
+        });
+        self.report_noted();
+        result
     }
 
     /// One store. It is counted while its window is open, so that a probe can tell which window it belongs to.

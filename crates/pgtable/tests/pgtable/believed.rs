@@ -152,7 +152,12 @@ fn shared<F: HostedFormat, S: Protection>() -> Shared<F, S> {
     assert_eq!(other.frame(), one.frame());
     use kpkeys_pgtable::Frames;
     let data = paging.frames().allocate(3).expect("there is memory");
-    Shared { paging, turn, one, other, data }
+    let shared = Shared { paging, turn, one, other, data };
+    if paging.separates_user_tables() {
+        // So that their pool has pages: it takes its first in gates, with its locks held, and both CPUs are one thread here.
+        shared.map(root(), USER, 7).expect("there is memory");
+    }
+    shared
 }
 
 impl<F: HostedFormat, S: Protection> Shared<F, S> {

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::support::{
-    Aliased, InWindows, Keys, Protection, SMALL, Scarce, System, USER, configs, pages,
+    Aliased, InWindows, Keys, Protection, SMALL, Scarce, Separate, System, USER, configs, pages,
 };
 use kpkeys::Backend;
-use kpkeys::keyed::Keyed;
+use kpkeys::keyed::{self, Keyed};
 use kpkeys::pan::Pan;
 use kpkeys::ttbr0::Ttbr0;
 use kpkeys_hosted::arena::Arena;
@@ -54,6 +54,14 @@ impl Mocked for Keys {
         let backend = Keyed::new(MockRegister::detect());
         backend.reset();
         backend
+    }
+}
+
+impl Mocked for Separate {
+    type Mock<F: HostedFormat> = Keyed<MockRegister, F::Encoding, keyed::Separate>;
+
+    fn mock<F: HostedFormat>() -> Self::Mock<F> {
+        Keys::mock::<F>().with_separate_keys()
     }
 }
 

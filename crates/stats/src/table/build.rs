@@ -50,6 +50,7 @@ fn assemble(
         machine: run.machine.clone(),
         on: run.on.clone(),
         backend: run.backend.clone(),
+        keys: run.keys.clone(),
         paging: run.paging.clone(),
         switch_ns: run.switch_ns,
         blocks: measurements.blocks,

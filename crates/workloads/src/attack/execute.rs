@@ -2,8 +2,9 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use kpkeys::Pkey;
 use kpkeys_mm::{AddressSpace, Kernel};
-use kpkeys_pgtable::{Attrs, Flush, Machine, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{Attrs, Flush, Machine, PAGE_SIZE, PageRange, PhysAddr, Root, VirtAddr};
 use spin::Mutex;
 
 use super::Failure;
@@ -12,7 +13,7 @@ use super::prepare::{Prepared, USER_START};
 use super::primitive::Primitive;
 use super::promise::Outcome;
 use super::site::{Aim, Fault, Place, SavedIn, Site, Store};
-use super::target::Target;
+use super::target::{Level, Region, Target};
 
 /// Attacks a target.
 ///
@@ -55,8 +56,10 @@ pub(super) fn attack<M: Machine, S: Site<M>>(
         | Primitive::NestedFault
         | Primitive::AsyncError => {
             let place = primitive.place().ok_or(Failure::NoTarget("no place"))?;
-            in_window(kernel, site, prepared, place, of_table)
+            in_window(kernel, site, prepared, place, (page, of_table))
         }
+        Primitive::UserWindow => from_window(kernel, site, prepared, Region::User, of_table),
+        Primitive::KernelWindow => from_window(kernel, site, prepared, Region::Vmalloc, of_table),
         Primitive::Alias => Ok(outcome(site.store(store, of_table))),
         Primitive::CopyToUser => as_user(kernel, linear, of_table, page, |space, aim| {
             Ok(outcome(site.copy_to_user(space.root().frame(), aim)))
@@ -111,17 +114,19 @@ pub(super) fn outcome(result: Result<(), Fault>) -> Outcome {
     }
 }
 
-/// Stores from another place while an operation on page tables has its window open.
+/// Stores from another place while an operation on page tables has its window open: one that is for the page.
 fn in_window<M: Machine, S: Site<M>>(
     kernel: &Kernel<M>,
     site: &S,
     prepared: &Prepared<'_, M>,
     place: Place,
-    aim: Aim,
+    (page, aim): (PhysAddr, Aim),
 ) -> Result<Outcome, Failure> {
+    let is_users = kernel.paging().key_of_protected(page) == Pkey::USER_TABLES;
+    let region = if is_users { Region::User } else { Region::Vmalloc };
     let (own, attack) = (Mutex::new(None), Mutex::new(None));
     let (done, held_off) = (AtomicBool::new(false), AtomicBool::new(false));
-    inside_window(kernel, prepared.vmalloc, || {
+    inside_window_of(kernel, prepared.region(region), || {
         // The operation may look at an entry twice.
         if !done.swap(true, Ordering::Relaxed) {
             *own.lock() = Some(site.store(Store::Word, aim));
@@ -137,6 +142,31 @@ fn in_window<M: Machine, S: Site<M>>(
     }
 }
 
+/// Stores while the page-table code has a window open for the tables of a region, as a stray store of its own would.
+fn from_window<M: Machine, S: Site<M>>(
+    kernel: &Kernel<M>,
+    site: &S,
+    prepared: &Prepared<'_, M>,
+    region: Region,
+    aim: Aim,
+) -> Result<Outcome, Failure> {
+    let (table, offset) = prepared.locate(Target::Table(region, Level::Pte))?;
+    let own_aim = Aim::of_table(kernel, table, offset);
+    let results = Mutex::new(None);
+    inside_window_of(kernel, prepared.region(region), || {
+        // The operation may look at an entry twice.
+        let mut results = results.lock();
+        if results.is_none() {
+            *results = Some((site.store(Store::Word, own_aim), site.store(Store::Word, aim)));
+        }
+    })?;
+    match results.into_inner() {
+        Some((Err(fault), _)) => Err(Failure::WindowClosed(fault)),
+        Some((Ok(()), attack)) => Ok(outcome(attack)),
+        None => Err(Failure::NoTarget("the attack did not run")),
+    }
+}
+
 /// Runs `f` inside the window that the mode opens for changing a PTE: the one of the mapped page at `mapped`, which stays as it is.
 ///
 /// # Errors
@@ -147,10 +177,23 @@ pub fn inside_window<M: Machine>(
     mapped: VirtAddr,
     f: impl Fn(),
 ) -> Result<(), Failure> {
+    inside_window_of(kernel, (kernel.paging().kernel(), mapped), f)
+}
+
+/// The same for a page mapped below this root.
+///
+/// # Errors
+///
+/// The page is not mapped as a page.
+pub fn inside_window_of<M: Machine>(
+    kernel: &Kernel<M>,
+    (root, mapped): (&Root, VirtAddr),
+    f: impl Fn(),
+) -> Result<(), Failure> {
     let paging = kernel.paging();
-    let section = paging.section(paging.kernel());
+    let section = paging.section(root);
     let page = PageRange::new(mapped, 1).map_err(kpkeys_mm::Error::from)?;
-    Ok(paging.protect(&section, paging.kernel(), page, |entry| {
+    Ok(paging.protect(&section, root, page, |entry| {
         f();
         entry
     })?)

@@ -112,7 +112,8 @@ impl<'k, M: Machine> Prepared<'k, M> {
         Ok(PhysAddr(mapped.ok_or(Failure::NoTarget("it is not mapped"))?.0 & !(PAGE_SIZE - 1)))
     }
 
-    fn region(&self, region: Region) -> (&Root, VirtAddr) {
+    /// The root of a region, and an address of it.
+    pub(super) fn region(&self, region: Region) -> (&Root, VirtAddr) {
         let kernel = self.kernel.paging().kernel();
         match region {
             Region::LinearMap => (kernel, self.linear),

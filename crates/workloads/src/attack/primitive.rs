@@ -30,6 +30,10 @@ pub enum Primitive {
     NestedFault,
     /// From the handler of an asynchronous error (arm64: SError) that interrupted an open window.
     AsyncError,
+    /// A stray store of the page-table code itself, while its window for tables of an address space is open.
+    UserWindow,
+    /// The same while its window for the kernel's tables is open.
+    KernelWindow,
     /// Through the alias that page tables are stored through, outside of windows.
     Alias,
     /// By a copy to a program whose buffer is said to be at the alias.
@@ -70,7 +74,7 @@ pub enum Primitive {
 
 impl Primitive {
     /// All of them, in the order of the table's columns.
-    pub const ALL: [Primitive; 29] = [
+    pub const ALL: [Primitive; 31] = [
         Primitive::Byte,
         Primitive::Word,
         Primitive::Bulk,
@@ -82,6 +86,8 @@ impl Primitive {
         Primitive::PageFault,
         Primitive::NestedFault,
         Primitive::AsyncError,
+        Primitive::UserWindow,
+        Primitive::KernelWindow,
         Primitive::Alias,
         Primitive::CopyToUser,
         Primitive::Program,
@@ -116,6 +122,8 @@ impl Primitive {
             Primitive::PageFault => "page-fault-in-window",
             Primitive::NestedFault => "nested-fault-in-window",
             Primitive::AsyncError => "async-error-in-window",
+            Primitive::UserWindow => "user-window",
+            Primitive::KernelWindow => "kernel-window",
             Primitive::Alias => "alias",
             Primitive::CopyToUser => "copy-to-user",
             Primitive::Program => "program",
@@ -176,7 +184,15 @@ impl Primitive {
 
     /// Whether it is a store, wherever it is made from; the others have the kernel itself do what it should not.
     pub const fn is_store(self) -> bool {
-        self.is_plain_store() || self.place().is_some() || self.needs_alias()
+        self.is_plain_store()
+            || self.place().is_some()
+            || self.is_from_window()
+            || self.needs_alias()
+    }
+
+    /// Whether it is a store of the page-table code itself, in a window for other tables than the target.
+    pub const fn is_from_window(self) -> bool {
+        matches!(self, Self::UserWindow | Self::KernelWindow)
     }
 
     /// Whether the pair makes sense: roots alone can be forged, and ordinary data needs no tricks to be written.
@@ -187,6 +203,14 @@ impl Primitive {
         const USER_ROOT: Target = Target::Table(Region::User, Level::Root);
         const KERNEL_ROOT: Target = Target::Table(Region::LinearMap, Level::Root);
         match (self, target) {
+            (Primitive::UserWindow, target) => match target {
+                Target::Table(region, level) => region != Region::User || level == Level::Root,
+                target => matches!(target, Early | Target::Static),
+            },
+            (Primitive::KernelWindow, target) => match target {
+                Target::Table(region, level) => region == Region::User && level != Level::Root,
+                target => target == DataBecomeTable,
+            },
             (Primitive::ForgedRoot, target) => target.is_root(),
             (Primitive::ForeignRoot, target) => matches!(target, Early | KERNEL_ROOT),
             (Primitive::ForgedSpare, target) => target == DataBecomeTable,

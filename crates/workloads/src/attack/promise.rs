@@ -3,7 +3,7 @@
 use core::fmt;
 
 use kpkeys::Scheme;
-use kpkeys_pgtable::Mode;
+use kpkeys_pgtable::{Keys, Mode};
 
 use super::primitive::Primitive;
 use super::site::Fault;
@@ -20,6 +20,8 @@ pub struct Protection {
     pub scheme: Scheme,
     /// Whether page-table pages come from the keyed pool.
     pub pool: bool,
+    /// Which keys page tables carry.
+    pub keys: Keys,
 }
 
 /// What the documentation promises of an attack.
@@ -27,7 +29,7 @@ pub struct Protection {
 pub enum Promise {
     /// It faults.
     Blocked,
-    /// It succeeds: the page is data.
+    /// It succeeds: the page is data, or a window is open that is for it too.
     Succeeds,
     /// Nothing: it is reported as it is.
     None,
@@ -53,13 +55,17 @@ pub enum Broken {
     OtherFault,
     /// It must succeed without protection, or protects nothing when it is on.
     BlockedWithoutProtection,
-    /// The page is data again and cannot be written.
-    DataUnwritable,
+    /// The page is data again, or a window is open that is for it too, and it cannot be written.
+    Unwritable,
 }
 
 /// What is promised of an attack.
 pub fn of(target: Target, primitive: Primitive, protection: Protection) -> Promise {
-    let Protection { mode, enforced, scheme, pool } = protection;
+    let Protection { mode, enforced, scheme, pool, keys } = protection;
+    if primitive.is_from_window() {
+        let is_apart = keys == Keys::Separate && mode == Mode::Fused;
+        return if is_apart && enforced { Promise::Blocked } else { Promise::Succeeds };
+    }
     let is_table = match target {
         Target::Table(..)
         | Target::Early
@@ -129,7 +135,7 @@ pub fn check(target: Target, promise: Promise, outcome: Outcome, mode: Mode) -> 
         {
             Err(Broken::OtherFault)
         }
-        (Promise::Succeeds, Outcome::Faulted(_) | Outcome::Refused) => Err(Broken::DataUnwritable),
+        (Promise::Succeeds, Outcome::Faulted(_) | Outcome::Refused) => Err(Broken::Unwritable),
         _ => Ok(()),
     }
 }
@@ -166,7 +172,9 @@ impl fmt::Display for Broken {
             Broken::BlockedWithoutProtection => {
                 "was blocked with protection off, so that blocking it proves nothing"
             }
-            Broken::DataUnwritable => "was blocked, though the page is data again",
+            Broken::Unwritable => {
+                "was blocked, though the page is data again, or a window is open that is for it too"
+            }
         })
     }
 }

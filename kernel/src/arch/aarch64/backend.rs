@@ -7,6 +7,7 @@ use crate::protection;
 use crate::protection::selected::backends;
 use crate::start::settled::Settled;
 use core::fmt;
+use kpkeys::context::Default;
 use kpkeys::encoding::Por;
 use kpkeys::keyed::Keyed;
 use kpkeys::mock::ContextIdr;
@@ -34,6 +35,11 @@ impl Choice {
     /// Whether it switches the CPU's key feature on.
     pub const fn is_of_keys(self) -> bool {
         matches!(self, Self::Poe)
+    }
+
+    /// Whether it has keys that page tables do not need.
+    pub const fn has_spare_keys(self) -> bool {
+        matches!(self, Self::Poe | Self::Mock)
     }
 
     /// The best that the running CPU has.
@@ -236,9 +242,6 @@ impl Selected {
     /// What is not.
     pub fn verify(&self) -> Result<(), Unusable> {
         self.verify_control()?;
-        match self.page_table_access() {
-            None | Some(Access::ReadOnly) => Ok(()),
-            Some(_) => Err(Unusable::NotReset),
-        }
+        if self.is_in::<Default>() { Ok(()) } else { Err(Unusable::NotReset) }
     }
 }

@@ -3,13 +3,14 @@
 use super::control;
 use crate::protection::selected::backends;
 use core::fmt;
+use kpkeys::context::Default;
 use kpkeys::encoding::Pkrs;
 use kpkeys::keyed::Keyed;
 use kpkeys::mock::TscAux;
 use kpkeys::null::Null;
 use kpkeys::pks::{self, Pks};
 use kpkeys::smap::{self, AC, Smap};
-use kpkeys::{Access, Pkey};
+use kpkeys::{Access, Backend, Pkey};
 use kpkeys_workloads::attack::site::SavedIn;
 
 backends! {
@@ -27,6 +28,11 @@ impl Choice {
     /// Whether it switches the CPU's key feature on.
     pub const fn is_of_keys(self) -> bool {
         matches!(self, Self::Pks)
+    }
+
+    /// Whether it has keys that page tables do not need.
+    pub const fn has_spare_keys(self) -> bool {
+        matches!(self, Self::Pks | Self::Mock)
     }
 
     /// The best that the running CPU has.
@@ -165,9 +171,6 @@ impl Selected {
     /// What is not.
     pub fn verify(&self) -> Result<(), Unusable> {
         self.verify_control()?;
-        match self.page_table_access() {
-            None | Some(Access::ReadOnly) => Ok(()),
-            Some(_) => Err(Unusable::NotReset),
-        }
+        if self.is_in::<Default>() { Ok(()) } else { Err(Unusable::NotReset) }
     }
 }

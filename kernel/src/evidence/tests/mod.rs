@@ -8,6 +8,7 @@ mod exceptions;
 mod flushes;
 mod frees;
 mod image;
+mod keys;
 mod memory;
 mod paging;
 mod pointers;

@@ -9,7 +9,7 @@ use crate::protection::violations;
 use crate::start::image;
 use crate::{arch, ensure, kernel_test, protection};
 use alloc::string::{String, ToString};
-use kpkeys::{Backend, Pkey, Scheme};
+use kpkeys::{Backend, Scheme};
 use kpkeys_mm::{AddressSpace, Error, MapFlags};
 use kpkeys_pgtable::guarded::Violations;
 use kpkeys_pgtable::{Format, Level, Machine, PageRange, PhysAddr, VirtAddr};
@@ -36,7 +36,7 @@ fn is_protected(frame: PhysAddr) -> bool {
     let paging = memories().paging();
     let leaf = |root, va| paging.walk(root, va).map(|(_, _, entry)| entry);
     match protection::selected().scheme() {
-        Scheme::Keys => paging.memory_pkey(frame) == Some(Pkey::PAGE_TABLES),
+        Scheme::Keys => paging.memory_pkey(frame) == Some(paging.key_of_protected(frame)),
         Scheme::Alias => {
             let linear = leaf(paging.kernel(), VirtAddr(layout::linear(frame) as u64));
             linear.is_some_and(|entry| !arch::Format::is_writable(entry))

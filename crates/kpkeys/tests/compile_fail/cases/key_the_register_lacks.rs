@@ -11,7 +11,7 @@ impl Encoding for Short {
     #[cfg(feature = "misuse")]
     const KEYS: u8 = 2;
     #[cfg(not(feature = "misuse"))]
-    const KEYS: u8 = 3;
+    const KEYS: u8 = 4;
     const BITS: u32 = Por::BITS;
     const KEY0: u64 = Por::KEY0;
     const READ_WRITE: u64 = Por::READ_WRITE;

@@ -19,6 +19,9 @@
 //!
 //! A few pages are kept in reserve for splitting blocks of the linear map, so that setting a key never has to allocate a
 //! page-table page. The reserve is topped up before each key change. Lock order: magazine, spares, reserve, linear map.
+//!
+//! Where the tables of address spaces have a key of their own, these have a pool of their own, the [`UserPool`], whose blocks carry it. Tables of the linear map are not
+//! among them, so that its reserve comes from the other pool. Lock order: magazine and spares of this one, then those of the other.
 
 mod magazine;
 mod records;
@@ -30,7 +33,7 @@ use crossbeam_utils::CachePadded;
 use kpkeys::Pkey;
 use spin::Mutex;
 
-use super::{FlushedPtp, Ptp, PtpAllocator};
+use super::{Class, FlushedPtp, Ptp, PtpAllocator};
 use crate::addr::{Level, PhysAddr, VirtAddr};
 use crate::error::Error;
 use crate::ground::Ground;
@@ -56,6 +59,8 @@ const KEEP: usize = 16;
 
 /// The keyed pool.
 pub struct Pool {
+    /// What its pages are for.
+    class: Class,
     /// One for each CPU.
     magazines: Array<OwnMagazine>,
     records: Records,
@@ -73,7 +78,17 @@ impl Pool {
     ///
     /// [`Error::OutOfMemory`].
     pub fn new<M: Machine, F: Frames>(machine: &M, frames: &F) -> Result<Self, Error> {
+        Self::of(Class::Kernel, machine, frames)
+    }
+
+    /// The same for tables of a class.
+    pub(crate) fn of<M: Machine, F: Frames>(
+        class: Class,
+        machine: &M,
+        frames: &F,
+    ) -> Result<Self, Error> {
         Ok(Pool {
+            class,
             magazines: Array::new(machine, frames, machine.cpus().max(1), Magazine::new)?,
             records: Records::new(machine, frames)?,
             spares: CachePadded::new(Mutex::new(Spares::new())),
@@ -135,9 +150,9 @@ impl Pool {
         let mut spares = self.spares.lock();
         if spares.pages() < Reserve::CAPACITY {
             // Whether the pages that are left suffice is found out by `f`: most changes split nothing.
-            let _ = self.add_block(ground, &mut spares);
+            let _ = self.add_block(ground, &mut spares, self);
         }
-        self.top_up_reserve(ground, &mut spares);
+        self.top_up_reserve(ground, &mut spares, self);
         f(&mut self.reserve.lock())
     }
 
@@ -151,14 +166,14 @@ impl Pool {
     ) -> bool {
         let retype =
             |from, to| ground.section(Space::Linear).retype(start, block.pages(), from, to);
-        if retype(FrameType::Spare, FrameType::Data).is_err() {
+        if retype(self.class.spare(), FrameType::Data).is_err() {
             return false;
         }
         let reset = !region.has(block, Done::Protected)
             || ground.unprotect(start, block.pages(), &mut self.reserve.lock()).is_ok();
         // What cannot be made data is spare as before; nobody had it meanwhile.
         if !reset {
-            let _ = retype(FrameType::Data, FrameType::Spare);
+            let _ = retype(FrameType::Data, self.class.spare());
         }
         reset
     }
@@ -172,10 +187,11 @@ impl Pool {
         ground: &Ground<M, F>,
         section: &Section<'_, M>,
         magazine: &mut Magazine,
+        tables: &Pool,
     ) -> Result<(), Error> {
         let mut spares = self.spares.lock();
         while spares.pages() == 0 {
-            section.paused(|| self.add_block(ground, &mut spares))?;
+            section.paused(|| self.add_block(ground, &mut spares, tables))?;
         }
         let regions = self.records.of(ground.machine());
         magazine.fill(|| spares.take(regions));
@@ -186,15 +202,20 @@ impl Pool {
         &self,
         ground: &Ground<M, F>,
         spares: &mut Spares,
+        tables: &Pool,
     ) -> Result<(), Error> {
         let mut failure = Error::OutOfMemory;
+        if !core::ptr::eq(self, tables) {
+            // It has none of its own to begin with.
+            self.top_up_reserve(ground, spares, tables);
+        }
         for order in REFILL_ORDERS {
             match self.take_block(ground, spares, order) {
                 Ok(swept) => {
                     if swept {
                         self.add_swept(ground, spares, order);
                     }
-                    self.top_up_reserve(ground, spares);
+                    self.top_up_reserve(ground, spares, tables);
                     return Ok(());
                 }
                 Err(error @ Error::Violation(_)) => return Err(error),
@@ -248,16 +269,12 @@ impl Pool {
         self.records.prepare(ground.machine(), ground.frames(), start)?;
         let regions = self.records.of(ground.machine());
         let place = regions.place(start).ok_or(Error::OutsideLinearMap(start, 1 << order))?;
-        let swept = ground.make_spare(&ground.section(Space::Linear), start, 1 << order)?;
+        let section = ground.section(Space::Linear);
+        let swept = ground.make_spare(&section, start, 1 << order, self.class)?;
         let protected = match self.protect_new(ground, start, order) {
             Ok(protected) => protected,
             Err(error) => {
-                ground.section(Space::Linear).retype(
-                    start,
-                    1 << order,
-                    FrameType::Spare,
-                    FrameType::Data,
-                )?;
+                section.retype(start, 1 << order, self.class.spare(), FrameType::Data)?;
                 return Err(error);
             }
         };
@@ -280,7 +297,7 @@ impl Pool {
         if ground.is_protected() {
             ground.machine().probe().count(Event::TlbFlush, 1);
             ground.machine().flush_tlb(Flush::AllKernel);
-            ground.protect(start, 1 << order, &mut self.reserve.lock())?;
+            ground.protect(start, 1 << order, self.class, &mut self.reserve.lock())?;
         }
         Ok(ground.is_protected())
     }
@@ -291,6 +308,7 @@ impl Pool {
         &self,
         ground: &Ground<M, F>,
         done: Done,
+        tables: &Pool,
         f: impl Fn(PhysAddr, usize, &mut Reserve) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let regions = self.records.of(ground.machine());
@@ -299,9 +317,9 @@ impl Pool {
             let mut seen = false;
             for (number, region) in regions.iter() {
                 for block in region.blocks().filter(|&block| !region.has(block, done)) {
-                    self.top_up_reserve(ground, &mut spares);
+                    self.top_up_reserve(ground, &mut spares, tables);
                     while !self.reserve.lock().is_full()
-                        && self.add_block(ground, &mut spares).is_ok()
+                        && self.add_block(ground, &mut spares, tables).is_ok()
                     {}
                     let start = regions.address(number, block.first);
                     f(start, block.pages(), &mut self.reserve.lock())?;
@@ -315,9 +333,35 @@ impl Pool {
         }
     }
 
-    fn top_up_reserve<M: Machine, F: Frames>(&self, ground: &Ground<M, F>, spares: &mut Spares) {
+    /// Fills the reserve from `tables`, the pool of the linear map's tables: this one, with its spares, or another.
+    fn top_up_reserve<M: Machine, F: Frames>(
+        &self,
+        ground: &Ground<M, F>,
+        spares: &mut Spares,
+        tables: &Pool,
+    ) {
+        if core::ptr::eq(self, tables) {
+            return self.fill_reserve(ground, &self.reserve, spares);
+        }
+        if !self.reserve.lock().is_full() {
+            let mut spares = tables.spares.lock();
+            if spares.pages() < Reserve::CAPACITY {
+                // As in `with_reserve`.
+                let _ = tables.add_block(ground, &mut spares, tables);
+            }
+            tables.fill_reserve(ground, &self.reserve, &mut spares);
+        }
+    }
+
+    /// Moves spare pages of this pool to a reserve.
+    fn fill_reserve<M: Machine, F: Frames>(
+        &self,
+        ground: &Ground<M, F>,
+        reserve: &Mutex<Reserve>,
+        spares: &mut Spares,
+    ) {
         let regions = self.records.of(ground.machine());
-        let mut reserve = self.reserve.lock();
+        let mut reserve = reserve.lock();
         while !reserve.is_full()
             && let Some(page) = spares.take(regions)
         {
@@ -325,6 +369,42 @@ impl Pool {
             reserve.put(page);
             ground.machine().probe().count(Event::PtpAllocated, 1);
         }
+    }
+
+    /// [`allocate`](PtpAllocator::allocate), where `tables` is the pool of the linear map's tables.
+    #[inline(always)]
+    fn allocate_beside<M: Machine, F: Frames>(
+        &self,
+        tables: &Pool,
+        ground: &Ground<M, F>,
+        section: &Section<'_, M>,
+        (level, kind): (Level, Kind),
+    ) -> Result<Ptp, Error> {
+        let page = {
+            let mut magazine = self.magazine(ground.machine()).lock();
+            match magazine.pop() {
+                Some(page) => page,
+                None => {
+                    self.refill(ground, section, &mut magazine, tables)?;
+                    magazine.pop().ok_or(Error::OutOfMemory)?
+                }
+            }
+        };
+        // SAFETY: the page belongs to the pool, whose pages are page-table pages and nothing else; it was just taken out, so nobody
+        // else knows it.
+        let ptp = unsafe { section.claim_empty(page, level, kind) }?;
+        ground.machine().probe().count(Event::PtpAllocated, 1);
+        Ok(ptp)
+    }
+
+    fn enable_protection_beside<M: Machine, F: Frames>(
+        &self,
+        tables: &Pool,
+        ground: &Ground<M, F>,
+    ) -> Result<(), Error> {
+        self.for_each_block_without(ground, Done::Protected, tables, |start, pages, reserve| {
+            ground.protect(start, pages, self.class, reserve)
+        })
     }
 
     /// The calling CPU's magazine.
@@ -368,21 +448,7 @@ impl<M: Machine, F: Frames> PtpAllocator<M, F> for Pool {
         level: Level,
         kind: Kind,
     ) -> Result<Ptp, Error> {
-        let page = {
-            let mut magazine = self.magazine(ground.machine()).lock();
-            match magazine.pop() {
-                Some(page) => page,
-                None => {
-                    self.refill(ground, section, &mut magazine)?;
-                    magazine.pop().ok_or(Error::OutOfMemory)?
-                }
-            }
-        };
-        // SAFETY: the page belongs to the pool, whose pages are page-table pages and nothing else; it was just taken out, so nobody
-        // else knows it.
-        let ptp = unsafe { section.claim_empty(page, level, kind) }?;
-        ground.machine().probe().count(Event::PtpAllocated, 1);
-        Ok(ptp)
+        self.allocate_beside(self, ground, section, (level, kind))
     }
 
     fn release(&self, ground: &Ground<M, F>, ptp: FlushedPtp) {
@@ -393,7 +459,8 @@ impl<M: Machine, F: Frames> PtpAllocator<M, F> for Pool {
             return;
         }
         let types = ground.machine().anchor().get();
-        if types.is_some_and(|types| types.of(page) != FrameType::Spare) {
+        let spare = if ground.separates_user_tables() { self.class } else { Class::Kernel }.spare();
+        if types.is_some_and(|types| types.of(page) != spare) {
             // In use, whatever the caller was told.
             return;
         }
@@ -407,15 +474,13 @@ impl<M: Machine, F: Frames> PtpAllocator<M, F> for Pool {
     }
 
     fn map_aliases(&self, ground: &Ground<M, F>) -> Result<(), Error> {
-        self.for_each_block_without(ground, Done::Aliased, |start, pages, reserve| {
+        self.for_each_block_without(ground, Done::Aliased, self, |start, pages, reserve| {
             ground.map_alias(start, pages, reserve)
         })
     }
 
     fn enable_protection(&self, ground: &Ground<M, F>) -> Result<(), Error> {
-        self.for_each_block_without(ground, Done::Protected, |start, pages, reserve| {
-            ground.protect(start, pages, reserve)
-        })
+        self.enable_protection_beside(self, ground)
     }
 
     fn for_each_keyed_spare(&self, machine: &M, f: &mut dyn FnMut(PhysAddr)) {
@@ -434,5 +499,46 @@ impl<M: Machine, F: Frames> PtpAllocator<M, F> for Pool {
 
     fn state_pages(&self, machine: &M) -> usize {
         self.magazines.pages() + self.records.of(machine).pages()
+    }
+}
+
+/// The pool of the tables of address spaces, where these have a key of their own.
+pub(crate) struct UserPool<'p> {
+    /// Whose blocks carry it.
+    pub(crate) own: &'p Pool,
+    /// That of the linear map's tables.
+    pub(crate) tables: &'p Pool,
+}
+
+impl<M: Machine, F: Frames> PtpAllocator<M, F> for UserPool<'_> {
+    fn allocate(
+        &self,
+        ground: &Ground<M, F>,
+        section: &Section<'_, M>,
+        level: Level,
+        kind: Kind,
+    ) -> Result<Ptp, Error> {
+        self.own.allocate_beside(self.tables, ground, section, (level, kind))
+    }
+
+    fn release(&self, ground: &Ground<M, F>, ptp: FlushedPtp) {
+        self.own.release(ground, ptp);
+    }
+
+    fn map_aliases(&self, _ground: &Ground<M, F>) -> Result<(), Error> {
+        // Who has keys has none.
+        Ok(())
+    }
+
+    fn enable_protection(&self, ground: &Ground<M, F>) -> Result<(), Error> {
+        self.own.enable_protection_beside(self.tables, ground)
+    }
+
+    fn for_each_keyed_spare(&self, machine: &M, f: &mut dyn FnMut(PhysAddr)) {
+        PtpAllocator::<M, F>::for_each_keyed_spare(self.own, machine, f);
+    }
+
+    fn state_pages(&self, machine: &M) -> usize {
+        PtpAllocator::<M, F>::state_pages(self.own, machine)
     }
 }

@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use kpkeys_hosted::arena::Arena;
-use kpkeys_hosted::mmu::Mmu;
+use kpkeys_hosted::mmu::{Fault, Mmu};
 use kpkeys_hosted::register::ArenaRegister;
 use kpkeys_hosted::{Counter, Counts, Hosted, HostedFormat};
 use kpkeys_pgtable::check::{self, Finding, Scratch};
@@ -21,7 +21,7 @@ use kpkeys_pgtable::{
 };
 
 pub use frames::Scarce;
-pub use protection::{Aliased, InWindows, Keys, MachineOf, Protection, RegisterOf};
+pub use protection::{Aliased, InWindows, Keys, MachineOf, Protection, RegisterOf, Separate};
 
 /// Pages in 16 MiB, the memory of most tests.
 pub const SMALL: usize = 16 << 8;
@@ -44,7 +44,8 @@ macro_rules! for_both_formats {
     };
 }
 
-/// Runs each test for both entry formats and every way to protect page tables that they have.
+/// Runs each test for both entry formats and every way to protect page tables that they have; separate keys for one of them, since a test program takes
+/// its time to compile.
 macro_rules! for_both_formats_and_schemes {
     ($($test:ident),* $(,)?) => {
         mod aarch64 {
@@ -52,6 +53,9 @@ macro_rules! for_both_formats_and_schemes {
         }
         mod x86_64 {
             $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::X86_64, $crate::support::Keys>(); })*
+        }
+        mod x86_64_by_separate_keys {
+            $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::X86_64, $crate::support::Separate>(); })*
         }
         mod aarch64_by_alias {
             $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::Aarch64, $crate::support::Aliased>(); })*
@@ -117,6 +121,11 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
             S::seal(&self.arena);
         }
         Ok(())
+    }
+
+    /// The fault of a store to a page-table page by way of the linear map.
+    pub fn fault(&self, table: PhysAddr) -> Fault {
+        S::fault(&self.paging, table, self.linear_place(table).level)
     }
 
     /// Whether a frame is protected as a page-table page.

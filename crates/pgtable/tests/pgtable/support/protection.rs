@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use kpkeys::keyed::{Keyed, Register};
+use kpkeys::keyed::{self, Keyed, Register};
 use kpkeys::pan::Pan;
 use kpkeys::ttbr0::Ttbr0;
 use kpkeys::{Backend, Pkey};
@@ -79,8 +79,15 @@ pub trait Protection: 'static {
         has_alias(paging, frame)
     }
 
-    /// The fault of a store to a page-table page by way of the linear map.
-    fn fault(linear: Level) -> Fault {
+    /// The fault of a store to a page-table page by way of the linear map, which maps it at this level.
+    fn fault<F: HostedFormat>(
+        _paging: &Paging<MachineOf<F, Self>, Scarce>,
+        _frame: PhysAddr,
+        linear: Level,
+    ) -> Fault
+    where
+        Self: Sized,
+    {
         Fault::Permission(linear)
     }
 }
@@ -119,8 +126,55 @@ impl Protection for Keys {
         }
     }
 
-    fn fault(_linear: Level) -> Fault {
+    fn fault<F: HostedFormat>(
+        _paging: &Paging<MachineOf<F, Self>, Scarce>,
+        _frame: PhysAddr,
+        _linear: Level,
+    ) -> Fault {
         Fault::Key(Pkey::PAGE_TABLES)
+    }
+}
+
+/// By keys, of which the tables of address spaces have one of their own in mode `fused`.
+pub struct Separate;
+
+impl Protection for Separate {
+    type Values<F: HostedFormat> = F::Encoding;
+    type Backend<F: HostedFormat> = Keyed<ArenaRegister<F::Encoding>, F::Encoding, keyed::Separate>;
+
+    fn arena(pages: usize) -> io::Result<Arena> {
+        Keys::arena(pages)
+    }
+
+    fn backend<F: HostedFormat>(register: RegisterOf<F, Self>) -> Self::Backend<F> {
+        Keys::backend::<F>(register).with_separate_keys()
+    }
+
+    fn cpu<F: HostedFormat>(register: &RegisterOf<F, Self>) -> Cpu {
+        Cpu::new(register.read())
+    }
+
+    fn seal(_arena: &Arc<Arena>) {}
+
+    fn protects<F: HostedFormat>(
+        paging: &Paging<MachineOf<F, Self>, Scarce>,
+        frame: PhysAddr,
+    ) -> bool {
+        match paging.memory_pkey(frame) {
+            Some(Pkey::DEFAULT) => false,
+            key => {
+                assert_eq!(key, Some(paging.key_of_protected(frame)), "{frame:?}");
+                true
+            }
+        }
+    }
+
+    fn fault<F: HostedFormat>(
+        paging: &Paging<MachineOf<F, Self>, Scarce>,
+        frame: PhysAddr,
+        _linear: Level,
+    ) -> Fault {
+        Fault::Key(paging.key_of_protected(frame))
     }
 }
 
