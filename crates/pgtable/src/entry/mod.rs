@@ -1,11 +1,32 @@
-//! Entry formats: how x86-64 and arm64 spell the same entry. Pure functions of 64-bit values, tested on any host.
+//! Entry formats: how x86-64 and arm64 spell the same entry, and the shape of the tables that it is in. Pure functions of 64-bit values, tested on
+//! any host.
+//!
+//! | format | page | levels | addresses | frames below | blocks | contiguous |
+//! |---|---|---|---|---|---|---|
+//! | [`X86_64`] | 4 KiB | 4 | 48 bits | 2^48 | 2 MiB, 1 GiB | - |
+//! | [`X86_64La57`] | 4 KiB | 5 | 57 bits | 2^52 | 2 MiB, 1 GiB | - |
+//! | [`Aarch64`] | 4 KiB | 4 | 48 bits | 2^48 | 2 MiB, 1 GiB | 16 pages |
+//! | [`Aarch64_16K`] | 16 KiB | 3 | 48 bits | 2^48 | 32 MiB | 128 pages |
+//! | [`Aarch64_64K`] | 64 KiB | 3 | 48 bits | 2^48 | 512 MiB | 32 pages |
+//! | [`Aarch64Lpa2`] | 4 KiB | 5 | 52 bits | 2^52 | 2 MiB, 1 GiB, 512 GiB | 16 pages |
+//! | [`Aarch64_16KLpa2`] | 16 KiB | 4 | 52 bits | 2^52 | 32 MiB, 64 GiB | 128 pages |
+//! | [`Aarch64_64KLpa`] | 64 KiB | 3 | 52 bits | 2^52 | 512 MiB, 4 TiB | 32 pages |
+//!
+//! Addresses are counted with the bit that tells the halves apart: with 48 bits, each half has 2^47 bytes.
 
 mod aarch64;
 pub mod indirection;
 mod x86_64;
 
-pub use aarch64::Aarch64;
-pub use x86_64::X86_64;
+pub use aarch64::{
+    Aarch64, Aarch64_16K, Aarch64_16KLpa2, Aarch64_64K, Aarch64_64KLpa, Aarch64Lpa2, Arm64,
+    Granule, Granule4K, Granule4KLpa2, Granule16K, Granule16KLpa2, Granule64K, Granule64KLpa, High,
+};
+pub use x86_64::{Depth, FiveLevels, FourLevels, X86, X86_64, X86_64La57};
+
+use core::fmt::Debug;
+use core::hash::Hash;
+use core::sync::atomic::AtomicU64;
 
 use kpkeys::Pkey;
 
@@ -27,7 +48,7 @@ impl Entry {
     }
 }
 
-impl core::fmt::Debug for Entry {
+impl Debug for Entry {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "entry {:#018x}", self.0)
     }
@@ -104,11 +125,47 @@ impl Attrs {
     }
 }
 
-/// An entry format: 4 levels of 512 entries, 4 KiB pages, 48-bit addresses.
+/// An entry format, and the shape of the tables that have it.
 ///
 /// Functions on an entry that the format did not produce return some answer and never panic: tables may hold
 /// what an attacker wrote.
-pub trait Format: Send + Sync + Sized + 'static {
+pub trait Format: Copy + Default + Eq + Hash + Debug + Send + Sync + 'static {
+    /// A page as large as a table, as entries: [`ENTRIES`](Self::ENTRIES) of them.
+    type Entries: AsRef<[AtomicU64]> + Debug;
+
+    /// The lowest bit of an address that is not an offset into a page.
+    const PAGE_SHIFT: u32;
+    /// The level of a root's entries.
+    const ROOT: Level;
+    /// Bits of an address below the one that tells the halves of the address space apart, of which all bits above are copies.
+    const HALF_BITS: u32;
+    /// Bits of an address that tables translate: one more where the root has room for both halves.
+    const INPUT_BITS: u32;
+    /// Bits of a physical address.
+    const FRAME_BITS: u32;
+    /// The highest level whose entries may map blocks.
+    const LARGEST_BLOCK: Level;
+    /// PTEs in a contiguous run, where the format has such; elsewhere how many pages [`map_contiguous`](crate::Paging::map_contiguous) maps at a time.
+    const CONT_PAGES: usize;
+
+    /// Bytes in a page, and in a page-table page.
+    const PAGE_SIZE: u64 = 1 << Self::PAGE_SHIFT;
+    /// Bits of an address that choose an entry of a table.
+    const INDEX_BITS: u32 = Self::PAGE_SHIFT - 3;
+    /// Entries in a page-table page.
+    const ENTRIES: usize = 1 << Self::INDEX_BITS;
+    /// Entries of a root that translate something.
+    const ROOT_ENTRIES: usize =
+        1 << (Self::INPUT_BITS - Self::PAGE_SHIFT - Self::INDEX_BITS * Self::ROOT as u32);
+    /// The levels whose entries may point to tables, from the root down.
+    const ABOVE_PTE: &'static [Level] = above_pte(Self::ROOT);
+    /// Bytes that a contiguous run of PTEs maps.
+    const CONT_BYTES: u64 = Self::CONT_PAGES as u64 * Self::PAGE_SIZE;
+    /// Bits of a physical address that can be set in that of a frame.
+    const FRAMES: u64 = (1 << Self::FRAME_BITS) - Self::PAGE_SIZE;
+    /// Bits of a PTE that say which frame it maps.
+    const FRAME: u64 = Self::FRAMES;
+
     /// The name used on command lines and in results.
     const NAME: &'static str;
     /// How many keys an entry can carry.
@@ -118,8 +175,20 @@ pub trait Format: Send + Sync + Sized + 'static {
     const VALID_KERNEL_STORE_NEEDS_BARRIER: bool;
     /// Whether user roots also hold the kernel's half of the address space (x86-64: one root register).
     const USER_ROOT_HAS_KERNEL_HALF: bool;
-    /// Whether naturally aligned runs of [`CONT_PAGES`] equal PTEs can be marked contiguous.
+    /// Whether naturally aligned runs of [`CONT_PAGES`](Self::CONT_PAGES) equal PTEs can be marked contiguous.
     const HAS_CONT: bool;
+
+    /// How an entry spells the address of a frame, of which only [`FRAMES`](Self::FRAMES) are looked at.
+    #[inline(always)]
+    fn spelled(frame: PhysAddr) -> u64 {
+        frame.0 & Self::FRAMES
+    }
+
+    /// The PTE that maps the frame so many pages behind the one that `first` maps, which must be below 2^[`FRAME_BITS`](Self::FRAME_BITS) too.
+    #[inline(always)]
+    fn behind(first: Entry, pages: usize) -> Entry {
+        Entry(first.0 + pages as u64 * Self::PAGE_SIZE)
+    }
 
     /// An entry that points to the table at `table`.
     fn table(table: PhysAddr, user: bool) -> Entry;
@@ -172,7 +241,7 @@ pub trait Format: Send + Sync + Sized + 'static {
     /// Whether a table walker may set a flag of this entry at any moment: it is a valid leaf that is old, or writable and clean.
     fn walker_may_flag(entry: Entry) -> bool;
 
-    /// A PTE marked as part of a run of [`CONT_PAGES`]; unchanged where the format has no such mark.
+    /// A PTE marked as part of a run of [`CONT_PAGES`](Self::CONT_PAGES); unchanged where the format has no such mark.
     fn contiguous(entry: Entry) -> Entry;
 
     /// Whether a PTE is marked so.
@@ -181,7 +250,7 @@ pub trait Format: Send + Sync + Sized + 'static {
     /// Whether an entry at `level` may map a block (or, at [`Level::Pte`], a page).
     #[inline(always)]
     fn maps_blocks(level: Level) -> bool {
-        level <= Level::Pud
+        level <= Self::LARGEST_BLOCK
     }
 
     /// Whether an entry found at `level` is a valid leaf.
@@ -191,14 +260,53 @@ pub trait Format: Send + Sync + Sized + 'static {
     }
 }
 
-/// PTEs in a contiguous run: 64 KiB (arm64 with 4 KiB granule, Arm ARM D8.6.1).
-pub const CONT_PAGES: usize = 16;
+/// Entries of a root that translate the half of the address space that it is for, the kernel's or the other.
+pub(crate) const fn own_half<F: Format>(kernel: bool) -> core::ops::Range<usize> {
+    let half = 1 << (F::HALF_BITS - F::ROOT.shift::<F>());
+    // Where roots have no room for both halves, either begins at the first entry of its own root.
+    if kernel && F::INPUT_BITS > F::HALF_BITS { half..2 * half } else { 0..half }
+}
 
-/// Whether a frame may be mapped at a level: aligned to it, within 48 bits, at a level that maps blocks.
+/// Entries of a root that translate the half that it is not for.
+pub(crate) const fn other_half<F: Format>(kernel: bool) -> core::ops::Range<usize> {
+    if F::INPUT_BITS > F::HALF_BITS { own_half::<F>(!kernel) } else { 0..0 }
+}
+
+/// Whether an entry of a root is in the half that the root is for.
+#[inline(always)]
+pub(crate) fn is_in_half<F: Format>(index: usize, user: bool) -> bool {
+    F::INPUT_BITS == F::HALF_BITS || own_half::<F>(false).contains(&index) == user
+}
+
+/// The first address that an entry of a root translates, for a root of the kernel's half or of the other where it has no room for both.
+pub(crate) const fn root_address<F: Format>(index: usize, kernel: bool) -> u64 {
+    let address = (index as u64) << F::ROOT.shift::<F>();
+    if F::INPUT_BITS > F::HALF_BITS {
+        let unused = u64::BITS - F::INPUT_BITS;
+        ((address << unused) as i64 >> unused) as u64
+    } else if kernel {
+        address | !0 << F::HALF_BITS
+    } else {
+        address
+    }
+}
+
+/// The levels above the last, from `root` down.
+const fn above_pte(root: Level) -> &'static [Level] {
+    match root {
+        Level::Pte => &[],
+        Level::Pmd => &[Level::Pmd],
+        Level::Pud => &[Level::Pud, Level::Pmd],
+        Level::Pgd => &[Level::Pgd, Level::Pud, Level::Pmd],
+        Level::Pml5 => &[Level::Pml5, Level::Pgd, Level::Pud, Level::Pmd],
+    }
+}
+
+/// Whether a frame may be mapped at a level: aligned to it, of an address that the format has, at a level that maps blocks.
 fn mappable<F: Format>(level: Level, frame: PhysAddr, key: Pkey) -> bool {
     F::maps_blocks(level)
-        && frame.is_aligned(level.entry_bytes())
-        && frame.0 < 1 << 48
+        && frame.is_aligned(level.entry_bytes::<F>())
+        && frame.0 < 1 << F::FRAME_BITS
         && key.number() < F::KEYS
 }
 

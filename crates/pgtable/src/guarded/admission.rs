@@ -10,7 +10,7 @@ use kpkeys::Window;
 use super::frame_type::FrameType;
 use super::rules::{LeafRule, Noted, Violation};
 use super::types::{NO_WORD, Types};
-use crate::addr::{Level, PAGE_SIZE, PhysAddr};
+use crate::addr::{Level, PhysAddr};
 use crate::entry::{Entry, Format};
 use crate::error::Error;
 use crate::machine::Machine;
@@ -18,8 +18,8 @@ use crate::section::Section;
 use crate::table::Slot;
 
 /// What leaves of one kind are held against, for the length of a gate.
-pub(crate) struct Admission<'a> {
-    types: &'a Types,
+pub(crate) struct Admission<'a, F: Format> {
+    types: &'a Types<F>,
     rule: LeafRule,
     /// What the word of a frame is that such a leaf may map, and that has its mark: nearly every frame's. If it may map no data, what no word is.
     usual: u32,
@@ -31,12 +31,12 @@ pub(crate) struct Admission<'a> {
 
 /// What is asked of each frame first, apart from the rest: by value, it is in registers while entries are stored.
 #[derive(Clone, Copy)]
-pub(crate) struct Usual {
-    types: Types,
+pub(crate) struct Usual<F: Format> {
+    types: Types<F>,
     word: u32,
 }
 
-impl Usual {
+impl<F: Format> Usual<F> {
     /// Whether a frame is what nearly every frame is that such a leaf maps.
     #[inline(always)]
     pub(crate) fn is(self, frame: PhysAddr) -> bool {
@@ -44,12 +44,12 @@ impl Usual {
     }
 }
 
-impl<'a> Admission<'a> {
+impl<'a, F: Format> Admission<'a, F> {
     #[inline(always)]
-    fn new<F: Format>(
-        types: &'a Types,
+    fn new(
+        types: &'a Types<F>,
         mark: u32,
-        section: &'a Section<'_, impl Machine>,
+        section: &'a Section<'_, impl Machine<Format = F>>,
         leaf: Entry,
         by: &'static Location<'static>,
     ) -> Self {
@@ -60,7 +60,7 @@ impl<'a> Admission<'a> {
 
     /// See [`Usual`].
     #[inline(always)]
-    pub(crate) fn usual(&self) -> Usual {
+    pub(crate) fn usual(&self) -> Usual<F> {
         Usual { types: *self.types, word: self.usual }
     }
 
@@ -93,14 +93,14 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline(always)]
     pub(crate) fn admission<'a>(
         &'a self,
-        types: &'a Types,
+        types: &'a Types<M::Format>,
         slot: Slot<'_>,
         level: Level,
         leaf: Entry,
         by: &'static Location<'static>,
-    ) -> Result<Admission<'a>, Error> {
+    ) -> Result<Admission<'a, M::Format>, Error> {
         self.check_table(types, slot, level, by)?;
-        Ok(Admission::new::<M::Format>(types, types.mapped_word(), self, leaf, by))
+        Ok(Admission::new(types, types.mapped_word(), self, leaf, by))
     }
 
     /// Holds a leaf at a level against the types of what it maps, and its table against the table's.
@@ -112,7 +112,7 @@ impl<'m, M: Machine> Section<'m, M> {
     pub(crate) fn admit(
         &self,
         window: &Window<'_>,
-        types: &Types,
+        types: &Types<M::Format>,
         (slot, level): (Slot<'_>, Level),
         leaf: Entry,
         by: &'static Location<'static>,
@@ -130,7 +130,7 @@ impl<'m, M: Machine> Section<'m, M> {
     pub(crate) fn admit_leaf(
         &self,
         window: &Window<'_>,
-        types: &Types,
+        types: &Types<M::Format>,
         mark: u32,
         (slot, level): (Slot<'_>, Level),
         leaf: Entry,
@@ -139,10 +139,10 @@ impl<'m, M: Machine> Section<'m, M> {
         if !M::Format::is_present(leaf) {
             return Ok(());
         }
-        let admission = Admission::new::<M::Format>(types, mark, self, leaf, by);
+        let admission = Admission::new(types, mark, self, leaf, by);
         let (first, usual) = (M::Format::frame(level, leaf), admission.usual());
-        for page in 0..level.entry_pages() as u64 {
-            let frame = first.offset(page * PAGE_SIZE);
+        for page in 0..level.entry_pages::<M::Format>() as u64 {
+            let frame = first.offset(page * M::Format::PAGE_SIZE);
             if !usual.is(frame) && !admission.admits_unusual(window, frame) {
                 return Err(self.refused(&admission, frame, slot, by));
             }
@@ -155,7 +155,7 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline(never)]
     pub(crate) fn refused(
         &self,
-        admission: &Admission<'_>,
+        admission: &Admission<'_, M::Format>,
         frame: PhysAddr,
         slot: Slot<'_>,
         by: &'static Location<'static>,
@@ -171,7 +171,12 @@ impl<'m, M: Machine> Section<'m, M> {
     /// While a sweep is under way, marks what a leaf maps that is stored to another place than it was found at: the sweep may have looked there
     /// before, and look at the first too late.
     #[inline(always)]
-    pub(crate) fn mark_moved(&self, window: &Window<'_>, types: Option<&Types>, leaf: Entry) {
+    pub(crate) fn mark_moved(
+        &self,
+        window: &Window<'_>,
+        types: Option<&Types<M::Format>>,
+        leaf: Entry,
+    ) {
         if let Some(types) = types {
             let frame = M::Format::frame(Level::Pte, leaf);
             // What is no data needs no mark.

@@ -5,7 +5,7 @@ use core::panic::Location;
 use kpkeys::{Backend, Scheme, Window};
 
 use super::{Section, Space};
-use crate::addr::{ENTRIES, Level, PAGE_SIZE};
+use crate::addr::{Level, PIECE_ENTRIES};
 use crate::entry::{Entry, Format};
 use crate::error::Error;
 use crate::guarded::Types;
@@ -87,7 +87,7 @@ impl<M: Machine> Section<'_, M> {
     #[inline(always)]
     #[track_caller]
     pub unsafe fn set_consecutive(&self, slots: Slots<'_>, first: Entry) -> Result<(), Error> {
-        self.set_leaves(slots, first, |i| Entry(first.0 + i as u64 * PAGE_SIZE))
+        self.set_leaves(slots, first, |i| M::Format::behind(first, i))
     }
 
     /// Stores `leaf(i)` to each PTE of a run: valid leaves that differ from `template` in nothing but the frame.
@@ -156,7 +156,11 @@ impl<M: Machine> Section<'_, M> {
     /// [As for each](Self#safety).
     #[inline(always)]
     #[track_caller]
-    pub unsafe fn set_at(&self, table: Table<'_>, entries: &[(usize, Entry)]) -> Result<(), Error> {
+    pub unsafe fn set_at(
+        &self,
+        table: Table<'_, M::Format>,
+        entries: &[(usize, Entry)],
+    ) -> Result<(), Error> {
         if !self.has_gates() {
             for &(index, entry) in entries {
                 // SAFETY: the caller's promise is the one asked for.
@@ -165,7 +169,7 @@ impl<M: Machine> Section<'_, M> {
             return Ok(());
         }
         let by = Location::caller();
-        let entries = &entries[..entries.len().min(ENTRIES)];
+        let entries = &entries[..entries.len().min(PIECE_ENTRIES)];
         let Some(&(first, _)) = entries.first() else { return Ok(()) };
         let result = self.in_judging_window(|window| {
             let types = self.types();
@@ -333,7 +337,7 @@ impl<M: Machine> Section<'_, M> {
         &self,
         slots: Slots<'_>,
         by: &'static Location<'static>,
-    ) -> Result<Option<&Types>, Error> {
+    ) -> Result<Option<&Types<M::Format>>, Error> {
         self.check_source(slots, by)?;
         Ok(self.types().filter(|types| types.is_sweeping()))
     }
@@ -454,7 +458,7 @@ impl<M: Machine> Section<'_, M> {
     #[inline]
     pub(crate) unsafe fn zero_after<E>(
         &self,
-        table: Table<'_>,
+        table: Table<'_, M::Format>,
         first: impl FnOnce(&Window<'_>, usize) -> Result<(), E>,
     ) -> Result<(), E> {
         self.in_window(|window| {
@@ -467,7 +471,7 @@ impl<M: Machine> Section<'_, M> {
 
     /// Fills a table that is not linked.
     #[inline]
-    pub(crate) fn fill(&self, table: Table<'_>, entry: impl FnMut(usize) -> Entry) {
+    pub(crate) fn fill(&self, table: Table<'_, M::Format>, entry: impl FnMut(usize) -> Entry) {
         self.will_store(table.all().len());
         self.in_window(|window| {
             self.count(Event::LinearStore, table.all().len() as u64);

@@ -31,7 +31,7 @@ fn link_tables<F: HostedFormat, S: Protection>(
     system: &System<F, S>,
     user: &Root,
     tables: usize,
-) -> PageRange {
+) -> PageRange<F> {
     let section = system.paging.section(user);
     for i in 0..tables {
         let va = VirtAddr(USER.0 + ((i as u64) << 21));
@@ -221,7 +221,7 @@ fn a_flush_of_something_else_does_not_release<F: HostedFormat, S: Protection>() 
     for granule in GRANULES {
         let system = System::<F, S>::boot(pooled(granule), memory_for(granule));
         let (user, other) = (system.new_user_root(), system.new_user_root());
-        let flushes_for = |flush: &dyn Fn(PageRange) -> Flush| {
+        let flushes_for = |flush: &dyn Fn(PageRange<F>) -> Flush<F>| {
             let range = link_tables(&system, &user, 3);
             let mut unlinked = Vec::new();
             let section = system.paging.section(&user);
@@ -234,7 +234,7 @@ fn a_flush_of_something_else_does_not_release<F: HostedFormat, S: Protection>() 
             assert_eq!(counts.of(Event::PtpFreed), 5, "they are released all the same");
             counts.of(Event::TlbFlush)
         };
-        let part = |range: PageRange| pages(range.start(), range.pages() - 1);
+        let part = |range: PageRange<F>| pages(range.start(), range.pages() - 1);
         assert_eq!(flushes_for(&|range| Flush::User(user.frame(), range)), 1);
         assert_eq!(flushes_for(&|_| Flush::AddressSpace(user.frame())), 1);
         assert_eq!(flushes_for(&|_| Flush::All), 1);
@@ -317,11 +317,11 @@ fn cpus_share_a_pool<F: HostedFormat>() {
 }
 
 /// One address space, whose entries say whose they are.
-fn live_and_die<F: HostedFormat>(paging: &Paging<Counted<F>, Scarce>, seed: usize) {
+fn live_and_die<F: HostedFormat>(paging: &Paging<Counted<F>, Scarce<F>>, seed: usize) {
     let section = paging.section(paging.kernel());
     let user = paging.new_user_root(&section).expect("there is memory");
     drop(section);
-    let range = pages(USER.offset_pages(seed * 300), 100 + seed % 5 * 512);
+    let range = pages(USER.offset_pages::<F>(seed * 300), 100 + seed % 5 * 512);
     let mine = |page: usize| {
         kpkeys_hosted::machine::MEMORY_START.offset(((seed * 31 + page) % SMALL) as u64 * 4096)
     };

@@ -32,6 +32,7 @@ use spin::Mutex;
 
 use super::{FlushedPtp, Ptp, PtpAllocator};
 use crate::addr::{Level, PhysAddr, VirtAddr};
+use crate::entry::{Format, X86_64};
 use crate::error::Error;
 use crate::ground::Ground;
 use crate::guarded::{FrameType, Kind};
@@ -55,24 +56,24 @@ const GROWTH: usize = 8;
 const KEEP: usize = 16;
 
 /// The keyed pool.
-pub struct Pool {
+pub struct Pool<E: Format> {
     /// One for each CPU.
-    magazines: Array<OwnMagazine>,
-    records: Records,
+    magazines: Array<OwnMagazine, E>,
+    records: Records<E>,
     spares: CachePadded<Mutex<Spares>>,
     reserve: CachePadded<Mutex<Reserve>>,
 }
 
 /// Nothing of size is in the value itself, which is moved over the stack of a kernel that boots.
-const _: () = assert!(size_of::<Pool>() <= 512);
+const _: () = assert!(size_of::<Pool<X86_64>>() <= 512);
 
-impl Pool {
+impl<E: Format> Pool<E> {
     /// An empty pool, with pages for what it must remember. It takes its first block when it is first used.
     ///
     /// # Errors
     ///
     /// [`Error::OutOfMemory`].
-    pub fn new<M: Machine, F: Frames>(machine: &M, frames: &F) -> Result<Self, Error> {
+    pub fn new<M: Machine<Format = E>, F: Frames>(machine: &M, frames: &F) -> Result<Self, Error> {
         Ok(Pool {
             magazines: Array::new(machine, frames, machine.cpus().max(1), Magazine::new)?,
             records: Records::new(machine, frames)?,
@@ -83,7 +84,7 @@ impl Pool {
 
     /// Gives wholly free blocks back to the frame allocator, each with one key change, as long as 16 spare pages remain.
     /// Returns how many pages went.
-    pub fn shrink<M: Machine, F: Frames>(&self, ground: &Ground<M, F>) -> usize {
+    pub fn shrink<M: Machine<Format = E>, F: Frames>(&self, ground: &Ground<M, F>) -> usize {
         let regions = self.records.of(ground.machine());
         for magazine in self.all_magazines(ground.machine()) {
             let mut magazine = magazine.lock();
@@ -114,7 +115,7 @@ impl Pool {
     }
 
     /// Sets the key of any range of the linear map, with pages for splitting it from this pool.
-    pub(crate) fn set_key<M: Machine, F: Frames>(
+    pub(crate) fn set_key<M: Machine<Format = E>, F: Frames>(
         &self,
         ground: &Ground<M, F>,
         start: PhysAddr,
@@ -122,12 +123,12 @@ impl Pool {
         key: Pkey,
     ) -> Result<(), Error> {
         // A bad request is refused before a block is taken for it.
-        ground.linear().key_range::<M::Format>(start, pages, key)?;
+        ground.linear().key_range(start, pages, key)?;
         self.with_reserve(ground, |reserve| ground.set_key(start, pages, key, reserve))
     }
 
     /// Runs `f` with a reserve as full as memory allows.
-    pub(crate) fn with_reserve<M: Machine, F: Frames, R>(
+    pub(crate) fn with_reserve<M: Machine<Format = E>, F: Frames, R>(
         &self,
         ground: &Ground<M, F>,
         f: impl FnOnce(&mut Reserve) -> R,
@@ -142,7 +143,7 @@ impl Pool {
     }
 
     /// Makes a block data again. False if that failed, which keeps the block in the pool.
-    fn reset<M: Machine, F: Frames>(
+    fn reset<M: Machine<Format = E>, F: Frames>(
         &self,
         ground: &Ground<M, F>,
         start: PhysAddr,
@@ -167,7 +168,7 @@ impl Pool {
     /// reserve as a whole. The window of the operation that needs the pages is closed meanwhile, since a new block's key is
     /// flushed from every CPU's TLB.
     #[cold]
-    fn refill<M: Machine, F: Frames>(
+    fn refill<M: Machine<Format = E>, F: Frames>(
         &self,
         ground: &Ground<M, F>,
         section: &Section<'_, M>,
@@ -182,7 +183,7 @@ impl Pool {
         Ok(())
     }
 
-    fn add_block<M: Machine, F: Frames>(
+    fn add_block<M: Machine<Format = E>, F: Frames>(
         &self,
         ground: &Ground<M, F>,
         spares: &mut Spares,
@@ -207,7 +208,7 @@ impl Pool {
     /// Takes more blocks of an order, since every table was just looked at to find which are not mapped: until the pool has grown by an eighth,
     /// so that the looking costs each page of it a few entries' time, however many tables there are.
     #[cold]
-    fn add_swept<M: Machine, F: Frames>(
+    fn add_swept<M: Machine<Format = E>, F: Frames>(
         &self,
         ground: &Ground<M, F>,
         spares: &mut Spares,
@@ -218,7 +219,7 @@ impl Pool {
     }
 
     /// Takes a block from the frame allocator. Returns whether every table had to be looked at for it.
-    fn take_block<M: Machine, F: Frames>(
+    fn take_block<M: Machine<Format = E>, F: Frames>(
         &self,
         ground: &Ground<M, F>,
         spares: &mut Spares,
@@ -235,7 +236,7 @@ impl Pool {
     }
 
     /// Makes a new block the pool's, protected if protection is on. Returns whether every table had to be looked at for it.
-    fn adopt<M: Machine, F: Frames>(
+    fn adopt<M: Machine<Format = E>, F: Frames>(
         &self,
         ground: &Ground<M, F>,
         spares: &mut Spares,
@@ -271,7 +272,7 @@ impl Pool {
 
     /// Protects a new block. Kernel mappings that the frames had before may still be in TLBs, writable: they are flushed first, so that no
     /// page-table page can be reached through one.
-    fn protect_new<M: Machine, F: Frames>(
+    fn protect_new<M: Machine<Format = E>, F: Frames>(
         &self,
         ground: &Ground<M, F>,
         start: PhysAddr,
@@ -287,7 +288,7 @@ impl Pool {
 
     /// Does something once to every block that it was not done to yet, with a reserve for it: protecting a block may split blocks of the
     /// linear map, and its alias may need a table. Blocks that are taken for that are seen to in a later round.
-    fn for_each_block_without<M: Machine, F: Frames>(
+    fn for_each_block_without<M: Machine<Format = E>, F: Frames>(
         &self,
         ground: &Ground<M, F>,
         done: Done,
@@ -315,7 +316,11 @@ impl Pool {
         }
     }
 
-    fn top_up_reserve<M: Machine, F: Frames>(&self, ground: &Ground<M, F>, spares: &mut Spares) {
+    fn top_up_reserve<M: Machine<Format = E>, F: Frames>(
+        &self,
+        ground: &Ground<M, F>,
+        spares: &mut Spares,
+    ) {
         let regions = self.records.of(ground.machine());
         let mut reserve = self.reserve.lock();
         while !reserve.is_full()
@@ -329,24 +334,30 @@ impl Pool {
 
     /// The calling CPU's magazine.
     #[inline(always)]
-    fn magazine<'m, M: Machine>(&self, machine: &'m M) -> &'m OwnMagazine {
+    fn magazine<'m, M: Machine<Format = E>>(&self, machine: &'m M) -> &'m OwnMagazine {
         let own = self.magazines.get(machine, machine.cpu());
         own.expect("a CPU's number is below the number of CPUs, as the machine promises")
     }
 
     /// How many pages the calling CPU's magazine has, and where that is kept. For attacks.
-    pub(crate) fn spares_of_this_cpu<M: Machine>(&self, machine: &M) -> (usize, VirtAddr) {
+    pub(crate) fn spares_of_this_cpu<M: Machine<Format = E>>(
+        &self,
+        machine: &M,
+    ) -> (usize, VirtAddr) {
         let magazine = self.magazine(machine).lock();
         (*magazine.len(), VirtAddr(core::ptr::from_ref(magazine.len()).addr() as u64))
     }
 
     /// The page that the calling CPU hands out next, and where that is kept. For attacks.
-    pub(crate) fn next_of_this_cpu<M: Machine>(&self, machine: &M) -> Option<(PhysAddr, VirtAddr)> {
+    pub(crate) fn next_of_this_cpu<M: Machine<Format = E>>(
+        &self,
+        machine: &M,
+    ) -> Option<(PhysAddr, VirtAddr)> {
         let magazine = self.magazine(machine).lock();
         magazine.next().map(|next| (*next, VirtAddr(core::ptr::from_ref(next).addr() as u64)))
     }
 
-    fn all_magazines<'m, M: Machine>(
+    fn all_magazines<'m, M: Machine<Format = E>>(
         &self,
         machine: &'m M,
     ) -> impl Iterator<Item = &'m OwnMagazine> {
@@ -354,13 +365,17 @@ impl Pool {
     }
 
     /// Every page of a magazine was the pool's when it was put in, and is in one place at a time, so that this does not fail.
-    fn put_back<M: Machine>(spares: &mut Spares, regions: Regions<'_, M>, page: PhysAddr) {
+    fn put_back<M: Machine<Format = E>>(
+        spares: &mut Spares,
+        regions: Regions<'_, M>,
+        page: PhysAddr,
+    ) {
         let taken = spares.put(regions, page);
         debug_assert!(taken, "{page:?} was in a magazine and in no block's use");
     }
 }
 
-impl<M: Machine, F: Frames> PtpAllocator<M, F> for Pool {
+impl<M: Machine, F: Frames> PtpAllocator<M, F> for Pool<M::Format> {
     fn allocate(
         &self,
         ground: &Ground<M, F>,

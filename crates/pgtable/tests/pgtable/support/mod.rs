@@ -16,8 +16,8 @@ use kpkeys_hosted::register::ArenaRegister;
 use kpkeys_hosted::{Counter, Counts, Hosted, HostedFormat};
 use kpkeys_pgtable::check::{self, Finding, Scratch};
 use kpkeys_pgtable::{
-    Attrs, Config, Entry, Error, Event, Flush, Level, Machine, Mode, PAGE_SIZE, PageRange, Paging,
-    PhysAddr, Root, VirtAddr,
+    Attrs, Config, Entry, Error, Event, Flush, Level, Machine, Mode, PageRange, Paging, PhysAddr,
+    Root, VirtAddr,
 };
 
 pub use frames::Scarce;
@@ -67,7 +67,7 @@ macro_rules! for_both_formats_and_schemes {
 
 /// Page tables on the guarded arena. For one thread.
 pub struct System<F: HostedFormat, S: Protection = Keys> {
-    pub paging: Paging<MachineOf<F, S>, Scarce>,
+    pub paging: Paging<MachineOf<F, S>, Scarce<F>>,
     arena: Arc<Arena>,
     pub register: RegisterOf<F, S>,
 }
@@ -98,7 +98,7 @@ pub fn protecting_configs() -> impl Iterator<Item = Config> {
     configs().filter(|config| config.mode.protects())
 }
 
-pub fn pages(start: VirtAddr, pages: usize) -> PageRange {
+pub fn pages<F: HostedFormat>(start: VirtAddr, pages: usize) -> PageRange<F> {
     PageRange::new(start, pages).expect("a range of whole pages in one half")
 }
 
@@ -142,7 +142,7 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
     pub fn build_with(
         config: Config,
         pages: usize,
-        prepare: impl FnOnce(&Scarce),
+        prepare: impl FnOnce(&Scarce<F>),
     ) -> Result<Self, Error> {
         Self::build_on(config, pages, prepare, |machine| machine)
     }
@@ -150,7 +150,7 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
     fn build_on(
         config: Config,
         pages: usize,
-        prepare: impl FnOnce(&Scarce),
+        prepare: impl FnOnce(&Scarce<F>),
         machine: impl FnOnce(MachineOf<F, S>) -> MachineOf<F, S>,
     ) -> Result<Self, Error> {
         let arena = if config.mode.protects() { S::arena(pages) } else { Arena::new(pages) };
@@ -195,16 +195,16 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
     pub fn map(
         &self,
         root: &Root,
-        range: PageRange,
+        range: PageRange<F>,
         attrs: Attrs,
         frame: PhysAddr,
     ) -> Result<(), Error> {
         let section = self.paging.section(root);
-        self.paging.map(&section, root, range, attrs, |i| frame.offset(i as u64 * PAGE_SIZE))
+        self.paging.map(&section, root, range, attrs, |i| frame.offset(i as u64 * F::PAGE_SIZE))
     }
 
     /// Unmaps; returns how many entries were valid.
-    pub fn unmap(&self, root: &Root, range: PageRange) -> Result<usize, Error> {
+    pub fn unmap(&self, root: &Root, range: PageRange<F>) -> Result<usize, Error> {
         let mut unmapped = 0;
         let section = self.paging.section(root);
         self.paging.unmap(&section, root, range, |_, _, _| unmapped += 1)?;
@@ -212,7 +212,7 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
     }
 
     /// Unlinks the tables of a user range that was unmapped, and releases them after a flush. Returns how many.
-    pub fn free_user_tables(&self, root: &Root, range: PageRange) -> usize {
+    pub fn free_user_tables(&self, root: &Root, range: PageRange<F>) -> usize {
         let mut unlinked = Vec::new();
         {
             let section = self.paging.section(root);
@@ -227,7 +227,7 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
     }
 
     /// Ends an address space that had this one range mapped.
-    pub fn end_user(&self, root: Root, range: PageRange) {
+    pub fn end_user(&self, root: Root, range: PageRange<F>) {
         self.unmap(&root, range).expect("no block is cut");
         self.free_user_tables(&root, range);
         self.paging.release_user_root(root);
@@ -274,7 +274,7 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
 
     /// Every table below and including a root, with its level.
     pub fn tables(&self, root: &Root) -> Vec<(Level, PhysAddr)> {
-        let mut tables = vec![(Level::Pgd, root.frame())];
+        let mut tables = vec![(F::ROOT, root.frame())];
         let mut next = 0;
         while let Some(&(level, table)) = tables.get(next) {
             for index in 0..512 {
@@ -302,9 +302,9 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
 
     /// The valid leaf or empty place where the walk for an address ends.
     pub fn place(&self, root: &Root, va: VirtAddr) -> Place {
-        let (mut table, mut level) = (root.frame(), Level::Pgd);
+        let (mut table, mut level) = (root.frame(), F::ROOT);
         loop {
-            let index = va.index(level);
+            let index = va.index::<F>(level);
             let entry = self.read(table, index);
             match level.below() {
                 Some(below) if F::is_table(level, entry) => {
