@@ -55,7 +55,7 @@ type Case = fn(&Kernel<Timed<Aarch64>>, usize, &str) -> Result<(), Error>;
 /// A fault that takes a page-table page from the pool, with so many in use.
 fn table_page(kernel: &Kernel<Timed<Aarch64>>, size: usize, name: &str) -> Result<(), Error> {
     let mut space = AddressSpace::new(kernel)?;
-    let page = |i: usize| START.offset_pages(i * TABLE_PAGES);
+    let page = |i: usize| START.offset_pages::<Aarch64>(i * TABLE_PAGES);
     space.mmap(PageRange::new(START, (size + TIMES) * TABLE_PAGES)?, MapFlags::DATA)?;
     (0..size).try_for_each(|i| space.fault(page(i), true))?;
     span::count(name, TIMES as u64, || {
@@ -110,9 +110,9 @@ fn vm_map_ram(kernel: &Kernel<Timed<Aarch64>>, size: usize, name: &str) -> Resul
 /// A mapping made, touched and unmapped, with so many beside it that none can be merged.
 fn mappings(kernel: &Kernel<Timed<Aarch64>>, size: usize, name: &str) -> Result<(), Error> {
     let mut space = AddressSpace::new(kernel)?;
-    let page = |i: usize| PageRange::new(START.offset_pages(2 * i), 1);
+    let page = |i: usize| PageRange::new(START.offset_pages::<Aarch64>(2 * i), 1);
     (0..size).try_for_each(|i| space.mmap(page(i)?, MapFlags::DATA))?;
-    let between = PageRange::new(START.offset_pages(size | 1), 1)?;
+    let between = PageRange::new(START.offset_pages::<Aarch64>(size | 1), 1)?;
     span::count(name, TIMES as u64, || {
         (0..TIMES).try_for_each(|_| {
             space.mmap(between, MapFlags::DATA)?;
@@ -138,7 +138,10 @@ fn spaces(kernel: &Kernel<Timed<Aarch64>>, size: usize, name: &str) -> Result<()
 type Space<'k> = AddressSpace<'k, Timed<Aarch64>>;
 
 /// A mapping of so many pages, none of them there yet.
-fn mapping(kernel: &Kernel<Timed<Aarch64>>, pages: usize) -> Result<(Space<'_>, PageRange), Error> {
+fn mapping(
+    kernel: &Kernel<Timed<Aarch64>>,
+    pages: usize,
+) -> Result<(Space<'_>, PageRange<Aarch64>), Error> {
     let (mut space, range) = (AddressSpace::new(kernel)?, PageRange::new(START, pages)?);
     space.mmap(range, MapFlags::DATA)?;
     Ok((space, range))

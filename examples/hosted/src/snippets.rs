@@ -15,7 +15,7 @@ use kpkeys_pgtable::{
 pub fn kernel<M: Machine + Clone, F: Frames>(
     my_machine: M,
     my_frames: F,
-    range: PageRange,
+    range: PageRange<F>,
     frames: &[PhysAddr],
     (slot, entry): (Slot<'_>, Entry),
 ) -> Result<(), Error> {
@@ -46,9 +46,9 @@ pub mod wrapper {
     use x86_64::structures::paging::{
         FrameAllocator, Mapper, OffsetPageTable, Page, PageTableFlags as Flags, PhysFrame as Frame,
         Size4KiB,
-    };
+   };
 
-    type Flush = MapperFlush<Size4KiB>;
+    type Flush<F> = MapperFlush<Size4KiB>;
     type Error = MapToError<Size4KiB>;
 
     /// The mapper, its backend, and frames that carry the key.
@@ -74,7 +74,7 @@ pub mod wrapper {
             page: Page,
             frame: Frame,
             flags: Flags,
-        ) -> Result<Flush, Error> {
+        ) -> Result<Flush<F>, Error> {
             // SAFETY: the only guard of this CPU, interrupts are off, and nothing but the
             // mapper's own stores happens in it.
             let guard: Guard<'_, _, PageTables> = unsafe { Guard::enter(&self.backend) };

@@ -99,7 +99,7 @@ fn image_table() -> crate::memory::boot::PhysAddr {
     let va = Here { cpu: cpu::this().id }.image_address();
     let entry = paging
         .find_table(paging.kernel(), va, Level::Pmd)
-        .map(|table| table.slot(va.index(Level::Pmd)).load());
+        .map(|table| table.slot(va.index::<crate::arch::Format>(Level::Pmd)).load());
     let entry = entry.expect("the image is mapped");
     crate::arch::Format::frame(Level::Pmd, entry)
 }

@@ -70,7 +70,7 @@ impl<S: System> Areas<S> {
     }
 
     /// The page tables.
-    pub fn paging(&self) -> &Paging<Model<S>, Buddy> {
+    pub fn paging(&self) -> &Paging<Model<S>, Buddy<F>> {
         self.kernel().paging()
     }
 
@@ -125,7 +125,7 @@ impl<S: System> Areas<S> {
 fn program<S: System>(kernel: &'static Kernel<Model<S>>) -> AddressSpace<'static, Model<S>> {
     let mut space = AddressSpace::new(kernel).expect("memory");
     world::with(|world| world.user_roots.push(space.root().frame().0));
-    for start in [OF_PROGRAM, OF_PROGRAM.offset_pages(SPAN - 1)] {
+    for start in [OF_PROGRAM, OF_PROGRAM.offset_pages::<F>(SPAN - 1)] {
         let page = PageRange::new(start, 1).expect("a page of programs");
         space.mmap(page, MapFlags::DATA).expect("memory");
         space.populate(page).expect("memory");

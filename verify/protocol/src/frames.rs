@@ -13,7 +13,7 @@ const ENTRIES: usize = 512;
 const PAGE: u64 = 4096;
 
 /// Memory, and where the linear map has it.
-pub const MEMORY: Memory = Memory {
+pub const MEMORY: Memory<F> = Memory<F> {
     start: PhysAddr(0x1_0000_0000),
     pages: PAGES,
     linear: VirtAddr(0xffff_8880_0000_0000),

@@ -226,7 +226,7 @@ unsafe impl<S: System> Register for OwnRegister<S> {
 pub struct Model<S: System> {
     backend: S::Backend,
     probe: Watch<S>,
-    anchor: Anchor,
+    anchor: Anchor<F>,
 }
 
 /// The probe: before a store it stops, and then the window must be open.
@@ -276,7 +276,7 @@ unsafe impl<S: System> Machine for Model<S> {
         &self.probe
     }
 
-    fn memory(&self) -> Memory {
+    fn memory(&self) -> Memory<F> {
         MEMORY
     }
 
@@ -296,7 +296,7 @@ unsafe impl<S: System> Machine for Model<S> {
         0
     }
 
-    fn anchor(&self) -> &Anchor {
+    fn anchor(&self) -> &Anchor<F> {
         &self.anchor
     }
 
@@ -321,7 +321,7 @@ unsafe impl<S: System> Machine for Model<S> {
         world::point();
     }
 
-    fn flush_tlb(&self, flush: Flush) {
+    fn flush_tlb(&self, flush: Flush<F>) {
         let (own, cpus) = world::with(|world| {
             if world.has(Fault::FlushWithInterruptsOff) {
                 world.own_cpu().interrupts = false;
@@ -380,7 +380,7 @@ pub fn tables_now<S: System>(
     walk(S::decode, kernel, &world.user_roots)
 }
 
-fn flush_cpu<S: System>(world: &mut World, cpu: usize, flush: Flush) {
+fn flush_cpu<S: System>(world: &mut World, cpu: usize, flush: Flush<F>) {
     let Some(mut tlbs) = world.tlbs.take() else { return };
     rules::notice::<S>(world, &mut tlbs);
     tlbs.flush(cpu, flush);

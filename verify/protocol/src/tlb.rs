@@ -137,12 +137,12 @@ impl Tlbs {
     }
 
     /// One CPU is flushed.
-    pub fn flush(&mut self, cpu: usize, flush: Flush) {
+    pub fn flush(&mut self, cpu: usize, flush: Flush<F>) {
         self.stale[cpu].retain(|cached| !covers(flush, cached));
     }
 }
 
-fn covers(flush: Flush, cached: &Cached) -> bool {
+fn covers(flush: Flush<F>, cached: &Cached) -> bool {
     let is_kernel = cached.va >> 63 == 1;
     let overlaps = |range: PageRange| {
         let last = range.start().0 + (range.pages() as u64 * 4096 - 1);

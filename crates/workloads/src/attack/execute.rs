@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use kpkeys_mm::{AddressSpace, Kernel};
-use kpkeys_pgtable::{Attrs, Flush, Machine, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{Attrs, Flush, Format, Machine, PageRange, PhysAddr, VirtAddr};
 use spin::Mutex;
 
 use super::Failure;
@@ -205,7 +205,7 @@ pub(super) fn mapped_for_user<M: Machine>(
     if mapped.is_err() {
         return Ok(Outcome::Refused);
     }
-    let offset = linear.read.0 % PAGE_SIZE;
+    let offset = linear.read.0 % M::Format::PAGE_SIZE;
     let result = attack(&mut space, Aim { write: USER_START.offset(offset), ..linear });
     {
         let section = paging.section(space.root());
@@ -249,7 +249,7 @@ fn by_remapping<M: Machine>(
 /// Maps a page elsewhere and returns where it was mapped to; `None`, and no change, if the page-table code refuses.
 pub(super) fn remap<M: Machine>(
     kernel: &Kernel<M>,
-    range: PageRange,
+    range: PageRange<M::Format>,
     to: PhysAddr,
     attrs: Attrs,
 ) -> Result<Option<PhysAddr>, Failure> {

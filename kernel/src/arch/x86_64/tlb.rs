@@ -31,8 +31,8 @@ enum Flush {
     All,
 }
 
-impl From<kpkeys_pgtable::Flush> for Flush {
-    fn from(flush: kpkeys_pgtable::Flush) -> Self {
+impl From<crate::arch::Flush> for Flush {
+    fn from(flush: crate::arch::Flush) -> Self {
         use kpkeys_pgtable::Flush as Wanted;
         match flush {
             Wanted::Kernel(range) | Wanted::User(_, range) => {
@@ -111,7 +111,7 @@ impl From<Request> for Flush {
 
 /// Flushes on every online CPU and returns how many did, this one included. When
 /// it returns, no CPU uses an old translation. Must not be called from an NMI.
-pub fn flush_everywhere(flush: kpkeys_pgtable::Flush) -> usize {
+pub fn flush_everywhere(flush: crate::arch::Flush) -> usize {
     let flush = Flush::from(flush);
     let _irqs_off = IrqsOff::new();
     flush.execute();
