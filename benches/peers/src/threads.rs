@@ -104,7 +104,7 @@ fn each(operations: usize, f: impl FnOnce()) -> f64 {
     (thread_ns() - start) as f64 / operations as f64
 }
 
-fn range() -> PageRange<F> {
+fn range() -> PageRange<Aarch64> {
     PageRange::new(VirtAddr(START), PAGES).expect("a small range")
 }
 
@@ -121,7 +121,7 @@ fn fault(kernel: &Booted, rounds: usize) -> f64 {
     for _ in 0..rounds {
         total += each(PAGES, || {
             for page in 0..PAGES as u64 {
-                space.fault(VirtAddr(START + page * F::PAGE_SIZE), true).expect("there is memory");
+                space.fault(VirtAddr(START + page * Aarch64::PAGE_SIZE), true).expect("there is memory");
             }
         });
         space.munmap(range()).expect("it is mapped");

@@ -15,7 +15,7 @@ use kpkeys_pgtable::{
 pub fn kernel<M: Machine + Clone, F: Frames>(
     my_machine: M,
     my_frames: F,
-    range: PageRange<F>,
+    range: PageRange<X86_64>,
     frames: &[PhysAddr],
     (slot, entry): (Slot<'_>, Entry),
 ) -> Result<(), Error> {
@@ -48,7 +48,7 @@ pub mod wrapper {
         Size4KiB,
    };
 
-    type Flush<F> = MapperFlush<Size4KiB>;
+    type Flush = MapperFlush<Size4KiB>;
     type Error = MapToError<Size4KiB>;
 
     /// The mapper, its backend, and frames that carry the key.
@@ -74,7 +74,7 @@ pub mod wrapper {
             page: Page,
             frame: Frame,
             flags: Flags,
-        ) -> Result<Flush<F>, Error> {
+        ) -> Result<Flush, Error> {
             // SAFETY: the only guard of this CPU, interrupts are off, and nothing but the
             // mapper's own stores happens in it.
             let guard: Guard<'_, _, PageTables> = unsafe { Guard::enter(&self.backend) };

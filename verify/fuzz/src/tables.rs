@@ -17,7 +17,9 @@ use crate::support::assert_clean;
 
 const PAGES: usize = 4096;
 /// Where the room begins: below the end of what one table of the third level translates, so that tables of all levels differ in it.
-const START: u64 = (1 << 39) - 40 * F::PAGE_SIZE;
+/// Bytes of a page of the formats that are fuzzed.
+const PAGE_SIZE: u64 = 4096;
+const START: u64 = (1 << 39) - 40 * PAGE_SIZE;
 /// Pages of the room.
 const ROOM: usize = 600;
 
@@ -65,10 +67,10 @@ where
 }
 
 fn address(page: usize) -> VirtAddr {
-    VirtAddr(START).offset_pages::<F>(page)
+    VirtAddr(START).offset(page as u64 * PAGE_SIZE)
 }
 
-fn range(first: usize, pages: usize) -> Option<PageRange<F>> {
+fn range<F: Format>(first: usize, pages: usize) -> Option<PageRange<F>> {
     PageRange::new(address(first), pages).ok()
 }
 
@@ -124,17 +126,17 @@ fn apply<M: Machine>(
 }
 
 /// Gives back the tables of a range where nothing is mapped any more, but for those that translate something else, or lead to a table beside them.
-fn free_tables<M: Machine>(kernel: &Kernel<M>, root: &Root, of: PageRange<F>) {
+fn free_tables<M: Machine>(kernel: &Kernel<M>, root: &Root, of: PageRange<M::Format>) {
     let paging = kernel.paging();
-    let table = |va: VirtAddr| va.0 / Level::Pte.table_bytes::<F>();
-    let tables = table(of.start())..=table(of.start().offset_pages::<F>(of.pages() - 1));
+    let table = |va: VirtAddr| va.0 / Level::Pte.table_bytes::<M::Format>();
+    let tables = table(of.start())..=table(of.start().offset_pages::<M::Format>(of.pages() - 1));
     let stays = |page: &usize| {
         let va = address(*page);
         let is_beside = !tables.contains(&table(va));
         paging.walk(root, va).is_some()
             || is_beside && paging.find_table(root, va, Level::Pte).is_some()
     };
-    let first = ((of.start().0 - START) / F::PAGE_SIZE) as usize;
+    let first = ((of.start().0 - START) / PAGE_SIZE) as usize;
     let below = (0..first).rev().find(stays).map_or(VirtAddr(0), |page| address(page + 1));
     let above = (first + of.pages()..ROOM).find(stays).map_or(VirtAddr(1 << 47), address);
     let mut unlinked = Vec::new();

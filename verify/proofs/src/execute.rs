@@ -114,7 +114,7 @@ impl Step<'_> {
                 self.state.flags = difference(&zero, &value, None);
                 self.set(0, value.bvneg())?;
             }
-            M::Shl | M::Shr | M::Sar | M::Rol | M::Ror => self.shift::<F>()?,
+            M::Shl | M::Shr | M::Sar | M::Rol | M::Ror => self.shift()?,
             M::Imul => self.multiply()?,
             M::Bt | M::Bts | M::Btr | M::Btc => self.bit_test()?,
             M::Cdqe => self.extend_rax(Register::EAX, Register::RAX),

@@ -79,7 +79,7 @@ properties! {
     memory_frames: "frames and addresses of the linear map belong together" = memory_frames;
 }
 
-const LEVELS: [Level; 4] = [Level::Pte, Level::Pmd, Level::Pud, F::ROOT];
+const LEVELS: [Level; 4] = [Level::Pte, Level::Pmd, Level::Pud, Level::Pgd];
 
 #[inline(always)]
 fn level(word: u64) -> Level {
@@ -87,7 +87,7 @@ fn level(word: u64) -> Level {
         0 => Level::Pte,
         1 => Level::Pmd,
         2 => Level::Pud,
-        _ => F::ROOT,
+        _ => Level::Pgd,
     }
 }
 
@@ -433,7 +433,7 @@ fn half(va: u64) -> u64 {
 }
 
 #[inline(always)]
-fn range(start: u64, pages: u64) -> Option<PageRange<F>> {
+fn range(start: u64, pages: u64) -> Option<PageRange<X86_64>> {
     PageRange::new(VirtAddr(start), pages as usize).ok()
 }
 
@@ -488,12 +488,12 @@ fn range_pieces(start: u64, pages: u64, at: u64, _: u64) -> bool {
 fn address_index(va: u64, _: u64, _: u64, _: u64) -> bool {
     let address = VirtAddr(va);
     let sum = LEVELS.iter().fold(va & 0xfff, |sum, &level| {
-        sum | (address.index::<F>(level) as u64) << (12 + 9 * level as u64)
+        sum | (address.index::<X86_64>(level) as u64) << (12 + 9 * level as u64)
     });
     let canonical = half(va) == 0 || half(va) == 0x1_ffff;
     let extended = if sum >> 47 == 1 { sum | 0xffff << 48 } else { sum };
-    LEVELS.iter().all(|&level| address.index::<F>(level) < ENTRIES)
-        & (address.is_canonical() == canonical)
+    LEVELS.iter().all(|&level| address.index::<X86_64>(level) < X86_64::ENTRIES)
+        & (address.is_canonical::<X86_64>() == canonical)
         & (!canonical || extended == va)
         & (address.is_kernel() == (va >> 63 == 1))
 }
@@ -502,12 +502,12 @@ fn address_index(va: u64, _: u64, _: u64, _: u64) -> bool {
 fn memory_frames(pa: u64, start: u64, pages: u64, count: u64) -> bool {
     // Memory as a machine has it: below 2^48, in whole GiB from its start.
     let (start, pages) = (start & 0x0000_ffff_c000_0000, pages & ((1 << 36) - 1));
-    let memory = Memory<F> {
-        start: PhysAddr(start),
-        pages: pages as usize,
-        linear: VirtAddr(0xffff_8880_0000_0000),
-    };
-    let bytes = pages * F::PAGE_SIZE;
+    let memory = Memory::<X86_64>::new(
+        PhysAddr(start),
+        pages as usize,
+        VirtAddr(0xffff_8880_0000_0000),
+    );
+    let bytes = pages * X86_64::PAGE_SIZE;
     let inside = pa >= start && pa - start < bytes;
     let frame = pa & !0xfff;
     let number = memory.frame_number(PhysAddr(frame));

@@ -28,7 +28,7 @@ const RO: u64 = 1 << 63 | 0b110_0101;
 
 impl TableMeta for FourLevels {
     type P = Pte;
-    const F::PAGE_SIZE: usize = PAGE as usize;
+    const PAGE_SIZE: usize = PAGE as usize;
     const LEVEL_BITS: &[usize] = &[9, 9, 9, 9];
     const MAX_BLOCK_LEVEL: usize = 3;
 

@@ -313,6 +313,18 @@ fn mappable<F: Format>(level: Level, frame: PhysAddr, key: Pkey) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::VirtAddr;
+    use std::vec::Vec;
+
+    /// The highest frame that a block of any level can start at.
+    fn high_frame<F: Format>() -> PhysAddr {
+        PhysAddr(F::FRAMES & !(F::LARGEST_BLOCK.entry_bytes::<F>() - 1))
+    }
+
+    /// The levels that blocks and pages are mapped at, and those below the root's entries.
+    fn levels<F: Format>() -> impl Iterator<Item = Level> {
+        Level::ALL.into_iter().filter(|&level| level <= F::ROOT)
+    }
 
     fn all_attrs() -> impl Iterator<Item = Attrs> {
         let memory = [MemoryType::Normal, MemoryType::WriteCombining, MemoryType::Device];
@@ -334,11 +346,11 @@ mod tests {
 
     fn leaves_round_trip<F: Format>() {
         for attrs in all_attrs() {
-            for level in [Level::Pte, Level::Pmd, Level::Pud, Level::Pgd] {
-                let frame = PhysAddr(0x7fff_c000_0000);
+            for level in levels::<F>() {
+                let frame = high_frame::<F>();
                 let Some(entry) = F::leaf(level, frame, attrs) else {
                     assert!(
-                        level == Level::Pgd || attrs.key.number() >= F::KEYS,
+                        !F::maps_blocks(level) || attrs.key.number() >= F::KEYS,
                         "{level:?} {attrs:?}"
                     );
                     continue;
@@ -361,7 +373,8 @@ mod tests {
 
     fn transformations_change_one_thing<F: Format>() {
         for attrs in all_attrs().filter(|a| a.key.number() < F::KEYS) {
-            let entry = F::leaf(Level::Pte, PhysAddr(0x1234_5000), attrs).unwrap();
+            let frame = PhysAddr(F::FRAMES);
+            let entry = F::leaf(Level::Pte, frame, attrs).unwrap();
             assert_eq!(F::attrs(F::write_protected(entry)), Attrs { write: false, ..attrs });
             assert_eq!(F::attrs(F::writable(entry)), Attrs { write: true, dirty: true, ..attrs });
             assert_eq!(F::attrs(F::old(entry)), Attrs { young: false, ..attrs });
@@ -371,35 +384,37 @@ mod tests {
             for key in (0..F::KEYS).filter_map(Pkey::new) {
                 let keyed = F::with_key(entry, key);
                 assert_eq!(F::attrs(keyed), attrs.with_key(key));
-                assert_eq!(F::frame(Level::Pte, keyed), PhysAddr(0x1234_5000));
+                assert_eq!(F::frame(Level::Pte, keyed), frame);
             }
         }
     }
 
     fn protection_of_the_linear_map_can_be_taken_back<F: Format>() {
-        for level in [Level::Pte, Level::Pmd, Level::Pud] {
-            let data = F::leaf(level, PhysAddr(0x7fff_c000_0000), Attrs::KERNEL_DATA).unwrap();
+        for level in levels::<F>().filter(|&level| F::maps_blocks(level)) {
+            let data = F::leaf(level, high_frame::<F>(), Attrs::KERNEL_DATA).unwrap();
             assert!(!F::is_writable(F::write_protected(data)));
             assert_eq!(F::writable(F::write_protected(data)), data);
         }
     }
 
     fn aliases_are_what_user_data_is<F: Format>() {
-        for level in [Level::Pte, Level::Pmd, Level::Pud] {
-            let frame = PhysAddr(0x7fff_c000_0000);
+        for level in levels::<F>().filter(|&level| F::maps_blocks(level)) {
+            let frame = high_frame::<F>();
             let alias = F::alias(level, frame).unwrap();
             assert!(F::is_leaf(level, alias));
             assert_eq!(F::frame(level, alias), frame);
             assert_eq!(F::attrs(alias), Attrs::USER_DATA);
             assert_eq!(F::leaf(level, frame, Attrs::USER_DATA), Some(alias), "not global");
         }
-        assert_eq!(F::alias(Level::Pmd, PhysAddr(0x1000)), None, "unaligned block");
-        assert_eq!(F::alias(Level::Pgd, PhysAddr(0)), None, "no block at the root");
+        assert_eq!(F::alias(Level::Pmd, PhysAddr(F::PAGE_SIZE)), None, "unaligned block");
+        if !F::maps_blocks(F::ROOT) {
+            assert_eq!(F::alias(F::ROOT, PhysAddr(0)), None, "no block at the root");
+        }
     }
 
     fn aliases_of_windows_are_the_kernels_alone<F: Format>() {
-        for level in [Level::Pte, Level::Pmd, Level::Pud] {
-            let frame = PhysAddr(0x7fff_c000_0000);
+        for level in levels::<F>().filter(|&level| F::maps_blocks(level)) {
+            let frame = high_frame::<F>();
             let alias = F::alias_of_windows(level, frame);
             assert_eq!(alias.is_none(), F::USER_ROOT_HAS_KERNEL_HALF);
             let Some(alias) = alias else { continue };
@@ -412,12 +427,13 @@ mod tests {
 
     fn tables_are_tables<F: Format>() {
         for user in [false, true] {
-            for level in [Level::Pmd, Level::Pud, Level::Pgd] {
-                let entry = F::table(PhysAddr(0x1_2345_6000), user);
+            for &level in F::ABOVE_PTE {
+                let table = PhysAddr(F::FRAMES & 0x000f_1234_5679_ffff);
+                let entry = F::table(table, user);
                 assert!(
                     F::is_present(entry) && F::is_table(level, entry) && !F::is_leaf(level, entry)
                 );
-                assert_eq!(F::frame(level, entry), PhysAddr(0x1_2345_6000));
+                assert_eq!(F::frame(level, entry), table);
             }
         }
         assert!(!F::is_present(Entry::EMPTY));
@@ -427,12 +443,54 @@ mod tests {
 
     fn misfits_are_refused<F: Format>() {
         let attrs = Attrs::KERNEL_DATA;
-        assert_eq!(F::leaf(Level::Pmd, PhysAddr(0x1000), attrs), None, "unaligned block");
-        assert_eq!(F::leaf(Level::Pte, PhysAddr(1 << 48), attrs), None, "address too large");
-        assert_eq!(F::leaf(Level::Pgd, PhysAddr(0), attrs), None, "no block at the root");
+        assert_eq!(F::leaf(Level::Pmd, PhysAddr(F::PAGE_SIZE), attrs), None, "unaligned block");
+        assert_eq!(
+            F::leaf(Level::Pte, PhysAddr(1 << F::FRAME_BITS), attrs),
+            None,
+            "address too large"
+        );
+        if !F::maps_blocks(F::ROOT) {
+            assert_eq!(F::leaf(F::ROOT, PhysAddr(0), attrs), None, "no block at the root");
+        }
         let beyond = Pkey::new(F::KEYS).map(|key| attrs.with_key(key));
         if let Some(attrs) = beyond {
             assert_eq!(F::leaf(Level::Pte, PhysAddr(0), attrs), None, "no such key");
+        }
+    }
+
+    fn the_page_behind_is_the_next<F: Format>() {
+        let pages = [0, 1, F::ENTRIES - 1];
+        let edges = [30, 47, 48, 50].map(|bit| (1 << bit) - F::PAGE_SIZE);
+        for first in edges.into_iter().filter(|&first| first + F::PAGE_SIZE < F::FRAMES) {
+            let leaf = |frame| F::leaf(Level::Pte, frame, Attrs::USER_DATA).unwrap();
+            for (pages, frame) in
+                pages.map(|pages| (pages, PhysAddr(first + pages as u64 * F::PAGE_SIZE)))
+            {
+                assert_eq!(F::behind(leaf(PhysAddr(first)), pages), leaf(frame), "{frame:?}");
+                let template = leaf(PhysAddr(0));
+                assert_eq!(Entry(template.0 | F::spelled(frame)), leaf(frame), "{frame:?}");
+                assert_eq!(template.0 & F::FRAME, 0, "nothing else is where a frame is");
+                assert_eq!((leaf(frame).0 ^ template.0) & !F::FRAME, 0, "{frame:?}");
+            }
+        }
+    }
+
+    fn addresses_are_their_indices<F: Format>() {
+        let canonical = |va: u64| VirtAddr(va).is_canonical::<F>();
+        let half = 1 << F::HALF_BITS;
+        assert!(canonical(half - 1) && canonical(!0 << F::HALF_BITS));
+        assert!(!canonical(half) && !canonical((!0 << F::HALF_BITS) - 1));
+        for va in [0, half - 1, half >> 1, !0 << F::HALF_BITS, !0, !0 << (F::HALF_BITS - 1)] {
+            let (va, kernel) = (VirtAddr(va), VirtAddr(va).is_kernel());
+            let root = va.index::<F>(F::ROOT);
+            assert!(own_half::<F>(kernel).contains(&root), "{va:?}: {root}");
+            assert!(!other_half::<F>(kernel).contains(&root), "{va:?}: {root}");
+            assert!(is_in_half::<F>(root, !kernel), "{va:?}: {root}");
+            let below = F::ABOVE_PTE[1..].iter().chain([&Level::Pte]);
+            let sum = below.fold(root_address::<F>(root, kernel), |sum, &level| {
+                sum + va.index::<F>(level) as u64 * level.entry_bytes::<F>()
+            });
+            assert_eq!(sum, va.0 & !(F::PAGE_SIZE - 1), "{va:?}");
         }
     }
 
@@ -444,6 +502,9 @@ mod tests {
         aliases_of_windows_are_the_kernels_alone::<F>();
         tables_are_tables::<F>();
         misfits_are_refused::<F>();
+        the_page_behind_is_the_next::<F>();
+        addresses_are_their_indices::<F>();
+        assert_eq!(size_of::<F::Entries>(), F::PAGE_SIZE as usize);
     }
 
     #[test]
@@ -452,7 +513,72 @@ mod tests {
     }
 
     #[test]
+    fn x86_64_of_five_levels_keeps_the_contract() {
+        the_format_keeps_its_contract::<X86_64La57>();
+    }
+
+    #[test]
     fn aarch64_keeps_the_contract() {
         the_format_keeps_its_contract::<Aarch64>();
+    }
+
+    #[test]
+    fn aarch64_of_other_granules_keeps_the_contract() {
+        the_format_keeps_its_contract::<Aarch64_16K>();
+        the_format_keeps_its_contract::<Aarch64_64K>();
+        the_format_keeps_its_contract::<Aarch64Lpa2>();
+        the_format_keeps_its_contract::<Aarch64_16KLpa2>();
+        the_format_keeps_its_contract::<Aarch64_64KLpa>();
+    }
+
+    /// What a format says of its tables: their entries, those of the root that are used, what an entry of each level translates, and a contiguous run, as
+    /// powers of two.
+    fn shape<F: Format>() -> (u32, u32, Vec<u32>, u32) {
+        let sizes = levels::<F>().map(|level| level.entry_bytes::<F>().ilog2()).collect();
+        (F::ENTRIES.ilog2(), F::ROOT_ENTRIES.ilog2(), sizes, F::CONT_BYTES.ilog2())
+    }
+
+    /// By the manuals: SDM vol. 3A, figures 4-8 and 4-11; Arm ARM D8.2.6 to D8.2.8 and, for contiguous runs, D8.6.1.
+    #[test]
+    fn tables_have_the_shapes_of_the_manuals() {
+        let four = std::vec![12, 21, 30, 39];
+        let five = std::vec![12, 21, 30, 39, 48];
+        assert_eq!(shape::<X86_64>(), (9, 9, four.clone(), 16));
+        assert_eq!(shape::<X86_64La57>(), (9, 9, five.clone(), 16));
+        assert_eq!(shape::<Aarch64>(), (9, 9, four, 16));
+        assert_eq!(shape::<Aarch64Lpa2>(), (9, 4, five, 16));
+        assert_eq!(shape::<Aarch64_16K>(), (11, 11, std::vec![14, 25, 36], 21));
+        assert_eq!(shape::<Aarch64_16KLpa2>(), (11, 5, std::vec![14, 25, 36, 47], 21));
+        assert_eq!(shape::<Aarch64_64K>(), (13, 6, std::vec![16, 29, 42], 21));
+        assert_eq!(shape::<Aarch64_64KLpa>(), (13, 10, std::vec![16, 29, 42], 21));
+    }
+
+    /// Arm ARM D8.3.1 and D8.3.2: 51:48 in bits 15:12 of 64 KiB pages; with DS, 49:48 in their place and 51:50 in bits 9:8, where there is no
+    /// shareability then.
+    #[test]
+    fn high_bits_of_addresses_are_where_the_manual_has_them() {
+        fn bits<F: Format>(level: Level, frame: u64) -> u64 {
+            let with = |frame| F::leaf(level, PhysAddr(frame), Attrs::USER_DATA).unwrap().0;
+            with(frame) ^ with(0)
+        }
+        assert_eq!(bits::<Aarch64_64KLpa>(Level::Pte, 0xf << 48), 0xf000);
+        assert_eq!(
+            bits::<Aarch64_64KLpa>(Level::Pmd, 0x5 << 48 | 1 << 47 | 1 << 29),
+            0x8000_2000_5000
+        );
+        assert_eq!(
+            bits::<Aarch64Lpa2>(Level::Pte, 0xf << 48 | 1 << 12),
+            3 << 48 | 3 << 8 | 1 << 12
+        );
+        assert_eq!(
+            bits::<Aarch64_16KLpa2>(Level::Pud, 1 << 51 | 1 << 48 | 1 << 36),
+            1 << 48 | 1 << 9 | 1 << 36
+        );
+        assert_eq!(bits::<X86_64La57>(Level::Pte, 0xf << 48), 0xf << 48);
+        let shareability = |entry: Entry| entry.0 >> 8 & 3;
+        let leaf = Aarch64Lpa2::leaf(Level::Pte, PhysAddr(0), Attrs::KERNEL_DATA).unwrap();
+        assert_eq!(shareability(leaf), 0, "an address, below 2^50");
+        let table = Aarch64_64KLpa::table(PhysAddr(0xa_0000_1234_0000), false);
+        assert_eq!(table.0, 0x1234_a003);
     }
 }

@@ -203,7 +203,7 @@ fn what_does_not_translate_says_at_which_level<F: HostedFormat>() {
     let (system, user) = populated::<F, Keys>(kpkeys_pgtable::Config::of(Mode::Batched));
     let mmu = system.mmu(Some(&user));
     let read = |va| mmu.access(va, Want::Read, Privilege::Kernel);
-    assert_eq!(read(VirtAddr(1 << 47)), Err(Fault::NotCanonical));
+    assert_eq!(read(VirtAddr(1 << F::HALF_BITS)), Err(Fault::NotCanonical));
     assert_eq!(read(VirtAddr(KERNEL.0 + (1 << 39))), Err(Fault::NotPresent(F::ROOT)));
     assert_eq!(read(VirtAddr(KERNEL.0 + (1 << 30))), Err(Fault::NotPresent(Level::Pud)));
     assert_eq!(read(VirtAddr(KERNEL.0 + (1 << 21))), Err(Fault::NotPresent(Level::Pmd)));
@@ -217,7 +217,14 @@ fn what_does_not_translate_says_at_which_level<F: HostedFormat>() {
     assert_eq!(nowhere, Err(Fault::NotPresent(F::ROOT)));
 }
 
-for_both_formats_and_schemes!(
+for_other_granules_and_schemes!(
+    every_table_of_every_level_refuses_a_store_unless_protection_is_off,
+    inside_a_window_the_store_goes_through_and_after_it_no_more,
+    data_next_to_tables_stays_writable,
+    reading_tables_needs_no_window,
+);
+
+for_formats_of_4k_and_schemes!(
     every_table_of_every_level_refuses_a_store_unless_protection_is_off,
     inside_a_window_the_store_goes_through_and_after_it_no_more,
     data_next_to_tables_stays_writable,
@@ -227,5 +234,5 @@ for_both_formats_and_schemes!(
 mod addresses {
     use super::*;
 
-    for_both_formats!(what_does_not_translate_says_at_which_level);
+    for_formats_of_4k!(what_does_not_translate_says_at_which_level);
 }

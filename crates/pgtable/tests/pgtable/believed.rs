@@ -25,7 +25,7 @@ fn copied<F: HostedFormat, S: Protection>(
     level: Level,
 ) -> PhysAddr {
     let copy = system.data_block(0);
-    for index in 0..512 {
+    for index in 0..F::ENTRIES {
         let entry = system.read(table, index);
         let entry = match level.below() {
             Some(below) if F::is_table(level, entry) => {
@@ -166,7 +166,7 @@ impl<F: HostedFormat, S: Protection> Shared<F, S> {
         let section = self.paging.section(root);
         self.paging.unmap(&section, root, pages(va, 1), |_, _, _| ())?;
         let mut unlinked = Vec::new();
-        let end = VirtAddr(1 << 47);
+        let end = VirtAddr(1 << F::HALF_BITS);
         let result =
             self.paging.free_tables(&section, root, pages(va, 1), VirtAddr(0), end, |ptp| {
                 unlinked.push(ptp);
@@ -264,7 +264,13 @@ fn a_table_that_is_linked_elsewhere_by_now_is_not_freed<F: HostedFormat, S: Prot
     assert!(refused > 0, "some gate came too late");
 }
 
-for_both_formats_and_schemes!(
+for_other_granules_and_schemes!(
+    a_forged_linear_map_protects_nothing_unless_it_is_kept_apart,
+    a_table_is_not_linked_over_another,
+    a_table_that_is_linked_elsewhere_by_now_is_not_freed,
+);
+
+for_formats_of_4k_and_schemes!(
     a_forged_linear_map_protects_nothing_unless_it_is_kept_apart,
     a_table_is_not_linked_over_another,
     a_table_that_is_linked_elsewhere_by_now_is_not_freed,

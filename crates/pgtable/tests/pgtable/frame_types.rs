@@ -215,7 +215,7 @@ fn tables_of_the_linear_map_and_tables_in_use_are_not_freed<F: HostedFormat, S: 
         assert!(unlinked.is_empty());
         assert_eq!(system.entries(kernel), before);
         if config.mode.checks() {
-            let (refused, unlinked) = free(&user, USER, VirtAddr(0), VirtAddr(1 << 47));
+            let (refused, unlinked) = free(&user, USER, VirtAddr(0), VirtAddr(1 << F::HALF_BITS));
             assert!(matches!(refused, Err(Error::TableInUse(_))), "{config:?}: {refused:?}");
             assert!(unlinked.is_empty());
             assert!(!system.place(&user, USER).entry.is_empty());
@@ -318,7 +318,7 @@ fn a_section_changes_nothing_of_another_space<F: HostedFormat, S: Protection>() 
 }
 
 fn root_entries<F: HostedFormat, S: Protection>(system: &System<F, S>, root: &Root) -> Vec<Entry> {
-    (0..512).map(|index| system.read(root.frame(), index)).collect()
+    (0..F::ENTRIES).map(|index| system.read(root.frame(), index)).collect()
 }
 
 /// What is believed is as far from a stray store as a table is.
@@ -375,7 +375,7 @@ fn a_table_goes_back_once_flushed_and_is_a_table_again<F: HostedFormat, S: Prote
         let mut unlinked = Vec::new();
         {
             let section = system.paging.section(&user);
-            let end = VirtAddr(1 << 47);
+            let end = VirtAddr(1 << F::HALF_BITS);
             let free = |ptp| unlinked.push(ptp);
             let range = pages(USER, 1);
             system.paging.free_tables(&section, &user, range, VirtAddr(0), end, free).unwrap();
@@ -400,7 +400,24 @@ fn without_checks_there_are_no_types() {
     }
 }
 
-for_both_formats_and_schemes!(
+for_other_granules_and_schemes!(
+    every_table_has_the_type_of_its_level_and_kind,
+    what_is_no_data_is_mapped_nowhere,
+    nothing_is_writable_and_executable,
+    a_table_in_use_is_not_handed_out_again,
+    a_block_with_a_table_in_use_is_not_the_pools,
+    a_spare_page_that_is_in_use_is_refused,
+    tables_of_the_linear_map_and_tables_in_use_are_not_freed,
+    a_live_root_keeps_its_protection,
+    a_root_maps_into_its_own_half_alone,
+    a_forged_range_reaches_nothing_of_the_other_half,
+    a_section_changes_nothing_of_another_space,
+    types_can_be_read_and_not_written,
+    the_checker_says_what_is_no_table_by_its_type,
+    a_table_goes_back_once_flushed_and_is_a_table_again,
+);
+
+for_formats_of_4k_and_schemes!(
     every_table_has_the_type_of_its_level_and_kind,
     what_is_no_data_is_mapped_nowhere,
     nothing_is_writable_and_executable,

@@ -201,7 +201,7 @@ fn a_freed_table_keeps_its_protection_until_it_is_flushed<F: HostedFormat>() {
         link(&system, &user, 1);
         let mut unlinked = Vec::new();
         let section = system.paging.section(&user);
-        let (range, end) = (pages(USER, 512), VirtAddr(1 << 47));
+        let (range, end) = (pages(USER, 512), VirtAddr(1 << F::HALF_BITS));
         system
             .paging
             .free_tables(&section, &user, range, VirtAddr(0), end, |ptp| unlinked.push(ptp))
@@ -353,7 +353,7 @@ mod misplaced {
     }
 }
 
-for_both_formats!(
+for_formats_of_4k!(
     a_table_is_read_only_and_has_an_alias_as_long_as_it_is_one,
     a_page_allocated_singly_costs_two_changes_of_two_stores,
     a_block_of_the_pool_costs_one_change_of_two_stores,

@@ -224,7 +224,7 @@ fn planted<F: HostedFormat, S: Mocked>(paging: &Tables<F, S>, root: &Root) -> us
     let (mut next, mut planted) = (0, 0);
     while let Some(&(level, frame)) = tables.get(next) {
         let words = paging.machine().hosted.data(frame).cast::<u64>();
-        for index in 0..512 {
+        for index in 0..F::ENTRIES {
             // SAFETY: the frame is in the arena, which lives as long as the machine, and this thread alone uses it.
             let entry = Entry(unsafe { words.add(index).read_volatile() });
             planted += usize::from(entry.0 == PLANTED);
@@ -253,7 +253,7 @@ fn round<F: HostedFormat, S: Mocked>(paging: &Tables<F, S>, data: PhysAddr) -> u
     let mut unlinked = Vec::new();
     let section = paging.section(&user);
     paging.unmap(&section, &user, range, |_, _, _| ()).expect("it is mapped");
-    let end = VirtAddr(1 << 47);
+    let end = VirtAddr(1 << F::HALF_BITS);
     let free = |ptp| unlinked.push(ptp);
     paging.free_tables(&section, &user, range, VirtAddr(0), end, free).expect("they are empty");
     drop(section);
@@ -279,4 +279,6 @@ fn a_store_before_a_table_is_linked_is_no_entry_of_it<F: HostedFormat, S: Mocked
     }
 }
 
-for_both_formats_and_schemes!(a_store_before_a_table_is_linked_is_no_entry_of_it);
+for_other_granules_and_schemes!(a_store_before_a_table_is_linked_is_no_entry_of_it);
+
+for_formats_of_4k_and_schemes!(a_store_before_a_table_is_linked_is_no_entry_of_it);

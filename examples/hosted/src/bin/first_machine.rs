@@ -23,13 +23,13 @@ use kpkeys_pgtable::{
 
 // ANCHOR: memory
 /// What the linear map covers: 16 MiB of RAM from 4 GiB up, at an address in the kernel's half.
-const MEMORY: Memory<F> =
-    Memory<F> { start: PhysAddr(0x1_0000_0000), pages: 4096, linear: VirtAddr(0xffff_8880_0000_0000) };
+const MEMORY: Memory<X86_64> =
+    Memory::new(PhysAddr(0x1_0000_0000), 4096, VirtAddr(0xffff_8880_0000_0000));
 
 /// RAM: in a kernel it is there, here it is a piece of this process that is never given back.
 fn ram() -> NonNull<u8> {
-    let bytes = MEMORY.pages * F::PAGE_SIZE as usize;
-    let layout = Layout::from_size_align(bytes, F::PAGE_SIZE as usize).expect("a sound layout");
+    let bytes = MEMORY.pages * X86_64::PAGE_SIZE as usize;
+    let layout = Layout::from_size_align(bytes, X86_64::PAGE_SIZE as usize).expect("a sound layout");
     // SAFETY: the size is not zero.
     NonNull::new(unsafe { alloc_zeroed(layout) }).expect("16 MiB")
 }
@@ -54,11 +54,11 @@ impl Frames for MyFrames {
             return Some(returned.swap_remove(index).0);
         }
         let pages = 1 << order;
-        let block = PhysAddr(next.0.next_multiple_of(pages as u64 * F::PAGE_SIZE));
+        let block = PhysAddr(next.0.next_multiple_of(pages as u64 * X86_64::PAGE_SIZE));
         if !MEMORY.contains(block, pages) {
             return None;
         }
-        *next = block.offset(pages as u64 * F::PAGE_SIZE);
+        *next = block.offset(pages as u64 * X86_64::PAGE_SIZE);
         Some(block)
     }
 
@@ -77,7 +77,7 @@ type MyBackend = Keyed<MockRegister, Pkrs>;
 struct MyMachine {
     ram: NonNull<u8>,
     backend: MyBackend,
-    anchor: Anchor<F>,
+    anchor: Anchor<X86_64>,
 }
 
 // SAFETY: the RAM is this machine's and is never given back.
@@ -109,7 +109,7 @@ unsafe impl Machine for MyMachine {
         &NoProbe
     }
 
-    fn memory(&self) -> Memory<F> {
+    fn memory(&self) -> Memory<X86_64> {
         MEMORY
     }
 
@@ -120,7 +120,7 @@ unsafe impl Machine for MyMachine {
     }
 
     /// In a kernel: in a section of its image that becomes read-only when start is over.
-    fn anchor(&self) -> &Anchor<F> {
+    fn anchor(&self) -> &Anchor<X86_64> {
         &self.anchor
     }
 
@@ -128,7 +128,7 @@ unsafe impl Machine for MyMachine {
     fn entry_barrier(&self) {}
 
     /// In a kernel: INVLPG or TLBI here, and an interrupt to the other CPUs.
-    fn flush_tlb(&self, _flush: Flush<F>) {}
+    fn flush_tlb(&self, _flush: Flush<X86_64>) {}
 
     fn cpu(&self) -> usize {
         0

@@ -40,10 +40,10 @@ fn map_a_table_as_data(kernel: &Kernel<Example>) -> Outcome {
     }
     drop(section);
     // Past the end of a buffer in the page before, say, into the first entry of the root table.
-    if let Err(fault) = this_cpu(kernel, None).store(range.start().offset_pages::<F>(1), EVIL) {
+    if let Err(fault) = this_cpu(kernel, None).store(range.start().offset_pages::<X86_64>(1), EVIL) {
         return Outcome::Faulted(fault);
     }
-    let table = paging.find_table(root, range.start(), F::ROOT).expect("the root");
+    let table = paging.find_table(root, range.start(), Level::Pgd).expect("the root");
     assert_eq!(table.slot(0).load().0, EVIL);
     Outcome::Succeeded
 }

@@ -50,11 +50,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         space.mmap(heap, MapFlags::DATA)?;
 
         for page in 0..8 {
-            let touched = store(&mut space, Privilege::User, heap.start().offset_pages::<F>(page));
+            let touched = store(&mut space, Privilege::User, heap.start().offset_pages::<X86_64>(page));
             assert_eq!(touched, None, "the program goes on");
         }
         assert_eq!(space.mapped_pages(), 8);
-        let beyond = VirtAddr(heap.start().0 + 8 * F::PAGE_SIZE);
+        let beyond = VirtAddr(heap.start().0 + 8 * X86_64::PAGE_SIZE);
         let stray = store(&mut space, Privilege::User, beyond);
         assert_eq!(stray, Some(Verdict::Kill(kpkeys_mm::Error::NotMapped(beyond))));
 

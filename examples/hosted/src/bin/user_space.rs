@@ -35,7 +35,7 @@ fn attack(
 }
 
 /// A program whose heap is all there.
-fn program(kernel: &Kernel<Example>, heap: PageRange<F>) -> Result<Space<'_>, kpkeys_mm::Error> {
+fn program(kernel: &Kernel<Example>, heap: PageRange<X86_64>) -> Result<Space<'_>, kpkeys_mm::Error> {
     let mut space = AddressSpace::new(kernel)?;
     space.mmap(heap, MapFlags::DATA)?;
     space.populate(heap)?;

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use kpkeys_hosted::arena::Arena;
+use kpkeys_hosted::arena::{Arena, HOST_PAGE};
 use kpkeys_hosted::mmu::Mmu;
 use kpkeys_hosted::register::ArenaRegister;
 use kpkeys_hosted::{Counter, Counts, Hosted, HostedFormat};
@@ -32,8 +32,8 @@ pub const KERNEL: VirtAddr = VirtAddr(0xffff_c900_0000_0000);
 /// An address for user mappings, aligned to 1 GiB.
 pub const USER: VirtAddr = VirtAddr(0x5555_4000_0000);
 
-/// Runs each test for both entry formats.
-macro_rules! for_both_formats {
+/// Runs each test for the formats that have blocks of 1 GiB and tables of 512 entries: both machines' usual ones, and x86-64's of five levels.
+macro_rules! for_formats_of_4k {
     ($($test:ident),* $(,)?) => {
         mod aarch64 {
             $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::Aarch64>(); })*
@@ -41,11 +41,14 @@ macro_rules! for_both_formats {
         mod x86_64 {
             $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::X86_64>(); })*
         }
+        mod x86_64_la57 {
+            $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::X86_64La57>(); })*
+        }
     };
 }
 
-/// Runs each test for both entry formats and every way to protect page tables that they have.
-macro_rules! for_both_formats_and_schemes {
+/// Runs each test for these formats and every way to protect page tables that they have.
+macro_rules! for_formats_of_4k_and_schemes {
     ($($test:ident),* $(,)?) => {
         mod aarch64 {
             $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::Aarch64, $crate::support::Keys>(); })*
@@ -61,6 +64,28 @@ macro_rules! for_both_formats_and_schemes {
         }
         mod x86_64_by_alias {
             $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::X86_64, $crate::support::Aliased>(); })*
+        }
+        mod x86_64_la57 {
+            $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::X86_64La57, $crate::support::Keys>(); })*
+        }
+        mod x86_64_la57_by_alias {
+            $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::X86_64La57, $crate::support::Aliased>(); })*
+        }
+    };
+}
+
+/// Runs each test for the other formats of arm64, with every way to protect page tables that they have.
+macro_rules! for_other_granules_and_schemes {
+    ($($test:ident),* $(,)?) => {
+        for_other_granules_and_schemes!(@ aarch64_16k Aarch64_16K Keys $($test)*);
+        for_other_granules_and_schemes!(@ aarch64_64k Aarch64_64K Keys $($test)*);
+        for_other_granules_and_schemes!(@ aarch64_lpa2 Aarch64Lpa2 Keys $($test)*);
+        for_other_granules_and_schemes!(@ aarch64_64k_lpa Aarch64_64KLpa Keys $($test)*);
+        for_other_granules_and_schemes!(@ aarch64_16k_by_alias Aarch64_16K Aliased $($test)*);
+    };
+    (@ $name:ident $format:ident $scheme:ident $($test:ident)*) => {
+        mod $name {
+            $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::$format, $crate::support::$scheme>(); })*
         }
     };
 }
@@ -153,6 +178,7 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
         prepare: impl FnOnce(&Scarce<F>),
         machine: impl FnOnce(MachineOf<F, S>) -> MachineOf<F, S>,
     ) -> Result<Self, Error> {
+        let pages = pages * (F::PAGE_SIZE as usize / HOST_PAGE);
         let arena = if config.mode.protects() { S::arena(pages) } else { Arena::new(pages) };
         let arena = Arc::new(arena.expect("the host gives the arena its addresses"));
         // Mode `off` has the same register, in the same default context, and no window: there it guards an arena that nobody uses.
@@ -216,7 +242,7 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
         let mut unlinked = Vec::new();
         {
             let section = self.paging.section(root);
-            let end = VirtAddr(1 << 47);
+            let end = VirtAddr(1 << F::HALF_BITS);
             self.paging
                 .free_tables(&section, root, range, VirtAddr(0), end, |ptp| unlinked.push(ptp))
                 .expect("the tables are empty");
@@ -267,8 +293,11 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
     }
 
     fn word(&self, table: PhysAddr, index: usize) -> NonNull<u64> {
-        assert!(index < 512 && self.machine().memory().contains(table, 1), "{table:?} {index}");
-        // SAFETY: the index is below 512, so the word is in the frame, which is in the arena.
+        assert!(
+            index < F::ENTRIES && self.machine().memory().contains(table, 1),
+            "{table:?} {index}"
+        );
+        // SAFETY: the index is below their number, so the word is in the frame, which is in the arena.
         unsafe { self.machine().data(table).cast::<u64>().add(index) }
     }
 
@@ -277,7 +306,7 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
         let mut tables = vec![(F::ROOT, root.frame())];
         let mut next = 0;
         while let Some(&(level, table)) = tables.get(next) {
-            for index in 0..512 {
+            for index in 0..F::ENTRIES {
                 let entry = self.read(table, index);
                 if let Some(below) = level.below()
                     && F::is_table(level, entry)
@@ -294,7 +323,7 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
     pub fn entries(&self, root: &Root) -> BTreeMap<(PhysAddr, usize), Entry> {
         self.tables(root)
             .into_iter()
-            .flat_map(|(_, table)| (0..512).map(move |index| (table, index)))
+            .flat_map(|(_, table)| (0..F::ENTRIES).map(move |index| (table, index)))
             .map(|place| (place, self.read(place.0, place.1)))
             .filter(|(_, entry)| !entry.is_empty())
             .collect()
