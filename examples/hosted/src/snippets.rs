@@ -15,7 +15,7 @@ use kpkeys_pgtable::{
 pub fn kernel<M: Machine + Clone, F: Frames>(
     my_machine: M,
     my_frames: F,
-    range: PageRange<X86_64>,
+    range: PageRange<M::Format>,
     frames: &[PhysAddr],
     (slot, entry): (Slot<'_>, Entry),
 ) -> Result<(), Error> {
@@ -46,7 +46,7 @@ pub mod wrapper {
     use x86_64::structures::paging::{
         FrameAllocator, Mapper, OffsetPageTable, Page, PageTableFlags as Flags, PhysFrame as Frame,
         Size4KiB,
-   };
+    };
 
     type Flush = MapperFlush<Size4KiB>;
     type Error = MapToError<Size4KiB>;

@@ -8,8 +8,7 @@ use std::collections::BTreeMap;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_mm::Kernel;
 use kpkeys_pgtable::{
-    Attrs, Error, Flush, Format, Frames, Level, Machine, PageRange, PhysAddr, Root,
-    VirtAddr,
+    Attrs, Error, Flush, Format, Frames, Level, Machine, PageRange, PhysAddr, Root, VirtAddr,
 };
 
 use crate::machine::on_machine;

@@ -51,9 +51,9 @@ impl<S: System> Tables<S> {
             tables.map(PageRange::new(SHARED, THREADS)?)?;
         }
         if scenario == Scenario::Sweep {
-            [OWN, SHARED]
-                .into_iter()
-                .try_for_each(|at| tables.map(PageRange::new(at.offset_pages::<S::Format>(1), 1)?))?;
+            [OWN, SHARED].into_iter().try_for_each(|at| {
+                tables.map(PageRange::new(at.offset_pages::<S::Format>(1), 1)?)
+            })?;
             tables.order_by_looks();
             tables.map(PageRange::new(tables.moves[0], 1)?)?;
         }
@@ -96,7 +96,8 @@ impl<S: System> Tables<S> {
 
     /// A handler that takes locks of threads: a fault.
     pub fn map_in_handler(&self) {
-        let range = PageRange::new(OWN.offset_pages::<S::Format>(8), 1).expect("a page of the kernel's");
+        let range =
+            PageRange::new(OWN.offset_pages::<S::Format>(8), 1).expect("a page of the kernel's");
         // What it could not do is no matter: what it waits for is.
         let _ = self.map(range);
     }

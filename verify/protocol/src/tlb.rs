@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use kpkeys_pgtable::{Format, Flush, PageRange};
+use kpkeys_pgtable::{Flush, Format, PageRange};
 
 use crate::frames::table_words;
 

@@ -16,7 +16,7 @@ use kpkeys_hosted::register::MockRegister;
 use kpkeys_pgtable::entry::X86_64;
 use kpkeys_pgtable::guarded::Anchor;
 use kpkeys_pgtable::{
-    Attrs, Config, Flush, Frames, Machine, Memory, Mode, NoProbe, PageRange, Paging,
+    Attrs, Config, Flush, Format, Frames, Machine, Memory, Mode, NoProbe, PageRange, Paging,
     PhysAddr, VirtAddr,
 };
 // ANCHOR_END: uses
@@ -29,7 +29,8 @@ const MEMORY: Memory<X86_64> =
 /// RAM: in a kernel it is there, here it is a piece of this process that is never given back.
 fn ram() -> NonNull<u8> {
     let bytes = MEMORY.pages * X86_64::PAGE_SIZE as usize;
-    let layout = Layout::from_size_align(bytes, X86_64::PAGE_SIZE as usize).expect("a sound layout");
+    let layout =
+        Layout::from_size_align(bytes, X86_64::PAGE_SIZE as usize).expect("a sound layout");
     // SAFETY: the size is not zero.
     NonNull::new(unsafe { alloc_zeroed(layout) }).expect("16 MiB")
 }
