@@ -1,5 +1,5 @@
-//! `cargo xtask machines`: machines that are too many, or too slow to emulate, for each commit: 64 CPUs on two NUMA nodes, CPU models that people have, and
-//! soaks of ten minutes.
+//! `cargo xtask machines`: machines that are too many, or too slow to emulate, for each commit: 64 CPUs on two NUMA nodes, CPU models that people have,
+//! other formats of page tables (`cargo xtask machines formats`), and soaks of ten minutes.
 //!
 //! Each case is a call of the command, which says itself whether everything held. All are run, and what failed is said in the end.
 
@@ -43,6 +43,9 @@ const MODELS: [(&str, &str, &str); 8] = [
     ("qemu-aarch64", "ttbr0", "cortex-a72"),
     ("qemu-aarch64", "ttbr0", "neoverse-n1"),
 ];
+/// Formats of page tables that the kernel is built with besides the usual ones, with the backends that protect them.
+const FORMATS: [(&str, &str, &str); 2] =
+    [("x86_64-la57", "qemu-x86_64", "pks"), ("x86_64-la57", "qemu-x86_64", "smap")];
 
 fn cases() -> Vec<Case> {
     let many = "--smp 64 --nodes 2 --memory 2048 --time-limit 3600";
@@ -64,8 +67,21 @@ fn cases() -> Vec<Case> {
         ]
     };
     let many_cpus = all("many CPUs", &format!("run tests operations=20 {many}"));
+    let formats = FORMATS.into_iter().flat_map(|(tables, on, backend)| {
+        let machine = format!("--on {on} --tables {tables} --backend {backend} --smp 4");
+        let matrix = format!("attack {machine} --time-limit 1200");
+        let tests = ["off", "batched", "fused"].map(|mode| {
+            Case::new(
+                &format!("formats: tests, {tables}, {backend}, {mode}"),
+                &format!("run tests mode={mode} {machine} --time-limit 1200"),
+            )
+        });
+        let attacks = Case::new(&format!("formats: attacks, {tables}, {backend}"), &matrix);
+        tests.into_iter().chain([attacks])
+    });
     let soaks = all("soak", "run soak=600 --smp 4 --time-limit 1800");
-    many_cpus.into_iter().chain(MODELS.into_iter().flat_map(model)).chain(soaks).collect()
+    let models = MODELS.into_iter().flat_map(model);
+    many_cpus.into_iter().chain(models).chain(formats).chain(soaks).collect()
 }
 
 impl Case {

@@ -86,7 +86,7 @@ enum Task {
     Pku,
     /// Run every exploit in every mode with every backend, on kernels with a faulty driver (minutes)
     Exploits,
-    /// Boot machines with 64 CPUs, with CPU models that people have, and soak for ten minutes each (an hour and a half)
+    /// Boot machines with 64 CPUs, with CPU models that people have, with other formats of page tables, and soak for ten minutes each (two hours)
     Machines(machines::Arguments),
     /// Write disks by `kpkeys image` and boot them on UEFI firmware of both machines (Debian's packages, minutes)
     Image,

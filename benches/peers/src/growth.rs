@@ -8,7 +8,7 @@ use kpkeys_hosted::clock::thread_ns;
 use kpkeys_hosted::{Setup, boot};
 use kpkeys_mm::{AddressSpace, Kernel, MapFlags};
 use kpkeys_pgtable::entry::Aarch64;
-use kpkeys_pgtable::{Config, Mode, PAGE_SIZE, PageRange, VirtAddr};
+use kpkeys_pgtable::{Config, Mode, PageRange, VirtAddr};
 
 use crate::peer::{FIRST_FRAME, Peer, START, Tables};
 use crate::peers::hand::Hand;
@@ -219,7 +219,7 @@ fn one_more_page_by_hand(count: usize, repeats: usize) -> f64 {
     tables.map_range(START, FIRST_FRAME, count);
     repeat(repeats, || {
         let come_and_go = |i: usize| {
-            let va = START + (count + i) as u64 * PAGE_SIZE;
+            let va = START + (count + i) as u64 * Aarch64::PAGE_SIZE;
             tables.map_one(va, FIRST_FRAME);
             tables.unmap_one(va);
         };
@@ -230,7 +230,7 @@ fn one_more_page_by_hand(count: usize, repeats: usize) -> f64 {
 fn one_more_mapping(kernel: &Booted, count: usize, repeats: usize) -> f64 {
     let mut space = AddressSpace::new(kernel).expect("there is memory");
     let at = |i: usize| {
-        let va = VirtAddr(START + 2 * i as u64 * PAGE_SIZE);
+        let va = VirtAddr(START + 2 * i as u64 * Aarch64::PAGE_SIZE);
         PageRange::new(va, 1).expect("in the user's half")
     };
     // One in seventeen is left out, for those that come and go.

@@ -10,7 +10,7 @@ use kpkeys_hosted::clock::thread_ns;
 use kpkeys_hosted::{Setup, boot, cpu};
 use kpkeys_mm::{AddressSpace, Kernel, MapFlags};
 use kpkeys_pgtable::entry::Aarch64;
-use kpkeys_pgtable::{Config, Mode, PAGE_SIZE, PageRange, VirtAddr};
+use kpkeys_pgtable::{Config, Mode, PageRange, VirtAddr};
 
 use crate::peer::{FIRST_FRAME, PAGE, Peer, START};
 use crate::peers::hand::Hand;
@@ -104,7 +104,7 @@ fn each(operations: usize, f: impl FnOnce()) -> f64 {
     (thread_ns() - start) as f64 / operations as f64
 }
 
-fn range() -> PageRange {
+fn range() -> PageRange<Aarch64> {
     PageRange::new(VirtAddr(START), PAGES).expect("a small range")
 }
 
@@ -121,7 +121,7 @@ fn fault(kernel: &Booted, rounds: usize) -> f64 {
     for _ in 0..rounds {
         total += each(PAGES, || {
             for page in 0..PAGES as u64 {
-                space.fault(VirtAddr(START + page * PAGE_SIZE), true).expect("there is memory");
+                space.fault(VirtAddr(START + page * Aarch64::PAGE_SIZE), true).expect("there is memory");
             }
         });
         space.munmap(range()).expect("it is mapped");

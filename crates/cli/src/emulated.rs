@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use kpkeys_emulator::{Accel, Kernel, Line, Machine, Outcome, Run, Target};
+use kpkeys_emulator::{Accel, Kernel, Line, Machine, Outcome, Run, Tables, Target};
 use kpkeys_pgtable::{Keys, Mode};
 use serde::Deserialize;
 
@@ -18,6 +18,9 @@ pub struct MachineOptions {
     /// Which machine: qemu-x86_64 or qemu-aarch64
     #[arg(long, default_value = "qemu-x86_64", value_name = "WHERE")]
     on: String,
+    /// The format of the kernel's page tables: x86_64-la57, of five levels [default: the machine's usual]
+    #[arg(long, value_name = "FORMAT")]
+    tables: Option<String>,
     /// How windows are opened: pks or smap (x86-64), pan, ttbr0 or poe (arm64), mock or none [default: the best the CPU model has]
     #[arg(long, value_name = "BACKEND")]
     backend: Option<String>,
@@ -73,7 +76,12 @@ impl MachineOptions {
     ///
     /// [`UsageError`] for a machine or backend that does not exist; otherwise what the build failed with.
     pub fn build(&self) -> Result<Emulated> {
-        self.build_by(Kernel::build)
+        let tables = self.tables.as_deref().map(tables_of).transpose()?;
+        self.build_by(|target| match tables {
+            None => Ok(Kernel::build(target)?),
+            Some(tables) if tables.target() == target => Ok(Kernel::build_with(tables)?),
+            Some(tables) => Err(not_of(tables, target).into()),
+        })
     }
 
     /// Builds the kernel with planted faults, and the exploits, from which it runs programs.
@@ -82,15 +90,12 @@ impl MachineOptions {
     ///
     /// As [`build`](Self::build).
     pub fn build_vulnerable(&self) -> Result<Emulated> {
-        let emulated = self.build_by(Kernel::build_vulnerable)?;
+        let emulated = self.build_by(|target| Ok(Kernel::build_vulnerable(target)?))?;
         let archive = kpkeys_emulator::exploits(emulated.kernel.target())?;
         Ok(emulated.with_initramfs(&archive))
     }
 
-    fn build_by(
-        &self,
-        build: fn(Target) -> Result<Kernel, kpkeys_emulator::Error>,
-    ) -> Result<Emulated> {
+    fn build_by(&self, build: impl FnOnce(Target) -> Result<Kernel>) -> Result<Emulated> {
         let target: Target = self.on.parse().map_err(|error| UsageError(format!("{error}")))?;
         if let Some(backend) = &self.backend {
             check_backend(target, backend)?;
@@ -111,6 +116,19 @@ impl MachineOptions {
         let (backend, keys) = (self.backend.clone(), self.keys());
         Ok(Emulated { kernel: build(target)?, machine, backend, keys })
     }
+}
+
+/// The tables of a format.
+fn tables_of(name: &str) -> Result<Tables, UsageError> {
+    let known = Tables::ALL.into_iter();
+    let unknown =
+        || UsageError::unknown("format of page tables", name, Tables::ALL.map(Tables::name));
+    known.into_iter().find(|tables| tables.name() == name).ok_or_else(unknown)
+}
+
+fn not_of(tables: Tables, target: Target) -> UsageError {
+    let (name, of, on) = (tables.name(), tables.target().name(), target.name());
+    UsageError(format!("page tables of format {name} are {of}'s, not {on}'s"))
 }
 
 /// Refuses a backend that the target's kernel does not have.
@@ -193,6 +211,7 @@ impl Emulated {
     pub fn for_bench(target: Target, backend: Option<&str>, keys: Keys) -> Result<Emulated> {
         let machine = MachineOptions {
             on: target.name().to_owned(),
+            tables: None,
             backend: backend.map(str::to_owned),
             keys: Some(keys),
             smp: bench::CPUS,

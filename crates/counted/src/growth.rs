@@ -54,7 +54,7 @@ type Case<B> = fn(&Counted<Aarch64, B>, usize, &str) -> Result<(), Error>;
 /// A fault that takes a page-table page from the pool, with so many in use.
 fn table_page<M: Machine>(kernel: &Kernel<M>, size: usize, name: &str) -> Result<(), Error> {
     let mut space = AddressSpace::new(kernel)?;
-    let page = |i: usize| START.offset_pages(i * TABLE_PAGES);
+    let page = |i: usize| START.offset_pages::<Aarch64>(i * TABLE_PAGES);
     space.mmap(PageRange::new(START, (size + TIMES) * TABLE_PAGES)?, MapFlags::DATA)?;
     (0..size).try_for_each(|i| space.fault(page(i), true))?;
     span::count(name, TIMES as u64, || {
@@ -109,9 +109,9 @@ fn vm_map_ram<M: Machine>(kernel: &Kernel<M>, size: usize, name: &str) -> Result
 /// A mapping made, touched and unmapped, with so many beside it that none can be merged.
 fn mappings<M: Machine>(kernel: &Kernel<M>, size: usize, name: &str) -> Result<(), Error> {
     let mut space = AddressSpace::new(kernel)?;
-    let page = |i: usize| PageRange::new(START.offset_pages(2 * i), 1);
+    let page = |i: usize| PageRange::new(START.offset_pages::<Aarch64>(2 * i), 1);
     (0..size).try_for_each(|i| space.mmap(page(i)?, MapFlags::DATA))?;
-    let between = PageRange::new(START.offset_pages(size | 1), 1)?;
+    let between = PageRange::new(START.offset_pages::<Aarch64>(size | 1), 1)?;
     span::count(name, TIMES as u64, || {
         (0..TIMES).try_for_each(|_| {
             space.mmap(between, MapFlags::DATA)?;
@@ -138,7 +138,7 @@ fn spaces<M: Machine>(kernel: &Kernel<M>, size: usize, name: &str) -> Result<(),
 fn mapping<M: Machine>(
     kernel: &Kernel<M>,
     pages: usize,
-) -> Result<(AddressSpace<'_, M>, PageRange), Error> {
+) -> Result<(AddressSpace<'_, M>, PageRange<M::Format>), Error> {
     let (mut space, range) = (AddressSpace::new(kernel)?, PageRange::new(START, pages)?);
     space.mmap(range, MapFlags::DATA)?;
     Ok((space, range))

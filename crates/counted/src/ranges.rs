@@ -24,8 +24,8 @@ pub fn count<F: HostedFormat, B: Measured>(format: &str, how: How) -> Result<(),
         })?;
     }
     let name = |what: &str| format!("{format} {what} one page, {}", name_of(how));
-    let each = |mut work: Box<dyn FnMut(PageRange) -> Result<(), Error> + '_>| {
-        (0..SINGLES).try_for_each(|i| work(PageRange::new(START.offset_pages(i), 1)?))
+    let each = |mut work: Box<dyn FnMut(PageRange<F>) -> Result<(), Error> + '_>| {
+        (0..SINGLES).try_for_each(|i| work(PageRange::new(START.offset_pages::<F>(i), 1)?))
     };
     Space::<F, B>::with(how.0, |space| {
         // The tables are there already: linking them is not what a page costs.
@@ -58,27 +58,27 @@ impl<F: HostedFormat, B: Measured> Space<F, B> {
         result
     }
 
-    fn map(&self, range: PageRange) -> Result<(), Error> {
+    fn map(&self, range: PageRange<F>) -> Result<(), Error> {
         let paging = self.kernel.paging();
         let section = paging.section(&self.root);
         Ok(paging.map(&section, &self.root, range, Attrs::USER_DATA, |_| self.frame)?)
     }
 
-    fn walk(&self, range: PageRange) -> Result<(), Error> {
-        let walked = |i| self.kernel.paging().walk(&self.root, range.start().offset_pages(i));
+    fn walk(&self, range: PageRange<F>) -> Result<(), Error> {
+        let walked = |i| self.kernel.paging().walk(&self.root, range.start().offset_pages::<F>(i));
         match (0..range.pages()).all(|i| walked(i).is_some()) {
             true => Ok(()),
             false => Err("a page that was mapped is not".into()),
         }
     }
 
-    fn protect(&self, range: PageRange) -> Result<(), Error> {
+    fn protect(&self, range: PageRange<F>) -> Result<(), Error> {
         let paging = self.kernel.paging();
         let section = paging.section(&self.root);
         Ok(paging.protect(&section, &self.root, range, F::write_protected)?)
     }
 
-    fn unmap(&self, range: PageRange) -> Result<(), Error> {
+    fn unmap(&self, range: PageRange<F>) -> Result<(), Error> {
         let paging = self.kernel.paging();
         let section = paging.section(&self.root);
         let mut unmapped = 0;

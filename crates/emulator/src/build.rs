@@ -85,6 +85,39 @@ pub(crate) fn build(
     Ok(target_dir.join(rust_target).join("release"))
 }
 
+/// Page tables of another format than a machine's usual, which there is a build of the kernel with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tables {
+    /// x86-64 with five levels.
+    X86_64La57,
+}
+
+impl Tables {
+    /// All of them.
+    pub const ALL: [Tables; 1] = [Tables::X86_64La57];
+
+    /// The name of the format.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Tables::X86_64La57 => "x86_64-la57",
+        }
+    }
+
+    /// The machine that has them.
+    pub const fn target(self) -> Target {
+        match self {
+            Tables::X86_64La57 => Target::X86_64,
+        }
+    }
+
+    /// The binary, and the feature that it is built with.
+    const fn binary(self) -> [&'static str; 2] {
+        match self {
+            Tables::X86_64La57 => ["kpkeys-la57", "la57"],
+        }
+    }
+}
+
 impl Kernel {
     /// Builds the kernel from the checkout this program was built from, or from the source in this program if there is none any more;
     /// quick when nothing has changed. Cargo's messages go to standard error, its progress too if that is a terminal.
@@ -95,6 +128,16 @@ impl Kernel {
     /// start.
     pub fn build(target: Target) -> Result<Self, Error> {
         Self::build_binary(target, "kpkeys-kernel", &["--bin", "kpkeys-kernel"])
+    }
+
+    /// The same kernel with page tables of another format, for the machine that has them. It has a file of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build).
+    pub fn build_with(tables: Tables) -> Result<Self, Error> {
+        let [name, feature] = tables.binary();
+        Self::build_binary(tables.target(), name, &["--bin", name, "--features", feature])
     }
 
     /// The same kernel with a driver that has planted faults, for [`exploits`](crate::exploits) to be shown on. It has a file of its own.

@@ -33,7 +33,7 @@ mod source;
 mod target;
 
 pub use accel::Accel;
-pub use build::{Kernel, target_dir};
+pub use build::{Kernel, Tables, target_dir};
 pub use error::{Error, LastLines};
 pub use exploits::exploits;
 pub use loader::loader;

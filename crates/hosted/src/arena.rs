@@ -22,12 +22,15 @@ use kpkeys::context::PageTables;
 use kpkeys::pku::Pku;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 use kpkeys::{Backend, Pkey};
-use kpkeys_pgtable::{PAGE_SIZE, PhysAddr};
+use kpkeys_pgtable::PhysAddr;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 use rustix::mm::Advice;
-use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
+use rustix::mm::{MprotectFlags, ProtFlags};
 
 use crate::shared;
+
+/// Bytes of a page that an arena's size is counted in, whatever pages the tables in it have. All views of one begin at multiples of 64 KiB.
+pub const HOST_PAGE: usize = 4096;
 
 /// Memory that plays physical memory.
 #[derive(Debug)]
@@ -74,23 +77,14 @@ unsafe impl Sync for Views {}
 const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
 
 impl Arena {
-    /// An arena of `pages` pages of zeroes.
+    /// An arena of `pages` pages of 4 KiB, of zeroes.
     ///
     /// # Errors
     ///
     /// What the kernel says if it has no such range of addresses.
     pub fn new(pages: usize) -> io::Result<Arena> {
-        let bytes = pages * PAGE_SIZE as usize;
-        // SAFETY: a new private mapping at an address the kernel chooses touches no memory of ours.
-        let base = unsafe {
-            rustix::mm::mmap_anonymous(
-                std::ptr::null_mut(),
-                bytes,
-                READ_WRITE,
-                MapFlags::PRIVATE | MapFlags::NORESERVE,
-            )
-        }?;
-        let base = non_null(base)?;
+        let bytes = pages * HOST_PAGE;
+        let base = non_null(shared::private(bytes, READ_WRITE)?)?;
         Ok(Arena { tables: base, alias: None, data: base, bytes, guard: Guard::Protection })
     }
 
@@ -161,7 +155,7 @@ impl Arena {
         tables: ProtFlags,
         alias: bool,
     ) -> io::Result<Arena> {
-        let bytes = pages * PAGE_SIZE as usize;
+        let bytes = pages * HOST_PAGE;
         let memory = shared::memory(bytes)?;
         let view = |protection| shared::map(&memory, bytes, protection);
         let tables = match at {
@@ -198,9 +192,14 @@ impl Arena {
         self.data
     }
 
-    /// Size in pages.
+    /// Size in pages of 4 KiB.
     pub fn pages(&self) -> usize {
-        self.bytes / PAGE_SIZE as usize
+        self.bytes / HOST_PAGE
+    }
+
+    /// Size in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Lets this process, or the calling thread if the guard is a key, store to page tables, or not: opens or closes the view for it.

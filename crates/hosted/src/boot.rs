@@ -9,7 +9,7 @@ use kpkeys::ttbr0::Ttbr0;
 use kpkeys_mm::{Buddy, FrameTable, Kernel, Layout};
 use kpkeys_pgtable::{Config, Machine, NoProbe, Probe};
 
-use crate::arena::Arena;
+use crate::arena::{Arena, HOST_PAGE};
 use crate::counter::Counter;
 use crate::cpu;
 use crate::machine::{Hosted, HostedFormat};
@@ -52,6 +52,13 @@ pub struct Setup {
     pub cpus: usize,
     /// How page tables are protected.
     pub config: Config,
+}
+
+impl Setup {
+    /// The memory of a machine with this format, in pages of an arena.
+    fn host_pages<F: HostedFormat>(self) -> usize {
+        self.pages * (F::PAGE_SIZE as usize / HOST_PAGE)
+    }
 }
 
 /// Boots a machine to be timed.
@@ -109,7 +116,7 @@ pub fn boot_measured_counted<F: HostedFormat, B: Measured>(
 ///
 /// As [`boot`].
 pub fn boot_guarded<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<Guarded<F>>> {
-    let arena = Arc::new(Arena::well_guarded(setup.pages)?);
+    let arena = Arc::new(Arena::well_guarded(setup.host_pages::<F>())?);
     let backend: ArenaBackend<F> = Keyed::new(ArenaRegister::new(arena.clone()));
     if setup.config.mode.protects() {
         backend.reset();
@@ -126,7 +133,7 @@ pub fn boot_guarded<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<Guarded<
 ///
 /// As [`boot`].
 pub fn boot_counted_pan<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<CountedPan<F>>> {
-    let arena = Arc::new(Arena::new(setup.pages)?);
+    let arena = Arc::new(Arena::new(setup.host_pages::<F>())?);
     let backend = Pan::new(PanRegister);
     backend.reset();
     start(Hosted::new(arena, backend, Counter::default(), setup.cpus), setup)
@@ -138,7 +145,7 @@ pub fn boot_counted_pan<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<Coun
 ///
 /// As [`boot`]; and with the format of x86-64, which has one root register for both halves.
 pub fn boot_counted_ttbr0<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<CountedTtbr0<F>>> {
-    let arena = Arc::new(Arena::new(setup.pages)?);
+    let arena = Arc::new(Arena::new(setup.host_pages::<F>())?);
     let backend = Ttbr0::new(Ttbr0Register);
     backend.reset();
     let machine = Hosted::new(arena, backend, Counter::default(), setup.cpus);
@@ -152,7 +159,7 @@ pub fn boot_counted_ttbr0<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<Co
 ///
 /// As [`boot`].
 pub fn boot_guarded_pan<F: HostedFormat>(setup: Setup) -> io::Result<Kernel<GuardedPan<F>>> {
-    let arena = Arc::new(Arena::aliased(setup.pages)?);
+    let arena = Arc::new(Arena::aliased(setup.host_pages::<F>())?);
     let backend = Pan::new(ArenaRegister::new(arena.clone()));
     backend.reset();
     let kernel = start(Hosted::new(arena.clone(), backend, Counter::default(), setup.cpus), setup)?;
@@ -177,7 +184,7 @@ fn machine<F: HostedFormat, B: Measured, P: Probe>(
     probe: P,
 ) -> io::Result<Measuring<F, B, P>> {
     let backend = B::ready()?;
-    let (arena, tlb) = B::memory(setup.pages)?;
+    let (arena, tlb) = B::memory(setup.host_pages::<F>())?;
     Ok(Hosted::with_tlb(arena, backend, probe, tlb, setup.cpus))
 }
 

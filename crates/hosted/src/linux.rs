@@ -3,7 +3,7 @@
 use std::io;
 use std::ptr::NonNull;
 
-use kpkeys_pgtable::PAGE_SIZE;
+use crate::arena::HOST_PAGE;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use rustix::process::{Pid, WaitOptions};
 
@@ -25,7 +25,7 @@ impl Mapping {
     ///
     /// What the kernel says; with `huge`, [`io::ErrorKind::Unsupported`] if it has no transparent huge pages for us.
     pub fn populated(pages: usize, huge: bool) -> io::Result<Mapping> {
-        let bytes = pages * PAGE_SIZE as usize;
+        let bytes = pages * HOST_PAGE;
         // One more, so that an aligned range of the wanted size lies inside.
         let reserved = bytes + HUGE_BYTES;
         // SAFETY: a new private mapping at an address the kernel chooses touches no memory of ours.
@@ -93,7 +93,7 @@ impl Mapping {
     }
 
     fn touch(&self) {
-        for offset in (0..self.bytes).step_by(PAGE_SIZE as usize) {
+        for offset in (0..self.bytes).step_by(HOST_PAGE) {
             // SAFETY: inside the mapping, which is writable and nobody else's.
             unsafe { self.address.add(offset).write_volatile(1) };
         }
@@ -152,7 +152,7 @@ impl Mapping {
                 unsafe {
                     rustix::mm::mprotect(
                         self.address.add(offset).as_ptr().cast(),
-                        PAGE_SIZE as usize,
+                        HOST_PAGE,
                         protection,
                     )?;
                 }

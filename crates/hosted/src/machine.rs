@@ -1,12 +1,11 @@
 //! The machine: an arena, a backend, a probe, and fences in the place of barriers.
 
-use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kpkeys::Backend;
 use kpkeys::encoding::{Encoding, Pkrs, Por};
-use kpkeys_pgtable::entry::{Aarch64, X86_64};
+use kpkeys_pgtable::entry::{Arm64, Depth, Granule, X86};
 use kpkeys_pgtable::guarded::{Anchor, Violation, Violations};
 use kpkeys_pgtable::{Entry, Flush, Format, Machine, Memory, PhysAddr, Probe, VirtAddr};
 
@@ -33,7 +32,7 @@ pub trait HostedFormat: Format {
     fn permissions(leaf: Entry, cpu: &mmu::Cpu) -> mmu::Permissions;
 }
 
-impl HostedFormat for X86_64 {
+impl<D: Depth> HostedFormat for X86<D> {
     type Encoding = Pkrs;
 
     fn permissions(leaf: Entry, cpu: &mmu::Cpu) -> mmu::Permissions {
@@ -41,7 +40,7 @@ impl HostedFormat for X86_64 {
     }
 }
 
-impl HostedFormat for Aarch64 {
+impl<G: Granule> HostedFormat for Arm64<G> {
     type Encoding = Por;
 
     fn permissions(leaf: Entry, cpu: &mmu::Cpu) -> mmu::Permissions {
@@ -51,7 +50,7 @@ impl HostedFormat for Aarch64 {
 
 /// A machine in this process.
 #[derive(Debug)]
-pub struct Hosted<F, B, P, T = NoTlb> {
+pub struct Hosted<F: HostedFormat, B, P, T = NoTlb> {
     /// Of the arena, which lives as long.
     views: Views,
     arena: Arc<Arena>,
@@ -61,10 +60,9 @@ pub struct Hosted<F, B, P, T = NoTlb> {
     cpus: usize,
     alias: VirtAddr,
     gates: gates::Gates,
-    anchor: Anchor,
+    anchor: Anchor<F>,
     violations: Violations,
     reported: Mutex<Vec<Violation>>,
-    format: PhantomData<F>,
 }
 
 impl<F: HostedFormat, B: Backend, P: Probe> Hosted<F, B, P> {
@@ -89,7 +87,6 @@ impl<F: HostedFormat, B: Backend, P: Probe, T: Tlb> Hosted<F, B, P, T> {
             anchor: Anchor::new(),
             violations: Violations::default(),
             reported: Mutex::default(),
-            format: PhantomData,
         }
     }
 
@@ -112,7 +109,7 @@ impl<F: HostedFormat, B: Backend, P: Probe, T: Tlb> Hosted<F, B, P, T> {
     #[inline(always)]
     fn offset(&self, view: *mut u8, frame: PhysAddr) -> NonNull<u8> {
         debug_assert!(
-            frame.0.wrapping_sub(MEMORY_START.0) < (self.arena.pages() as u64) << 12,
+            frame.0.wrapping_sub(MEMORY_START.0) < self.arena.bytes() as u64,
             "{frame:?} is outside the arena"
         );
         // SAFETY: `frame` is in memory (the callers' contract), so the address is inside the view, and not null.
@@ -148,8 +145,8 @@ unsafe impl<F: HostedFormat, B: Backend + Sync, P: Probe, T: Tlb> Machine for Ho
     }
 
     #[inline(always)]
-    fn memory(&self) -> Memory {
-        Memory { start: MEMORY_START, pages: self.arena.pages(), linear: LINEAR_START }
+    fn memory(&self) -> Memory<F> {
+        Memory::new(MEMORY_START, self.arena.bytes() >> F::PAGE_SHIFT, LINEAR_START)
     }
 
     #[inline(always)]
@@ -173,7 +170,7 @@ unsafe impl<F: HostedFormat, B: Backend + Sync, P: Probe, T: Tlb> Machine for Ho
     }
 
     #[inline(always)]
-    fn anchor(&self) -> &Anchor {
+    fn anchor(&self) -> &Anchor<F> {
         &self.anchor
     }
 
@@ -208,7 +205,7 @@ unsafe impl<F: HostedFormat, B: Backend + Sync, P: Probe, T: Tlb> Machine for Ho
     }
 
     #[inline(always)]
-    fn flush_tlb(&self, flush: Flush) {
+    fn flush_tlb(&self, flush: Flush<F>) {
         // `Paging` has counted it.
         self.tlb.flush(self, flush);
     }

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::{null_mut, with_exposed_provenance_mut};
 
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 /// So many bytes of zeroes.
 pub(crate) fn memory(bytes: usize) -> io::Result<OwnedFd> {
@@ -17,10 +17,31 @@ pub(crate) fn memory(bytes: usize) -> io::Result<OwnedFd> {
     Ok(memory)
 }
 
-/// Maps all of it once more, where the kernel chooses.
+/// What addresses are multiples of: the largest page of any format, so that a frame's offsets are an address's too.
+const ALIGN: usize = 64 << 10;
+
+/// So many bytes of this process's own, at a multiple of 64 KiB that the kernel chooses.
+pub(crate) fn private(bytes: usize, access: ProtFlags) -> io::Result<*mut c_void> {
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    // SAFETY: a new private mapping at an address the kernel chooses touches no memory of ours.
+    let start = unsafe { mmap_anonymous(null_mut(), bytes + ALIGN, access, flags) }?;
+    let lead = start.cast::<u8>().align_offset(ALIGN);
+    let found = start.wrapping_byte_add(lead);
+    // SAFETY: `lead` is less than 64 KiB, so that both pieces are inside of what was just mapped, beside what is given out.
+    unsafe {
+        if lead > 0 {
+            munmap(start, lead)?;
+        }
+        munmap(found.wrapping_byte_add(bytes), ALIGN - lead)?;
+    }
+    Ok(found)
+}
+
+/// Maps all of it once more, at a multiple of 64 KiB that the kernel chooses.
 pub(crate) fn map(memory: impl AsFd, bytes: usize, access: ProtFlags) -> io::Result<*mut c_void> {
-    // SAFETY: a new shared mapping at an address the kernel chooses touches no memory of ours.
-    Ok(unsafe { mmap(null_mut(), bytes, access, MapFlags::SHARED, memory, 0) }?)
+    let room = private(bytes, ProtFlags::empty())?;
+    // SAFETY: it replaces what was just mapped for it, which nothing refers to.
+    Ok(unsafe { mmap(room, bytes, access, MapFlags::SHARED | MapFlags::FIXED, memory, 0) }?)
 }
 
 /// Maps all of it at an address, where nothing is mapped yet.

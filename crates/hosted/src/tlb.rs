@@ -10,7 +10,7 @@ pub trait Tlb: Send + Sync {
     fn load<M: Machine<Format: HostedFormat>>(&self, machine: &M, root: PhysAddr);
 
     /// What is kept of these translations is no longer used: it is read anew.
-    fn flush<M: Machine<Format: HostedFormat>>(&self, machine: &M, flush: Flush);
+    fn flush<M: Machine<Format: HostedFormat>>(&self, machine: &M, flush: Flush<M::Format>);
 }
 
 /// Nothing is kept.
@@ -22,5 +22,5 @@ impl Tlb for NoTlb {
     fn load<M: Machine<Format: HostedFormat>>(&self, _machine: &M, _root: PhysAddr) {}
 
     #[inline(always)]
-    fn flush<M: Machine<Format: HostedFormat>>(&self, _machine: &M, _flush: Flush) {}
+    fn flush<M: Machine<Format: HostedFormat>>(&self, _machine: &M, _flush: Flush<M::Format>) {}
 }

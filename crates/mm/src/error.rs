@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use kpkeys_pgtable::{PageRange, VirtAddr};
+use kpkeys_pgtable::VirtAddr;
 
 /// Why a request was refused. Everything is as it was before it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,8 +18,8 @@ pub enum Error {
     OutOfAddresses(usize),
     /// The page tables refused.
     Tables(kpkeys_pgtable::Error),
-    /// The range overlaps an existing mapping, or lies outside the half it must lie in.
-    Occupied(PageRange),
+    /// The range of so many pages overlaps an existing mapping, or lies outside the half it must lie in.
+    Occupied(VirtAddr, usize),
     /// A page order other than 0 and 9, or a range not aligned to it.
     BadOrder(u8),
     /// The address belongs to no mapping.
@@ -53,13 +53,8 @@ impl fmt::Display for Error {
             Error::OutOfMemory => f.write_str("out of memory"),
             Error::OutOfAddresses(pages) => write!(f, "no free range of {pages} kernel pages"),
             Error::Tables(error) => error.fmt(f),
-            Error::Occupied(range) => {
-                write!(
-                    f,
-                    "{} pages at {:?} overlap a mapping or leave the user half",
-                    range.pages(),
-                    range.start()
-                )
+            Error::Occupied(start, pages) => {
+                write!(f, "{pages} pages at {start:?} overlap a mapping or leave the user half")
             }
             Error::BadOrder(order) => write!(
                 f,

@@ -1,6 +1,6 @@
 //! A kernel's memory: frames, page tables and kernel mappings, put together.
 
-use kpkeys_pgtable::{Config, Machine, PageRange, Paging, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{Config, Format, Machine, PageRange, Paging, PhysAddr, VirtAddr};
 
 use crate::error::Error;
 use crate::frames::Buddy;
@@ -8,27 +8,27 @@ use crate::vmalloc::Vmalloc;
 
 /// Where things are in the kernel's half.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Layout {
+pub struct Layout<E: Format> {
     /// Addresses for `vmalloc` and `vm_map_ram`, aligned to 4 MiB.
-    pub vmalloc: PageRange,
+    pub vmalloc: PageRange<E>,
 }
 
-impl Layout {
+impl<E: Format> Layout<E> {
     /// 64 GiB for kernel mappings, from 0xffff_c900_0000_0000 up.
     ///
     /// # Panics
     ///
     /// Never: the range is a constant, and a good one.
-    pub fn standard() -> Layout {
-        let vmalloc = PageRange::new(VirtAddr(0xffff_c900_0000_0000), 64 << 18);
+    pub fn standard() -> Self {
+        let vmalloc = PageRange::new(VirtAddr(0xffff_c900_0000_0000), (64 << 30) >> E::PAGE_SHIFT);
         Layout { vmalloc: vmalloc.expect("an aligned range inside the kernel's half") }
     }
 }
 
 /// A kernel's memory. One frame of it is the page of zeroes, which every page reads as that was never written.
 pub struct Kernel<M: Machine> {
-    paging: Paging<M, Buddy>,
-    vmalloc: Vmalloc,
+    paging: Paging<M, Buddy<M::Format>>,
+    vmalloc: Vmalloc<M::Format>,
     zeroes: PhysAddr,
 }
 
@@ -39,7 +39,12 @@ impl<M: Machine> Kernel<M> {
     /// # Errors
     ///
     /// [`Error::OutOfMemory`], or why the configuration is not possible.
-    pub fn new(machine: M, frames: Buddy, config: Config, layout: Layout) -> Result<Self, Error> {
+    pub fn new(
+        machine: M,
+        frames: Buddy<M::Format>,
+        config: Config,
+        layout: Layout<M::Format>,
+    ) -> Result<Self, Error> {
         let cpus = machine.cpus();
         let paging = Paging::new(machine, frames, config)?;
         paging.link_kernel_half(layout.vmalloc)?;
@@ -59,7 +64,7 @@ impl<M: Machine> Kernel<M> {
 
     /// The page tables.
     #[inline(always)]
-    pub fn paging(&self) -> &Paging<M, Buddy> {
+    pub fn paging(&self) -> &Paging<M, Buddy<M::Format>> {
         &self.paging
     }
 
@@ -71,7 +76,7 @@ impl<M: Machine> Kernel<M> {
 
     /// The frames.
     #[inline(always)]
-    pub fn frames(&self) -> &Buddy {
+    pub fn frames(&self) -> &Buddy<M::Format> {
         self.paging.frames()
     }
 
@@ -83,7 +88,7 @@ impl<M: Machine> Kernel<M> {
 
     /// Kernel mappings.
     #[inline(always)]
-    pub(crate) fn areas(&self) -> &Vmalloc {
+    pub(crate) fn areas(&self) -> &Vmalloc<M::Format> {
         &self.vmalloc
     }
 }

@@ -32,7 +32,7 @@
 //!
 //! A table, once there, stays.
 
-use crate::addr::{ENTRIES, Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use crate::addr::{Level, PageRange, PhysAddr, VirtAddr};
 use crate::entry::{Entry, Format};
 use crate::error::Error;
 use crate::guarded::Kind;
@@ -47,15 +47,15 @@ const DEVICE_BYTES: u64 = 1 << 21;
 
 /// The range of addresses that page-table pages have a second mapping in.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Alias {
-    memory: Memory,
+pub(crate) struct Alias<E: Format> {
+    memory: Memory<E>,
     start: VirtAddr,
     root: PhysAddr,
     /// The root is the alias's own, loaded in windows alone.
     in_windows: bool,
 }
 
-impl Alias {
+impl<E: Format> Alias<E> {
     /// The alias of `memory` from `start` up, in the tables of a root that does not translate anything there yet: the kernel's, or one of the
     /// alias's own, in the other half. Where other roots have copies of that one's entries, those of the alias must be its own.
     ///
@@ -63,23 +63,23 @@ impl Alias {
     ///
     /// [`Error::AliasMisplaced`].
     pub(crate) fn new(
-        memory: Memory,
+        memory: Memory<E>,
         start: Option<VirtAddr>,
         root: &Root,
         has_root_copies: bool,
-    ) -> Result<Alias, Error> {
+    ) -> Result<Alias<E>, Error> {
         let start = start.ok_or(Error::AliasMisplaced(None))?;
         let misplaced = Error::AliasMisplaced(Some(start));
-        let range = PageRange::new(start, memory.pages).map_err(|_| misplaced)?;
-        let linear = PageRange::new(memory.linear, memory.pages)?;
+        let range = PageRange::<E>::new(start, memory.pages).map_err(|_| misplaced)?;
+        let linear = PageRange::<E>::new(memory.linear, memory.pages)?;
         let overlaps = range.contains(linear.start()) || linear.contains(range.start());
         let in_windows = root.space() == Space::Alias;
         // One root register for both halves can have no other root for a while.
         let can_be_loaded = !(in_windows && has_root_copies);
         if overlaps
-            || !root.is_for(start)
+            || !root.is_for::<E>(start)
             || !can_be_loaded
-            || !start.is_aligned(Level::Pud.entry_bytes())
+            || !start.is_aligned(Level::Pud.entry_bytes::<E>())
         {
             return Err(misplaced);
         }
@@ -90,16 +90,16 @@ impl Alias {
     /// Whether its root entries translate nothing of the linear map.
     pub(crate) fn has_own_root_entries(&self) -> bool {
         let linear = PageRange::new(self.memory.linear, self.memory.pages);
-        let is_shared = |range: PageRange| {
+        let is_shared = |range: PageRange<E>| {
             range.by_table(Level::Pud).any(|piece| self.owns_root_entry_of(piece.start()))
         };
-        self.start.is_aligned(Level::Pgd.entry_bytes()) && !linear.is_ok_and(is_shared)
+        self.start.is_aligned(E::ROOT.entry_bytes::<E>()) && !linear.is_ok_and(is_shared)
     }
 
     /// Whether the root entry that translates an address translates aliases.
     pub(crate) fn owns_root_entry_of(&self, va: VirtAddr) -> bool {
-        let first = va.0 & !(Level::Pgd.entry_bytes() - 1);
-        self.overlaps(first, first + (Level::Pgd.entry_bytes() - 1))
+        let first = va.0 & !(E::ROOT.entry_bytes::<E>() - 1);
+        self.overlaps(first, first + (E::ROOT.entry_bytes::<E>() - 1))
     }
 
     /// Whether it is translated by a root of a space; programs' have nothing of it.
@@ -114,7 +114,7 @@ impl Alias {
 
     /// Whether any of the addresses from `first` to `last` is one for aliases, those of devices included.
     pub(crate) fn overlaps(&self, first: u64, last: u64) -> bool {
-        let bytes = self.memory.pages as u64 * PAGE_SIZE;
+        let bytes = self.memory.pages as u64 * E::PAGE_SIZE;
         let is_in = |start: u64, bytes: u64| first <= start + (bytes - 1) && start <= last;
         is_in(self.start.0, bytes) || is_in(self.devices().0, DEVICE_BYTES)
     }
@@ -126,14 +126,14 @@ impl Alias {
 
     /// Where devices' registers are that can be written in windows alone: the end of the root entry that the alias ends in.
     fn devices(&self) -> VirtAddr {
-        let last = self.start.0 + (self.memory.pages as u64 * PAGE_SIZE - 1);
-        VirtAddr((last | (Level::Pgd.entry_bytes() - 1)) - (DEVICE_BYTES - 1))
+        let last = self.start.0 + (self.memory.pages as u64 * E::PAGE_SIZE - 1);
+        VirtAddr((last | (E::ROOT.entry_bytes::<E>() - 1)) - (DEVICE_BYTES - 1))
     }
 
     /// The address of a device's page, if memory leaves room for it.
     pub(crate) fn device(&self, number: usize) -> Option<VirtAddr> {
-        let va = self.devices().offset_pages(number);
-        let is_one = (number as u64) < DEVICE_BYTES / PAGE_SIZE && self.frame_at(va).is_none();
+        let va = self.devices().offset_pages::<E>(number);
+        let is_one = (number as u64) < DEVICE_BYTES / E::PAGE_SIZE && self.frame_at(va).is_none();
         is_one.then_some(va)
     }
 
@@ -144,17 +144,21 @@ impl Alias {
     }
 
     /// The aliases of frames in memory.
-    pub(crate) fn range(&self, start: PhysAddr, pages: usize) -> Result<PageRange, Error> {
+    pub(crate) fn range(&self, start: PhysAddr, pages: usize) -> Result<PageRange<E>, Error> {
         Ok(PageRange::new(self.address(start), pages)?)
     }
 
     /// All of them.
-    pub(crate) fn whole(&self) -> Result<PageRange, Error> {
+    pub(crate) fn whole(&self) -> Result<PageRange<E>, Error> {
         self.range(self.memory.start, self.memory.pages)
     }
 
     /// How many tables [`map`](Self::map) would take from the reserve.
-    pub(crate) fn tables_missing<M: Machine>(&self, machine: &M, range: PageRange) -> usize {
+    pub(crate) fn tables_missing<M: Machine<Format = E>>(
+        &self,
+        machine: &M,
+        range: PageRange<E>,
+    ) -> usize {
         range
             .by_table(Level::Pte)
             .filter(|piece| !is_whole(piece))
@@ -168,10 +172,10 @@ impl Alias {
     /// # Errors
     ///
     /// A reserve with less than [`tables_missing`](Self::tables_missing), or with what is no spare page. Some frames have theirs then.
-    pub(crate) fn map<M: Machine>(
+    pub(crate) fn map<M: Machine<Format = E>>(
         &self,
         section: &Section<'_, M>,
-        range: PageRange,
+        range: PageRange<E>,
         reserve: &mut Reserve,
     ) -> Result<(), Error> {
         for piece in range.by_table(Level::Pte) {
@@ -187,8 +191,8 @@ impl Alias {
                 let page = reserve.take(section, Level::Pte, Kind::Alias)?;
                 let table = page.table(section.machine());
                 section.fill(table, |index| {
-                    let va = VirtAddr(piece.start().0 & !(Level::Pmd.entry_bytes() - 1));
-                    let va = va.offset_pages(index);
+                    let va = VirtAddr(piece.start().0 & !(Level::Pmd.entry_bytes::<E>() - 1));
+                    let va = va.offset_pages::<E>(index);
                     if piece.contains(va) { self.entry::<M>(Level::Pte, va) } else { Entry::EMPTY }
                 });
                 section.link((slot, now), Level::Pmd, Kind::Alias, true, page)?;
@@ -202,15 +206,15 @@ impl Alias {
     /// # Errors
     ///
     /// [`Error::MappedByBlock`] if they got it together with others, as one block. Nothing is changed then.
-    pub(crate) fn unmap<M: Machine>(
+    pub(crate) fn unmap<M: Machine<Format = E>>(
         &self,
         section: &Section<'_, M>,
-        range: PageRange,
+        range: PageRange<E>,
     ) -> Result<(), Error> {
         let machine = section.machine();
         for piece in range.by_table(Level::Pte).filter(|piece| !is_whole(piece)) {
             if let Some(slot) = self.slot(machine, piece.start())
-                && M::Format::is_leaf(Level::Pmd, slot.load())
+                && E::is_leaf(Level::Pmd, slot.load())
             {
                 return Err(Error::MappedByBlock(piece.start()));
             }
@@ -220,7 +224,7 @@ impl Alias {
             let now = slot.load();
             if let Some(table) = self.table_of_ptes(machine, now) {
                 section.will_store(piece.pages());
-                let slots = table.slots(piece.start().index(Level::Pte), piece.pages());
+                let slots = table.slots(piece.start().index::<E>(Level::Pte), piece.pages());
                 // SAFETY: tables of the alias are never freed.
                 unsafe { section.get_and_clear_range(slots, |_, _| ()) };
             } else if !now.is_empty() {
@@ -230,9 +234,14 @@ impl Alias {
         Ok(())
     }
 
-    fn map_pages<M: Machine>(&self, section: &Section<'_, M>, table: Table<'_>, piece: PageRange) {
-        let slots = table.slots(piece.start().index(Level::Pte), piece.pages());
-        let entry = |index| self.entry::<M>(Level::Pte, piece.start().offset_pages(index));
+    fn map_pages<M: Machine<Format = E>>(
+        &self,
+        section: &Section<'_, M>,
+        table: Table<'_, E>,
+        piece: PageRange<E>,
+    ) {
+        let slots = table.slots(piece.start().index::<E>(Level::Pte), piece.pages());
+        let entry = |index| self.entry::<M>(Level::Pte, piece.start().offset_pages::<E>(index));
         if slots.iter().enumerate().any(|(index, slot)| slot.load() != entry(index)) {
             section.will_store(piece.pages());
             section.set_range(slots, entry);
@@ -240,31 +249,35 @@ impl Alias {
     }
 
     /// The alias entry that an address must have.
-    pub(crate) fn entry<M: Machine>(&self, level: Level, va: VirtAddr) -> Entry {
+    pub(crate) fn entry<M: Machine<Format = E>>(&self, level: Level, va: VirtAddr) -> Entry {
         let frame = self.memory.start.offset(va.0 - self.start.0);
         // Memory and alias start at multiples of 1 GiB, so the frame is aligned as the address is; both formats map it.
         let entry = if self.in_windows {
-            M::Format::alias_of_windows(level, frame)
+            E::alias_of_windows(level, frame)
         } else {
-            M::Format::alias(level, frame)
+            E::alias(level, frame)
         };
         entry.unwrap_or(Entry::EMPTY)
     }
 
     /// The PMD that translates an address. Tables down to its own exist.
-    fn slot<'m, M: Machine>(&self, machine: &'m M, va: VirtAddr) -> Option<Slot<'m>> {
+    fn slot<'m, M: Machine<Format = E>>(&self, machine: &'m M, va: VirtAddr) -> Option<Slot<'m>> {
         // SAFETY: the root is a table for ever, and so are tables of the alias.
         let table = unsafe { Table::at(machine, self.root).find(machine, va, Level::Pmd) };
-        Some(table?.slot(va.index(Level::Pmd)))
+        Some(table?.slot(va.index::<E>(Level::Pmd)))
     }
 
-    fn table_of_ptes<'m, M: Machine>(&self, machine: &'m M, entry: Entry) -> Option<Table<'m>> {
+    fn table_of_ptes<'m, M: Machine<Format = E>>(
+        &self,
+        machine: &'m M,
+        entry: Entry,
+    ) -> Option<Table<'m, E>> {
         // SAFETY: tables of the alias are never freed.
         unsafe { Table::below(machine, Level::Pmd, entry) }
     }
 }
 
 /// Whether a part of a range is all that one PMD translates.
-fn is_whole(piece: &PageRange) -> bool {
-    piece.pages() == ENTRIES
+fn is_whole<E: Format>(piece: &PageRange<E>) -> bool {
+    piece.pages() == E::ENTRIES
 }

@@ -15,23 +15,23 @@ use crate::ptp::{Class, EarlyPtps};
 use crate::section::{Section, Space};
 
 /// The state shared by everything that allocates, keys or stores.
-pub struct Ground<M, F> {
+pub struct Ground<M: Machine, F> {
     machine: M,
     frames: F,
     mode: Mode,
-    linear: Linear,
+    linear: Linear<M::Format>,
     /// Serialises changes of the linear map. Who breaks it has two changes of one block made at a time, of which a gate refuses the second
     /// [split](crate::linear).
     linear_lock: Mutex<()>,
-    early: Mutex<EarlyPtps>,
-    foreign: Mutex<EarlyPtps>,
+    early: Mutex<EarlyPtps<M::Format>>,
+    foreign: Mutex<EarlyPtps<M::Format>>,
     protected: AtomicBool,
     /// How far behind an entry in a table the address is that it is stored through: zero until every page-table page has its alias.
     to_alias: AtomicUsize,
 }
 
 impl<M: Machine, F: Frames> Ground<M, F> {
-    pub(crate) fn new(machine: M, frames: F, mode: Mode, linear: Linear) -> Self {
+    pub(crate) fn new(machine: M, frames: F, mode: Mode, linear: Linear<M::Format>) -> Self {
         let [early, foreign] = [const { Mutex::new(EarlyPtps::new()) }; 2];
         let (protected, to_alias) = (AtomicBool::new(false), AtomicUsize::new(0));
         let linear_lock = Mutex::new(());
@@ -39,7 +39,7 @@ impl<M: Machine, F: Frames> Ground<M, F> {
     }
 
     /// The same, with the linear map it is to use. Where there are types, it is kept with them.
-    pub(crate) fn with_linear(self, linear: Linear) -> Self {
+    pub(crate) fn with_linear(self, linear: Linear<M::Format>) -> Self {
         let anchor = self.machine.anchor();
         if anchor.get().is_some() {
             anchor.lay_linear(linear);
@@ -66,7 +66,7 @@ impl<M: Machine, F: Frames> Ground<M, F> {
     }
 
     #[inline(always)]
-    pub(crate) fn linear(&self) -> &Linear {
+    pub(crate) fn linear(&self) -> &Linear<M::Format> {
         self.machine.anchor().linear().unwrap_or(&self.linear)
     }
 
@@ -89,7 +89,10 @@ impl<M: Machine, F: Frames> Ground<M, F> {
     }
 
     /// Changes the linear map, alone.
-    fn changing_linear<R>(&self, change: impl FnOnce(&Linear, &Section<'_, M>) -> R) -> R {
+    fn changing_linear<R>(
+        &self,
+        change: impl FnOnce(&Linear<M::Format>, &Section<'_, M>) -> R,
+    ) -> R {
         let _locked = self.linear_lock.lock();
         change(self.linear(), &self.section(Space::Linear))
     }
@@ -286,11 +289,11 @@ impl<M: Machine, F: Frames> Ground<M, F> {
         if self.mode.protects() { self.foreign.lock().record(start, pages) } else { Ok(()) }
     }
 
-    pub(crate) fn foreign(&self) -> EarlyPtps {
+    pub(crate) fn foreign(&self) -> EarlyPtps<M::Format> {
         self.foreign.lock().clone()
     }
 
-    pub(crate) fn early(&self) -> EarlyPtps {
+    pub(crate) fn early(&self) -> EarlyPtps<M::Format> {
         self.early.lock().clone()
     }
 }

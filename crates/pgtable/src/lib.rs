@@ -11,7 +11,7 @@
 //! | module | concept |
 //! |---|---|
 //! | [`addr`] | typed addresses, levels, page ranges |
-//! | [`entry`] | the two entry formats: pure functions |
+//! | [`entry`] | entry formats and the shape of tables: pure functions |
 //! | [`machine`] | what the library needs from the machine below it |
 //! | [`mode`] | the protection modes, selectable at run time |
 //! | [`table`] | reading tables |
@@ -90,7 +90,7 @@ pub mod section;
 pub mod store;
 pub mod table;
 
-pub use addr::{Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+pub use addr::{Level, PageRange, PhysAddr, VirtAddr};
 pub use entry::{Attrs, Entry, Format, MemoryType};
 pub use error::Error;
 pub use keys::Keys;

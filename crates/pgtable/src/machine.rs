@@ -1,45 +1,52 @@
 //! What the library needs from the machine below it: a kernel on hardware, or a model of one in a process.
 
+use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 use kpkeys::Backend;
 
-use crate::addr::{PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use crate::addr::{PageRange, PhysAddr, VirtAddr};
 use crate::entry::Format;
 use crate::guarded::{Anchor, Violation, Violations};
 
 /// The physical memory that the linear map covers: one range, mapped from `linear` up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Memory {
+pub struct Memory<F: Format> {
     /// First physical address, a multiple of 1 GiB so that blocks of any size line up.
     pub start: PhysAddr,
     /// Size in pages.
     pub pages: usize,
     /// Where the linear map puts `start`.
     pub linear: VirtAddr,
+    format: PhantomData<F>,
 }
 
-impl Memory {
+impl<F: Format> Memory<F> {
+    /// `pages` pages from `start`, which the linear map has from `linear` up.
+    pub const fn new(start: PhysAddr, pages: usize, linear: VirtAddr) -> Self {
+        Memory { start, pages, linear, format: PhantomData }
+    }
+
     /// Whether `pages` pages from `pa` all lie in this memory.
     #[inline(always)]
     pub const fn contains(&self, pa: PhysAddr, pages: usize) -> bool {
         if pa.0 < self.start.0 {
             return false;
         }
-        let first = (pa.0 - self.start.0) / PAGE_SIZE;
+        let first = (pa.0 - self.start.0) / F::PAGE_SIZE;
         first <= self.pages as u64 && pages as u64 <= self.pages as u64 - first
     }
 
     /// The number of the frame that holds `pa`, counted from `start`.
     #[inline(always)]
     pub const fn frame_number(&self, pa: PhysAddr) -> usize {
-        (pa.0.wrapping_sub(self.start.0) / PAGE_SIZE) as usize
+        (pa.0.wrapping_sub(self.start.0) / F::PAGE_SIZE) as usize
     }
 
     /// The frame with this number.
     #[inline(always)]
     pub const fn frame(&self, number: usize) -> PhysAddr {
-        PhysAddr(self.start.0 + number as u64 * PAGE_SIZE)
+        PhysAddr(self.start.0 + number as u64 * F::PAGE_SIZE)
     }
 
     /// The linear map's address of `pa`, which must be in this memory.
@@ -51,13 +58,13 @@ impl Memory {
 
 /// What a TLB invalidation covers. Every CPU is meant, always, and the flush is complete when the call returns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Flush {
+pub enum Flush<F: Format> {
     /// Kernel translations of a range.
-    Kernel(PageRange),
+    Kernel(PageRange<F>),
     /// All kernel translations.
     AllKernel,
     /// User translations of a range, in the address space with this root.
-    User(PhysAddr, PageRange),
+    User(PhysAddr, PageRange<F>),
     /// All user translations of the address space with this root, tables included.
     AddressSpace(PhysAddr),
     /// All translations, the kernel's and those of every address space, living or dead.
@@ -129,7 +136,7 @@ impl Probe for NoProbe {}
 /// The implementor promises:
 ///
 /// - *tables*: for every frame of [`memory`](Self::memory), [`table`](Self::table) returns an address, aligned to a page and valid
-///   for as long as the machine lives, through which the frame's 4096 bytes can be read at any time, and written whenever the
+///   for as long as the machine lives, through which the bytes of the frame, one page, can be read at any time, and written whenever the
 ///   frame is not protected or, by [`Scheme::Keys`](kpkeys::Scheme::Keys), this CPU has a window open. By
 ///   [`Scheme::Alias`](kpkeys::Scheme::Alias) a frame that has its alias entry can be read and written, while this CPU has a
 ///   window open, through the address [`to_alias`](Self::to_alias) further on;
@@ -156,7 +163,7 @@ pub unsafe trait Machine: Sync + Sized {
     fn probe(&self) -> &Self::Probe;
 
     /// The memory that the linear map covers.
-    fn memory(&self) -> Memory;
+    fn memory(&self) -> Memory<Self::Format>;
 
     /// The linear-map address of a frame that holds a table. `frame` is page-aligned and in [`memory`](Self::memory).
     fn table(&self, frame: PhysAddr) -> NonNull<u8>;
@@ -170,7 +177,7 @@ pub unsafe trait Machine: Sync + Sized {
 
     /// Where the alias of memory starts, which [`Scheme::Alias`](kpkeys::Scheme::Alias) needs: the second mapping of page-table
     /// pages, which they are stored through. A range as large as memory in the kernel's half, at a multiple of 1 GiB, that
-    /// nothing else is mapped in; on x86-64 at a multiple of 512 GiB, and nothing else up to the next one behind it. With a backend whose
+    /// nothing else is mapped in; on x86-64 at a multiple of what a root entry translates (512 GiB; 256 TiB with five levels), and nothing else up to the next one behind it. With a backend whose
     /// windows load a root, in the other half ([`Paging::window_root`](crate::Paging::window_root)).
     #[inline(always)]
     fn alias(&self) -> Option<VirtAddr> {
@@ -193,7 +200,7 @@ pub unsafe trait Machine: Sync + Sized {
 
     /// Where the types of frames begin, in modes that check. It is filled when page tables are built, and a kernel keeps it where it is
     /// read-only from then on: whoever can change it decides what is a page table.
-    fn anchor(&self) -> &Anchor;
+    fn anchor(&self) -> &Anchor<Self::Format>;
 
     /// What becomes of leaves that their frames' types do not admit. Asked once, when the types are made; the answer lies in the [`anchor`](Self::anchor).
     fn violations(&self) -> Violations {
@@ -231,7 +238,7 @@ pub unsafe trait Machine: Sync + Sized {
 
     /// Invalidates translations on every CPU. Also makes entries stored before, valid ones too, visible to table walks, and
     /// synchronises this CPU, as [`entry_barrier`](Self::entry_barrier) does.
-    fn flush_tlb(&self, flush: Flush);
+    fn flush_tlb(&self, flush: Flush<Self::Format>);
 
     /// Waits until every other CPU has been outside of any gate at some moment since the call, and orders what it then does after what this
     /// CPU stored before: an interrupt to each, which a gate holds back. Returns false if the machine has no such means: then

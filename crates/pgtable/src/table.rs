@@ -2,15 +2,24 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::addr::{ENTRIES, Level, PAGE_SIZE, PhysAddr, VirtAddr};
+use crate::addr::{Level, PhysAddr, VirtAddr};
 use crate::entry::{Entry, Format};
 use crate::machine::Machine;
 
 /// A page-table page, seen through the linear map.
-#[derive(Clone, Copy, Debug)]
-pub struct Table<'m> {
-    entries: &'m [AtomicU64; ENTRIES],
+#[derive(Debug)]
+pub struct Table<'m, F: Format> {
+    entries: &'m F::Entries,
 }
+
+impl<F: Format> Clone for Table<'_, F> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<F: Format> Copy for Table<'_, F> {}
 
 /// One entry of a table.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +29,7 @@ pub struct Slot<'m>(pub(crate) &'m AtomicU64);
 #[derive(Clone, Copy, Debug)]
 pub struct Slots<'m>(pub(crate) &'m [AtomicU64]);
 
-impl<'m> Table<'m> {
+impl<'m, F: Format> Table<'m, F> {
     /// The table in `frame`.
     ///
     /// # Safety
@@ -28,8 +37,8 @@ impl<'m> Table<'m> {
     /// `frame` must be a page-aligned frame of the machine's memory that holds a page-table page and goes on doing so
     /// for as long as the returned value is used.
     #[inline(always)]
-    pub(crate) unsafe fn at<M: Machine>(machine: &'m M, frame: PhysAddr) -> Table<'m> {
-        let address = machine.table(frame).cast::<[AtomicU64; ENTRIES]>();
+    pub(crate) unsafe fn at<M: Machine<Format = F>>(machine: &'m M, frame: PhysAddr) -> Self {
+        let address = machine.table(frame).cast::<F::Entries>();
         // SAFETY: the machine gives a page-aligned address, readable as long as the machine lives; the frame holds a
         // table (caller's promise), which is accessed by atomic operations alone. Read-only mappings are no obstacle:
         // atomic loads of 64 bits are plain loads on every architecture served, and stores need a window.
@@ -42,14 +51,13 @@ impl<'m> Table<'m> {
     ///
     /// Where it does, what it points to must be a table, as for [`at`](Self::at).
     #[inline(always)]
-    pub(crate) unsafe fn below<M: Machine>(
+    pub(crate) unsafe fn below<M: Machine<Format = F>>(
         machine: &'m M,
         level: Level,
         entry: Entry,
-    ) -> Option<Table<'m>> {
+    ) -> Option<Self> {
         // SAFETY: the caller's promise.
-        M::Format::is_table(level, entry)
-            .then(|| unsafe { Table::at(machine, M::Format::frame(level, entry)) })
+        F::is_table(level, entry).then(|| unsafe { Table::at(machine, F::frame(level, entry)) })
     }
 
     /// The table at `level` that translates an address, if it is linked, from this one as the root.
@@ -58,31 +66,31 @@ impl<'m> Table<'m> {
     ///
     /// As [`below`](Self::below), for each table on the way.
     #[inline(always)]
-    pub(crate) unsafe fn find<M: Machine>(
+    pub(crate) unsafe fn find<M: Machine<Format = F>>(
         self,
         machine: &'m M,
         va: VirtAddr,
         level: Level,
-    ) -> Option<Table<'m>> {
+    ) -> Option<Self> {
         let mut table = self;
-        for at in Level::ABOVE_PTE {
+        for &at in F::ABOVE_PTE {
             if at == level {
                 break;
             }
-            let entry = table.slot(va.index(at)).load();
-            if !M::Format::is_table(at, entry) {
+            let entry = table.slot(va.index::<F>(at)).load();
+            if !F::is_table(at, entry) {
                 return None;
             }
             // SAFETY: the caller's promise.
-            table = unsafe { Table::at(machine, M::Format::frame(at, entry)) };
+            table = unsafe { Table::at(machine, F::frame(at, entry)) };
         }
         Some(table)
     }
 
-    /// The entry with this index, taken modulo 512.
+    /// The entry with this index, taken modulo their number.
     #[inline(always)]
     pub fn slot(self, index: usize) -> Slot<'m> {
-        Slot(&self.entries[index % ENTRIES])
+        Slot(&self.entries.as_ref()[index % F::ENTRIES])
     }
 
     /// `count` entries from `index`.
@@ -92,13 +100,13 @@ impl<'m> Table<'m> {
     /// If they are not all in the table.
     #[inline(always)]
     pub fn slots(self, index: usize, count: usize) -> Slots<'m> {
-        Slots(&self.entries[index..index + count])
+        Slots(&self.entries.as_ref()[index..index + count])
     }
 
     /// All entries.
     #[inline(always)]
     pub fn all(self) -> Slots<'m> {
-        Slots(self.entries)
+        Slots(self.entries.as_ref())
     }
 }
 
@@ -127,8 +135,8 @@ impl<'m> Slot<'m> {
     }
 
     /// Its index in its table.
-    pub(crate) fn index(self) -> usize {
-        (self.address().0 % PAGE_SIZE) as usize / size_of::<Entry>()
+    pub(crate) fn index<F: Format>(self) -> usize {
+        (self.address().0 % F::PAGE_SIZE) as usize / size_of::<Entry>()
     }
 
     /// The entry now, for whoever does not follow it: nothing behind it is made visible.

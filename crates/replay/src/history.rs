@@ -1,5 +1,7 @@
 //! A trace as steps in memory, so that a timed replay reads and decodes nothing.
 
+use kpkeys_pgtable::Format;
+use kpkeys_pgtable::entry::X86_64;
 use kpkeys_trace::{
     Damage, Header, Kinds, SpaceId, SpaceOp, Spaces, Summary, TraceError, TraceReader, Trailer,
 };
@@ -44,7 +46,7 @@ impl History {
     pub fn read(bytes: &[u8]) -> Result<History, HistoryError> {
         let mut reader = TraceReader::new(bytes, Damage::Refuse)?;
         let header = reader.header().clone();
-        if u64::from(header.page_shift) != kpkeys_pgtable::PAGE_SIZE.ilog2().into() {
+        if u64::from(header.page_shift) != X86_64::PAGE_SHIFT.into() {
             return Err(HistoryError::PageSize(header.page_shift));
         }
         if !header.kinds.contains(Kinds::FAULTS) {

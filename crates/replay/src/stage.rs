@@ -1,7 +1,8 @@
 //! What one step of a trace does to an address space.
 
 use kpkeys_mm::{AddressSpace, Error, File, FilePages, Kernel, MapFlags, OnFork};
-use kpkeys_pgtable::{Machine, PageRange, VirtAddr};
+use kpkeys_pgtable::entry::X86_64;
+use kpkeys_pgtable::{Format, Machine, PageRange, VirtAddr};
 use kpkeys_trace::{CopyPolicy, FaultFlags, Protection, SpaceOp};
 use serde::{Deserialize, Serialize};
 
@@ -148,7 +149,7 @@ impl<'k, M: Machine> Stage<'k, M> {
     fn map(
         &self,
         space: &mut AddressSpace<'k, M>,
-        range: PageRange,
+        range: PageRange<M::Format>,
         protection: Protection,
         flags: kpkeys_trace::MapFlags,
         number: usize,
@@ -192,10 +193,10 @@ fn on_fork(policy: CopyPolicy) -> OnFork {
 /// The address of a recorded page.
 #[inline]
 pub fn address(page: u64) -> VirtAddr {
-    let page_bits = ADDRESS_BITS - kpkeys_pgtable::PAGE_SIZE.ilog2();
-    VirtAddr((page & ((1 << page_bits) - 1)) * kpkeys_pgtable::PAGE_SIZE)
+    let page_bits = ADDRESS_BITS - X86_64::PAGE_SHIFT;
+    VirtAddr((page & ((1 << page_bits) - 1)) * X86_64::PAGE_SIZE)
 }
 
-fn pages(range: kpkeys_trace::PageRange) -> Result<PageRange, Error> {
+fn pages<F: Format>(range: kpkeys_trace::PageRange) -> Result<PageRange<F>, Error> {
     Ok(PageRange::new(address(range.first), range.count as usize)?)
 }

@@ -19,7 +19,7 @@ use kpkeys_hosted::{Setup, boot_counted, cpu};
 use kpkeys_mm::{AddressSpace, Kernel};
 use kpkeys_pgtable::check::{Scratch, check};
 use kpkeys_pgtable::entry::Aarch64;
-use kpkeys_pgtable::{Config, Machine as _, Mode, PAGE_SIZE, VirtAddr};
+use kpkeys_pgtable::{Config, Machine as _, Mode, VirtAddr};
 use kpkeys_replay::{History, HistoryError, Replayer, Stage, Tally, replay_on, replayer};
 use kpkeys_trace::record::{Choice, Options, RecordError, record};
 use kpkeys_trace::{Damage, Event, Kinds, Spaces, TraceReader};
@@ -145,10 +145,10 @@ fn kernel_for(history: &History, mode: Mode, cpus: usize) -> Kernel<Machine> {
 /// The mapped pages of a replayed address space.
 fn replayed(space: &AddressSpace<'_, Machine>) -> BTreeSet<u64> {
     let pages = space.mappings().flat_map(|(range, _)| {
-        (0..range.pages()).map(move |page| range.start().offset_pages(page))
+        (0..range.pages()).map(move |page| range.start().offset_pages::<Aarch64>(page))
     });
     let mapped = |va: &VirtAddr| space.kernel().paging().walk(space.root(), *va).is_some();
-    pages.filter(mapped).map(|va| va.0 / PAGE_SIZE).collect()
+    pages.filter(mapped).map(|va| va.0 / 4096).collect()
 }
 
 /// Replays a trace and passes each process's address space, by process id, as it is when the process exits.

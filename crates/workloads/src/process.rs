@@ -45,7 +45,7 @@ pub(crate) fn run<M: Machine, C: Clock>(
 /// Out of memory.
 pub fn populated<M: Machine>(
     kernel: &Kernel<M>,
-    range: PageRange,
+    range: PageRange<M::Format>,
     huge: bool,
 ) -> Result<AddressSpace<'_, M>, Error> {
     let mut space = AddressSpace::new(kernel)?;

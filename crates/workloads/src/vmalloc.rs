@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use kpkeys_mm::frames::OwnedFrame;
 use kpkeys_mm::{Error, Kernel};
-use kpkeys_pgtable::{Machine, PAGE_SIZE, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{Format, Machine, PhysAddr, VirtAddr};
 
 use crate::row::{Row, Test};
 use crate::{Clock, Timing, timed};
@@ -119,8 +119,7 @@ fn free_all<M: Machine>(kernel: &Kernel<M>, areas: &[VirtAddr]) -> Result<(), Er
 
 fn fix_align<M: Machine>(kernel: &Kernel<M>) -> Result<(), Error> {
     const PAGES: usize = 5;
-    const ALIGN: u64 = 128 * PAGE_SIZE;
-    let area = kernel.vmalloc_aligned(PAGES, ALIGN)?;
+    let area = kernel.vmalloc_aligned(PAGES, 128 * M::Format::PAGE_SIZE)?;
     kernel.zero_pages(area, PAGES)?;
     kernel.vfree(area)
 }

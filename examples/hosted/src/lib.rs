@@ -53,8 +53,11 @@ pub fn this_cpu(kernel: &Kernel<Example>, user_root: Option<PhysAddr>) -> Mmu<'_
 /// The linear map's address of the table whose entry maps a page of a program: what an attacker is after.
 pub fn table_of(space: &AddressSpace<'_, Example>, page: VirtAddr) -> Option<VirtAddr> {
     let (kernel, above) = (space.kernel(), Level::Pmd);
-    let entry =
-        kernel.paging().find_table(space.root(), page, above)?.slot(page.index(above)).load();
+    let entry = kernel
+        .paging()
+        .find_table(space.root(), page, above)?
+        .slot(page.index::<X86_64>(above))
+        .load();
     let frame = X86_64::is_table(above, entry).then(|| X86_64::frame(above, entry))?;
     Some(kernel.machine().memory().linear_address(frame))
 }

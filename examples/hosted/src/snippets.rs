@@ -15,7 +15,7 @@ use kpkeys_pgtable::{
 pub fn kernel<M: Machine + Clone, F: Frames>(
     my_machine: M,
     my_frames: F,
-    range: PageRange,
+    range: PageRange<M::Format>,
     frames: &[PhysAddr],
     (slot, entry): (Slot<'_>, Entry),
 ) -> Result<(), Error> {

@@ -1,8 +1,7 @@
 //! A frame buffer, as a word of the command line says where it is.
 
-use kpkeys_pgtable::PAGE_SIZE;
-
 /// As much as is mapped at most: more than 8192 by 4096 pixels.
+use crate::memory::boot::PAGE_SIZE;
 pub const MAX_BYTES: u64 = 128 << 20;
 /// Pixels of a character, before they are enlarged: eight lines, each drawn twice.
 pub const GLYPH: (u32, u32) = (8, 16);

@@ -89,7 +89,7 @@ fn image_table() -> PhysAddr {
     let va = Here { cpu: cpu::this().id }.image_address();
     let entry = paging
         .find_table(paging.kernel(), va, Level::Pmd)
-        .map(|table| table.slot(va.index(Level::Pmd)).load());
+        .map(|table| table.slot(va.index::<arch::Format>(Level::Pmd)).load());
     let entry = entry.expect("the image is mapped");
     arch::Format::frame(Level::Pmd, entry)
 }

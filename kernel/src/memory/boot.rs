@@ -6,7 +6,11 @@
 
 use arrayvec::ArrayVec;
 use core::fmt;
-pub use kpkeys_pgtable::{PAGE_SIZE, PhysAddr};
+use kpkeys_pgtable::Format as _;
+pub use kpkeys_pgtable::PhysAddr;
+
+/// Bytes of a page of this kernel's tables.
+pub const PAGE_SIZE: u64 = crate::arch::Format::PAGE_SIZE;
 
 /// Physical addresses `start..end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

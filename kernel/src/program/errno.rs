@@ -33,7 +33,7 @@ impl From<kpkeys_mm::Error> for Errno {
                 Self::ENOMEM
             }
             Error::NotMapped(_) | Error::Forbidden(_) => Self::EFAULT,
-            Error::Occupied(_) => Self::ENOMEM,
+            Error::Occupied(..) => Self::ENOMEM,
             Error::Tables(_) | Error::BadOrder(_) | Error::BehindEnd(_) => Self::EINVAL,
         }
     }

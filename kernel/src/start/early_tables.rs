@@ -17,7 +17,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use kpkeys_pgtable::{Attrs, Entry, Format as _, Level, VirtAddr};
 
 /// Bytes of a block of the linear map.
-const BLOCK_SIZE: u64 = Level::Pmd.entry_bytes();
+const BLOCK_SIZE: u64 = Level::Pmd.entry_bytes::<Format>();
 
 /// Physical address of the root, for the CPUs that start later.
 #[unsafe(link_section = ".settled")]
@@ -112,14 +112,14 @@ impl Builder<'_> {
         frame: PhysAddr,
         attrs: Attrs,
     ) -> Result<(), OutOfMemory> {
-        let (mut table, mut above) = (self.root, Level::Pgd);
+        let (mut table, mut above) = (self.root, Format::ROOT);
         while above > level {
-            table = self.next_table(table, above, at.index(above))?;
+            table = self.next_table(table, above, at.index::<Format>(above))?;
             above = above.below().unwrap_or(level);
         }
         let entry = Format::leaf(level, frame, attrs);
         let entry = entry.expect("pages and blocks of memory are aligned and carry key 0");
-        self.store(table, at.index(level), arch::early_leaf(entry));
+        self.store(table, at.index::<Format>(level), arch::early_leaf(entry));
         Ok(())
     }
 

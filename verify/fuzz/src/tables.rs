@@ -8,8 +8,7 @@ use std::collections::BTreeMap;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_mm::Kernel;
 use kpkeys_pgtable::{
-    Attrs, Error, Flush, Format, Frames, Level, Machine, PAGE_SIZE, PageRange, PhysAddr, Root,
-    VirtAddr,
+    Attrs, Error, Flush, Format, Frames, Level, Machine, PageRange, PhysAddr, Root, VirtAddr,
 };
 
 use crate::machine::on_machine;
@@ -17,6 +16,8 @@ use crate::support::assert_clean;
 
 const PAGES: usize = 4096;
 /// Where the room begins: below the end of what one table of the third level translates, so that tables of all levels differ in it.
+/// Bytes of a page of the formats that are fuzzed.
+const PAGE_SIZE: u64 = 4096;
 const START: u64 = (1 << 39) - 40 * PAGE_SIZE;
 /// Pages of the room.
 const ROOM: usize = 600;
@@ -65,10 +66,10 @@ where
 }
 
 fn address(page: usize) -> VirtAddr {
-    VirtAddr(START).offset_pages(page)
+    VirtAddr(START).offset(page as u64 * PAGE_SIZE)
 }
 
-fn range(first: usize, pages: usize) -> Option<PageRange> {
+fn range<F: Format>(first: usize, pages: usize) -> Option<PageRange<F>> {
     PageRange::new(address(first), pages).ok()
 }
 
@@ -124,10 +125,10 @@ fn apply<M: Machine>(
 }
 
 /// Gives back the tables of a range where nothing is mapped any more, but for those that translate something else, or lead to a table beside them.
-fn free_tables<M: Machine>(kernel: &Kernel<M>, root: &Root, of: PageRange) {
+fn free_tables<M: Machine>(kernel: &Kernel<M>, root: &Root, of: PageRange<M::Format>) {
     let paging = kernel.paging();
-    let table = |va: VirtAddr| va.0 / Level::Pte.table_bytes();
-    let tables = table(of.start())..=table(of.start().offset_pages(of.pages() - 1));
+    let table = |va: VirtAddr| va.0 / Level::Pte.table_bytes::<M::Format>();
+    let tables = table(of.start())..=table(of.start().offset_pages::<M::Format>(of.pages() - 1));
     let stays = |page: &usize| {
         let va = address(*page);
         let is_beside = !tables.contains(&table(va));

@@ -8,10 +8,12 @@ use kpkeys::context::{Default, PageTables};
 use kpkeys::encoding::{Encoding, Pkrs, Por, Update, decode};
 use kpkeys::pan::Control;
 use kpkeys::{Access, Pkey};
-use kpkeys_pgtable::addr::ENTRIES;
-use kpkeys_pgtable::entry::{Aarch64, X86_64, indirection};
+use kpkeys_pgtable::entry::{
+    Aarch64, Aarch64_16K, Aarch64_16KLpa2, Aarch64_64K, Aarch64_64KLpa, Aarch64Lpa2, X86_64,
+    X86_64La57, indirection,
+};
 use kpkeys_pgtable::{
-    Attrs, Entry, Format, Level, Memory, MemoryType, PAGE_SIZE, PageRange, PhysAddr, VirtAddr,
+    Attrs, Entry, Format, Level, Memory, MemoryType, PageRange, PhysAddr, VirtAddr,
 };
 
 /// A property's code.
@@ -44,18 +46,60 @@ macro_rules! properties {
 properties! {
     x86_64_leaf: "a leaf is what it was made of, for every level, frame, attributes and key; what cannot be one is refused" = leaf::<X86_64>;
     aarch64_leaf: "the same" = leaf::<Aarch64>;
+    x86_64_la57_leaf: "the same" = leaf::<X86_64La57>;
+    aarch64_16k_leaf: "the same" = leaf::<Aarch64_16K>;
+    aarch64_64k_leaf: "the same" = leaf::<Aarch64_64K>;
+    aarch64_lpa2_leaf: "the same" = leaf::<Aarch64Lpa2>;
+    aarch64_16k_lpa2_leaf: "the same" = leaf::<Aarch64_16KLpa2>;
+    aarch64_64k_lpa_leaf: "the same" = leaf::<Aarch64_64KLpa>;
     x86_64_table: "an entry that points to a table does, and is no leaf" = table::<X86_64>;
     aarch64_table: "the same" = table::<Aarch64>;
+    x86_64_la57_table: "the same" = table::<X86_64La57>;
+    aarch64_16k_table: "the same" = table::<Aarch64_16K>;
+    aarch64_64k_table: "the same" = table::<Aarch64_64K>;
+    aarch64_lpa2_table: "the same" = table::<Aarch64Lpa2>;
+    aarch64_16k_lpa2_table: "the same" = table::<Aarch64_16KLpa2>;
+    aarch64_64k_lpa_table: "the same" = table::<Aarch64_64KLpa>;
     x86_64_kinds: "every entry is nothing, a table or a leaf, and just one of them" = kinds::<X86_64>;
     aarch64_kinds: "the same" = kinds::<Aarch64>;
+    x86_64_la57_kinds: "the same" = kinds::<X86_64La57>;
+    aarch64_16k_kinds: "the same" = kinds::<Aarch64_16K>;
+    aarch64_64k_kinds: "the same" = kinds::<Aarch64_64K>;
+    aarch64_lpa2_kinds: "the same" = kinds::<Aarch64Lpa2>;
+    aarch64_16k_lpa2_kinds: "the same" = kinds::<Aarch64_16KLpa2>;
+    aarch64_64k_lpa_kinds: "the same" = kinds::<Aarch64_64KLpa>;
     x86_64_key: "another key is read back and changes nothing else, of any entry" = with_key::<X86_64>;
     aarch64_key: "the same" = with_key::<Aarch64>;
+    x86_64_la57_key: "the same" = with_key::<X86_64La57>;
+    aarch64_16k_key: "the same" = with_key::<Aarch64_16K>;
+    aarch64_64k_key: "the same" = with_key::<Aarch64_64K>;
+    aarch64_lpa2_key: "the same" = with_key::<Aarch64Lpa2>;
+    aarch64_16k_lpa2_key: "the same" = with_key::<Aarch64_16KLpa2>;
+    aarch64_64k_lpa_key: "the same" = with_key::<Aarch64_64KLpa>;
     x86_64_write_protected: "a write-protected entry cannot be written, is as dirty as before, and otherwise the same" = write_protected::<X86_64>;
     aarch64_write_protected: "the same" = write_protected::<Aarch64>;
+    x86_64_la57_write_protected: "the same" = write_protected::<X86_64La57>;
+    aarch64_16k_write_protected: "the same" = write_protected::<Aarch64_16K>;
+    aarch64_64k_write_protected: "the same" = write_protected::<Aarch64_64K>;
+    aarch64_lpa2_write_protected: "the same" = write_protected::<Aarch64Lpa2>;
+    aarch64_16k_lpa2_write_protected: "the same" = write_protected::<Aarch64_16KLpa2>;
+    aarch64_64k_lpa_write_protected: "the same" = write_protected::<Aarch64_64KLpa>;
     x86_64_protection_taken_back: "a leaf of the linear map is what it was after its protection is taken back" = taken_back::<X86_64>;
     aarch64_protection_taken_back: "the same" = taken_back::<Aarch64>;
+    x86_64_la57_protection_taken_back: "the same" = taken_back::<X86_64La57>;
+    aarch64_16k_protection_taken_back: "the same" = taken_back::<Aarch64_16K>;
+    aarch64_64k_protection_taken_back: "the same" = taken_back::<Aarch64_64K>;
+    aarch64_lpa2_protection_taken_back: "the same" = taken_back::<Aarch64Lpa2>;
+    aarch64_16k_lpa2_protection_taken_back: "the same" = taken_back::<Aarch64_16KLpa2>;
+    aarch64_64k_lpa_protection_taken_back: "the same" = taken_back::<Aarch64_64KLpa>;
     x86_64_old: "only the young flag is cleared" = old::<X86_64>;
     aarch64_old: "the same" = old::<Aarch64>;
+    x86_64_la57_old: "the same" = old::<X86_64La57>;
+    aarch64_16k_old: "the same" = old::<Aarch64_16K>;
+    aarch64_64k_old: "the same" = old::<Aarch64_64K>;
+    aarch64_lpa2_old: "the same" = old::<Aarch64Lpa2>;
+    aarch64_16k_lpa2_old: "the same" = old::<Aarch64_16KLpa2>;
+    aarch64_64k_lpa_old: "the same" = old::<Aarch64_64KLpa>;
     x86_64_settled: "a walker changes no entry that the code takes for settled (SDM 4.8)" = settled_x86_64;
     aarch64_settled: "the same (FEAT_HAFDBS)" = settled_aarch64;
     x86_64_alias: "an alias is for user mode, writable, never executable, of key 0" = alias::<X86_64>;
@@ -76,6 +120,8 @@ properties! {
     range_contains: "a range contains the addresses from its start to its last" = range_contains;
     range_pieces: "pieces of a range are in one table each, as long as can be, and nothing is left out" = range_pieces;
     address_index: "an address is put together from its indices" = address_index;
+    x86_64_la57_address_index: "the same, of five levels" = address_index_la57;
+    x86_64_la57_range_new: "a range is made just of addresses of 57 bits" = range_new_la57;
     memory_frames: "frames and addresses of the linear map belong together" = memory_frames;
 }
 
@@ -131,11 +177,48 @@ fn same(a: Attrs, b: Attrs) -> bool {
         & (a.memory as u8 == b.memory as u8)
 }
 
+/// What the manuals say of a format (SDM vol. 3A, 4.5; Arm ARM D8.2 and D8.3), apart from the code.
+trait Manual: Format {
+    /// Bits of an offset into a page.
+    const PAGE: u32;
+    /// Bits of an index into a table.
+    const INDEX: u32;
+    /// Bits of a physical address.
+    const PHYSICAL: u32;
+    /// The highest level with blocks.
+    const BLOCK: u64;
+}
+
+macro_rules! manual {
+    ($($format:ident: $page:literal $index:literal $physical:literal $block:literal;)*) => {
+        $(impl Manual for $format {
+            const PAGE: u32 = $page;
+            const INDEX: u32 = $index;
+            const PHYSICAL: u32 = $physical;
+            const BLOCK: u64 = $block;
+        })*
+    };
+}
+
+manual! {
+    X86_64: 12 9 48 2;
+    X86_64La57: 12 9 52 2;
+    Aarch64: 12 9 48 2;
+    Aarch64_16K: 14 11 48 1;
+    Aarch64_64K: 16 13 48 1;
+    Aarch64Lpa2: 12 9 52 3;
+    Aarch64_16KLpa2: 14 11 52 2;
+    Aarch64_64KLpa: 16 13 52 2;
+}
+
 #[inline(always)]
-fn leaf<F: Format>(frame: u64, of: u64, at: u64, _: u64) -> bool {
+fn leaf<F: Manual>(frame: u64, of: u64, at: u64, _: u64) -> bool {
     let (level, of) = (level(at), attrs(of));
-    let offset = (1 << (12 + 9 * (at & 3))) - 1;
-    let fits = at & 3 != 3 && frame & offset == 0 && frame >> 48 == 0 && of.key.number() < F::KEYS;
+    let offset = (1 << (F::PAGE as u64 + F::INDEX as u64 * (at & 3))) - 1;
+    let fits = at & 3 <= F::BLOCK
+        && frame & offset == 0
+        && frame >> F::PHYSICAL == 0
+        && of.key.number() < F::KEYS;
     match F::leaf(level, PhysAddr(frame), of) {
         None => !fits,
         Some(entry) => {
@@ -152,8 +235,8 @@ fn leaf<F: Format>(frame: u64, of: u64, at: u64, _: u64) -> bool {
 }
 
 #[inline(always)]
-fn table<F: Format>(frame: u64, user: u64, at: u64, _: u64) -> bool {
-    let frame = frame & 0x0000_ffff_ffff_f000;
+fn table<F: Manual>(frame: u64, user: u64, at: u64, _: u64) -> bool {
+    let frame = frame & ((1 << F::PHYSICAL) - (1 << F::PAGE));
     let (entry, level) = (seen(F::table(PhysAddr(frame), user & 1 == 1)), level(at));
     at & 3 == 0
         || F::is_table(level, entry)
@@ -162,13 +245,16 @@ fn table<F: Format>(frame: u64, user: u64, at: u64, _: u64) -> bool {
 }
 
 #[inline(always)]
-fn kinds<F: Format>(entry: u64, at: u64, _: u64, _: u64) -> bool {
+fn kinds<F: Manual>(entry: u64, at: u64, _: u64, _: u64) -> bool {
     let (entry, level) = (Entry(entry), level(at));
     let kinds = u8::from(!F::is_present(entry))
         + u8::from(F::is_table(level, entry))
         + u8::from(F::is_leaf(level, entry));
     let frame = F::frame(level, entry).0;
-    (kinds == 1) & (frame & 0xfff == 0) & (frame >> 48 == 0) & (F::key(entry).number() < F::KEYS)
+    (kinds == 1)
+        & (frame & ((1 << F::PAGE) - 1) == 0)
+        & (frame >> F::PHYSICAL == 0)
+        & (F::key(entry).number() < F::KEYS)
 }
 
 #[inline(always)]
@@ -435,7 +521,7 @@ fn half(va: u64) -> u64 {
 }
 
 #[inline(always)]
-fn range(start: u64, pages: u64) -> Option<PageRange> {
+fn range(start: u64, pages: u64) -> Option<PageRange<X86_64>> {
     PageRange::new(VirtAddr(start), pages as usize).ok()
 }
 
@@ -490,26 +576,45 @@ fn range_pieces(start: u64, pages: u64, at: u64, _: u64) -> bool {
 fn address_index(va: u64, _: u64, _: u64, _: u64) -> bool {
     let address = VirtAddr(va);
     let sum = LEVELS.iter().fold(va & 0xfff, |sum, &level| {
-        sum | (address.index(level) as u64) << (12 + 9 * level as u64)
+        sum | (address.index::<X86_64>(level) as u64) << (12 + 9 * level as u64)
     });
     let canonical = half(va) == 0 || half(va) == 0x1_ffff;
     let extended = if sum >> 47 == 1 { sum | 0xffff << 48 } else { sum };
-    LEVELS.iter().all(|&level| address.index(level) < ENTRIES)
-        & (address.is_canonical() == canonical)
+    LEVELS.iter().all(|&level| address.index::<X86_64>(level) < 512)
+        & (address.is_canonical::<X86_64>() == canonical)
         & (!canonical || extended == va)
         & (address.is_kernel() == (va >> 63 == 1))
+}
+
+#[inline(always)]
+fn address_index_la57(va: u64, _: u64, _: u64, _: u64) -> bool {
+    let address = VirtAddr(va);
+    let sum = Level::ALL.iter().fold(va & 0xfff, |sum, &level| {
+        sum | (address.index::<X86_64La57>(level) as u64) << (12 + 9 * level as u64)
+    });
+    let canonical = va >> 56 == 0 || va >> 56 == 0xff;
+    let extended = if sum >> 56 == 1 { sum | 0x7f << 57 } else { sum };
+    Level::ALL.iter().all(|&level| address.index::<X86_64La57>(level) < 512)
+        & (address.is_canonical::<X86_64La57>() == canonical)
+        & (!canonical || extended == va)
+}
+
+#[inline(always)]
+fn range_new_la57(start: u64, pages: u64, _: u64, _: u64) -> bool {
+    let canonical = start >> 56 == 0 || start >> 56 == 0xff;
+    let to_end = ((1 << 56) - (start & ((1 << 56) - 1))) >> 12;
+    let good = (start & 0xfff == 0) & (pages != 0) & canonical & (pages <= to_end);
+    let made = PageRange::<X86_64La57>::new(VirtAddr(start), pages as usize);
+    made.is_ok_and(|range| range.start().0 == start && range.pages() as u64 == pages) == good
 }
 
 #[inline(always)]
 fn memory_frames(pa: u64, start: u64, pages: u64, count: u64) -> bool {
     // Memory as a machine has it: below 2^48, in whole GiB from its start.
     let (start, pages) = (start & 0x0000_ffff_c000_0000, pages & ((1 << 36) - 1));
-    let memory = Memory {
-        start: PhysAddr(start),
-        pages: pages as usize,
-        linear: VirtAddr(0xffff_8880_0000_0000),
-    };
-    let bytes = pages * PAGE_SIZE;
+    let memory =
+        Memory::<X86_64>::new(PhysAddr(start), pages as usize, VirtAddr(0xffff_8880_0000_0000));
+    let bytes = pages * X86_64::PAGE_SIZE;
     let inside = pa >= start && pa - start < bytes;
     let frame = pa & !0xfff;
     let number = memory.frame_number(PhysAddr(frame));

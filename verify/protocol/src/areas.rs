@@ -8,7 +8,7 @@ use kpkeys_mm::frames::{FrameMeta, OwnedFrame};
 use kpkeys_mm::{AddressSpace, Buddy, FrameTable, Kernel, Layout, MapFlags};
 use kpkeys_pgtable::{Mode, PageRange, Paging, VirtAddr};
 
-use crate::frames::{MEMORY, PAGES};
+use crate::frames::{PAGES, memory};
 use crate::kernel::config;
 use crate::machine::{Model, System};
 use crate::scenario::Scenario;
@@ -54,7 +54,7 @@ impl<S: System> Areas<S> {
         });
         let known = Known::new();
         let cpu = || world::with(|world| world.cpu);
-        let frames = Buddy::new(MEMORY, known.table(), true, cpus, cpu);
+        let frames = Buddy::new(memory(), known.table(), true, cpus, cpu);
         frames.add(0..PAGES);
         let vmalloc = PageRange::new(START, ADDRESSES).expect("a range of the kernel's half");
         let kernel = Kernel::new(Model::new(), frames, config(mode), Layout { vmalloc });
@@ -70,7 +70,7 @@ impl<S: System> Areas<S> {
     }
 
     /// The page tables.
-    pub fn paging(&self) -> &Paging<Model<S>, Buddy> {
+    pub fn paging(&self) -> &Paging<Model<S>, Buddy<S::Format>> {
         self.kernel().paging()
     }
 
@@ -125,7 +125,7 @@ impl<S: System> Areas<S> {
 fn program<S: System>(kernel: &'static Kernel<Model<S>>) -> AddressSpace<'static, Model<S>> {
     let mut space = AddressSpace::new(kernel).expect("memory");
     world::with(|world| world.user_roots.push(space.root().frame().0));
-    for start in [OF_PROGRAM, OF_PROGRAM.offset_pages(SPAN - 1)] {
+    for start in [OF_PROGRAM, OF_PROGRAM.offset_pages::<S::Format>(SPAN - 1)] {
         let page = PageRange::new(start, 1).expect("a page of programs");
         space.mmap(page, MapFlags::DATA).expect("memory");
         space.populate(page).expect("memory");

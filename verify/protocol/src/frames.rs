@@ -3,7 +3,8 @@
 use std::cell::UnsafeCell;
 use std::ptr::NonNull;
 
-use kpkeys_pgtable::{Frames, Memory, PhysAddr, VirtAddr};
+use kpkeys_pgtable::entry::X86_64;
+use kpkeys_pgtable::{Format, Frames, Memory, PhysAddr, VirtAddr};
 
 use crate::world::{self, Rule, mix};
 
@@ -13,11 +14,12 @@ const ENTRIES: usize = 512;
 const PAGE: u64 = 4096;
 
 /// Memory, and where the linear map has it.
-pub const MEMORY: Memory = Memory {
-    start: PhysAddr(0x1_0000_0000),
-    pages: PAGES,
-    linear: VirtAddr(0xffff_8880_0000_0000),
-};
+pub const fn memory<F: Format>() -> Memory<F> {
+    Memory::new(PhysAddr(0x1_0000_0000), PAGES, VirtAddr(0xffff_8880_0000_0000))
+}
+
+/// The same, whatever the format: both have pages of 4 KiB.
+pub const MEMORY: Memory<X86_64> = memory();
 
 /// Where the alias has it.
 pub const ALIAS: VirtAddr = VirtAddr(0xffff_a000_0000_0000);

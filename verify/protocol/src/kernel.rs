@@ -68,7 +68,7 @@ impl<S: System> Kernel<S> {
     }
 
     /// What frames are, in modes that check.
-    pub fn types(&self) -> Option<Types> {
+    pub fn types(&self) -> Option<Types<S::Format>> {
         with_paging!(self, |paging| paging.types().copied())
     }
 
@@ -123,7 +123,7 @@ impl<S: System> Kernel<S> {
 /// A handler's operation of its own: one store to an entry that is mapped, its CPU's of those from an address on.
 fn store_in_handler<S: System, F: Frames>(paging: &Paging<Model<S>, F>, from: VirtAddr) {
     let root = paging.kernel();
-    let va = from.offset_pages(paging.machine().cpu());
+    let va = from.offset_pages::<S::Format>(paging.machine().cpu());
     let (_, slot, entry) = paging.walk(root, va).expect("mapped since the start");
     if world::with(|world| world.has(Fault::LazySeenByHandler) && world.lazy) {
         paging.machine().probe().count(Event::EntryStore, 1);

@@ -13,7 +13,7 @@ use kpkeys_pgtable::guarded::Anchor;
 use kpkeys_pgtable::{Event, Flush, Format, Machine, Memory, PhysAddr, Probe, VirtAddr};
 
 use crate::fault::Fault;
-use crate::frames::{ALIAS, MEMORY, page};
+use crate::frames::{ALIAS, memory, page};
 use crate::rules;
 use crate::tlb::{Decoded, walk};
 use crate::world::{self, Reached, Rule, Wait, World};
@@ -226,7 +226,7 @@ unsafe impl<S: System> Register for OwnRegister<S> {
 pub struct Model<S: System> {
     backend: S::Backend,
     probe: Watch<S>,
-    anchor: Anchor,
+    anchor: Anchor<S::Format>,
 }
 
 /// The probe: before a store it stops, and then the window must be open.
@@ -276,8 +276,8 @@ unsafe impl<S: System> Machine for Model<S> {
         &self.probe
     }
 
-    fn memory(&self) -> Memory {
-        MEMORY
+    fn memory(&self) -> Memory<S::Format> {
+        memory()
     }
 
     fn table(&self, frame: PhysAddr) -> NonNull<u8> {
@@ -296,7 +296,7 @@ unsafe impl<S: System> Machine for Model<S> {
         0
     }
 
-    fn anchor(&self) -> &Anchor {
+    fn anchor(&self) -> &Anchor<S::Format> {
         &self.anchor
     }
 
@@ -321,7 +321,7 @@ unsafe impl<S: System> Machine for Model<S> {
         world::point();
     }
 
-    fn flush_tlb(&self, flush: Flush) {
+    fn flush_tlb(&self, flush: Flush<S::Format>) {
         let (own, cpus) = world::with(|world| {
             if world.has(Fault::FlushWithInterruptsOff) {
                 world.own_cpu().interrupts = false;
@@ -380,7 +380,7 @@ pub fn tables_now<S: System>(
     walk(S::decode, kernel, &world.user_roots)
 }
 
-fn flush_cpu<S: System>(world: &mut World, cpu: usize, flush: Flush) {
+fn flush_cpu<S: System>(world: &mut World, cpu: usize, flush: Flush<S::Format>) {
     let Some(mut tlbs) = world.tlbs.take() else { return };
     rules::notice::<S>(world, &mut tlbs);
     tlbs.flush(cpu, flush);

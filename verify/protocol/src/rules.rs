@@ -1,7 +1,7 @@
 //! What must hold at every point.
 
 use kpkeys_pgtable::guarded::{FrameType, Types};
-use kpkeys_pgtable::{Mode, PhysAddr};
+use kpkeys_pgtable::{Format, Mode, PhysAddr};
 
 use crate::frames::{ALIAS, MEMORY};
 use crate::machine::{System, tables_now};
@@ -9,7 +9,7 @@ use crate::tlb::{Cached, Tlbs};
 use crate::world::{Rule, World};
 
 /// Looks at the world, with all threads stopped, and at what frames are by their types, if they have any.
-pub fn check<S: System>(world: &mut World, types: Option<&Types>) {
+pub fn check<S: System>(world: &mut World, types: Option<&Types<S::Format>>) {
     register::<S>(world);
     let Some(mut tlbs) = world.tlbs.take() else { return };
     notice::<S>(world, &mut tlbs);
@@ -116,7 +116,7 @@ fn nothing_stale_is_used(world: &mut World, tlbs: &Tlbs) {
 }
 
 /// Whether what an entry maps, or a TLB, is known to be mapped: only what is not may become a table.
-fn what_is_mapped_is_marked(world: &mut World, tlbs: &Tlbs, types: &Types) {
+fn what_is_mapped_is_marked<F: Format>(world: &mut World, tlbs: &Tlbs, types: &Types<F>) {
     let held = tlbs.stale.iter().chain([&tlbs.now]).flatten();
     let mut leaves = held
         .filter(|cached| cached.table.is_none() && !is_linear(cached.va) && !is_alias(cached.va));

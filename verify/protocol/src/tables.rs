@@ -51,9 +51,9 @@ impl<S: System> Tables<S> {
             tables.map(PageRange::new(SHARED, THREADS)?)?;
         }
         if scenario == Scenario::Sweep {
-            [OWN, SHARED]
-                .into_iter()
-                .try_for_each(|at| tables.map(PageRange::new(at.offset_pages(1), 1)?))?;
+            [OWN, SHARED].into_iter().try_for_each(|at| {
+                tables.map(PageRange::new(at.offset_pages::<S::Format>(1), 1)?)
+            })?;
             tables.order_by_looks();
             tables.map(PageRange::new(tables.moves[0], 1)?)?;
         }
@@ -82,7 +82,7 @@ impl<S: System> Tables<S> {
     ///
     /// Why it could not.
     pub fn run(&self, kernel: &Kernel<S>, thread: usize) -> Result<(), Error> {
-        let beside = PageRange::new(SHARED.offset_pages(thread), 1)?;
+        let beside = PageRange::new(SHARED.offset_pages::<S::Format>(thread), 1)?;
         match (self.scenario, thread) {
             (Scenario::Free, 0) => self.free(PageRange::new(OWN, 1)?),
             (Scenario::Lazy, 0) => self.be_lazy(kernel, beside),
@@ -96,13 +96,14 @@ impl<S: System> Tables<S> {
 
     /// A handler that takes locks of threads: a fault.
     pub fn map_in_handler(&self) {
-        let range = PageRange::new(OWN.offset_pages(8), 1).expect("a page of the kernel's");
+        let range =
+            PageRange::new(OWN.offset_pages::<S::Format>(8), 1).expect("a page of the kernel's");
         // What it could not do is no matter: what it waits for is.
         let _ = self.map(range);
     }
 
     /// Maps new pages.
-    fn map(&self, range: PageRange) -> Result<(), Error> {
+    fn map(&self, range: PageRange<S::Format>) -> Result<(), Error> {
         let root = self.paging.kernel();
         let frames: Option<Vec<PhysAddr>> =
             (0..range.pages()).map(|_| ModelFrames.allocate(0)).collect();
@@ -117,14 +118,14 @@ impl<S: System> Tables<S> {
             return mapped;
         }
         for (page, frame) in frames.into_iter().enumerate() {
-            let is = self.paging.translate(root, range.start().offset_pages(page));
+            let is = self.paging.translate(root, range.start().offset_pages::<S::Format>(page));
             assert_eq!(is, Some(frame), "what was mapped stays mapped");
         }
         Ok(())
     }
 
     /// Unmaps a page, frees what table is left empty, and the page.
-    fn free(&self, range: PageRange) -> Result<(), Error> {
+    fn free(&self, range: PageRange<S::Format>) -> Result<(), Error> {
         let root = self.paging.kernel();
         let (early, retype) = world::with(|world| {
             (world.has(Fault::FreeBeforeFlush), world.has(Fault::RetypeBeforeFlush))
@@ -161,8 +162,8 @@ impl<S: System> Tables<S> {
         let [from, to] = self.moves;
         self.paging.move_pages(&section, root, PageRange::new(from, 1)?, to)?;
         drop(section);
-        self.map(PageRange::new(to.offset_pages(2), 1)?)?;
-        let gone = PageRange::new(to.offset_pages(1), 1)?;
+        self.map(PageRange::new(to.offset_pages::<S::Format>(2), 1)?)?;
+        let gone = PageRange::new(to.offset_pages::<S::Format>(1), 1)?;
         let section = self.paging.section(root);
         let mut frame = None;
         self.paging.unmap(&section, root, gone, |_, level, entry| {
@@ -176,7 +177,7 @@ impl<S: System> Tables<S> {
     }
 
     /// Two stores in a lazy section, and other work in between, for which the thread gives its CPU away.
-    fn be_lazy(&self, kernel: &Kernel<S>, range: PageRange) -> Result<(), Error> {
+    fn be_lazy(&self, kernel: &Kernel<S>, range: PageRange<S::Format>) -> Result<(), Error> {
         let root = self.paging.kernel();
         let (_, slot, entry) =
             self.paging.walk(root, range.start()).expect("mapped since the start");
@@ -196,7 +197,7 @@ impl<S: System> Tables<S> {
     }
 
     /// Takes write permission from a page, and flushes.
-    fn protect(&self, range: PageRange) -> Result<(), Error> {
+    fn protect(&self, range: PageRange<S::Format>) -> Result<(), Error> {
         let root = self.paging.kernel();
         let section = self.paging.section(root);
         self.paging.protect(&section, root, range, S::Format::write_protected)?;

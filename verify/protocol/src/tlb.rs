@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use kpkeys_pgtable::{Flush, PageRange};
+use kpkeys_pgtable::{Flush, Format, PageRange};
 
 use crate::frames::table_words;
 
@@ -137,14 +137,14 @@ impl Tlbs {
     }
 
     /// One CPU is flushed.
-    pub fn flush(&mut self, cpu: usize, flush: Flush) {
+    pub fn flush<F: Format>(&mut self, cpu: usize, flush: Flush<F>) {
         self.stale[cpu].retain(|cached| !covers(flush, cached));
     }
 }
 
-fn covers(flush: Flush, cached: &Cached) -> bool {
+fn covers<F: Format>(flush: Flush<F>, cached: &Cached) -> bool {
     let is_kernel = cached.va >> 63 == 1;
-    let overlaps = |range: PageRange| {
+    let overlaps = |range: PageRange<F>| {
         let last = range.start().0 + (range.pages() as u64 * 4096 - 1);
         range.start().0 <= cached.va + (cached.bytes - 1) && cached.va <= last
     };

@@ -79,7 +79,7 @@ impl<'k, M: Machine, const SETTLED: bool> Kpkeys<'k, M, SETTLED> {
 }
 
 #[inline(always)]
-fn range(va: u64, pages: usize) -> PageRange {
+fn range<F: HostedFormat>(va: u64, pages: usize) -> PageRange<F> {
     PageRange::new(VirtAddr(va), pages).expect("a range in the user's half")
 }
 

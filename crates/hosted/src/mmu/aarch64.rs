@@ -65,7 +65,7 @@ pub fn permissions(leaf: Entry, cpu: &Cpu) -> Permissions {
 /// The leaf's own bits. A clean page that may be written is taken for writable: hardware may manage its dirty state.
 fn direct(leaf: Entry) -> [Base; 2] {
     let is_set = |bit| leaf.0 & bit != 0;
-    let (user, write) = (is_set(EL0), entry::Aarch64::is_writable(leaf));
+    let (user, write) = (is_set(EL0), <entry::Aarch64>::is_writable(leaf));
     let kernel = Allowed {
         read: true,
         write,

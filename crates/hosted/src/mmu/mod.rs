@@ -172,15 +172,15 @@ impl<'m, M: Machine<Format: HostedFormat>> Mmu<'m, M> {
     ///
     /// The fault it raises instead.
     pub fn access(&self, va: VirtAddr, want: Want, who: Privilege) -> Result<PhysAddr, Fault> {
-        if !va.is_canonical() {
+        if !va.is_canonical::<M::Format>() {
             return Err(Fault::NotCanonical);
         }
         let kernel_half = va.0 >> 63 == 1;
         if kernel_half && who == Privilege::User && self.cpu.e0pd {
-            return Err(Fault::NotPresent(Level::Pgd));
+            return Err(Fault::NotPresent(M::Format::ROOT));
         }
         let root = if kernel_half { Some(self.kernel_root) } else { self.user_root };
-        let root = root.ok_or(Fault::NotPresent(Level::Pgd))?;
+        let root = root.ok_or(Fault::NotPresent(M::Format::ROOT))?;
         let (level, entry) = self.leaf(root, va).map_err(Fault::NotPresent)?;
         M::Format::permissions(entry, &self.cpu).check(want, who).map_err(
             |refusal| match refusal {
@@ -188,7 +188,7 @@ impl<'m, M: Machine<Format: HostedFormat>> Mmu<'m, M> {
                 Refusal::Leaf => Fault::Permission(level),
             },
         )?;
-        let offset = va.0 & (level.entry_bytes() - 1);
+        let offset = va.0 & (level.entry_bytes::<M::Format>() - 1);
         Ok(M::Format::frame(level, entry).offset(offset))
     }
 
@@ -214,9 +214,9 @@ impl<'m, M: Machine<Format: HostedFormat>> Mmu<'m, M> {
 
     /// The leaf that maps an address, or the level whose entry ends the walk.
     pub(crate) fn leaf(&self, root: PhysAddr, va: VirtAddr) -> Result<(Level, Entry), Level> {
-        let (mut table, mut level) = (root, Level::Pgd);
+        let (mut table, mut level) = (root, M::Format::ROOT);
         loop {
-            let slot = table.offset(va.index(level) as u64 * 8);
+            let slot = table.offset(va.index::<M::Format>(level) as u64 * 8);
             let entry = Entry(self.word(slot).load(Ordering::Acquire));
             if M::Format::is_leaf(level, entry) {
                 return Ok((level, entry));
@@ -236,11 +236,12 @@ impl<'m, M: Machine<Format: HostedFormat>> Mmu<'m, M> {
     }
 
     fn word(&self, pa: PhysAddr) -> &AtomicU64 {
-        let frame = PhysAddr(pa.0 & !0xfff);
+        let offset = pa.0 % M::Format::PAGE_SIZE;
+        let frame = PhysAddr(pa.0 - offset);
         let address = self.machine.data(frame);
         // SAFETY: the frame is in memory (roots are, and `leaf` checks every table; `store` goes where a leaf of this machine's
         // tables points), the view is writable and lives as long as the machine, and the offset is a multiple of 8 inside the frame.
         // Other accesses to the word are atomic, or the test's own business.
-        unsafe { address.add((pa.0 & 0xff8) as usize).cast::<AtomicU64>().as_ref() }
+        unsafe { address.add((offset & !7) as usize).cast::<AtomicU64>().as_ref() }
     }
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kpkeys::Pkey;
-use kpkeys_pgtable::{Flush, Format, Machine, Memory, PAGE_SIZE, PageRange, PhysAddr};
+use kpkeys_pgtable::{Flush, Format, Machine, Memory, PageRange, PhysAddr};
 
 use crate::arena::Arena;
 use crate::machine::HostedFormat;
@@ -63,7 +63,7 @@ impl Tlb for HostKeys {
         self.flush(machine, Flush::AllKernel);
     }
 
-    fn flush<M: Machine<Format: HostedFormat>>(&self, machine: &M, flush: Flush) {
+    fn flush<M: Machine<Format: HostedFormat>>(&self, machine: &M, flush: Flush<M::Format>) {
         let memory = machine.memory();
         let pages = match flush {
             Flush::Kernel(range) => of_linear_map(memory, range),
@@ -82,8 +82,8 @@ impl Tlb for HostKeys {
 }
 
 /// The pages of memory whose linear addresses are in a range.
-fn of_linear_map(memory: Memory, range: PageRange) -> Range<usize> {
-    let page = |va: u64| (va.saturating_sub(memory.linear.0) / PAGE_SIZE) as usize;
+fn of_linear_map<F: Format>(memory: Memory<F>, range: PageRange<F>) -> Range<usize> {
+    let page = |va: u64| (va.saturating_sub(memory.linear.0) / F::PAGE_SIZE) as usize;
     let first = page(range.start().0).min(memory.pages);
     first..page(range.end().0).min(memory.pages)
 }
@@ -102,7 +102,7 @@ fn leaves<M: Machine<Format: HostedFormat>>(
             let va = memory.linear_address(memory.frame(next));
             let found = mmu.leaf(root, va);
             let (Ok((level, _)) | Err(level)) = found;
-            let size = (level.entry_bytes() / PAGE_SIZE) as usize;
+            let size = level.entry_pages::<M::Format>();
             let start = next;
             next = ((start / size + 1) * size).min(pages.end);
             if let Ok((_, entry)) = found {

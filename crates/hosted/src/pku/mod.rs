@@ -15,11 +15,11 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 
+use crate::arena::HOST_PAGE;
 pub use host_keys::HostKeys;
 use kpkeys::Pkey;
 use kpkeys::pku::InitError;
 pub use kpkeys::pku::Pku;
-use kpkeys_pgtable::PAGE_SIZE;
 
 /// The same backend, where tables of address spaces have a key of their own in mode `fused`.
 pub type SeparatePku =
@@ -127,7 +127,7 @@ fn allocate(key: Pkey) -> Result<(), Refused> {
 ///
 /// The pages must be the caller's own mapping, readable and writable, and what is done with them must not depend on their being so.
 pub(crate) unsafe fn set_key(view: NonNull<u8>, pages: Range<usize>, key: Pkey) -> io::Result<()> {
-    let page_bytes = PAGE_SIZE as usize;
+    let page_bytes = HOST_PAGE;
     let start = view.as_ptr().wrapping_add(pages.start * page_bytes);
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: the caller's promise.

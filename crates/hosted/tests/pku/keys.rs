@@ -5,8 +5,9 @@ use std::ops::Range;
 
 use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
+use kpkeys_hosted::arena::HOST_PAGE;
 use kpkeys_mm::{AddressSpace, MapFlags};
-use kpkeys_pgtable::{Machine, Mode, PAGE_SIZE, PageRange, VirtAddr};
+use kpkeys_pgtable::{Machine, Mode, PageRange, VirtAddr};
 
 use crate::{Keyed, boot, on_keys};
 
@@ -43,7 +44,7 @@ fn compare<F: HostedFormat>(kernel: &Keyed<F>, mode: Mode) -> usize {
     let given = given();
     let mut tables = 0;
     for number in 0..memory.pages {
-        let address = base + number * PAGE_SIZE as usize;
+        let address = base + number * HOST_PAGE;
         let of_host = given.iter().find(|(range, _)| range.contains(&address));
         let of_host = of_host.map(|(_, key)| *key).expect("Linux maps the arena");
         let of_map = kernel.paging().memory_pkey(memory.frame(number)).expect("all is mapped");

@@ -10,7 +10,7 @@
 use core::ops::Range;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use kpkeys_pgtable::{Frames, Memory, PAGE_SIZE, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{Format, Frames, Memory, PhysAddr, VirtAddr};
 
 use super::free_lists::{MAX_ORDER, NONE};
 use super::meta::{FrameMeta, FrameTable};
@@ -18,8 +18,8 @@ use super::word::Kind;
 use super::zone::Zone;
 
 /// All frames of a machine.
-pub struct Buddy {
-    pub(super) memory: Memory,
+pub struct Buddy<E: Format> {
+    pub(super) memory: Memory<E>,
     pub(super) table: FrameTable,
     /// Whether frames held zeroes at boot, so that an untouched one need not be zeroed.
     pub(super) zero_at_boot: bool,
@@ -33,21 +33,21 @@ pub struct Buddy {
 }
 
 /// Nothing of size is in the value itself, which is moved over the stack of a kernel that boots.
-const _: () = assert!(size_of::<Buddy>() <= 1024);
+const _: () = assert!(size_of::<Buddy<kpkeys_pgtable::entry::X86_64>>() <= 1024);
 
-impl Buddy {
+impl<E: Format> Buddy<E> {
     /// A buddy without free frames; give it memory with [`add`](Self::add). `cpu` returns the calling CPU's number, which is below `cpus`.
     ///
     /// # Panics
     ///
     /// If the table has not one element for each frame of `memory`, or memory has more than 2^32 - 1 frames.
     pub fn new(
-        memory: Memory,
+        memory: Memory<E>,
         table: FrameTable,
         zero_at_boot: bool,
         cpus: usize,
         cpu: fn() -> usize,
-    ) -> Buddy {
+    ) -> Self {
         assert_eq!(
             table.len(),
             memory.pages,
@@ -180,7 +180,7 @@ impl Buddy {
     }
 }
 
-impl Frames for Buddy {
+impl<E: Format> Frames for Buddy<E> {
     fn allocate(&self, order: u8) -> Option<PhysAddr> {
         let frame = self.take(order)?;
         for part in frame..frame + (1 << order) {
@@ -191,7 +191,7 @@ impl Frames for Buddy {
     }
 
     unsafe fn release(&self, block: PhysAddr, order: u8) {
-        if !self.memory.contains(block, 1) || !block.is_aligned(PAGE_SIZE) {
+        if !self.memory.contains(block, 1) || !block.is_aligned(E::PAGE_SIZE) {
             return self.refuse();
         }
         self.put(self.number(block), order);

@@ -5,7 +5,7 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use kpkeys_pgtable::{Machine, PAGE_SIZE, PhysAddr};
+use kpkeys_pgtable::{Format, Machine, PhysAddr};
 
 use super::buddy::Buddy;
 use super::word::{Kind, TooFew, TooMany};
@@ -49,14 +49,18 @@ impl From<TooMany> for Error {
     }
 }
 
-impl Buddy {
+impl<E: Format> Buddy<E> {
     /// A new folio that reads as zeroes, with one reference and no mapping.
     ///
     /// # Errors
     ///
     /// [`Error::OutOfMemory`].
     #[inline]
-    pub(crate) fn new_folio<M: Machine>(&self, machine: &M, order: u8) -> Result<PhysAddr, Error> {
+    pub(crate) fn new_folio<M: Machine<Format = E>>(
+        &self,
+        machine: &M,
+        order: u8,
+    ) -> Result<PhysAddr, Error> {
         let head = self.take_folio(order)?;
         for page in head..head + (1 << order) {
             self.zero(machine, page);
@@ -69,7 +73,10 @@ impl Buddy {
     /// # Errors
     ///
     /// [`Error::OutOfMemory`].
-    pub(crate) fn new_zero_page<M: Machine>(&self, machine: &M) -> Result<PhysAddr, Error> {
+    pub(crate) fn new_zero_page<M: Machine<Format = E>>(
+        &self,
+        machine: &M,
+    ) -> Result<PhysAddr, Error> {
         let number = self.take(0).ok_or(Error::OutOfMemory)?;
         self.meta(number).word.become_kind(Kind::Kept);
         self.zero(machine, number);
@@ -81,7 +88,7 @@ impl Buddy {
     /// # Errors
     ///
     /// [`Error::OutOfMemory`].
-    pub(crate) fn copy_of<M: Machine>(
+    pub(crate) fn copy_of<M: Machine<Format = E>>(
         &self,
         machine: &M,
         source: PhysAddr,
@@ -94,7 +101,9 @@ impl Buddy {
         self.meta(number).word.touch();
         // SAFETY: two frames of data, a page each, that no table page shares; the copy is ours alone.
         unsafe {
-            machine.data(copy).copy_from_nonoverlapping(machine.data(source), PAGE_SIZE as usize);
+            machine
+                .data(copy)
+                .copy_from_nonoverlapping(machine.data(source), E::PAGE_SIZE as usize);
         }
         Ok(copy)
     }
@@ -209,10 +218,10 @@ impl Buddy {
 
     /// Makes a page read as zeroes.
     #[inline(always)]
-    fn zero<M: Machine>(&self, machine: &M, page: u32) {
+    fn zero<M: Machine<Format = E>>(&self, machine: &M, page: u32) {
         if self.meta(page).word.is_touched() || !self.zero_at_boot {
             // SAFETY: the frame was just allocated, so it is data that nobody else uses, 4096 bytes of it.
-            unsafe { machine.data(self.address(page)).write_bytes(0, PAGE_SIZE as usize) };
+            unsafe { machine.data(self.address(page)).write_bytes(0, E::PAGE_SIZE as usize) };
         }
     }
 }

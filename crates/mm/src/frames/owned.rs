@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use kpkeys_pgtable::{Machine, PhysAddr};
+use kpkeys_pgtable::{Format, Machine, PhysAddr};
 
 use super::buddy::Buddy;
 use super::word::Kind;
@@ -60,7 +60,7 @@ impl FrameSlot {
     }
 }
 
-impl Buddy {
+impl<E: Format> Buddy<E> {
     /// A frame for data.
     ///
     /// # Errors
@@ -76,7 +76,10 @@ impl Buddy {
     /// # Errors
     ///
     /// [`Error::OutOfMemory`].
-    pub(crate) fn new_zeroed_frame<M: Machine>(&self, machine: &M) -> Result<OwnedFrame, Error> {
+    pub(crate) fn new_zeroed_frame<M: Machine<Format = E>>(
+        &self,
+        machine: &M,
+    ) -> Result<OwnedFrame, Error> {
         let frame = self.new_folio(machine, 0)?;
         Ok(self.owned(self.number(frame)))
     }

@@ -3,13 +3,16 @@
 use std::collections::BTreeSet;
 use std::vec::Vec;
 
+use kpkeys_pgtable::entry::X86_64;
 use kpkeys_pgtable::{Frames, Memory, PhysAddr, VirtAddr};
 
 use super::word::Kind;
-use super::{Buddy, FrameTable, HUGE_ORDER, MAX_ORDER};
+use super::{FrameTable, HUGE_ORDER, MAX_ORDER};
 
-const MEMORY: Memory =
-    Memory { start: PhysAddr(1 << 32), pages: 16 << 10, linear: VirtAddr(0xffff_8880_0000_0000) };
+type Buddy = super::Buddy<X86_64>;
+
+const MEMORY: Memory<X86_64> =
+    Memory::new(PhysAddr(1 << 32), 16 << 10, VirtAddr(0xffff_8880_0000_0000));
 const CPUS: usize = 128;
 
 std::thread_local! {

@@ -5,6 +5,8 @@
 use core::mem::take;
 use core::sync::atomic::Ordering::Relaxed;
 
+use kpkeys_pgtable::Format;
+
 use super::buddy::Buddy;
 use super::cpu_list::Chain;
 use super::free_lists::NONE;
@@ -32,7 +34,7 @@ impl WaitingFrames {
     }
 }
 
-impl Buddy {
+impl<E: Format> Buddy<E> {
     /// Adds a single frame that was handed out. One that is not out is [refused](Self::refused).
     #[inline]
     pub(crate) fn wait(&self, frames: &mut WaitingFrames, frame: u32) {

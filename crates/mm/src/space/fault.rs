@@ -1,10 +1,10 @@
 //! Page faults: the first touch of a page, and the first write to a page that others have too.
 
 use arrayvec::ArrayVec;
-use kpkeys_pgtable::addr::ENTRIES;
-use kpkeys_pgtable::table::{Slot, Table};
+use kpkeys_pgtable::addr::PIECE_ENTRIES;
+use kpkeys_pgtable::table::{Slot, Slots, Table};
 use kpkeys_pgtable::{
-    Attrs, Entry, Flush, Format, Level, Machine, PAGE_SIZE, PageRange, PhysAddr, Section, VirtAddr,
+    Attrs, Entry, Flush, Format, Level, Machine, PageRange, PhysAddr, Section, VirtAddr,
 };
 
 use super::AddressSpace;
@@ -47,7 +47,9 @@ impl<M: Machine> AddressSpace<'_, M> {
         }
         let paging = self.kernel.paging();
         let found = paging.find_table(self.root(), va, Level::Pte);
-        let present = found.map(|table| table.slot(va.index(Level::Pte))).filter(is_present::<M>);
+        let present = found
+            .map(|table| table.slot(va.index::<M::Format>(Level::Pte)))
+            .filter(is_present::<M>);
         match present {
             Some(slot) => self.permit(slot, va, &vma, write)?,
             None => self.mapped_pages += self.map_missing(va, &vma, write)?,
@@ -65,7 +67,7 @@ impl<M: Machine> AddressSpace<'_, M> {
         &self,
         slot: Slot<'_>,
         va: VirtAddr,
-        vma: &Vma<'_>,
+        vma: &Vma<'_, M::Format>,
         write: bool,
     ) -> Result<(), Error> {
         let entry = slot.load();
@@ -83,7 +85,12 @@ impl<M: Machine> AddressSpace<'_, M> {
     }
 
     /// A page that is missing; returns how many pages were mapped.
-    fn map_missing(&self, va: VirtAddr, vma: &Vma<'_>, write: bool) -> Result<usize, Error> {
+    fn map_missing(
+        &self,
+        va: VirtAddr,
+        vma: &Vma<'_, M::Format>,
+        write: bool,
+    ) -> Result<usize, Error> {
         match vma.backing {
             Backing::File(file) if !write => self.map_around(va, vma, file),
             Backing::File(file) => self.map_for_write(va, vma, file).map(|()| 1),
@@ -114,7 +121,12 @@ impl<M: Machine> AddressSpace<'_, M> {
     }
 
     /// Writing a file's page: itself if the mapping is shared, else a copy.
-    fn map_for_write(&self, va: VirtAddr, vma: &Vma<'_>, file: FilePages<'_>) -> Result<(), Error> {
+    fn map_for_write(
+        &self,
+        va: VirtAddr,
+        vma: &Vma<'_, M::Format>,
+        file: FilePages<'_>,
+    ) -> Result<(), Error> {
         let frames = self.kernel.frames();
         let in_memory = file.frame_or_new(self.kernel, page_of(vma, va))?;
         let page = if file.shared {
@@ -137,7 +149,7 @@ impl<M: Machine> AddressSpace<'_, M> {
             .map_err(Error::from)
             .and_then(|table| Ok((table, user_leaf::<M>(page, attrs)?)))
             .and_then(|(table, entry)| {
-                let slot = table.slot(va.index(Level::Pte));
+                let slot = table.slot(va.index::<M::Format>(Level::Pte));
                 // SAFETY: the table was just found in this address space, and tables are freed by who has it for itself alone.
                 Ok(unsafe { section.set(slot, entry) }?)
             });
@@ -151,17 +163,24 @@ impl<M: Machine> AddressSpace<'_, M> {
     /// Reading a file's page: maps it, and those around it that are in memory, in the mapping and in the same table. Each store stands alone,
     /// as in Linux's `filemap_map_pages`, which is no lazy-MMU section; or all together in a gate. Returns how many pages were mapped; if references run out
     /// on the way, those before are mapped, and whoever still misses the page faults again.
-    fn map_around(&self, va: VirtAddr, vma: &Vma<'_>, file: FilePages<'_>) -> Result<usize, Error> {
+    fn map_around(
+        &self,
+        va: VirtAddr,
+        vma: &Vma<'_, M::Format>,
+        file: FilePages<'_>,
+    ) -> Result<usize, Error> {
         file.frame_or_new(self.kernel, page_of(vma, va))?;
         let paging = self.kernel.paging();
         let section = paging.section(self.root());
         let table = paging.table_for(&section, self.root(), va, Level::Pte)?;
         let around = file.file.fault_around();
-        let first = (va.0 / PAGE_SIZE) & !(around as u64 - 1);
+        let first = (va.0 / M::Format::PAGE_SIZE) & !(around as u64 - 1);
         let numbers = first..first + around as u64;
-        let mut missing = numbers.map(|number| VirtAddr(number * PAGE_SIZE)).filter(|&page| {
-            vma.range.contains(page) && table.slot(page.index(Level::Pte)).load().is_empty()
-        });
+        let mut missing =
+            numbers.map(|number| VirtAddr(number * M::Format::PAGE_SIZE)).filter(|&page| {
+                vma.range.contains(page)
+                    && table.slot(page.index::<M::Format>(Level::Pte)).load().is_empty()
+            });
         let mut mapped = 0;
         loop {
             // References first, then stores: a window's barriers wait for everything that is under way.
@@ -190,7 +209,7 @@ impl<M: Machine> AddressSpace<'_, M> {
     fn share_pages(
         &self,
         pages: &mut impl Iterator<Item = VirtAddr>,
-        vma: &Vma<'_>,
+        vma: &Vma<'_, M::Format>,
         file: FilePages<'_>,
         entries: &mut [(usize, Entry)],
     ) -> Result<usize, (usize, Error)> {
@@ -200,7 +219,7 @@ impl<M: Machine> AddressSpace<'_, M> {
             let entry =
                 user_leaf::<M>(frame, read_only(vma.flags)).map_err(|error| (count, error))?;
             self.kernel.frames().share(frame, 1).map_err(|error| (count, error))?;
-            *place = (page.index(Level::Pte), entry);
+            *place = (page.index::<M::Format>(Level::Pte), entry);
             count += 1;
         }
         Ok(count)
@@ -221,9 +240,9 @@ impl<M: Machine> AddressSpace<'_, M> {
     /// # Errors
     ///
     /// As [`fault`](Self::fault). Pages before the one that failed are mapped.
-    pub fn fault_in(&mut self, range: PageRange) -> Result<(), Error> {
+    pub fn fault_in(&mut self, range: PageRange<M::Format>) -> Result<(), Error> {
         for page in 0..range.pages() {
-            let va = range.start().offset_pages(page);
+            let va = range.start().offset_pages::<M::Format>(page);
             // Linux asks for write access to private mappings only (`populate_vma_page_range`).
             let write = self.vmas.find(va).is_some_and(|vma| vma.flags.write && !vma.is_shared());
             self.fault(va, write)?;
@@ -237,12 +256,12 @@ impl<M: Machine> AddressSpace<'_, M> {
     /// # Errors
     ///
     /// As [`fault`](Self::fault). Pages before the one that failed are mapped.
-    pub fn populate(&mut self, range: PageRange) -> Result<(), Error> {
+    pub fn populate(&mut self, range: PageRange<M::Format>) -> Result<(), Error> {
         self.kernel.purging_if_short(|| self.try_populate(range))
     }
 
     #[inline(always)]
-    fn try_populate(&mut self, range: PageRange) -> Result<(), Error> {
+    fn try_populate(&mut self, range: PageRange<M::Format>) -> Result<(), Error> {
         self.vmas.covered(range)?;
         self.vmas.own_pages_in(range);
         let paging = self.kernel.paging();
@@ -253,7 +272,10 @@ impl<M: Machine> AddressSpace<'_, M> {
             let _lazy = section.lazy();
             let mut done = 0;
             while done < piece.pages() {
-                let rest = PageRange::new(piece.start().offset_pages(done), piece.pages() - done)?;
+                let rest = PageRange::new(
+                    piece.start().offset_pages::<M::Format>(done),
+                    piece.pages() - done,
+                )?;
                 let (passed, now) = self.touch_some(&section, table, rest);
                 mapped += now;
                 done += passed?;
@@ -270,8 +292,8 @@ impl<M: Machine> AddressSpace<'_, M> {
     fn touch_some(
         &self,
         section: &Section<'_, M>,
-        table: Table<'_>,
-        piece: PageRange,
+        table: Table<'_, M::Format>,
+        piece: PageRange<M::Format>,
     ) -> (Result<usize, Error>, usize) {
         let mut small = ArrayVec::<(usize, Entry), STORED_TOGETHER>::new();
         let mut passed = 0;
@@ -279,8 +301,8 @@ impl<M: Machine> AddressSpace<'_, M> {
             if passed == piece.pages() || small.is_full() {
                 break Ok(passed);
             }
-            let va = piece.start().offset_pages(passed);
-            let index = va.index(Level::Pte);
+            let va = piece.start().offset_pages::<M::Format>(passed);
+            let index = va.index::<M::Format>(Level::Pte);
             let vma = match self.vma_to_write(va) {
                 Ok(vma) => vma,
                 Err(error) => break Err(error),
@@ -290,10 +312,10 @@ impl<M: Machine> AddressSpace<'_, M> {
                 continue;
             }
             match self.new_pages(table, va, &vma, true) {
-                // A large folio may begin before `va`; what matters is how far it reaches. Nothing was gathered: its table was empty.
+                // A large folio may begin before `va`; what matters is how far it reaches. Nothing was gathered: its piece was empty.
                 Ok(NewPages::Large(first)) => {
-                    return match self.store_large(section, table, first) {
-                        Ok(()) => (Ok(ENTRIES - index), ENTRIES),
+                    return match self.store_large(section, piece_around::<M>(table, va), first) {
+                        Ok(()) => (Ok(PIECE_ENTRIES - index % PIECE_ENTRIES), PIECE_ENTRIES),
                         Err(error) => (Err(error), 0),
                     };
                 }
@@ -314,7 +336,7 @@ impl<M: Machine> AddressSpace<'_, M> {
         (gathered, small.len())
     }
 
-    fn vma_to_write(&self, va: VirtAddr) -> Result<Vma<'_>, Error> {
+    fn vma_to_write(&self, va: VirtAddr) -> Result<Vma<'_, M::Format>, Error> {
         let vma = self.vmas.find(va).ok_or(Error::NotMapped(va))?;
         if vma.flags.write && !vma.withheld { Ok(vma) } else { Err(Error::Forbidden(va)) }
     }
@@ -324,19 +346,19 @@ impl<M: Machine> AddressSpace<'_, M> {
     fn first_touch(
         &self,
         section: &Section<'_, M>,
-        table: Table<'_>,
+        table: Table<'_, M::Format>,
         va: VirtAddr,
-        vma: &Vma<'_>,
+        vma: &Vma<'_, M::Format>,
         write: bool,
     ) -> Result<usize, Error> {
         match self.new_pages(table, va, vma, write)? {
             NewPages::Large(first) => {
-                self.store_large(section, table, first)?;
-                Ok(ENTRIES)
+                self.store_large(section, piece_around::<M>(table, va), first)?;
+                Ok(PIECE_ENTRIES)
             }
             NewPages::Small(entry) => {
                 let page = M::Format::frame(Level::Pte, entry);
-                let slot = table.slot(va.index(Level::Pte));
+                let slot = table.slot(va.index::<M::Format>(Level::Pte));
                 // SAFETY: the table was just found in this address space, and tables are freed by who has it for itself alone.
                 unsafe { section.set(slot, entry) }
                     .map_err(|error| self.give_up(page, 1, error))?;
@@ -348,23 +370,23 @@ impl<M: Machine> AddressSpace<'_, M> {
     fn store_large(
         &self,
         section: &Section<'_, M>,
-        table: Table<'_>,
+        slots: Slots<'_>,
         first: Entry,
     ) -> Result<(), Error> {
-        section.will_store(ENTRIES);
+        section.will_store(PIECE_ENTRIES);
         let folio = M::Format::frame(Level::Pte, first);
         // SAFETY: the table was just found in this address space, and tables are freed by who has it for itself alone.
-        unsafe { section.set_consecutive(table.all(), first) }
-            .map_err(|error| self.give_up(folio, ENTRIES, error))
+        unsafe { section.set_consecutive(slots, first) }
+            .map_err(|error| self.give_up(folio, PIECE_ENTRIES, error))
     }
 
-    /// A folio of zeroes for an empty entry, or for all of its table if that is empty, as the mapping wants and memory allows.
+    /// A folio of zeroes for an empty entry, or for all of its piece of the table if that is empty, as the mapping wants and memory allows.
     #[inline]
     fn new_pages(
         &self,
-        table: Table<'_>,
+        table: Table<'_, M::Format>,
         va: VirtAddr,
-        vma: &Vma<'_>,
+        vma: &Vma<'_, M::Format>,
         write: bool,
     ) -> Result<NewPages, Error> {
         let frames = self.kernel.frames();
@@ -375,11 +397,11 @@ impl<M: Machine> AddressSpace<'_, M> {
             ..Attrs::USER_DATA
         };
         if vma.flags.order == HUGE_ORDER
-            && fills_table(vma, va)
-            && table.all().iter().all(|slot| slot.load().is_empty())
+            && fills_piece(vma, va)
+            && piece_around::<M>(table, va).iter().all(|slot| slot.load().is_empty())
             && let Ok(folio) = frames.new_folio(self.kernel.machine(), HUGE_ORDER)
         {
-            frames.map_new(folio, ENTRIES);
+            frames.map_new(folio, PIECE_ENTRIES);
             return Ok(NewPages::Large(user_leaf::<M>(folio, attrs)?));
         }
         let page = frames.new_folio(self.kernel.machine(), 0)?;
@@ -416,7 +438,7 @@ impl<M: Machine> AddressSpace<'_, M> {
         // SAFETY: the table was just found in this address space, and tables are freed by who has it for itself alone.
         unsafe { section.establish(slot, leaf) }.map_err(|error| self.give_up(copy, 1, error))?;
         drop(section);
-        let page = PageRange::new(VirtAddr(va.0 & !(PAGE_SIZE - 1)), 1)?;
+        let page = PageRange::new(VirtAddr(va.0 & !(M::Format::PAGE_SIZE - 1)), 1)?;
         self.kernel.paging().flush(Flush::User(self.root().frame(), page));
         frames.release_run(frames.unmapped(shared, 1));
         Ok(())
@@ -451,14 +473,21 @@ fn writable(flags: MapFlags) -> Attrs {
 }
 
 /// Which page of a mapping an address is in.
-fn page_of(vma: &Vma<'_>, va: VirtAddr) -> usize {
-    ((va.0 - vma.range.start().0) / PAGE_SIZE) as usize
+fn page_of<E: Format>(vma: &Vma<'_, E>, va: VirtAddr) -> usize {
+    ((va.0 - vma.range.start().0) / E::PAGE_SIZE) as usize
 }
 
-/// Whether the 2 MiB around an address lie in its mapping.
-fn fills_table(vma: &Vma<'_>, va: VirtAddr) -> bool {
-    let start = VirtAddr(va.0 & !(Level::Pmd.entry_bytes() - 1));
-    vma.range.contains(start) && vma.range.contains(start.offset_pages(ENTRIES - 1))
+/// The piece of a table that a large folio around an address fills.
+#[inline(always)]
+fn piece_around<M: Machine>(table: Table<'_, M::Format>, va: VirtAddr) -> Slots<'_> {
+    let index = va.index::<M::Format>(Level::Pte);
+    table.slots(index - index % PIECE_ENTRIES, PIECE_ENTRIES)
+}
+
+/// Whether the piece of a table around an address lies in its mapping.
+fn fills_piece<E: Format>(vma: &Vma<'_, E>, va: VirtAddr) -> bool {
+    let start = VirtAddr(va.0 & !(PIECE_ENTRIES as u64 * E::PAGE_SIZE - 1));
+    vma.range.contains(start) && vma.range.contains(start.offset_pages::<E>(PIECE_ENTRIES - 1))
 }
 
 fn user_leaf<M: Machine>(page: PhysAddr, attrs: Attrs) -> Result<Entry, Error> {

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::num::NonZeroUsize;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use kpkeys_pgtable::{Machine, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{Format, Machine, PhysAddr, VirtAddr};
 
 use super::file_slots::Slots;
 use crate::error::Error;
@@ -199,6 +199,6 @@ impl<M: Machine> Kernel<M> {
     }
 }
 
-fn give_back(file: &mut File, frames: &Buddy) {
+fn give_back<E: Format>(file: &mut File, frames: &Buddy<E>) {
     file.slots.take_from(0, |frame| frames.free_frame(frame));
 }

@@ -7,7 +7,7 @@ use core::num::NonZeroUsize;
 
 use kpkeys_pgtable::range::Share;
 use kpkeys_pgtable::table::Slots;
-use kpkeys_pgtable::{Entry, Flush, Format, Level, Machine, PAGE_SIZE, PageRange, Root};
+use kpkeys_pgtable::{Entry, Flush, Format, Level, Machine, PageRange, Root};
 
 use super::AddressSpace;
 use crate::error::Error;
@@ -52,7 +52,7 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
         &self,
         from: &Root,
         to: &Root,
-        range: PageRange,
+        range: PageRange<M::Format>,
         mapped: &mut usize,
     ) -> Result<(), Error> {
         let paging = self.kernel.paging();
@@ -69,8 +69,8 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
 }
 
 /// Takes folio references for copied pages, once for each run of pages of one folio.
-struct ShareFolios<'a, M> {
-    frames: &'a Buddy,
+struct ShareFolios<'a, M: Machine> {
+    frames: &'a Buddy<M::Format>,
     mapped: &'a mut usize,
     format: core::marker::PhantomData<fn() -> M>,
 }
@@ -84,7 +84,7 @@ impl<M: Machine> Share for ShareFolios<'_, M> {
         let folio = self.frames.part_from(page);
         let longest = folio.pages().min(run.len());
         let pages = (1..longest)
-            .find(|&i| run.slot(i).load().0 != first.0 + i as u64 * PAGE_SIZE)
+            .find(|&i| run.slot(i).load() != M::Format::behind(first, i))
             .unwrap_or(longest);
         self.frames.share_own(folio, pages)?;
         *self.mapped += pages;

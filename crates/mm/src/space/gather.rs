@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
 use kpkeys_pgtable::ptp::UnlinkedPtp;
-use kpkeys_pgtable::{Entry, Flush, Format, Level, Machine, PAGE_SIZE, PageRange, PhysAddr, Root};
+use kpkeys_pgtable::{Entry, Flush, Format, Level, Machine, PageRange, PhysAddr, Root};
 
 use super::vma::part;
 use crate::frames::FolioRun;
@@ -22,9 +22,9 @@ pub(super) struct Gather<'a, M: Machine> {
     kernel: &'a Kernel<M>,
     root: &'a Root,
     runs: Few<FolioRun>,
-    tables: Few<UnlinkedPtp>,
+    tables: Few<UnlinkedPtp<M::Format>>,
     /// Every address since the last flush that a page or a table was reached by.
-    span: Option<PageRange>,
+    span: Option<PageRange<M::Format>>,
     /// The run being gathered: consecutive frames, so far of one folio.
     first: PhysAddr,
     run_pages: usize,
@@ -61,7 +61,7 @@ impl<'a, M: Machine> Gather<'a, M> {
     }
 
     /// The entries of a range are about to be cleared, or tables that translate it to be unlinked.
-    pub(super) fn reaches(&mut self, range: PageRange) {
+    pub(super) fn reaches(&mut self, range: PageRange<M::Format>) {
         self.span = match self.span {
             None => Some(range),
             Some(span) => part(span.start().min(range.start()), span.end().max(range.end())),
@@ -73,7 +73,7 @@ impl<'a, M: Machine> Gather<'a, M> {
     pub(super) fn add(&mut self, level: Level, entry: Entry) {
         let page = M::Format::frame(level, entry);
         let continues = self.run_pages < self.folio_pages
-            && page.0 == self.first.0 + self.run_pages as u64 * PAGE_SIZE;
+            && page.0 == self.first.0 + self.run_pages as u64 * M::Format::PAGE_SIZE;
         if continues {
             self.run_pages += 1;
         } else {
@@ -84,7 +84,7 @@ impl<'a, M: Machine> Gather<'a, M> {
     }
 
     /// Adds a table that was taken out of its table.
-    pub(super) fn add_table(&mut self, table: UnlinkedPtp) {
+    pub(super) fn add_table(&mut self, table: UnlinkedPtp<M::Format>) {
         self.tables.push(table);
     }
 
@@ -101,7 +101,7 @@ impl<'a, M: Machine> Gather<'a, M> {
 
     /// Whether another table's worth of pages might be too many.
     pub(super) fn is_full(&self) -> bool {
-        self.pages + kpkeys_pgtable::addr::ENTRIES > GATHER_PAGES
+        self.pages + kpkeys_pgtable::addr::PIECE_ENTRIES > GATHER_PAGES
     }
 
     /// How many pages were gathered in all.

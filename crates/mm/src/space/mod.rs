@@ -25,9 +25,6 @@ use vmas::Vmas;
 pub use file::{File, FilePages};
 pub use vma::{MapFlags, OnFork};
 
-/// First address behind the user half.
-const USER_END: u64 = 1 << 47;
-
 /// A user address space.
 pub struct AddressSpace<'k, M: Machine> {
     kernel: &'k Kernel<M>,
@@ -35,11 +32,14 @@ pub struct AddressSpace<'k, M: Machine> {
     root: Option<Root>,
     /// The root of tables that are never loaded, for what is [withheld](Self::withhold).
     withheld: Option<Root>,
-    vmas: Vmas<'k>,
+    vmas: Vmas<'k, M::Format>,
     mapped_pages: usize,
 }
 
 impl<'k, M: Machine> AddressSpace<'k, M> {
+    /// First address behind the user half.
+    const USER_END: u64 = 1 << M::Format::HALF_BITS;
+
     /// An empty address space.
     ///
     /// # Errors
@@ -63,7 +63,7 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     ///
     /// [`Error::Occupied`] if the range overlaps a mapping or leaves the user half; [`Error::BadOrder`] if the flags ask for
     /// folios of another order than 0 and 9; [`Error::OutOfMemory`].
-    pub fn mmap(&mut self, range: PageRange, flags: MapFlags) -> Result<(), Error> {
+    pub fn mmap(&mut self, range: PageRange<M::Format>, flags: MapFlags) -> Result<(), Error> {
         self.map(range, flags, Backing::Anonymous)
     }
 
@@ -72,7 +72,11 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     /// # Errors
     ///
     /// As [`mmap`](Self::mmap).
-    pub fn mmap_stack(&mut self, range: PageRange, flags: MapFlags) -> Result<(), Error> {
+    pub fn mmap_stack(
+        &mut self,
+        range: PageRange<M::Format>,
+        flags: MapFlags,
+    ) -> Result<(), Error> {
         self.map(range, flags, Backing::Stack)
     }
 
@@ -83,7 +87,7 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     /// As [`mmap`](Self::mmap).
     pub fn mmap_file(
         &mut self,
-        range: PageRange,
+        range: PageRange<M::Format>,
         flags: MapFlags,
         file: FilePages<'k>,
     ) -> Result<(), Error> {
@@ -92,15 +96,15 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
 
     fn map(
         &mut self,
-        range: PageRange,
+        range: PageRange<M::Format>,
         flags: MapFlags,
         backing: Backing<'k>,
     ) -> Result<(), Error> {
         if flags.order != 0 && flags.order != HUGE_ORDER {
             return Err(Error::BadOrder(flags.order));
         }
-        if range.end().0 > USER_END || range.end().0 == 0 || self.vmas.overlaps(range) {
-            return Err(Error::Occupied(range));
+        if range.end().0 > Self::USER_END || range.end().0 == 0 || self.vmas.overlaps(range) {
+            return Err(Error::Occupied(range.start(), range.pages()));
         }
         self.vmas.make_room()?;
         self.vmas.add(Vma::new(range, flags, backing));
@@ -114,7 +118,7 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     ///
     /// [`Error::NotMapped`] with the first address of the range that no mapping covers, [`Error::OutOfMemory`] if a mapping had to be cut
     /// in two; nothing is changed then.
-    pub fn mprotect(&mut self, range: PageRange, write: bool) -> Result<(), Error> {
+    pub fn mprotect(&mut self, range: PageRange<M::Format>, write: bool) -> Result<(), Error> {
         self.vmas.covered(range)?;
         self.vmas.split_at_ends_of(range)?;
         let mut revoked = false;
@@ -134,7 +138,11 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     /// # Errors
     ///
     /// As [`mprotect`](Self::mprotect).
-    pub fn set_executable(&mut self, range: PageRange, execute: bool) -> Result<(), Error> {
+    pub fn set_executable(
+        &mut self,
+        range: PageRange<M::Format>,
+        execute: bool,
+    ) -> Result<(), Error> {
         self.vmas.covered(range)?;
         self.vmas.split_at_ends_of(range)?;
         self.vmas.change_in(range, |vma| vma.flags.execute = execute);
@@ -148,7 +156,11 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     /// # Errors
     ///
     /// As [`mprotect`](Self::mprotect).
-    pub fn set_on_fork(&mut self, range: PageRange, on_fork: OnFork) -> Result<(), Error> {
+    pub fn set_on_fork(
+        &mut self,
+        range: PageRange<M::Format>,
+        on_fork: OnFork,
+    ) -> Result<(), Error> {
         self.vmas.covered(range)?;
         self.vmas.split_at_ends_of(range)?;
         self.vmas.change_in(range, |vma| vma.on_fork = on_fork);
@@ -162,7 +174,7 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     /// # Errors
     ///
     /// [`Error::Tables`], never for a range of the user half.
-    pub fn mark_unused(&mut self, range: PageRange) -> Result<(), Error> {
+    pub fn mark_unused(&mut self, range: PageRange<M::Format>) -> Result<(), Error> {
         self.vmas.parts_in(range).try_for_each(|part| self.change_entries(part, M::Format::old))
     }
 
@@ -186,12 +198,17 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     }
 
     /// The mappings, in order: range and flags.
-    pub fn mappings(&self) -> impl DoubleEndedIterator<Item = (PageRange, MapFlags)> + '_ {
+    pub fn mappings(
+        &self,
+    ) -> impl DoubleEndedIterator<Item = (PageRange<M::Format>, MapFlags)> + '_ {
         self.vmas.iter().map(|vma| (vma.range, vma.flags))
     }
 
     /// The mapping that holds an address: its range, what it allows, and the file it shows.
-    pub fn mapping_at(&self, va: VirtAddr) -> Option<(PageRange, MapFlags, Option<FilePages<'k>>)> {
+    pub fn mapping_at(
+        &self,
+        va: VirtAddr,
+    ) -> Option<(PageRange<M::Format>, MapFlags, Option<FilePages<'k>>)> {
         let vma = self.vmas.find(va)?;
         let file = match vma.backing {
             Backing::File(file) => Some(file),
@@ -201,17 +218,17 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     }
 
     /// Whether nothing is mapped in a range.
-    pub fn is_free(&self, range: PageRange) -> bool {
+    pub fn is_free(&self, range: PageRange<M::Format>) -> bool {
         !self.vmas.overlaps(range)
     }
 
     /// Whether all of a range is mapped.
-    pub fn is_mapped(&self, range: PageRange) -> bool {
+    pub fn is_mapped(&self, range: PageRange<M::Format>) -> bool {
         self.vmas.covered(range).is_ok()
     }
 
     /// Whether any mapping in a range shows a file.
-    pub fn shows_files(&self, range: PageRange) -> bool {
+    pub fn shows_files(&self, range: PageRange<M::Format>) -> bool {
         self.vmas.touching(range).any(|vma| matches!(vma.backing, Backing::File(_)))
     }
 
@@ -223,7 +240,11 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
         })
     }
 
-    fn change_entries(&self, range: PageRange, change: fn(Entry) -> Entry) -> Result<(), Error> {
+    fn change_entries(
+        &self,
+        range: PageRange<M::Format>,
+        change: fn(Entry) -> Entry,
+    ) -> Result<(), Error> {
         let paging = self.kernel.paging();
         for root in self.roots() {
             paging.protect(&paging.section(root), root, range, change)?;
@@ -249,8 +270,8 @@ fn with_execute<F: Format>(entry: Entry, execute: bool) -> Entry {
 
 impl<M: Machine> Drop for AddressSpace<'_, M> {
     fn drop(&mut self) {
-        if let Some(all) = vma::part(VirtAddr(0), VirtAddr(USER_END)) {
-            self.unmap_pages(all, VirtAddr(0), VirtAddr(USER_END));
+        if let Some(all) = vma::part(VirtAddr(0), VirtAddr(Self::USER_END)) {
+            self.unmap_pages(all, VirtAddr(0), VirtAddr(Self::USER_END));
         }
         for root in self.root.take().into_iter().chain(self.withheld.take()) {
             self.kernel.paging().release_user_root(root);

@@ -2,9 +2,9 @@
 //!
 //! First all that can fail, then the move, and what each mapping is from now on is settled before it can join another.
 
-use kpkeys_pgtable::{Flush, Level, Machine, PAGE_SIZE, PageRange, Root, VirtAddr};
+use kpkeys_pgtable::{Flush, Format, Level, Machine, PageRange, Root, VirtAddr};
 
-use super::{AddressSpace, USER_END};
+use super::AddressSpace;
 use crate::error::Error;
 
 impl<M: Machine> AddressSpace<'_, M> {
@@ -17,19 +17,24 @@ impl<M: Machine> AddressSpace<'_, M> {
     ///
     /// [`Error::NotMapped`] if no one mapping covers `from`, [`Error::Occupied`] if `to` leaves the user half or the ranges overlap
     /// without starting together, [`Error::OutOfMemory`]. Nothing is changed then.
-    pub fn mremap(&mut self, from: PageRange, to: PageRange, keeps_old: bool) -> Result<(), Error> {
+    pub fn mremap(
+        &mut self,
+        from: PageRange<M::Format>,
+        to: PageRange<M::Format>,
+        keeps_old: bool,
+    ) -> Result<(), Error> {
         let old = self.vmas.find(from.start()).ok_or(Error::NotMapped(from.start()))?;
-        if !old.range.contains(from.start().offset_pages(from.pages() - 1)) {
+        if !old.range.contains(from.start().offset_pages::<M::Format>(from.pages() - 1)) {
             return Err(Error::NotMapped(old.range.end()));
         }
-        if to.end().0 > USER_END || to.end().0 == 0 {
-            return Err(Error::Occupied(to));
+        if to.end().0 > Self::USER_END || to.end().0 == 0 {
+            return Err(Error::Occupied(to.start(), to.pages()));
         }
         if from.start() == to.start() {
             return self.resize(from, to);
         }
         if from.start() < to.end() && to.start() < from.end() {
-            return Err(Error::Occupied(to));
+            return Err(Error::Occupied(to.start(), to.pages()));
         }
         let moved = self.relocate(from, to, keeps_old);
         if moved.is_err() {
@@ -41,21 +46,30 @@ impl<M: Machine> AddressSpace<'_, M> {
         moved
     }
 
-    fn resize(&mut self, from: PageRange, to: PageRange) -> Result<(), Error> {
+    fn resize(
+        &mut self,
+        from: PageRange<M::Format>,
+        to: PageRange<M::Format>,
+    ) -> Result<(), Error> {
         if to.pages() < from.pages() {
             return self.munmap(behind(from, to.pages())?);
         }
         if to.pages() > from.pages() {
             let more = behind(to, from.pages())?;
             if self.vmas.overlaps(more) {
-                return Err(Error::Occupied(more));
+                return Err(Error::Occupied(more.start(), more.pages()));
             }
             self.vmas.extend(from.start(), more.end());
         }
         Ok(())
     }
 
-    fn relocate(&mut self, from: PageRange, to: PageRange, keeps_old: bool) -> Result<(), Error> {
+    fn relocate(
+        &mut self,
+        from: PageRange<M::Format>,
+        to: PageRange<M::Format>,
+        keeps_old: bool,
+    ) -> Result<(), Error> {
         let moving = PageRange::new(from.start(), from.pages().min(to.pages()))?;
         let old = self.vmas.find(from.start()).ok_or(Error::NotMapped(from.start()))?;
         self.vmas.split_for_move([from, moving, to])?;
@@ -85,14 +99,24 @@ impl<M: Machine> AddressSpace<'_, M> {
     }
 
     /// Links the tables that the pages of a range move to.
-    fn link_tables(&self, root: &Root, moving: PageRange, to: VirtAddr) -> Result<(), Error> {
+    fn link_tables(
+        &self,
+        root: &Root,
+        moving: PageRange<M::Format>,
+        to: VirtAddr,
+    ) -> Result<(), Error> {
         let paging = self.kernel.paging();
         let section = paging.section(root);
         for piece in moving.by_table(Level::Pte) {
             if paging.find_table(root, piece.start(), Level::Pte).is_some() {
-                let first = (piece.start().0 - moving.start().0) / PAGE_SIZE;
+                let first = (piece.start().0 - moving.start().0) / M::Format::PAGE_SIZE;
                 for page in [first as usize, first as usize + piece.pages() - 1] {
-                    paging.table_for(&section, root, to.offset_pages(page), Level::Pte)?;
+                    paging.table_for(
+                        &section,
+                        root,
+                        to.offset_pages::<M::Format>(page),
+                        Level::Pte,
+                    )?;
                 }
             }
         }
@@ -101,6 +125,6 @@ impl<M: Machine> AddressSpace<'_, M> {
 }
 
 /// The pages of a range behind its first `pages`.
-fn behind(range: PageRange, pages: usize) -> Result<PageRange, Error> {
-    Ok(PageRange::new(range.start().offset_pages(pages), range.pages() - pages)?)
+fn behind<E: Format>(range: PageRange<E>, pages: usize) -> Result<PageRange<E>, Error> {
+    Ok(PageRange::new(range.start().offset_pages::<E>(pages), range.pages() - pages)?)
 }

@@ -1,13 +1,10 @@
 //! Unmapping: clear entries, gather pages and tables, flush, free. In that order; see [`Gather`].
 
-use kpkeys_pgtable::{Level, Machine, PageRange, Root, Section, VirtAddr};
+use kpkeys_pgtable::{Format, Level, Machine, PageRange, Root, Section, VirtAddr};
 
+use super::AddressSpace;
 use super::gather::Gather;
-use super::{AddressSpace, USER_END};
 use crate::error::Error;
-
-/// Tables above a PTE table.
-const UPPER_TABLES: usize = 2;
 
 impl<M: Machine> AddressSpace<'_, M> {
     /// Removes every mapping in a range, wholly or in part. Ranges with no mapping are no error.
@@ -16,9 +13,9 @@ impl<M: Machine> AddressSpace<'_, M> {
     ///
     /// [`Error::Occupied`] if the range leaves the user half, [`Error::OutOfMemory`] if a mapping had to be cut in two; nothing is
     /// removed then.
-    pub fn munmap(&mut self, range: PageRange) -> Result<(), Error> {
-        if range.end().0 > USER_END || range.end().0 == 0 {
-            return Err(Error::Occupied(range));
+    pub fn munmap(&mut self, range: PageRange<M::Format>) -> Result<(), Error> {
+        if range.end().0 > Self::USER_END || range.end().0 == 0 {
+            return Err(Error::Occupied(range.start(), range.pages()));
         }
         if self.vmas.overlaps(range) {
             self.vmas.split_at_ends_of(range)?;
@@ -28,21 +25,26 @@ impl<M: Machine> AddressSpace<'_, M> {
     }
 
     /// Removes the mappings inside a range that was split at, and frees the tables that translate nothing else.
-    pub(super) fn remove_mappings(&mut self, range: PageRange) {
-        let (floor, ceiling) = self.vmas.neighbours(range, USER_END);
+    pub(super) fn remove_mappings(&mut self, range: PageRange<M::Format>) {
+        let (floor, ceiling) = self.vmas.neighbours(range, Self::USER_END);
         self.unmap_pages(range, floor, ceiling);
         self.vmas.remove_inside(range);
     }
 
     /// Drops the pages of a range and keeps its mappings: they read as zeroes when touched again (`MADV_DONTNEED`).
-    pub fn discard(&mut self, range: PageRange) {
+    pub fn discard(&mut self, range: PageRange<M::Format>) {
         // An empty span between floor and ceiling: every table stays.
-        self.unmap_pages(range, VirtAddr(USER_END), VirtAddr(0));
+        self.unmap_pages(range, VirtAddr(Self::USER_END), VirtAddr(0));
     }
 
     /// Unmaps the pages of the mappings in a range and frees every table that lies between `floor` and `ceiling` and translates only
     /// them.
-    pub(super) fn unmap_pages(&mut self, range: PageRange, floor: VirtAddr, ceiling: VirtAddr) {
+    pub(super) fn unmap_pages(
+        &mut self,
+        range: PageRange<M::Format>,
+        floor: VirtAddr,
+        ceiling: VirtAddr,
+    ) {
         let unmapped: usize =
             self.roots().map(|root| self.unmap_pages_of(root, range, floor, ceiling)).sum();
         self.mapped_pages -= unmapped;
@@ -52,7 +54,7 @@ impl<M: Machine> AddressSpace<'_, M> {
     fn unmap_pages_of(
         &self,
         root: &Root,
-        range: PageRange,
+        range: PageRange<M::Format>,
         floor: VirtAddr,
         ceiling: VirtAddr,
     ) -> usize {
@@ -74,15 +76,15 @@ impl<M: Machine> AddressSpace<'_, M> {
     }
 
     /// Frees the tables of a range that no mapping uses any more, or none did yet.
-    pub(super) fn free_unused_tables(&self, range: PageRange) {
+    pub(super) fn free_unused_tables(&self, range: PageRange<M::Format>) {
         self.roots().for_each(|root| self.free_unused_tables_of(root, range));
     }
 
-    fn free_unused_tables_of(&self, root: &Root, range: PageRange) {
+    fn free_unused_tables_of(&self, root: &Root, range: PageRange<M::Format>) {
         let mut gather = Gather::new(self.kernel, root);
         {
             let section = self.kernel.paging().section(root);
-            for (floor, ceiling) in self.vmas.gaps_in(range, USER_END) {
+            for (floor, ceiling) in self.vmas.gaps_in(range, Self::USER_END) {
                 let inside = super::vma::part(
                     floor.max(range.start()),
                     VirtAddr(ceiling.0.min(range.end().0)),
@@ -100,7 +102,7 @@ impl<M: Machine> AddressSpace<'_, M> {
         &self,
         section: &Section<'_, M>,
         root: &Root,
-        range: PageRange,
+        range: PageRange<M::Format>,
         gather: &mut Gather<'_, M>,
     ) {
         for mut piece in range.by_table(Level::Pte) {
@@ -112,7 +114,10 @@ impl<M: Machine> AddressSpace<'_, M> {
                 if gather.is_full() || pages < piece.pages() {
                     section.paused(|| gather.free());
                 }
-                match PageRange::new(piece.start().offset_pages(pages), piece.pages() - pages) {
+                match PageRange::new(
+                    piece.start().offset_pages::<M::Format>(pages),
+                    piece.pages() - pages,
+                ) {
                     Ok(rest) => piece = rest,
                     Err(_) => break,
                 }
@@ -124,7 +129,7 @@ impl<M: Machine> AddressSpace<'_, M> {
         &self,
         section: &Section<'_, M>,
         root: &Root,
-        piece: PageRange,
+        piece: PageRange<M::Format>,
         gather: &mut Gather<'_, M>,
     ) {
         let pages = gather.total_pages();
@@ -144,21 +149,23 @@ impl<M: Machine> AddressSpace<'_, M> {
         &self,
         section: &Section<'_, M>,
         root: &Root,
-        range: PageRange,
+        range: PageRange<M::Format>,
         (floor, ceiling): (VirtAddr, VirtAddr),
         gather: &mut Gather<'_, M>,
     ) {
-        let ceiling_of = |piece: PageRange| {
+        let ceiling_of = |piece: PageRange<M::Format>| {
             if piece.end() == range.end() { ceiling } else { piece.end().min(ceiling) }
         };
         for piece in range.by_table(Level::Pmd) {
-            let most = piece.by_table(Level::Pte).count() + UPPER_TABLES;
+            // Tables above a PTE table, but for the root.
+            let upper = M::Format::ABOVE_PTE.len() - 1;
+            let most = piece.by_table(Level::Pte).count() + upper;
             if gather.has_room_for_tables(most) {
                 self.unlink(section, root, piece, (floor, ceiling_of(piece)), gather);
                 continue;
             }
             for piece in piece.by_table(Level::Pte) {
-                if !gather.has_room_for_tables(1 + UPPER_TABLES) {
+                if !gather.has_room_for_tables(1 + upper) {
                     section.paused(|| gather.free());
                 }
                 self.unlink(section, root, piece, (floor, ceiling_of(piece)), gather);
@@ -170,7 +177,7 @@ impl<M: Machine> AddressSpace<'_, M> {
         &self,
         section: &Section<'_, M>,
         root: &Root,
-        range: PageRange,
+        range: PageRange<M::Format>,
         (floor, ceiling): (VirtAddr, VirtAddr),
         gather: &mut Gather<'_, M>,
     ) {

@@ -1,6 +1,6 @@
 //! One mapping of an address space: what it is, how it is cut in two, and when two are one.
 
-use kpkeys_pgtable::{PAGE_SIZE, PageRange, VirtAddr};
+use kpkeys_pgtable::{Format, PageRange, VirtAddr};
 
 use super::file::FilePages;
 
@@ -47,8 +47,8 @@ pub(super) enum Backing<'k> {
 
 /// One mapping.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Vma<'k> {
-    pub(super) range: PageRange,
+pub(super) struct Vma<'k, E: Format> {
+    pub(super) range: PageRange<E>,
     pub(super) flags: MapFlags,
     pub(super) backing: Backing<'k>,
     pub(super) on_fork: OnFork,
@@ -59,14 +59,14 @@ pub(super) struct Vma<'k> {
     pub(super) owns_pages: bool,
 }
 
-impl<'k> Vma<'k> {
+impl<'k, E: Format> Vma<'k, E> {
     /// A new mapping, which no page was touched in.
-    pub(super) fn new(range: PageRange, flags: MapFlags, backing: Backing<'k>) -> Self {
+    pub(super) fn new(range: PageRange<E>, flags: MapFlags, backing: Backing<'k>) -> Self {
         Vma { range, flags, backing, on_fork: OnFork::Copy, withheld: false, owns_pages: false }
     }
 
     /// The same mapping at another place: `range`, whose first page continues as page `first` of this one.
-    pub(super) fn moved(&self, range: PageRange, first: usize) -> Self {
+    pub(super) fn moved(&self, range: PageRange<E>, first: usize) -> Self {
         let backing = match self.backing {
             Backing::File(file) => Backing::File(file.skip(first)),
             other => other,
@@ -81,7 +81,12 @@ impl<'k> Vma<'k> {
 
     /// The mapping from `start` up, which lies at or above this one's start.
     pub(super) fn from(&self, start: VirtAddr) -> Option<Self> {
-        Some(self.moved(part(start, self.range.end())?, pages_between(self.range.start(), start)))
+        Some(
+            self.moved(
+                part(start, self.range.end())?,
+                pages_between::<E>(self.range.start(), start),
+            ),
+        )
     }
 
     /// The mapping below `end`, which lies at or below this one's end.
@@ -109,21 +114,21 @@ impl<'k> Vma<'k> {
 }
 
 /// The first address of a range's last page. (The range may end with the address space, where its end is no address.)
-pub(super) fn last_page(range: PageRange) -> VirtAddr {
-    range.start().offset_pages(range.pages() - 1)
+pub(super) fn last_page<E: Format>(range: PageRange<E>) -> VirtAddr {
+    range.start().offset_pages::<E>(range.pages() - 1)
 }
 
 /// The pages between two addresses, if there are any.
-pub(super) fn part(start: VirtAddr, end: VirtAddr) -> Option<PageRange> {
+pub(super) fn part<E: Format>(start: VirtAddr, end: VirtAddr) -> Option<PageRange<E>> {
     let bytes = end.0.checked_sub(start.0)?;
-    PageRange::new(start, (bytes / PAGE_SIZE) as usize).ok()
+    PageRange::new(start, (bytes / E::PAGE_SIZE) as usize).ok()
 }
 
-fn pages_between(start: VirtAddr, end: VirtAddr) -> usize {
-    (end.0.saturating_sub(start.0) / PAGE_SIZE) as usize
+fn pages_between<E: Format>(start: VirtAddr, end: VirtAddr) -> usize {
+    (end.0.saturating_sub(start.0) / E::PAGE_SIZE) as usize
 }
 
 /// What two ranges have in common.
-pub(super) fn intersection(a: PageRange, b: PageRange) -> Option<PageRange> {
+pub(super) fn intersection<E: Format>(a: PageRange<E>, b: PageRange<E>) -> Option<PageRange<E>> {
     part(a.start().max(b.start()), a.end().min(b.end()))
 }

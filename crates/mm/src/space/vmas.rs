@@ -9,14 +9,14 @@ use core::cell::Cell;
 
 use arrayvec::ArrayVec;
 use intrusive_collections::{Bound, KeyAdapter, RBTree, RBTreeLink, intrusive_adapter};
-use kpkeys_pgtable::{PAGE_SIZE, PageRange, VirtAddr};
+use kpkeys_pgtable::{Format, PageRange, VirtAddr};
 
 use super::vma::{Backing, OnFork, Vma, intersection, last_page, part};
 use crate::error::Error;
 use crate::heap;
 
 /// What must stay unmapped below a stack, so that a program cannot step over it into what lies there: Linux's 256 pages.
-const STACK_GUARD_BYTES: u64 = 256 * PAGE_SIZE;
+const STACK_GUARD_PAGES: u64 = 256;
 
 /// How long a stack may become: Linux's default limit.
 const LONGEST_STACK_BYTES: u64 = 8 << 20;
@@ -25,35 +25,35 @@ const LONGEST_STACK_BYTES: u64 = 8 << 20;
 const SPARES: usize = 7;
 
 /// A place for a mapping: in the tree with one, spare without.
-struct Node<'k> {
+struct Node<'k, E: Format> {
     link: RBTreeLink,
     /// Changed in place, but never so that the order in the tree would change.
-    vma: Cell<Option<Vma<'k>>>,
+    vma: Cell<Option<Vma<'k, E>>>,
 }
 
-intrusive_adapter!(ByStart<'k> = Box<Node<'k>>: Node<'k> { link => RBTreeLink });
+intrusive_adapter!(ByStart<'k, E> = Box<Node<'k, E>>: Node<'k, E> { link => RBTreeLink } where E: Format);
 
-impl<'a, 'k> KeyAdapter<'a> for ByStart<'k> {
+impl<'a, 'k, E: Format> KeyAdapter<'a> for ByStart<'k, E> {
     type Key = u64;
 
     #[inline(always)]
-    fn get_key(&self, node: &'a Node<'k>) -> u64 {
+    fn get_key(&self, node: &'a Node<'k, E>) -> u64 {
         node.vma.get().map_or(0, |vma| vma.range.start().0)
     }
 }
 
 /// Mappings that do not overlap, by start address.
 #[derive(Default)]
-pub(super) struct Vmas<'k> {
-    tree: RBTree<ByStart<'k>>,
-    spare: Spares<'k>,
+pub(super) struct Vmas<'k, E: Format> {
+    tree: RBTree<ByStart<'k, E>>,
+    spare: Spares<'k, E>,
 }
 
 /// Nodes without a mapping.
 #[derive(Default)]
-struct Spares<'k>(ArrayVec<Box<Node<'k>>, SPARES>);
+struct Spares<'k, E: Format>(ArrayVec<Box<Node<'k, E>>, SPARES>);
 
-impl<'k> Spares<'k> {
+impl<'k, E: Format> Spares<'k, E> {
     /// Makes sure of `nodes` nodes, at most [`SPARES`].
     fn reserve(&mut self, nodes: usize) -> Result<(), Error> {
         while self.0.len() < nodes.min(SPARES) {
@@ -63,21 +63,21 @@ impl<'k> Spares<'k> {
     }
 
     /// A node for a mapping that there was made room for.
-    fn take(&mut self, vma: Vma<'k>) -> Box<Node<'k>> {
+    fn take(&mut self, vma: Vma<'k, E>) -> Box<Node<'k, E>> {
         let node = self.0.pop().expect("room is reserved before a mapping is cut or added");
         node.vma.set(Some(vma));
         node
     }
 
     /// Keeps a node, unless there are enough.
-    fn keep(&mut self, node: Option<Box<Node<'k>>>) {
+    fn keep(&mut self, node: Option<Box<Node<'k, E>>>) {
         if let Some(node) = node {
             let _ = self.0.try_push(node);
         }
     }
 }
 
-impl<'k> Vmas<'k> {
+impl<'k, E: Format> Vmas<'k, E> {
     /// Makes sure that a mapping can be [added](Self::add).
     ///
     /// # Errors
@@ -88,18 +88,18 @@ impl<'k> Vmas<'k> {
     }
 
     /// Adds a mapping that there was [made room](Self::make_room) for, as part of its neighbours where they are alike.
-    pub(super) fn add(&mut self, vma: Vma<'k>) {
+    pub(super) fn add(&mut self, vma: Vma<'k, E>) {
         self.insert(vma);
         self.join_in(vma.range);
     }
 
     /// Adds a mapping that there was [made room](Self::make_room) for, and joins it with nothing yet.
-    pub(super) fn insert(&mut self, vma: Vma<'k>) {
+    pub(super) fn insert(&mut self, vma: Vma<'k, E>) {
         self.tree.insert(self.spare.take(vma));
     }
 
     /// Joins what is alike among the mappings in a range and beside it.
-    pub(super) fn join_in(&mut self, range: PageRange) {
+    pub(super) fn join_in(&mut self, range: PageRange<E>) {
         let mut cursor = self.tree.upper_bound_mut(Bound::Excluded(&range.start().0));
         if cursor.is_null() {
             cursor.move_next();
@@ -125,7 +125,7 @@ impl<'k> Vmas<'k> {
     /// # Errors
     ///
     /// [`Error::OutOfMemory`]; nothing is cut then.
-    pub(super) fn split_at_ends_of(&mut self, range: PageRange) -> Result<(), Error> {
+    pub(super) fn split_at_ends_of(&mut self, range: PageRange<E>) -> Result<(), Error> {
         let ends = [range.start(), range.end()];
         let cuts = ends.into_iter().filter(|&end| self.is_cut_at(end)).count();
         self.spare.reserve(cuts)?;
@@ -138,7 +138,7 @@ impl<'k> Vmas<'k> {
     /// # Errors
     ///
     /// [`Error::OutOfMemory`]; nothing is cut then.
-    pub(super) fn split_for_move(&mut self, ranges: [PageRange; 3]) -> Result<(), Error> {
+    pub(super) fn split_for_move(&mut self, ranges: [PageRange<E>; 3]) -> Result<(), Error> {
         self.spare.reserve(2 * ranges.len() + 1)?;
         ranges.into_iter().for_each(|range| {
             self.split_at(range.start());
@@ -164,7 +164,11 @@ impl<'k> Vmas<'k> {
     }
 
     /// Changes the mappings that reach into a range.
-    pub(super) fn change_in(&mut self, range: PageRange, mut change: impl FnMut(&mut Vma<'k>)) {
+    pub(super) fn change_in(
+        &mut self,
+        range: PageRange<E>,
+        mut change: impl FnMut(&mut Vma<'k, E>),
+    ) {
         for node in self.nodes_touching(range) {
             if let Some(mut vma) = node.vma.get() {
                 change(&mut vma);
@@ -174,12 +178,12 @@ impl<'k> Vmas<'k> {
     }
 
     /// Notes that pages are made for every mapping that reaches into a range.
-    pub(super) fn own_pages_in(&mut self, range: PageRange) {
+    pub(super) fn own_pages_in(&mut self, range: PageRange<E>) {
         self.change_in(range, |vma| vma.owns_pages = true);
     }
 
     /// Replaces the mapping that ends where this one does. It may begin lower down only where nothing else is.
-    pub(super) fn update(&mut self, vma: Vma<'k>) {
+    pub(super) fn update(&mut self, vma: Vma<'k, E>) {
         let last = last_page(vma.range).0;
         if let Some(node) = self.tree.upper_bound(Bound::Included(&last)).get() {
             node.vma.set(Some(vma));
@@ -199,14 +203,17 @@ impl<'k> Vmas<'k> {
 
     /// The stack above an address as it is when it has grown down to it, if there is one, it may be so long, and the mapping below keeps its distance.
     /// [`update`](Self::update) makes it so.
-    pub(super) fn grown_stack(&self, va: VirtAddr) -> Option<Vma<'k>> {
-        let page = VirtAddr(va.0 & !(PAGE_SIZE - 1));
+    pub(super) fn grown_stack(&self, va: VirtAddr) -> Option<Vma<'k, E>> {
+        let page = VirtAddr(va.0 & !(E::PAGE_SIZE - 1));
         let cursor = self.tree.lower_bound(Bound::Included(&page.0));
         let stack = cursor.get()?.vma.get()?;
         let below = cursor.peek_prev().get().and_then(|node| node.vma.get());
         let below = below.map_or(0, |vma| vma.range.end().0);
         let is_too_long = stack.range.end().0 - page.0 > LONGEST_STACK_BYTES;
-        if stack.backing != Backing::Stack || page.0 < below + STACK_GUARD_BYTES || is_too_long {
+        if stack.backing != Backing::Stack
+            || page.0 < below + STACK_GUARD_PAGES * E::PAGE_SIZE
+            || is_too_long
+        {
             return None;
         }
         Some(Vma { range: part(page, stack.range.end())?, ..stack })
@@ -229,7 +236,7 @@ impl<'k> Vmas<'k> {
     }
 
     /// Takes out the mappings inside a range that was split at.
-    pub(super) fn remove_inside(&mut self, range: PageRange) {
+    pub(super) fn remove_inside(&mut self, range: PageRange<E>) {
         let mut cursor = self.tree.lower_bound_mut(Bound::Included(&range.start().0));
         while cursor.get().is_some_and(|node| ByStart::new().get_key(node) < range.end().0) {
             let node = cursor.remove();
@@ -237,23 +244,23 @@ impl<'k> Vmas<'k> {
         }
     }
 
-    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = Vma<'k>> {
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = Vma<'k, E>> {
         self.tree.iter().filter_map(|node| node.vma.get())
     }
 
     /// The mapping that holds an address.
     #[inline]
-    pub(super) fn find(&self, va: VirtAddr) -> Option<Vma<'k>> {
+    pub(super) fn find(&self, va: VirtAddr) -> Option<Vma<'k, E>> {
         let vma = self.tree.upper_bound(Bound::Included(&va.0)).get()?.vma.get()?;
         vma.range.contains(va).then_some(vma)
     }
 
-    pub(super) fn overlaps(&self, range: PageRange) -> bool {
+    pub(super) fn overlaps(&self, range: PageRange<E>) -> bool {
         self.touching(range).next().is_some()
     }
 
     /// Whether mappings cover a range without a gap.
-    pub(super) fn covered(&self, range: PageRange) -> Result<(), Error> {
+    pub(super) fn covered(&self, range: PageRange<E>) -> Result<(), Error> {
         let mut next = range.start();
         for vma in self.touching(range) {
             if vma.range.start() > next {
@@ -265,14 +272,14 @@ impl<'k> Vmas<'k> {
     }
 
     /// The parts of a range that are mapped.
-    pub(super) fn parts_in(&self, range: PageRange) -> impl Iterator<Item = PageRange> {
+    pub(super) fn parts_in(&self, range: PageRange<E>) -> impl Iterator<Item = PageRange<E>> {
         self.touching(range).filter_map(move |vma| intersection(vma.range, range))
     }
 
     /// The parts of a range that are not, each as what lies between its neighbours.
     pub(super) fn gaps_in(
         &self,
-        range: PageRange,
+        range: PageRange<E>,
         end_of_space: u64,
     ) -> impl Iterator<Item = (VirtAddr, VirtAddr)> {
         let mut at = Some(range.start());
@@ -287,7 +294,11 @@ impl<'k> Vmas<'k> {
     }
 
     /// The end of the mapping before a range, and the start of the one behind it: what page tables may be freed between.
-    pub(super) fn neighbours(&self, range: PageRange, end_of_space: u64) -> (VirtAddr, VirtAddr) {
+    pub(super) fn neighbours(
+        &self,
+        range: PageRange<E>,
+        end_of_space: u64,
+    ) -> (VirtAddr, VirtAddr) {
         let before = self.tree.upper_bound(Bound::Excluded(&range.start().0)).get();
         let behind = self.tree.lower_bound(Bound::Included(&range.end().0)).get();
         let before = before.and_then(|node| node.vma.get()).map(|vma| vma.range.end());
@@ -300,12 +311,12 @@ impl<'k> Vmas<'k> {
     }
 
     /// The mappings that reach into a range.
-    pub(super) fn touching(&self, range: PageRange) -> impl Iterator<Item = Vma<'k>> {
+    pub(super) fn touching(&self, range: PageRange<E>) -> impl Iterator<Item = Vma<'k, E>> {
         self.nodes_touching(range).filter_map(|node| node.vma.get())
     }
 
     /// The nodes of the mappings that reach into a range.
-    fn nodes_touching(&self, range: PageRange) -> impl Iterator<Item = &Node<'k>> {
+    fn nodes_touching(&self, range: PageRange<E>) -> impl Iterator<Item = &Node<'k, E>> {
         let first = self.find(range.start()).map_or(range.start(), |vma| vma.range.start());
         let mut cursor = self.tree.lower_bound(Bound::Included(&first.0));
         core::iter::from_fn(move || {

@@ -16,7 +16,7 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     /// # Errors
     ///
     /// As [`mprotect`](Self::mprotect). If memory ran out on the way, everything can be used as before.
-    pub fn withhold(&mut self, range: PageRange) -> Result<(), Error> {
+    pub fn withhold(&mut self, range: PageRange<M::Format>) -> Result<(), Error> {
         self.change_withheld(range, true)
     }
 
@@ -25,11 +25,15 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     /// # Errors
     ///
     /// As [`mprotect`](Self::mprotect). If memory ran out on the way, what was withheld still is.
-    pub fn permit_again(&mut self, range: PageRange) -> Result<(), Error> {
+    pub fn permit_again(&mut self, range: PageRange<M::Format>) -> Result<(), Error> {
         self.change_withheld(range, false)
     }
 
-    fn change_withheld(&mut self, range: PageRange, withheld: bool) -> Result<(), Error> {
+    fn change_withheld(
+        &mut self,
+        range: PageRange<M::Format>,
+        withheld: bool,
+    ) -> Result<(), Error> {
         self.vmas.covered(range)?;
         self.vmas.split_at_ends_of(range)?;
         let changed = self.change_pages(range, withheld);
@@ -41,7 +45,7 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     }
 
     /// Moves the pages of the mappings that change: first all are shared by the other tables, and then taken from those they are in.
-    fn change_pages(&mut self, range: PageRange, withhold: bool) -> Result<(), Error> {
+    fn change_pages(&mut self, range: PageRange<M::Format>, withhold: bool) -> Result<(), Error> {
         // Pages that no mapping owns are found again where they were found first.
         let owns_any = self.changing(range, withhold).any(|vma| vma.owns_pages);
         if owns_any {
@@ -64,7 +68,11 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
         Ok(())
     }
 
-    fn share_with_other_tables(&mut self, range: PageRange, withhold: bool) -> Result<(), Error> {
+    fn share_with_other_tables(
+        &mut self,
+        range: PageRange<M::Format>,
+        withhold: bool,
+    ) -> Result<(), Error> {
         let Some(withheld) = &self.withheld else { return Ok(()) };
         let (from, to) = if withhold { (self.root(), withheld) } else { (withheld, self.root()) };
         let mut mapped = 0;
@@ -82,12 +90,16 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     }
 
     /// The mappings inside a range that was split at which are to be withheld, or to be so no more.
-    fn changing(&self, range: PageRange, withhold: bool) -> impl Iterator<Item = Vma<'k>> {
+    fn changing(
+        &self,
+        range: PageRange<M::Format>,
+        withhold: bool,
+    ) -> impl Iterator<Item = Vma<'k, M::Format>> {
         self.vmas.touching(range).filter(move |vma| vma.withheld != withhold)
     }
 
     /// Unmaps the pages of the mappings that change from one of the tables. Tables stay.
-    fn unmap_changing(&mut self, range: PageRange, withhold: bool, from_withheld: bool) {
+    fn unmap_changing(&mut self, range: PageRange<M::Format>, withhold: bool, from_withheld: bool) {
         let root = if from_withheld { self.withheld.as_ref() } else { Some(self.root()) };
         let Some(root) = root else { return };
         let mut gather = Gather::new(self.kernel, root);
@@ -103,7 +115,7 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     }
 
     /// The root of the tables that a mapping's pages are in.
-    pub(super) fn root_of(&self, vma: &Vma<'_>) -> &Root {
+    pub(super) fn root_of(&self, vma: &Vma<'_, M::Format>) -> &Root {
         self.withheld.as_ref().filter(|_| vma.withheld).unwrap_or(self.root())
     }
 

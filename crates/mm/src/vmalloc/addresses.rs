@@ -12,7 +12,7 @@
 
 use alloc::boxed::Box;
 
-use kpkeys_pgtable::{PAGE_SIZE, PageRange};
+use kpkeys_pgtable::{Format, PageRange};
 
 use super::extent::{Extent, Link, Links};
 
@@ -21,15 +21,15 @@ const TRIES: usize = 8;
 
 /// The addresses that belong to nobody. Neighbouring free ranges are always merged.
 #[derive(Debug)]
-pub struct FreeAddresses {
-    root: Link,
+pub struct FreeAddresses<E: Format> {
+    root: Link<E>,
     /// The state of a generator of priorities (xorshift32).
     random: u32,
 }
 
-impl FreeAddresses {
+impl<E: Format> FreeAddresses<E> {
     /// All of `range` is free. `node` has no addresses.
-    pub fn new(range: PageRange, mut node: Box<Extent>) -> Self {
+    pub fn new(range: PageRange<E>, mut node: Box<Extent<E>>) -> Self {
         let mut free = FreeAddresses { root: None, random: 0x9e37_79b9 };
         (node.start, node.pages) = (range.start().0, range.pages());
         free.put(node);
@@ -45,8 +45,8 @@ impl FreeAddresses {
         &mut self,
         least: usize,
         most: usize,
-        node: Box<Extent>,
-    ) -> Result<Box<Extent>, Box<Extent>> {
+        node: Box<Extent<E>>,
+    ) -> Result<Box<Extent<E>>, Box<Extent<E>>> {
         let Some((start, pages)) = lowest(&self.root, least) else { return Err(node) };
         Ok(self.cut(start, pages.min(most), node, None))
     }
@@ -61,15 +61,15 @@ impl FreeAddresses {
         &mut self,
         pages: usize,
         align: u64,
-        node: Box<Extent>,
-        rest: Box<Extent>,
-    ) -> Result<Box<Extent>, Box<Extent>> {
+        node: Box<Extent<E>>,
+        rest: Box<Extent<E>>,
+    ) -> Result<Box<Extent<E>>, Box<Extent<E>>> {
         let Some(start) = self.find_aligned(pages, align) else { return Err(node) };
         Ok(self.cut(start, pages, node, Some(rest)))
     }
 
     /// Frees a range that was taken, or part of it.
-    pub fn put(&mut self, mut range: Box<Extent>) {
+    pub fn put(&mut self, mut range: Box<Extent<E>>) {
         if let Some(above) = remove(&mut self.root, range.end()) {
             range.join(&above);
         }
@@ -79,7 +79,7 @@ impl FreeAddresses {
     }
 
     fn find_aligned(&self, pages: usize, align: u64) -> Option<u64> {
-        let slack = (align / PAGE_SIZE) as usize - 1;
+        let slack = (align / E::PAGE_SIZE) as usize - 1;
         let mut tries = TRIES;
         let lucky = first_aligned(&self.root, pages, align, &mut tries);
         let certain = || {
@@ -97,9 +97,9 @@ impl FreeAddresses {
         &mut self,
         start: u64,
         pages: usize,
-        mut node: Box<Extent>,
-        rest: Option<Box<Extent>>,
-    ) -> Box<Extent> {
+        mut node: Box<Extent<E>>,
+        rest: Option<Box<Extent<E>>>,
+    ) -> Box<Extent<E>> {
         (node.start, node.pages) = (start, pages);
         let above = shrink(&mut self.root, &node);
         if let (Some(mut rest), true) = (rest, above.pages > 0) {
@@ -109,7 +109,7 @@ impl FreeAddresses {
         node
     }
 
-    fn insert(&mut self, mut node: Box<Extent>) {
+    fn insert(&mut self, mut node: Box<Extent<E>>) {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 17;
         self.random ^= self.random << 5;
@@ -132,18 +132,18 @@ fn step() {
     tests::STEPS.set(tests::STEPS.get() + 1);
 }
 
-fn largest(tree: &Link) -> usize {
+fn largest<E: Format>(tree: &Link<E>) -> usize {
     tree.as_ref().map_or(0, |node| node.links.largest)
 }
 
 /// Restores what a node knows of the tree below it.
-fn refresh(node: &mut Extent) {
+fn refresh<E: Format>(node: &mut Extent<E>) {
     let below = largest(&node.links.left).max(largest(&node.links.right));
     node.links.largest = node.pages.max(below);
 }
 
 /// Start and pages of the lowest free range of at least `pages` pages.
-fn lowest(tree: &Link, pages: usize) -> Option<(u64, usize)> {
+fn lowest<E: Format>(tree: &Link<E>, pages: usize) -> Option<(u64, usize)> {
     let mut node = tree.as_deref().filter(|node| node.links.largest >= pages)?;
     loop {
         step();
@@ -157,7 +157,12 @@ fn lowest(tree: &Link, pages: usize) -> Option<(u64, usize)> {
 }
 
 /// The first aligned start in the lowest `tries` free ranges that are large enough.
-fn first_aligned(tree: &Link, pages: usize, align: u64, tries: &mut usize) -> Option<u64> {
+fn first_aligned<E: Format>(
+    tree: &Link<E>,
+    pages: usize,
+    align: u64,
+    tries: &mut usize,
+) -> Option<u64> {
     let node = tree.as_deref().filter(|node| node.links.largest >= pages)?;
     step();
     let here = |tries: &mut usize| {
@@ -166,7 +171,8 @@ fn first_aligned(tree: &Link, pages: usize, align: u64, tries: &mut usize) -> Op
         }
         *tries -= 1;
         let start = node.start.checked_next_multiple_of(align)?;
-        let fits = start.checked_add(pages as u64 * PAGE_SIZE).is_some_and(|end| end <= node.end());
+        let fits =
+            start.checked_add(pages as u64 * E::PAGE_SIZE).is_some_and(|end| end <= node.end());
         fits.then_some(start)
     };
     first_aligned(&node.links.left, pages, align, tries).or_else(|| here(tries)).or_else(|| {
@@ -179,7 +185,7 @@ fn first_aligned(tree: &Link, pages: usize, align: u64, tries: &mut usize) -> Op
 
 /// Takes a range out of the free one that holds it. What is left below stays in the tree, or, if there is nothing, what is left above.
 /// Returns what is left above beside it.
-fn shrink(tree: &mut Link, taken: &Extent) -> Above {
+fn shrink<E: Format>(tree: &mut Link<E>, taken: &Extent<E>) -> Above {
     let Some(node) = tree.as_deref_mut() else { return Above::default() };
     step();
     if taken.start < node.start || taken.start >= node.end() {
@@ -189,7 +195,7 @@ fn shrink(tree: &mut Link, taken: &Extent) -> Above {
         refresh(node);
         return above;
     }
-    let below = ((taken.start - node.start) / PAGE_SIZE) as usize;
+    let below = ((taken.start - node.start) / E::PAGE_SIZE) as usize;
     let above = Above { start: taken.end(), pages: node.pages - below - taken.pages };
     match (below, above.pages) {
         (0, 0) => {
@@ -210,7 +216,7 @@ fn shrink(tree: &mut Link, taken: &Extent) -> Above {
 }
 
 /// Adds a range to the free one that ends where it starts; false if there is none.
-fn extend(tree: &mut Link, range: &Extent) -> bool {
+fn extend<E: Format>(tree: &mut Link<E>, range: &Extent<E>) -> bool {
     let Some(node) = tree.as_deref_mut() else { return false };
     step();
     let extended = if range.start < node.start {
@@ -228,7 +234,7 @@ fn extend(tree: &mut Link, range: &Extent) -> bool {
 }
 
 /// Takes out the free range that starts at an address.
-fn remove(tree: &mut Link, start: u64) -> Link {
+fn remove<E: Format>(tree: &mut Link<E>, start: u64) -> Link<E> {
     let node = tree.as_deref_mut()?;
     step();
     if node.start == start {
@@ -242,13 +248,13 @@ fn remove(tree: &mut Link, start: u64) -> Link {
     removed
 }
 
-fn remove_root(tree: &mut Link) -> Link {
+fn remove_root<E: Format>(tree: &mut Link<E>) -> Link<E> {
     let mut node = tree.take()?;
     *tree = merged(node.links.left.take(), node.links.right.take());
     Some(node)
 }
 
-fn insert(tree: &mut Link, mut node: Box<Extent>) {
+fn insert<E: Format>(tree: &mut Link<E>, mut node: Box<Extent<E>>) {
     step();
     match tree.as_deref_mut() {
         Some(root) if root.links.priority >= node.links.priority => {
@@ -266,7 +272,7 @@ fn insert(tree: &mut Link, mut node: Box<Extent>) {
 }
 
 /// The parts of a tree below and above an address.
-fn split(tree: Link, at: u64) -> (Link, Link) {
+fn split<E: Format>(tree: Link<E>, at: u64) -> (Link<E>, Link<E>) {
     let Some(mut node) = tree else { return (None, None) };
     step();
     if node.start < at {
@@ -283,7 +289,7 @@ fn split(tree: Link, at: u64) -> (Link, Link) {
 }
 
 /// Two trees in one; all of `below` lies below `above`.
-fn merged(below: Link, above: Link) -> Link {
+fn merged<E: Format>(below: Link<E>, above: Link<E>) -> Link<E> {
     step();
     match (below, above) {
         (Some(mut below), Some(above)) if below.links.priority >= above.links.priority => {
@@ -309,27 +315,33 @@ mod tests {
 
     use kpkeys_pgtable::VirtAddr;
 
+    use kpkeys_pgtable::entry::X86_64;
+
     use super::*;
 
-    const P: u64 = PAGE_SIZE;
+    const P: u64 = X86_64::PAGE_SIZE;
 
     std::thread_local! {
         pub(super) static STEPS: Cell<usize> = const { Cell::new(0) };
     }
 
-    fn node() -> Box<Extent> {
+    fn node() -> Box<Extent<X86_64>> {
         Extent::new().unwrap()
     }
 
-    fn free(pages: usize) -> FreeAddresses {
+    fn free(pages: usize) -> FreeAddresses<X86_64> {
         FreeAddresses::new(PageRange::new(VirtAddr(0), pages).unwrap(), node())
     }
 
-    fn take(free: &mut FreeAddresses, pages: usize) -> Option<Box<Extent>> {
+    fn take(free: &mut FreeAddresses<X86_64>, pages: usize) -> Option<Box<Extent<X86_64>>> {
         free.take(pages, pages, node()).ok()
     }
 
-    fn take_aligned(free: &mut FreeAddresses, pages: usize, align: u64) -> Option<Box<Extent>> {
+    fn take_aligned(
+        free: &mut FreeAddresses<X86_64>,
+        pages: usize,
+        align: u64,
+    ) -> Option<Box<Extent<X86_64>>> {
         free.take_aligned(pages, align * P, node(), node()).ok()
     }
 
@@ -384,7 +396,8 @@ mod tests {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let (pages, align) = ((random >> 33) as usize % 24 + 1, 1 << ((random >> 40) % 6));
             if (random >> 60).is_multiple_of(2) && !taken.is_empty() {
-                let range: Box<Extent> = taken.swap_remove((random >> 33) as usize % taken.len());
+                let range: Box<Extent<X86_64>> =
+                    taken.swap_remove((random >> 33) as usize % taken.len());
                 let first = (range.start / P) as usize;
                 used[first..first + range.pages].fill(false);
                 tree.put(range);
@@ -412,7 +425,7 @@ mod tests {
     }
 
     /// `holes` free ranges of six pages, none at a multiple of 128 pages, and one of many pages above them.
-    fn with_holes(holes: usize) -> FreeAddresses {
+    fn with_holes(holes: usize) -> FreeAddresses<X86_64> {
         let mut free = free(holes * 128 + (1 << 20));
         let ranges: Vec<_> = (0..holes * 2).map(|_| take(&mut free, 64).unwrap()).collect();
         for (i, mut range) in ranges.into_iter().enumerate() {
@@ -430,7 +443,10 @@ mod tests {
     const PAIRS: usize = 1000;
 
     /// Nodes looked at by one call, on average over pairs of a taking and a giving back.
-    fn steps(free: &mut FreeAddresses, take: impl Fn(&mut FreeAddresses) -> Box<Extent>) -> f64 {
+    fn steps(
+        free: &mut FreeAddresses<X86_64>,
+        take: impl Fn(&mut FreeAddresses<X86_64>) -> Box<Extent<X86_64>>,
+    ) -> f64 {
         STEPS.set(0);
         let taken: Vec<_> = (0..PAIRS).map(|_| take(free)).collect();
         taken.into_iter().for_each(|range| free.put(range));
@@ -440,7 +456,7 @@ mod tests {
     /// The tries, and at most seven passes down the tree for a taking and a giving back: among ten free ranges and among 200,000.
     #[test]
     fn searches_take_a_logarithm_of_steps() {
-        type Take = fn(&mut FreeAddresses) -> Box<Extent>;
+        type Take = fn(&mut FreeAddresses<X86_64>) -> Box<Extent<X86_64>>;
         let takes: [(&str, Take); 4] = [
             ("a page", |free| take(free, 1).unwrap()),
             ("seven pages", |free| take(free, 7).unwrap()),
@@ -461,8 +477,9 @@ mod tests {
     /// Holes come in an order that a plain search tree would make a list of.
     #[test]
     fn is_as_deep_as_a_logarithm() {
-        fn depth(tree: &Link) -> usize {
-            let below = |node: &Extent| depth(&node.links.left).max(depth(&node.links.right));
+        fn depth(tree: &Link<X86_64>) -> usize {
+            let below =
+                |node: &Extent<X86_64>| depth(&node.links.left).max(depth(&node.links.right));
             tree.as_ref().map_or(0, |node| 1 + below(node))
         }
         let depth = depth(&with_holes(200_000).root);

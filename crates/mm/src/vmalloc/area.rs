@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 
-use kpkeys_pgtable::{Attrs, Machine, PAGE_SIZE, PageRange, Section, VirtAddr};
+use kpkeys_pgtable::{Attrs, Format, Machine, PageRange, Section, VirtAddr};
 
 use super::backing::{AreaFrames, Backing};
 use super::cpu::MAX_CHUNKED;
@@ -18,7 +18,7 @@ impl<M: Machine> Kernel<M> {
     ///
     /// [`Error::OutOfMemory`], of frames or of heap, [`Error::OutOfAddresses`]; [`Error::Tables`] for zero pages.
     pub fn vmalloc(&self, pages: usize) -> Result<VirtAddr, Error> {
-        self.allocate_area(pages, PAGE_SIZE, Backing::Pages)
+        self.allocate_area(pages, M::Format::PAGE_SIZE, Backing::Pages)
     }
 
     /// As [`vmalloc`](Self::vmalloc), at an address that is a multiple of `align` bytes, a power of two.
@@ -27,7 +27,7 @@ impl<M: Machine> Kernel<M> {
     ///
     /// As [`vmalloc`](Self::vmalloc).
     pub fn vmalloc_aligned(&self, pages: usize, align: u64) -> Result<VirtAddr, Error> {
-        let align = align.max(PAGE_SIZE).checked_next_power_of_two();
+        let align = align.max(M::Format::PAGE_SIZE).checked_next_power_of_two();
         self.allocate_area(pages, align.ok_or(Error::OutOfAddresses(pages))?, Backing::Pages)
     }
 
@@ -38,7 +38,7 @@ impl<M: Machine> Kernel<M> {
     ///
     /// As [`vmalloc`](Self::vmalloc).
     pub fn vmalloc_huge(&self, pages: usize) -> Result<VirtAddr, Error> {
-        self.allocate_area(pages, Backing::Blocks.align(pages), Backing::Blocks)
+        self.allocate_area(pages, Backing::Blocks.align::<M::Format>(pages), Backing::Blocks)
     }
 
     /// Unmaps and frees what one of the `vmalloc` functions returned.
@@ -72,7 +72,7 @@ impl<M: Machine> Kernel<M> {
     /// Refuses sizes that cannot be had before anything is reserved for them.
     #[inline]
     fn check_size(&self, pages: usize) -> Result<(), Error> {
-        PageRange::new(VirtAddr(0), pages)?;
+        PageRange::<M::Format>::new(VirtAddr(0), pages)?;
         if pages >= self.areas().range.pages() {
             Err(Error::OutOfAddresses(pages + 1))
         } else if pages > self.machine().memory().pages {
@@ -87,8 +87,8 @@ impl<M: Machine> Kernel<M> {
         &self,
         pages: usize,
         align: u64,
-    ) -> Result<(Box<Extent>, Deferred), Error> {
-        if pages <= MAX_CHUNKED && align == PAGE_SIZE {
+    ) -> Result<(Box<Extent<M::Format>>, Deferred<M::Format>), Error> {
+        if pages <= MAX_CHUNKED && align == M::Format::PAGE_SIZE {
             let mut own = self.own();
             if let Some(area) = own.take_small(pages, &self.areas().addresses)? {
                 return Ok((area, self.deferred_of(&mut own)));
@@ -100,10 +100,10 @@ impl<M: Machine> Kernel<M> {
     /// Maps an area in one section, which also clears what waited for a window.
     fn map_area(
         &self,
-        mut area: Box<Extent>,
+        mut area: Box<Extent<M::Format>>,
         frames: AreaFrames,
         backing: Backing,
-        deferred: Deferred,
+        deferred: Deferred<M::Format>,
     ) -> Result<VirtAddr, Error> {
         let start = area.start();
         area.frames = frames;
@@ -130,7 +130,7 @@ impl<M: Machine> Kernel<M> {
     fn map_frames(
         &self,
         section: &Section<'_, M>,
-        range: PageRange,
+        range: PageRange<M::Format>,
         frames: &AreaFrames,
         backing: Backing,
     ) -> Result<(), Error> {
@@ -147,12 +147,13 @@ impl<M: Machine> Kernel<M> {
     fn map_blocks(
         &self,
         section: &Section<'_, M>,
-        range: PageRange,
+        range: PageRange<M::Format>,
         frames: &AreaFrames,
     ) -> Result<(), Error> {
         let (paging, mut done) = (self.paging(), 0);
         for block in frames.blocks() {
-            let part = PageRange::new(range.start().offset_pages(done), 1 << block.order)?;
+            let part =
+                PageRange::new(range.start().offset_pages::<M::Format>(done), 1 << block.order)?;
             let first = self.frames().address(block.first);
             if let Err(error) =
                 paging.map_contiguous(section, paging.kernel(), part, Attrs::KERNEL_DATA, first)

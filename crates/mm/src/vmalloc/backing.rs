@@ -1,8 +1,6 @@
 //! The frames behind an area.
 
-use kpkeys_pgtable::addr::CONT_BYTES;
-use kpkeys_pgtable::entry::CONT_PAGES;
-use kpkeys_pgtable::{Level, PAGE_SIZE};
+use kpkeys_pgtable::Format;
 use smallvec::SmallVec;
 
 use crate::error::Error;
@@ -10,8 +8,6 @@ use crate::frames::{Buddy, HUGE_ORDER, WaitingFrames};
 
 /// Frames taken from the allocator in one go.
 const BULK: usize = 100;
-/// The order of the blocks behind a contiguous run of PTEs.
-const CONT_ORDER: u8 = CONT_PAGES.ilog2() as u8;
 
 /// The frames behind an area, in the order they are mapped: single frames, or the first frames of blocks. A few need no heap.
 #[derive(Debug, Default)]
@@ -30,19 +26,17 @@ pub(super) struct Block {
 pub(super) enum Backing {
     /// Single frames.
     Pages,
-    /// 2 MiB blocks where they fit, then 64 KiB blocks, then single frames.
+    /// Blocks of 512 pages where they fit (2 MiB of 4 KiB pages), then those of contiguous runs (64 KiB), then single frames.
     Blocks,
 }
 
 impl Backing {
     /// What the start of an area of this many pages should be a multiple of.
-    pub(super) fn align(self, pages: usize) -> u64 {
+    pub(super) fn align<E: Format>(self, pages: usize) -> u64 {
         match (self, pages) {
-            (Backing::Blocks, pages) if pages >= Level::Pmd.entry_pages() => {
-                Level::Pmd.entry_bytes()
-            }
-            (Backing::Blocks, pages) if pages >= CONT_PAGES => CONT_BYTES,
-            _ => PAGE_SIZE,
+            (Backing::Blocks, pages) if pages >= 1 << HUGE_ORDER => E::PAGE_SIZE << HUGE_ORDER,
+            (Backing::Blocks, pages) if pages >= E::CONT_PAGES => E::CONT_BYTES,
+            _ => E::PAGE_SIZE,
         }
     }
 }
@@ -53,7 +47,11 @@ impl AreaFrames {
     /// # Errors
     ///
     /// [`Error::OutOfMemory`], and none is taken.
-    pub(super) fn take(buddy: &Buddy, pages: usize, backing: Backing) -> Result<AreaFrames, Error> {
+    pub(super) fn take<E: Format>(
+        buddy: &Buddy<E>,
+        pages: usize,
+        backing: Backing,
+    ) -> Result<AreaFrames, Error> {
         let mut frames = AreaFrames::default();
         let taken = (|| {
             if backing == Backing::Blocks {
@@ -74,13 +72,13 @@ impl AreaFrames {
     }
 
     /// Frees them, which were never mapped.
-    pub(super) fn release(&mut self, buddy: &Buddy) {
+    pub(super) fn release<E: Format>(&mut self, buddy: &Buddy<E>) {
         self.each(|frame| buddy.put(frame, 0));
     }
 
     /// Makes them wait for a flush, with those that do already: they were mapped.
     #[inline]
-    pub(super) fn wait(&mut self, buddy: &Buddy, waiting: &mut WaitingFrames) {
+    pub(super) fn wait<E: Format>(&mut self, buddy: &Buddy<E>, waiting: &mut WaitingFrames) {
         self.each(|frame| buddy.wait(waiting, frame));
     }
 
@@ -93,9 +91,10 @@ impl AreaFrames {
     }
 
     /// As many of `pages` as whole blocks can serve, the largest first.
-    fn take_blocks(&mut self, buddy: &Buddy, pages: usize) -> Result<(), Error> {
+    fn take_blocks<E: Format>(&mut self, buddy: &Buddy<E>, pages: usize) -> Result<(), Error> {
         let mut missing = pages;
-        for order in [HUGE_ORDER, CONT_ORDER] {
+        // The second order is that of the blocks behind a contiguous run of PTEs.
+        for order in [HUGE_ORDER, E::CONT_PAGES.ilog2() as u8] {
             self.reserve(missing >> order)?;
             while missing >= 1 << order
                 && let Some(first) = buddy.take_split(order)
@@ -108,7 +107,7 @@ impl AreaFrames {
     }
 
     /// Single frames until there are `pages` in all.
-    fn take_pages(&mut self, buddy: &Buddy, pages: usize) -> Result<(), Error> {
+    fn take_pages<E: Format>(&mut self, buddy: &Buddy<E>, pages: usize) -> Result<(), Error> {
         let mut missing = pages - self.pages();
         self.reserve(missing)?;
         while missing > 0 {
@@ -127,7 +126,7 @@ impl AreaFrames {
 
     /// Adds a block that there is room for.
     #[inline(always)]
-    fn push(&mut self, buddy: &Buddy, first: u32, order: u8) {
+    fn push<E: Format>(&mut self, buddy: &Buddy<E>, first: u32, order: u8) {
         (first..first + (1 << order)).for_each(|frame| buddy.touch(frame));
         self.blocks.push(Block { first, order });
     }

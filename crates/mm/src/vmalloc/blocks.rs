@@ -5,12 +5,12 @@
 
 use alloc::boxed::Box;
 
-use kpkeys_pgtable::{Attrs, Machine, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{Attrs, Format, Machine, PageRange, PhysAddr, VirtAddr};
 
 use super::cpu::Slots;
 use super::deferred::Deferred;
 use super::extent::{Extent, Extents};
-use super::owners::{REGION_BYTES, REGION_PAGES};
+use super::owners::{Owners, REGION_PAGES};
 use crate::error::Error;
 use crate::frames::WaitingFrames;
 use crate::kernel::Kernel;
@@ -19,11 +19,11 @@ use crate::kernel::Kernel;
 pub const MAX_SLOTS: usize = 64;
 
 /// Where a mapping's addresses are from.
-enum Place {
+enum Place<E: Format> {
     /// Slots of a block.
     Slots,
     /// A range of its own.
-    Own(Box<Extent>),
+    Own(Box<Extent<E>>),
 }
 
 impl<M: Machine> Kernel<M> {
@@ -37,7 +37,7 @@ impl<M: Machine> Kernel<M> {
     /// [`Error::OutOfMemory`], of tables or of heap, [`Error::OutOfAddresses`], and [`Error::Tables`] for no frame, or one that
     /// cannot be mapped.
     pub fn vm_map_ram(&self, frames: &[PhysAddr]) -> Result<VirtAddr, Error> {
-        PageRange::new(VirtAddr(0), frames.len())?;
+        PageRange::<M::Format>::new(VirtAddr(0), frames.len())?;
         self.purging_if_short(|| self.try_map_ram(frames))
     }
 
@@ -92,7 +92,7 @@ impl<M: Machine> Kernel<M> {
 
     /// Slots whose entries are cleared: they will not be used again before a purge.
     #[inline]
-    pub(super) fn slots_cleared(&self, slots: PageRange) {
+    pub(super) fn slots_cleared(&self, slots: PageRange<M::Format>) {
         if let Some(block) = self.areas().owners.count_done(slots.start(), slots.pages()) {
             self.free_lazily(Extents::of(block), WaitingFrames::default());
         }
@@ -100,12 +100,15 @@ impl<M: Machine> Kernel<M> {
 
     /// Addresses for as many frames, and the unmaps that wait on this CPU.
     #[inline]
-    fn place_for(&self, pages: usize) -> Result<(PageRange, Place, Deferred), Error> {
+    fn place_for(
+        &self,
+        pages: usize,
+    ) -> Result<(PageRange<M::Format>, Place<M::Format>, Deferred<M::Format>), Error> {
         if pages <= MAX_SLOTS {
             let (start, deferred) = self.take_slots(pages)?;
             return Ok((PageRange::new(start, pages)?, Place::Slots, deferred));
         }
-        let (extent, deferred) = self.take_addresses_and_deferred(pages, PAGE_SIZE)?;
+        let (extent, deferred) = self.take_addresses_and_deferred(pages, M::Format::PAGE_SIZE)?;
         if let Err(error) = self.areas().owners.reserve_all(extent.first(pages)) {
             self.clear_now(deferred);
             self.areas().addresses.lock().put(extent);
@@ -116,14 +119,14 @@ impl<M: Machine> Kernel<M> {
 
     /// Slots, and the unmaps that wait on this CPU: its lock is taken once for both.
     #[inline]
-    fn take_slots(&self, pages: usize) -> Result<(VirtAddr, Deferred), Error> {
+    fn take_slots(&self, pages: usize) -> Result<(VirtAddr, Deferred<M::Format>), Error> {
         let mut own = self.own();
         if own.block.left < pages {
             drop(own);
             let block = self.new_block()?;
             own = self.own();
             let rest = core::mem::replace(&mut own.block, block);
-            let start = own.block.take(pages);
+            let start = own.block.take::<M::Format>(pages);
             let deferred = self.deferred_of(&mut own);
             drop(own);
             // The slots behind the last one handed out will never be.
@@ -132,13 +135,14 @@ impl<M: Machine> Kernel<M> {
             }
             return Ok((start, deferred));
         }
-        let start = own.block.take(pages);
+        let start = own.block.take::<M::Format>(pages);
         Ok((start, self.deferred_of(&mut own)))
     }
 
     #[cold]
     fn new_block(&self) -> Result<Slots, Error> {
-        let extent = self.take_addresses(REGION_PAGES, REGION_BYTES, Extent::new()?)?;
+        let extent =
+            self.take_addresses(REGION_PAGES, Owners::<M::Format>::REGION_BYTES, Extent::new()?)?;
         let next = extent.start();
         self.areas().owners.set_block(extent).map_err(|(error, extent)| {
             self.areas().addresses.lock().put(extent);
@@ -150,9 +154,9 @@ impl<M: Machine> Kernel<M> {
 
 impl Slots {
     #[inline]
-    fn take(&mut self, pages: usize) -> VirtAddr {
+    fn take<E: Format>(&mut self, pages: usize) -> VirtAddr {
         let start = self.next;
-        self.next = start.offset_pages(pages);
+        self.next = start.offset_pages::<E>(pages);
         self.left -= pages;
         start
     }

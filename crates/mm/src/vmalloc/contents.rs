@@ -3,7 +3,7 @@
 
 use core::ptr::NonNull;
 
-use kpkeys_pgtable::{Format, Level, Machine, PAGE_SIZE, VirtAddr};
+use kpkeys_pgtable::{Format, Level, Machine, VirtAddr};
 
 use crate::error::Error;
 use crate::kernel::Kernel;
@@ -30,9 +30,9 @@ impl<M: Machine> Kernel<M> {
     /// [`Error::NotMapped`] with the first page that is not mapped; those before it are zeroes.
     pub fn zero_pages(&self, start: VirtAddr, pages: usize) -> Result<(), Error> {
         (0..pages).try_for_each(|page| {
-            let page = self.page_behind(start.offset_pages(page))?;
+            let page = self.page_behind(start.offset_pages::<M::Format>(page))?;
             // SAFETY: as in `touch`, for the whole page.
-            unsafe { page.write_bytes(0, PAGE_SIZE as usize) };
+            unsafe { page.write_bytes(0, M::Format::PAGE_SIZE as usize) };
             Ok(())
         })
     }
@@ -48,7 +48,7 @@ impl<M: Machine> Kernel<M> {
                 Ok(self.machine().data(M::Format::frame(Level::Pte, entry)))
             }
             Some((level, _, entry)) => {
-                let offset = va.0 & (level.entry_bytes() - 1);
+                let offset = va.0 & (level.entry_bytes::<M::Format>() - 1);
                 Ok(self.machine().data(M::Format::frame(level, entry).offset(offset)))
             }
             None => Err(Error::NotMapped(va)),

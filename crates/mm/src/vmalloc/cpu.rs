@@ -6,7 +6,7 @@
 use alloc::boxed::Box;
 use core::mem::take;
 
-use kpkeys_pgtable::VirtAddr;
+use kpkeys_pgtable::{Format, VirtAddr};
 use spin::{Mutex, MutexGuard};
 
 use super::addresses::FreeAddresses;
@@ -23,22 +23,22 @@ const CHUNK_PAGES: usize = 256;
 /// One CPU's things, on cache lines of their own: two of 64 bytes, which CPUs fetch in pairs.
 #[derive(Default)]
 #[repr(align(128))]
-pub(super) struct PerCpu {
-    own: Mutex<Own>,
+pub(super) struct PerCpu<E: Format> {
+    own: Mutex<Own<E>>,
 }
 
 #[derive(Default)]
-pub(super) struct Own {
+pub(super) struct Own<E: Format> {
     /// Addresses for small areas.
-    chunk: Link,
+    chunk: Link<E>,
     /// The rest of the block that `vm_map_ram` hands out slots of.
     pub(super) block: Slots,
     /// Unmaps that wait for a window.
-    pub(super) deferred: Deferred,
+    pub(super) deferred: Deferred<E>,
     /// What waits for a flush.
-    pub(super) lazy: Lazy,
+    pub(super) lazy: Lazy<E>,
     /// An extent without addresses, so that the commonest loops need no heap.
-    spare: Link,
+    spare: Link<E>,
 }
 
 /// Slots that were not handed out yet.
@@ -53,14 +53,14 @@ impl Default for Slots {
     }
 }
 
-impl PerCpu {
+impl<E: Format> PerCpu<E> {
     #[inline(always)]
-    pub(super) fn lock(&self) -> MutexGuard<'_, Own> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Own<E>> {
         self.own.lock()
     }
 }
 
-impl Own {
+impl<E: Format> Own<E> {
     /// Addresses for a small area: from the chunk, or from `free`, which the chunk is filled from. `None` if there are none.
     ///
     /// # Errors
@@ -70,8 +70,8 @@ impl Own {
     pub(super) fn take_small(
         &mut self,
         pages: usize,
-        free: &Mutex<FreeAddresses>,
-    ) -> Result<Option<Box<Extent>>, Error> {
+        free: &Mutex<FreeAddresses<E>>,
+    ) -> Result<Option<Box<Extent<E>>>, Error> {
         if self.chunk.as_ref().is_none_or(|chunk| chunk.pages < pages)
             && !self.fill_chunk(pages, free)?
         {
@@ -97,24 +97,24 @@ impl Own {
     ///
     /// [`Error::OutOfMemory`].
     #[inline]
-    pub(super) fn take_spare(&mut self) -> Result<Box<Extent>, Error> {
+    pub(super) fn take_spare(&mut self) -> Result<Box<Extent<E>>, Error> {
         self.spare.take().map_or_else(Extent::new, Ok)
     }
 
     /// Keeps an extent whose addresses are another's now.
     #[inline]
-    pub(super) fn keep_spare(&mut self, extent: Box<Extent>) {
+    pub(super) fn keep_spare(&mut self, extent: Box<Extent<E>>) {
         self.spare.get_or_insert(extent);
     }
 
     /// Gives up the chunk, whose addresses were never mapped since they were free.
-    pub(super) fn give_up_chunk(&mut self) -> Link {
+    pub(super) fn give_up_chunk(&mut self) -> Link<E> {
         take(&mut self.chunk)
     }
 
     /// Changes a chunk that is too small for one from the lowest free range that is not; false if there is none.
     #[cold]
-    fn fill_chunk(&mut self, pages: usize, free: &Mutex<FreeAddresses>) -> Result<bool, Error> {
+    fn fill_chunk(&mut self, pages: usize, free: &Mutex<FreeAddresses<E>>) -> Result<bool, Error> {
         let node = self.take_spare()?;
         let mut free = free.lock();
         if let Some(rest) = self.give_up_chunk() {

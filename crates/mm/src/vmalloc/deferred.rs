@@ -16,7 +16,7 @@ use kpkeys_pgtable::{Flush, Format, Machine, PageRange, PhysAddr, Section, VirtA
 use super::cpu::Own;
 use super::extent::{Extent, Extents};
 use super::held::HeldPages;
-use super::owners::REGION_BYTES;
+use super::owners::Owners;
 use crate::frames::WaitingFrames;
 use crate::kernel::Kernel;
 
@@ -31,8 +31,8 @@ const MAX_RUN: usize = 64;
 
 /// Unmaps that wait for a CPU's next window.
 #[derive(Default)]
-pub(super) struct Deferred {
-    areas: Extents,
+pub(super) struct Deferred<E: Format> {
+    areas: Extents<E>,
     area_pages: usize,
     slots: Run,
 }
@@ -52,19 +52,20 @@ impl Default for Run {
 
 impl Run {
     /// The slots, of which there is one at least.
-    fn range(self) -> PageRange {
+    fn range<E: Format>(self) -> PageRange<E> {
         PageRange::new(self.start, self.pages).expect("slots that were handed out, in a row")
     }
 
     /// Adds slots if they lie beside those that wait, in the same block.
-    fn push(&mut self, slots: PageRange) -> bool {
-        let end = self.start.offset_pages(self.pages);
+    fn push<E: Format>(&mut self, slots: PageRange<E>) -> bool {
+        let end = self.start.offset_pages::<E>(self.pages);
         if self.pages == 0 {
             *self = Run { start: slots.start(), pages: slots.pages() };
             return true;
         }
         let below = slots.end() == self.start;
-        let same_block = slots.start().0 / REGION_BYTES == self.start.0 / REGION_BYTES;
+        let same_block =
+            slots.start().0 / Owners::<E>::REGION_BYTES == self.start.0 / Owners::<E>::REGION_BYTES;
         let fits = same_block && self.pages + slots.pages() <= MAX_RUN;
         if !fits || !below && slots.start() != end {
             return false;
@@ -83,7 +84,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Unmaps an area and frees what it had: now, or when this CPU next opens a window for kernel mappings.
-    pub(super) fn unmap_area(&self, area: Box<Extent>) {
+    pub(super) fn unmap_area(&self, area: Box<Extent<M::Format>>) {
         let pages = area.pages - 1;
         if !self.defers() || pages > MAX_DEFERRED_AREA {
             self.clear_in_own_section(area.mapped());
@@ -103,13 +104,13 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Unmaps a range of `vm_map_ram` that has addresses of its own.
-    pub(super) fn unmap_range(&self, extent: Box<Extent>, held: bool) {
+    pub(super) fn unmap_range(&self, extent: Box<Extent<M::Format>>, held: bool) {
         self.unmap_ram(extent.first(extent.pages), held);
         self.free_lazily(Extents::of(extent), WaitingFrames::default());
     }
 
     /// Unmaps slots, now or later.
-    pub(super) fn unmap_slots(&self, slots: PageRange, held: bool) {
+    pub(super) fn unmap_slots(&self, slots: PageRange<M::Format>, held: bool) {
         let may_wait = held && slots.pages() <= MAX_DEFERRED_RAM && self.defers();
         if !may_wait || !self.own().deferred.slots.push(slots) {
             self.unmap_ram(slots, held);
@@ -118,7 +119,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Unmaps frames of a caller, who may do with them what it likes from here on: they are held until a flush, or flushed now.
-    fn unmap_ram(&self, range: PageRange, held: bool) {
+    fn unmap_ram(&self, range: PageRange<M::Format>, held: bool) {
         if !held {
             self.clear_in_own_section(range);
             return self.paging().flush(Flush::Kernel(range));
@@ -132,7 +133,7 @@ impl<M: Machine> Kernel<M> {
 
     /// Holds the frames of a range of `vm_map_ram`. False, and none held, if one cannot be.
     #[inline]
-    pub(super) fn hold_frames(&self, range: PageRange, frames: &[PhysAddr]) -> bool {
+    pub(super) fn hold_frames(&self, range: PageRange<M::Format>, frames: &[PhysAddr]) -> bool {
         if !self.areas().owners.can_hold(range) {
             return false;
         }
@@ -145,11 +146,15 @@ impl<M: Machine> Kernel<M> {
 
     /// Lets go, after a flush, of the frames of a range that was not to be mapped; flushes now if they are not held.
     #[cold]
-    pub(super) fn let_go_after_flush(&self, range: PageRange, held: Option<&[PhysAddr]>) {
+    pub(super) fn let_go_after_flush(
+        &self,
+        range: PageRange<M::Format>,
+        held: Option<&[PhysAddr]>,
+    ) {
         let Some(frames) = held else { return self.paging().flush(Flush::Kernel(range)) };
         let mut pages = HeldPages::default();
         for (page, &frame) in frames.iter().enumerate() {
-            let page = range.start().offset_pages(page);
+            let page = range.start().offset_pages::<M::Format>(page);
             self.areas().owners.hold(&mut pages, page, self.frames().number(frame));
         }
         self.let_go_lazily(pages);
@@ -158,7 +163,7 @@ impl<M: Machine> Kernel<M> {
     /// The unmaps that wait on a CPU, for one who has its lock and is about to open a window: it must [`clear`](Self::clear_deferred) them in
     /// it, and [`finish`](Self::finish) them when it is closed.
     #[inline(always)]
-    pub(super) fn deferred_of(&self, own: &mut Own) -> Deferred {
+    pub(super) fn deferred_of(&self, own: &mut Own<M::Format>) -> Deferred<M::Format> {
         if self.defers() { take(&mut own.deferred) } else { Deferred::default() }
     }
 
@@ -167,7 +172,7 @@ impl<M: Machine> Kernel<M> {
     pub(super) fn clear_deferred(
         &self,
         section: &Section<'_, M>,
-        deferred: &Deferred,
+        deferred: &Deferred<M::Format>,
     ) -> HeldPages {
         deferred.areas.iter().for_each(|area| self.clear(section, area.mapped()));
         if deferred.slots.pages > 0 {
@@ -179,7 +184,7 @@ impl<M: Machine> Kernel<M> {
 
     /// Sets free what unmaps held whose entries are cleared; `held` is what clearing them returned.
     #[inline]
-    pub(super) fn finish(&self, deferred: Deferred, held: HeldPages) {
+    pub(super) fn finish(&self, deferred: Deferred<M::Format>, held: HeldPages) {
         let Deferred { areas, slots, .. } = deferred;
         if !areas.is_empty() {
             self.free_areas(areas);
@@ -192,7 +197,7 @@ impl<M: Machine> Kernel<M> {
 
     /// Clears unmaps that waited, in a window of their own.
     #[cold]
-    pub(super) fn clear_now(&self, deferred: Deferred) {
+    pub(super) fn clear_now(&self, deferred: Deferred<M::Format>) {
         let held = {
             let section = self.paging().section(self.paging().kernel());
             self.clear_deferred(&section, &deferred)
@@ -209,21 +214,21 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    fn clear_in_own_section(&self, mapped: PageRange) {
+    fn clear_in_own_section(&self, mapped: PageRange<M::Format>) {
         let section = self.paging().section(self.paging().kernel());
         self.clear(&section, mapped);
     }
 
     /// Clears the entries of a range. Each table's are one lazy-MMU section.
     #[inline]
-    fn clear(&self, section: &Section<'_, M>, mapped: PageRange) {
+    fn clear(&self, section: &Section<'_, M>, mapped: PageRange<M::Format>) {
         // The range is what calls of this module mapped, whole, so it cuts no block.
         let _ = self.paging().unmap(section, self.paging().kernel(), mapped, |_, _, _| ());
     }
 
     /// The same for frames that are held.
     #[inline]
-    fn clear_held(&self, section: &Section<'_, M>, mapped: PageRange) -> HeldPages {
+    fn clear_held(&self, section: &Section<'_, M>, mapped: PageRange<M::Format>) -> HeldPages {
         let mut pages = HeldPages::default();
         let add = |page, level, entry| {
             let frame = self.frames().number(M::Format::frame(level, entry));
@@ -234,7 +239,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Makes areas whose entries are cleared wait for a flush, and their frames.
-    pub(super) fn free_areas(&self, mut areas: Extents) {
+    pub(super) fn free_areas(&self, mut areas: Extents<M::Format>) {
         let mut frames = WaitingFrames::default();
         areas.for_each_mut(|area| area.frames.wait(self.frames(), &mut frames));
         self.free_lazily(areas, frames);

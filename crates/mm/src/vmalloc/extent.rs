@@ -5,8 +5,9 @@
 //! cannot fail. Whoever holds the box owns the addresses.
 
 use alloc::boxed::Box;
+use core::marker::PhantomData;
 
-use kpkeys_pgtable::{PAGE_SIZE, PageRange, VirtAddr};
+use kpkeys_pgtable::{Format, PageRange, VirtAddr};
 
 use super::backing::AreaFrames;
 use crate::error::Error;
@@ -14,39 +15,41 @@ use crate::heap;
 
 /// Addresses, and what belongs to whoever has them.
 #[derive(Debug)]
-pub struct Extent {
+pub struct Extent<E: Format> {
     pub(super) start: u64,
     pub(super) pages: usize,
     /// The frames behind an area; empty in every other state.
     pub(super) frames: AreaFrames,
-    pub(super) links: Links,
+    pub(super) links: Links<E>,
+    format: PhantomData<E>,
 }
 
 /// What links an extent to others: in the tree of free ranges, or, by `right` alone, in a list.
 #[derive(Debug, Default)]
-pub(super) struct Links {
-    pub(super) left: Link,
-    pub(super) right: Link,
+pub(super) struct Links<E: Format> {
+    pub(super) left: Link<E>,
+    pub(super) right: Link<E>,
     /// The largest number of pages in the tree below.
     pub(super) largest: usize,
     /// Its place in the tree: no child has a higher one.
     pub(super) priority: u32,
 }
 
-pub(super) type Link = Option<Box<Extent>>;
+pub(super) type Link<E> = Option<Box<Extent<E>>>;
 
-impl Extent {
+impl<E: Format> Extent<E> {
     /// An extent without addresses, to be given some.
     ///
     /// # Errors
     ///
     /// [`Error::OutOfMemory`].
-    pub fn new() -> Result<Box<Extent>, Error> {
+    pub fn new() -> Result<Box<Extent<E>>, Error> {
         heap::boxed(Extent {
             start: 0,
             pages: 0,
             frames: AreaFrames::default(),
             links: Links::default(),
+            format: PhantomData,
         })
     }
 
@@ -57,28 +60,28 @@ impl Extent {
 
     /// The address behind its last page.
     pub(super) fn end(&self) -> u64 {
-        self.start + self.pages as u64 * PAGE_SIZE
+        self.start + self.pages as u64 * E::PAGE_SIZE
     }
 
     /// Its first `pages` pages.
-    pub(super) fn first(&self, pages: usize) -> PageRange {
+    pub(super) fn first(&self, pages: usize) -> PageRange<E> {
         PageRange::new(self.start(), pages).expect("part of the layout's range, and never empty")
     }
 
     /// The pages of an area, without the guard page behind them.
-    pub(super) fn mapped(&self) -> PageRange {
+    pub(super) fn mapped(&self) -> PageRange<E> {
         self.first(self.pages - 1)
     }
 
     /// Gives its first pages to `to`, which has none.
-    pub(super) fn split_off_first(&mut self, pages: usize, to: &mut Extent) {
+    pub(super) fn split_off_first(&mut self, pages: usize, to: &mut Extent<E>) {
         (to.start, to.pages) = (self.start, pages);
-        self.start += pages as u64 * PAGE_SIZE;
+        self.start += pages as u64 * E::PAGE_SIZE;
         self.pages -= pages;
     }
 
     /// Takes the pages of a neighbour; false if it is none.
-    pub(super) fn join(&mut self, other: &Extent) -> bool {
+    pub(super) fn join(&mut self, other: &Extent<E>) -> bool {
         if self.end() == other.start {
             self.pages += other.pages;
         } else if other.end() == self.start {
@@ -92,32 +95,32 @@ impl Extent {
 
 /// Extents, the last pushed first.
 #[derive(Debug, Default)]
-pub(super) struct Extents {
-    head: Link,
+pub(super) struct Extents<E: Format> {
+    head: Link<E>,
 }
 
-impl Extents {
+impl<E: Format> Extents<E> {
     /// One.
     #[inline(always)]
-    pub(super) fn of(extent: Box<Extent>) -> Extents {
+    pub(super) fn of(extent: Box<Extent<E>>) -> Extents<E> {
         Extents { head: Some(extent) }
     }
 
     #[inline]
-    pub(super) fn push(&mut self, mut extent: Box<Extent>) {
+    pub(super) fn push(&mut self, mut extent: Box<Extent<E>>) {
         extent.links.right = self.head.take();
         self.head = Some(extent);
     }
 
     #[inline]
-    pub(super) fn pop(&mut self) -> Link {
+    pub(super) fn pop(&mut self) -> Link<E> {
         let mut extent = self.head.take()?;
         self.head = extent.links.right.take();
         Some(extent)
     }
 
     #[inline]
-    pub(super) fn last_pushed(&mut self) -> Option<&mut Extent> {
+    pub(super) fn last_pushed(&mut self) -> Option<&mut Extent<E>> {
         self.head.as_deref_mut()
     }
 
@@ -126,7 +129,7 @@ impl Extents {
     }
 
     #[inline(always)]
-    pub(super) fn for_each_mut(&mut self, mut f: impl FnMut(&mut Extent)) {
+    pub(super) fn for_each_mut(&mut self, mut f: impl FnMut(&mut Extent<E>)) {
         let mut next = self.head.as_deref_mut();
         while let Some(extent) = next {
             f(extent);
@@ -134,12 +137,12 @@ impl Extents {
         }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Extent> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Extent<E>> {
         core::iter::successors(self.head.as_deref(), |extent| extent.links.right.as_deref())
     }
 }
 
-impl Drop for Extents {
+impl<E: Format> Drop for Extents<E> {
     /// One by one: a list of thousands must not be dropped by recursion.
     fn drop(&mut self) {
         while self.pop().is_some() {}

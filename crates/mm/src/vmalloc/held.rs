@@ -8,7 +8,7 @@ use core::mem::take;
 use core::ptr::{null_mut, without_provenance_mut};
 use core::sync::atomic::Ordering::Relaxed;
 
-use kpkeys_pgtable::{PAGE_SIZE, PageRange, VirtAddr};
+use kpkeys_pgtable::{Format, PageRange, VirtAddr};
 
 use super::extent::Extent;
 use super::owners::{HELD_PAGE, Owners};
@@ -37,18 +37,18 @@ impl HeldPages {
     }
 
     /// The addresses from the lowest page to behind the highest.
-    pub(super) fn span(&self) -> Option<(u64, u64)> {
-        (self.len > 0).then_some((self.low, self.high + PAGE_SIZE))
+    pub(super) fn span<E: Format>(&self) -> Option<(u64, u64)> {
+        (self.len > 0).then_some((self.low, self.high + E::PAGE_SIZE))
     }
 }
 
 /// All of the words are those of pages of a range that was given back, or never handed out, and whose addresses are not free yet. So they
 /// belong to whoever has the list.
-impl Owners {
+impl<E: Format> Owners<E> {
     /// Whether pages of a range can be held, once their words are there.
     #[inline(always)]
-    pub(super) fn can_hold(&self, range: PageRange) -> bool {
-        range.end().0 - self.first().0 <= MAX_PAGES * PAGE_SIZE
+    pub(super) fn can_hold(&self, range: PageRange<E>) -> bool {
+        range.end().0 - self.first().0 <= MAX_PAGES * E::PAGE_SIZE
     }
 
     /// Adds a page, which has a word, and its frame, which is held.
@@ -93,11 +93,11 @@ impl Owners {
 
     #[inline]
     fn set_held(&self, page: u64, frame: u32, next: u64) {
-        let next = (next.saturating_sub(self.first().0) / PAGE_SIZE) as usize;
+        let next = (next.saturating_sub(self.first().0) / E::PAGE_SIZE) as usize;
         let word = next << NEXT_SHIFT | (frame as usize) << FRAME_SHIFT | HELD_PAGE;
         if let Some(place) = self.word(VirtAddr(page)) {
             // Others learn of it by the locks that lists are behind.
-            place.store(without_provenance_mut::<Extent>(word), Relaxed);
+            place.store(without_provenance_mut::<Extent<E>>(word), Relaxed);
         }
     }
 
@@ -105,7 +105,7 @@ impl Owners {
     #[inline]
     fn held(&self, page: u64) -> (u32, u64) {
         let word = self.word(VirtAddr(page)).map_or(0, |word| word.load(Relaxed).addr());
-        let next = self.first().offset_pages(word >> NEXT_SHIFT);
+        let next = self.first().offset_pages::<E>(word >> NEXT_SHIFT);
         ((word >> FRAME_SHIFT) as u32, next.0)
     }
 }

@@ -6,7 +6,7 @@ use core::mem::take;
 use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::Relaxed;
 
-use kpkeys_pgtable::{Flush, Machine, PAGE_SIZE, PageRange, VirtAddr};
+use kpkeys_pgtable::{Flush, Format, Machine, PageRange, VirtAddr};
 use spin::{Mutex, MutexGuard};
 
 use super::cpu::Own;
@@ -25,8 +25,8 @@ const FRAMES_PART: usize = 8;
 
 /// What waits on a CPU. Neighbours become one, so that a loop of small areas needs one extent.
 #[derive(Default)]
-pub(super) struct Lazy {
-    ranges: Extents,
+pub(super) struct Lazy<E: Format> {
+    ranges: Extents<E>,
     /// The frames of areas in `ranges`, never in another CPU's.
     frames: WaitingFrames,
     /// Those that the purge which is going on flushes.
@@ -63,17 +63,17 @@ impl Waiting {
     }
 }
 
-impl Own {
+impl<E: Format> Own<E> {
     /// Adds addresses to those that wait.
     #[inline]
-    fn push_lazy(&mut self, range: Box<Extent>) {
+    fn push_lazy(&mut self, range: Box<Extent<E>>) {
         self.lazy.unreported += range.pages;
         let joined = self.lazy.ranges.last_pushed().is_some_and(|last| last.join(&range));
         if joined { self.keep_spare(range) } else { self.lazy.ranges.push(range) }
     }
 }
 
-impl Lazy {
+impl<E: Format> Lazy<E> {
     fn frames(&self) -> usize {
         self.frames.len() + self.held.len()
     }
@@ -82,7 +82,7 @@ impl Lazy {
 impl<M: Machine> Kernel<M> {
     /// Addresses whose entries are cleared, and the frames that were mapped there: they are free after the next purge.
     #[inline]
-    pub(super) fn free_lazily(&self, mut ranges: Extents, frames: WaitingFrames) {
+    pub(super) fn free_lazily(&self, mut ranges: Extents<M::Format>, frames: WaitingFrames) {
         let waiting = &self.areas().waiting;
         let mut own = self.own();
         self.frames().wait_too(&mut own.lazy.frames, frames);
@@ -160,10 +160,13 @@ impl<M: Machine> Kernel<M> {
         let mut ranges = self.take_lazy();
         // Taken after the ranges, so that no page of theirs is still held when they are free.
         let mut held = self.take_held();
-        let ends = ranges.iter().map(|range| (range.start, range.end())).chain(held.span());
+        let ends =
+            ranges.iter().map(|range| (range.start, range.end())).chain(held.span::<M::Format>());
         let span = ends.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
         let Some((first, end)) = span else { return };
-        if let Ok(span) = PageRange::new(VirtAddr(first), ((end - first) / PAGE_SIZE) as usize) {
+        if let Ok(span) =
+            PageRange::new(VirtAddr(first), ((end - first) / M::Format::PAGE_SIZE) as usize)
+        {
             self.paging().flush(Flush::Kernel(span));
         }
         let frames = self.frames();
@@ -180,7 +183,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Takes the ranges that wait on every CPU, and sets their frames aside there.
-    fn take_lazy(&self) -> Extents {
+    fn take_lazy(&self) -> Extents<M::Format> {
         let mut ranges = Extents::default();
         for cpu in &self.areas().cpus {
             let (mut taken, reported) = {

@@ -51,7 +51,7 @@ mod owners;
 
 use alloc::boxed::Box;
 
-use kpkeys_pgtable::{Machine, PAGE_SIZE, PageRange};
+use kpkeys_pgtable::{Format, Machine, PageRange};
 use spin::{Mutex, MutexGuard};
 
 use crate::error::Error;
@@ -65,21 +65,21 @@ use lazy::Waiting;
 use owners::Owners;
 
 /// The kernel's mappings.
-pub(crate) struct Vmalloc {
-    range: PageRange,
-    addresses: Mutex<FreeAddresses>,
-    owners: Owners,
+pub(crate) struct Vmalloc<E: Format> {
+    range: PageRange<E>,
+    addresses: Mutex<FreeAddresses<E>>,
+    owners: Owners<E>,
     waiting: Waiting,
-    cpus: Box<[PerCpu]>,
+    cpus: Box<[PerCpu<E>]>,
 }
 
-impl Vmalloc {
+impl<E: Format> Vmalloc<E> {
     /// Everything in `range` is free. There are `memory` frames.
     ///
     /// # Errors
     ///
     /// [`Error::OutOfMemory`].
-    pub(crate) fn new(range: PageRange, cpus: usize, memory: usize) -> Result<Self, Error> {
+    pub(crate) fn new(range: PageRange<E>, cpus: usize, memory: usize) -> Result<Self, Error> {
         let cpus = cpus.max(1);
         let per_cpu = (0..cpus).map(|_| PerCpu::default());
         Ok(Vmalloc {
@@ -96,9 +96,9 @@ impl Vmalloc {
         &self,
         pages: usize,
         align: u64,
-        node: Box<Extent>,
-    ) -> Result<Result<Box<Extent>, Box<Extent>>, Error> {
-        if align <= PAGE_SIZE {
+        node: Box<Extent<E>>,
+    ) -> Result<Result<Box<Extent<E>>, Box<Extent<E>>>, Error> {
+        if align <= E::PAGE_SIZE {
             return Ok(self.addresses.lock().take(pages, pages, node));
         }
         let rest = Extent::new()?;
@@ -116,7 +116,7 @@ impl Vmalloc {
 
     /// What the CPU with this number has for itself.
     #[inline(always)]
-    fn cpu(&self, number: usize) -> &PerCpu {
+    fn cpu(&self, number: usize) -> &PerCpu<E> {
         // Numbers are below that of CPUs; a model's threads may have none.
         self.cpus.get(number).unwrap_or(&self.cpus[0])
     }
@@ -125,7 +125,7 @@ impl Vmalloc {
 impl<M: Machine> Kernel<M> {
     /// What the calling CPU has for itself.
     #[inline(always)]
-    fn own(&self) -> MutexGuard<'_, Own> {
+    fn own(&self) -> MutexGuard<'_, Own<M::Format>> {
         self.areas().cpu(self.machine().cpu()).lock()
     }
 
@@ -134,8 +134,8 @@ impl<M: Machine> Kernel<M> {
         &self,
         pages: usize,
         align: u64,
-        node: Box<Extent>,
-    ) -> Result<Box<Extent>, Error> {
+        node: Box<Extent<M::Format>>,
+    ) -> Result<Box<Extent<M::Format>>, Error> {
         match self.areas().try_take(pages, align, node)? {
             Ok(taken) => Ok(taken),
             Err(node) => {
@@ -152,7 +152,7 @@ impl<M: Machine> Kernel<M> {
         &self,
         pages: usize,
         align: u64,
-    ) -> Result<(Box<Extent>, Deferred), Error> {
+    ) -> Result<(Box<Extent<M::Format>>, Deferred<M::Format>), Error> {
         let (node, deferred) = {
             let mut own = self.own();
             (own.take_spare()?, self.deferred_of(&mut own))

@@ -9,7 +9,7 @@ use core::ptr::{null_mut, without_provenance_mut};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicPtr, AtomicUsize};
 
-use kpkeys_pgtable::{PAGE_SIZE, PageRange, VirtAddr};
+use kpkeys_pgtable::{Format, PageRange, VirtAddr};
 
 use super::extent::Extent;
 use crate::error::Error;
@@ -17,7 +17,6 @@ use crate::heap;
 
 /// Pages of a region.
 pub(super) const REGION_PAGES: usize = 1024;
-pub(super) const REGION_BYTES: u64 = REGION_PAGES as u64 * PAGE_SIZE;
 
 /// A word with this bit is a range of `vm_map_ram`: its pages, and whether it holds their frames.
 const RAM: usize = 1;
@@ -30,41 +29,44 @@ const HELD: usize = 2;
 const PAGES_SHIFT: u32 = 2;
 /// No word of an area has any of these.
 const NO_AREA: usize = RAM | RAM_EXTENT | HELD_PAGE;
-const _: () = assert!(align_of::<Extent>() > NO_AREA);
+const _: () = assert!(align_of::<Extent<kpkeys_pgtable::entry::X86_64>>() > NO_AREA);
 
 /// All regions.
-pub(super) struct Owners {
+pub(super) struct Owners<E: Format> {
     first: VirtAddr,
-    regions: Box<[AtomicPtr<Region>]>,
+    regions: Box<[AtomicPtr<Region<E>>]>,
 }
 
 /// What is known of 4 MiB of addresses. Two CPUs' blocks share no cache line.
 #[repr(align(128))]
-struct Region {
+struct Region<E: Format> {
     /// For each page, who owns what starts there.
-    words: Box<[AtomicPtr<Extent>]>,
+    words: Box<[AtomicPtr<Extent<E>>]>,
     /// As a block of `vm_map_ram`: its extent, and how many of its pages are done with.
-    block: AtomicPtr<Extent>,
+    block: AtomicPtr<Extent<E>>,
     done: AtomicUsize,
 }
 
 /// What a range of `vm_map_ram` was.
-pub(super) struct Ram {
+pub(super) struct Ram<E: Format> {
     /// Whether its frames are held.
     pub(super) held: bool,
     /// Its addresses, unless they are slots of a block.
-    pub(super) extent: Option<Box<Extent>>,
+    pub(super) extent: Option<Box<Extent<E>>>,
 }
 
-impl Owners {
+impl<E: Format> Owners<E> {
+    /// Bytes of a region.
+    pub(super) const REGION_BYTES: u64 = REGION_PAGES as u64 * E::PAGE_SIZE;
+
     /// Nobody owns anything of `range`.
     ///
     /// # Errors
     ///
     /// [`Error::OutOfMemory`]: it takes 8 bytes of heap for each 4 MiB.
-    pub(super) fn new(range: PageRange) -> Result<Self, Error> {
-        let first = VirtAddr(range.start().0 / REGION_BYTES * REGION_BYTES);
-        let regions = (range.end().0 - first.0).div_ceil(REGION_BYTES) as usize;
+    pub(super) fn new(range: PageRange<E>) -> Result<Self, Error> {
+        let first = VirtAddr(range.start().0 / Self::REGION_BYTES * Self::REGION_BYTES);
+        let regions = (range.end().0 - first.0).div_ceil(Self::REGION_BYTES) as usize;
         Ok(Owners { first, regions: filled(regions, || AtomicPtr::new(null_mut()))? })
     }
 
@@ -79,11 +81,11 @@ impl Owners {
     /// # Errors
     ///
     /// [`Error::OutOfMemory`].
-    pub(super) fn reserve_all(&self, range: PageRange) -> Result<(), Error> {
+    pub(super) fn reserve_all(&self, range: PageRange<E>) -> Result<(), Error> {
         let in_regions = (0..range.pages()).step_by(REGION_PAGES);
         in_regions
             .chain([range.pages() - 1])
-            .try_for_each(|page| self.reserve(range.start().offset_pages(page)))
+            .try_for_each(|page| self.reserve(range.start().offset_pages::<E>(page)))
     }
 
     /// Makes sure that what starts at an address can be given an owner.
@@ -101,7 +103,7 @@ impl Owners {
 
     /// Says that an area starts where its extent does. Its address was reserved.
     #[inline]
-    pub(super) fn set_area(&self, area: Box<Extent>) {
+    pub(super) fn set_area(&self, area: Box<Extent<E>>) {
         let va = area.start();
         self.set(va, Box::into_raw(area));
     }
@@ -114,16 +116,16 @@ impl Owners {
     }
 
     /// The same for a range of more than one page with addresses of its own, all of which were reserved.
-    pub(super) fn set_ram_extent(&self, extent: Box<Extent>, held: bool) {
+    pub(super) fn set_ram_extent(&self, extent: Box<Extent<E>>, held: bool) {
         let (start, pages) = (extent.start(), extent.pages);
         let word = Box::into_raw(extent).map_addr(|address| address | RAM_EXTENT);
-        self.set(start.offset_pages(1), word);
+        self.set(start.offset_pages::<E>(1), word);
         self.set_ram(start, pages, held);
     }
 
     /// The area that starts at an address, which nobody owns from here on.
     #[inline]
-    pub(super) fn take_area(&self, va: VirtAddr) -> Option<Box<Extent>> {
+    pub(super) fn take_area(&self, va: VirtAddr) -> Option<Box<Extent<E>>> {
         let word = self.word(va)?;
         let area = word.load(Relaxed);
         let is_area = !area.is_null() && area.addr() & NO_AREA == 0;
@@ -137,13 +139,13 @@ impl Owners {
 
     /// The range of `vm_map_ram` that starts at an address and has this many pages. Nobody owns it from here on.
     #[inline]
-    pub(super) fn take_ram(&self, start: VirtAddr, pages: usize) -> Option<Ram> {
+    pub(super) fn take_ram(&self, start: VirtAddr, pages: usize) -> Option<Ram<E>> {
         let word = self.word(start)?;
         let ram = word.load(Relaxed);
         if ram.addr() & RAM == 0 || ram.addr() >> PAGES_SHIFT != pages || !was_taken(word, ram) {
             return None;
         }
-        let extent = || self.take_ram_extent(start.offset_pages(1));
+        let extent = || self.take_ram_extent(start.offset_pages::<E>(1));
         Some(Ram {
             held: ram.addr() & HELD != 0,
             extent: if pages > super::blocks::MAX_SLOTS { extent() } else { None },
@@ -155,7 +157,7 @@ impl Owners {
     /// # Errors
     ///
     /// [`Error::OutOfMemory`], and the extent.
-    pub(super) fn set_block(&self, extent: Box<Extent>) -> Result<(), (Error, Box<Extent>)> {
+    pub(super) fn set_block(&self, extent: Box<Extent<E>>) -> Result<(), (Error, Box<Extent<E>>)> {
         let region = match self.reserve(extent.start()) {
             Ok(()) => self.region(extent.start()),
             Err(error) => return Err((error, extent)),
@@ -168,7 +170,7 @@ impl Owners {
 
     /// Counts pages of a block that are done with. Returns the block if they were the last.
     #[inline]
-    pub(super) fn count_done(&self, va: VirtAddr, pages: usize) -> Option<Box<Extent>> {
+    pub(super) fn count_done(&self, va: VirtAddr, pages: usize) -> Option<Box<Extent<E>>> {
         let region = self.region(va)?;
         // The last one must have seen what the others did.
         if region.done.fetch_add(pages, AcqRel) + pages < REGION_PAGES {
@@ -179,7 +181,7 @@ impl Owners {
         (!block.is_null()).then(|| unsafe { Box::from_raw(block) })
     }
 
-    fn take_ram_extent(&self, second: VirtAddr) -> Option<Box<Extent>> {
+    fn take_ram_extent(&self, second: VirtAddr) -> Option<Box<Extent<E>>> {
         let extent = self.word(second)?.swap(null_mut(), Acquire);
         let extent = extent.map_addr(|address| address & !RAM_EXTENT);
         // SAFETY: the word belongs to the range whose first word was taken, and `set_ram_extent` stored a box in it before
@@ -188,7 +190,7 @@ impl Owners {
     }
 
     #[inline]
-    fn set(&self, va: VirtAddr, word: *mut Extent) {
+    fn set(&self, va: VirtAddr, word: *mut Extent<E>) {
         if let Some(place) = self.word(va) {
             place.store(word, Release);
         }
@@ -196,24 +198,24 @@ impl Owners {
 
     /// The word for an address that something may start at.
     #[inline]
-    pub(super) fn word(&self, va: VirtAddr) -> Option<&AtomicPtr<Extent>> {
-        if !va.is_aligned(PAGE_SIZE) {
+    pub(super) fn word(&self, va: VirtAddr) -> Option<&AtomicPtr<Extent<E>>> {
+        if !va.is_aligned(E::PAGE_SIZE) {
             return None;
         }
-        let page = (va.0 / PAGE_SIZE) as usize % REGION_PAGES;
+        let page = (va.0 / E::PAGE_SIZE) as usize % REGION_PAGES;
         self.region(va)?.words.get(page)
     }
 
     #[inline]
-    fn region(&self, va: VirtAddr) -> Option<&Region> {
+    fn region(&self, va: VirtAddr) -> Option<&Region<E>> {
         let region = self.place(va)?.load(Acquire);
         // SAFETY: null, or what `add_region` stored, which lives as long as `self`.
         unsafe { region.as_ref() }
     }
 
     #[inline]
-    fn place(&self, va: VirtAddr) -> Option<&AtomicPtr<Region>> {
-        self.regions.get((va.0.checked_sub(self.first.0)? / REGION_BYTES) as usize)
+    fn place(&self, va: VirtAddr) -> Option<&AtomicPtr<Region<E>>> {
+        self.regions.get((va.0.checked_sub(self.first.0)? / Self::REGION_BYTES) as usize)
     }
 
     #[cold]
@@ -235,7 +237,7 @@ impl Owners {
 
 /// Whether this call was the one that took `value` away. (The exchange fails only if another one was.)
 #[inline(always)]
-fn was_taken(word: &AtomicPtr<Extent>, value: *mut Extent) -> bool {
+fn was_taken<E: Format>(word: &AtomicPtr<Extent<E>>, value: *mut Extent<E>) -> bool {
     word.compare_exchange(value, null_mut(), Acquire, Relaxed).is_ok()
 }
 
@@ -245,7 +247,7 @@ fn filled<T>(len: usize, value: impl FnMut() -> T) -> Result<Box<[T]>, Error> {
     Ok(vec.into_boxed_slice())
 }
 
-impl Drop for Owners {
+impl<E: Format> Drop for Owners<E> {
     fn drop(&mut self) {
         for region in &mut self.regions {
             let region = core::mem::replace(region.get_mut(), null_mut());
@@ -257,7 +259,7 @@ impl Drop for Owners {
     }
 }
 
-impl Drop for Region {
+impl<E: Format> Drop for Region<E> {
     fn drop(&mut self) {
         let Region { words, block, .. } = self;
         for word in words.iter_mut().chain([block]) {

@@ -4,9 +4,11 @@ use kpkeys_hosted::HostedFormat;
 use kpkeys_hosted::boot::Guarded;
 use kpkeys_mm::{AddressSpace, Error, Kernel, MapFlags};
 use kpkeys_pgtable::addr::RangeError;
-use kpkeys_pgtable::{Machine, Mode, PAGE_SIZE, PageRange, VirtAddr};
+use kpkeys_pgtable::{Machine, Mode, PageRange, VirtAddr};
 
-use crate::support::{assert_every_frame_accounted_for, for_both_formats, guarded, range};
+use crate::support::{
+    PAGE_SIZE, assert_every_frame_accounted_for, for_both_formats, guarded, range,
+};
 
 const PAGES: usize = 4096;
 const START: u64 = 0x40_0000_0000;
@@ -21,7 +23,7 @@ fn state<F: HostedFormat>(
     let kernel = space.kernel();
     let entries: Vec<_> = (0..2048)
         .map(|page| {
-            kernel.paging().walk(space.root(), VirtAddr(START - (4 << 20)).offset_pages(page))
+            kernel.paging().walk(space.root(), VirtAddr(START - (4 << 20)).offset_pages::<F>(page))
         })
         .map(|found| found.map(|(level, _, entry)| (level, entry)))
         .collect();
@@ -37,7 +39,7 @@ fn with_process<F: HostedFormat>(test: impl Fn(&mut AddressSpace<'_, Guarded<F>>
         let mut space = AddressSpace::new(&kernel).unwrap();
         space.mmap(range(START, 8), MapFlags::DATA).unwrap();
         space
-            .mmap(range(START + 16 * PAGE_SIZE, 8), MapFlags { write: false, ..MapFlags::DATA })
+            .mmap(range(START + 16 * F::PAGE_SIZE, 8), MapFlags { write: false, ..MapFlags::DATA })
             .unwrap();
         space.populate(range(START, 8)).unwrap();
         let before = state::<F>(&space);
@@ -51,19 +53,28 @@ fn with_process<F: HostedFormat>(test: impl Fn(&mut AddressSpace<'_, Guarded<F>>
 fn overlapping_mappings_are_refused<F: HostedFormat>() {
     with_process::<F>(|space| {
         for (first, pages) in [(0, 8), (7, 1), (7, 4), (8, 9), (0, 32), (23, 1)] {
-            let range = range(START + first * PAGE_SIZE, pages);
-            assert_eq!(space.mmap(range, MapFlags::DATA), Err(Error::Occupied(range)));
+            let range = range(START + first * F::PAGE_SIZE, pages);
+            assert_eq!(
+                space.mmap(range, MapFlags::DATA),
+                Err(Error::Occupied(range.start(), range.pages()))
+            );
         }
-        let before = range(START - PAGE_SIZE, 2);
-        assert_eq!(space.mmap(before, MapFlags::DATA), Err(Error::Occupied(before)));
+        let before = range(START - F::PAGE_SIZE, 2);
+        assert_eq!(
+            space.mmap(before, MapFlags::DATA),
+            Err(Error::Occupied(before.start(), before.pages()))
+        );
     });
 }
 
 fn the_kernel_half_is_refused<F: HostedFormat>() {
     with_process::<F>(|space| {
         for kernel in [range(KERNEL_HALF, 4), range(LAST_PAGE, 1), range(KERNEL_HALF, 1 << 35)] {
-            assert_eq!(space.mmap(kernel, MapFlags::DATA), Err(Error::Occupied(kernel)));
-            assert_eq!(space.munmap(kernel), Err(Error::Occupied(kernel)));
+            assert_eq!(
+                space.mmap(kernel, MapFlags::DATA),
+                Err(Error::Occupied(kernel.start(), kernel.pages()))
+            );
+            assert_eq!(space.munmap(kernel), Err(Error::Occupied(kernel.start(), kernel.pages())));
             assert_eq!(space.mprotect(kernel, false), Err(Error::NotMapped(kernel.start())));
             assert_eq!(space.populate(kernel), Err(Error::NotMapped(kernel.start())));
             assert_eq!(space.fault(kernel.start(), true), Err(Error::NotMapped(kernel.start())));
@@ -83,23 +94,23 @@ fn orders_that_do_not_exist_are_refused<F: HostedFormat>() {
 
 fn mprotect_over_a_gap_is_refused<F: HostedFormat>() {
     with_process::<F>(|space| {
-        let gap = VirtAddr(START).offset_pages(8);
+        let gap = VirtAddr(START).offset_pages::<F>(8);
         assert_eq!(space.mprotect(range(START, 9), false), Err(Error::NotMapped(gap)));
         assert_eq!(
-            space.mprotect(range(START + 4 * PAGE_SIZE, 16), false),
+            space.mprotect(range(START + 4 * F::PAGE_SIZE, 16), false),
             Err(Error::NotMapped(gap))
         );
         assert_eq!(
-            space.mprotect(range(START - PAGE_SIZE, 4), false),
-            Err(Error::NotMapped(VirtAddr(START - PAGE_SIZE)))
+            space.mprotect(range(START - F::PAGE_SIZE, 4), false),
+            Err(Error::NotMapped(VirtAddr(START - F::PAGE_SIZE)))
         );
     });
 }
 
 fn faults_and_stores_where_nothing_allows_them_are_refused<F: HostedFormat>() {
     with_process::<F>(|space| {
-        let gap = VirtAddr(START).offset_pages(8);
-        let read_only = VirtAddr(START).offset_pages(16);
+        let gap = VirtAddr(START).offset_pages::<F>(8);
+        let read_only = VirtAddr(START).offset_pages::<F>(16);
         assert_eq!(space.fault(gap, false), Err(Error::NotMapped(gap)));
         assert_eq!(
             space.fault(VirtAddr(0x8000_0000_0000), false),
@@ -112,15 +123,15 @@ fn faults_and_stores_where_nothing_allows_them_are_refused<F: HostedFormat>() {
 }
 
 /// Ranges that are none do not reach the memory manager at all: there is no `PageRange` of them.
+/// Of any format with addresses of 48 bits.
+type Range = PageRange<kpkeys_pgtable::entry::X86_64>;
+
 #[test]
 fn ranges_that_are_none_cannot_be_made() {
-    assert_eq!(
-        PageRange::new(VirtAddr(START + 8), 1),
-        Err(RangeError::Unaligned(VirtAddr(START + 8)))
-    );
-    assert_eq!(PageRange::new(VirtAddr(START), 0), Err(RangeError::Empty(VirtAddr(START))));
+    assert_eq!(Range::new(VirtAddr(START + 8), 1), Err(RangeError::Unaligned(VirtAddr(START + 8))));
+    assert_eq!(Range::new(VirtAddr(START), 0), Err(RangeError::Empty(VirtAddr(START))));
     let across = VirtAddr((1 << 47) - PAGE_SIZE);
-    assert_eq!(PageRange::new(across, 2), Err(RangeError::NotCanonical(across, 2)));
+    assert_eq!(Range::new(across, 2), Err(RangeError::NotCanonical(across, 2)));
 }
 
 /// Kernel mappings: a live area of three pages, and three pages mapped by `vm_map_ram`.
@@ -132,7 +143,8 @@ fn with_areas<F: HostedFormat>(test: impl Fn(&Kernel<Guarded<F>>, VirtAddr, Virt
         let frames: Vec<_> = owned.iter().map(|frame| frame.address()).collect();
         let ram = kernel.vm_map_ram(&frames).unwrap();
         let mapped = || {
-            let pages = (0..3).flat_map(|page| [area.offset_pages(page), ram.offset_pages(page)]);
+            let pages =
+                (0..3).flat_map(|page| [area.offset_pages::<F>(page), ram.offset_pages::<F>(page)]);
             pages
                 .map(|va| {
                     kernel.paging().walk(kernel.paging().kernel(), va).map(|(_, _, entry)| entry)
@@ -154,9 +166,14 @@ fn with_areas<F: HostedFormat>(test: impl Fn(&Kernel<Guarded<F>>, VirtAddr, Virt
 fn vfree_of_what_is_no_area_is_refused<F: HostedFormat>() {
     with_areas::<F>(|kernel, area, ram| {
         let linear = kernel.machine().memory().linear;
-        for va in
-            [VirtAddr(0), area.offset_pages(1), area.offset(8), area.offset_pages(4), ram, linear]
-        {
+        for va in [
+            VirtAddr(0),
+            area.offset_pages::<F>(1),
+            area.offset(8),
+            area.offset_pages::<F>(4),
+            ram,
+            linear,
+        ] {
             assert_eq!(kernel.vfree(va), Err(Error::NotMapped(va)));
         }
         let freed = kernel.vmalloc(2).unwrap();
@@ -174,8 +191,8 @@ fn vm_unmap_ram_of_what_it_did_not_map_is_refused<F: HostedFormat>() {
             (ram, 1),
             (ram, 2),
             (ram, 4),
-            (ram.offset_pages(1), 2),
-            (ram.offset_pages(3), 1),
+            (ram.offset_pages::<F>(1), 2),
+            (ram.offset_pages::<F>(3), 1),
             (area, 3),
             (area, 100),
             (linear, 1),

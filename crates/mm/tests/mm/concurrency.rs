@@ -10,7 +10,9 @@ use kpkeys_hosted::mmu::{Mmu, Privilege, Want};
 use kpkeys_mm::{AddressSpace, Kernel, MapFlags};
 use kpkeys_pgtable::{Event, Machine, Mode, VirtAddr};
 
-use crate::support::{assert_every_frame_accounted_for, for_both_formats, of_cpus, range};
+use crate::support::{
+    PAGE_SIZE, assert_every_frame_accounted_for, for_both_formats, of_cpus, range,
+};
 
 const CPUS: usize = 4;
 const PAGES: usize = 1 << 14;
@@ -43,7 +45,7 @@ struct InUse(Mutex<BTreeMap<u64, u64>>);
 
 impl InUse {
     fn claim(&self, start: VirtAddr, pages: usize) {
-        let end = start.offset_pages(pages).0;
+        let end = start.offset(pages as u64 * PAGE_SIZE).0;
         let mut areas = self.0.lock().expect("no thread has panicked");
         let below = areas.range(..end).next_back();
         assert!(below.is_none_or(|(_, &other)| other <= start.0), "{start:?} was handed out twice");
@@ -115,7 +117,7 @@ fn vm_map_ram_slots_are_handed_out_once<F: HostedFormat>() {
             let pages = if round % 50 == 0 { 70 } else { 1 + (round + cpu) % 64 };
             let mapped = kernel.vm_map_ram(&frames[..pages]).unwrap();
             in_use.claim(mapped, pages);
-            kernel.touch(mapped.offset_pages(pages - 1)).unwrap();
+            kernel.touch(mapped.offset_pages::<F>(pages - 1)).unwrap();
             in_use.give_up(mapped);
             kernel.vm_unmap_ram(mapped, pages).unwrap();
         }
@@ -133,7 +135,7 @@ fn processes_do_not_disturb_each_other<F: HostedFormat>() {
             parent.mmap(memory, MapFlags::DATA).unwrap();
             parent.populate(memory).unwrap();
             let word = |space: &AddressSpace<'_, Counted<F>>, page: usize, value: Option<u64>| {
-                let va = memory.start().offset_pages(page);
+                let va = memory.start().offset_pages::<F>(page);
                 let root = Some(space.root().frame());
                 let mmu = Mmu::new(kernel.machine(), kernel.paging().kernel().frame(), root, 0);
                 let want = if value.is_some() { Want::Write } else { Want::Read };
@@ -155,7 +157,7 @@ fn processes_do_not_disturb_each_other<F: HostedFormat>() {
             (0..40).for_each(|page| _ = word(&parent, page, Some(mark(page))));
             let mut child = parent.fork().unwrap();
             for page in (0..40).step_by(3) {
-                child.fault(memory.start().offset_pages(page), true).unwrap();
+                child.fault(memory.start().offset_pages::<F>(page), true).unwrap();
                 word(&child, page, Some(!mark(page)));
             }
             drop(parent);

@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 
 use kpkeys_hosted::HostedFormat;
 use kpkeys_mm::{AddressSpace, Error, File, FilePages, Kernel, MapFlags, OnFork};
-use kpkeys_pgtable::{Format, Mode, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{Format, Mode, PageRange, PhysAddr, VirtAddr};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::support::{
-    Modelled, assert_every_frame_accounted_for, for_both_formats, guarded, guarded_pan, range,
+    Modelled, PAGE_SIZE, assert_every_frame_accounted_for, for_both_formats, guarded, guarded_pan,
+    range,
 };
 
 /// Histories for each format and mode, and their length.
@@ -50,7 +51,7 @@ pub struct Span {
 }
 
 impl Span {
-    fn range(self) -> PageRange {
+    fn range<F: HostedFormat>(self) -> PageRange<F> {
         range(address(self.first).0, self.pages)
     }
 
@@ -92,7 +93,7 @@ fn operation() -> impl Strategy<Value = (usize, Operation)> {
 }
 
 fn address(page: usize) -> VirtAddr {
-    VirtAddr(START).offset_pages(page)
+    VirtAddr(START).offset(page as u64 * PAGE_SIZE)
 }
 
 /// A page of a mapping.

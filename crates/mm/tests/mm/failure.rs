@@ -5,7 +5,7 @@ use kpkeys_hosted::HostedFormat;
 use kpkeys_hosted::boot::Counted;
 use kpkeys_mm::frames::OwnedFrame;
 use kpkeys_mm::{AddressSpace, Error, Kernel, MapFlags};
-use kpkeys_pgtable::{Machine, Mode, PAGE_SIZE, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{Machine, Mode, PhysAddr, VirtAddr};
 
 use crate::support::{
     assert_clean, assert_every_frame_accounted_for, for_both_formats, on_every_machine, range,
@@ -90,8 +90,9 @@ fn a_process<F: HostedFormat>(kernel: &Kernel<Counted<F>>) -> AddressSpace<'_, C
 /// Every page of a process: whether it is there, where, and whether it may be written.
 fn pages<F: HostedFormat>(space: &AddressSpace<'_, Counted<F>>) -> Vec<Option<(PhysAddr, bool)>> {
     let kernel = space.kernel();
-    let all =
-        SPOTS.iter().flat_map(|&spot| (0..4).map(move |page| VirtAddr(spot).offset_pages(page)));
+    let all = SPOTS
+        .iter()
+        .flat_map(|&spot| (0..4).map(move |page| VirtAddr(spot).offset_pages::<F>(page)));
     all.map(|va| {
         let (level, _, entry) = kernel.paging().walk(space.root(), va)?;
         Some((F::frame(level, entry), F::is_writable(entry)))
@@ -182,7 +183,7 @@ fn faults_fail_cleanly<F: HostedFormat>() {
         );
         assert_eq!(needed, 1, "{mode:?}");
         // The first touch of a page whose tables are there needs one for the page.
-        let untouched = shared.offset_pages(3);
+        let untouched = shared.offset_pages::<F>(3);
         let before = pages(&child.borrow());
         let (needed, ()) = until_it_succeeds(
             kernel,
@@ -201,7 +202,7 @@ fn a_huge_fault_falls_back_to_pages<F: HostedFormat>() {
         space.mmap(range(SPOTS[0], 512), MapFlags::HUGE_DATA).unwrap();
         // The pool may take 16 for itself.
         let scarcity = Scarcity::leaving(kernel, 40);
-        space.fault(VirtAddr(SPOTS[0] + PAGE_SIZE), true).unwrap();
+        space.fault(VirtAddr(SPOTS[0] + F::PAGE_SIZE), true).unwrap();
         assert_eq!(space.mapped_pages(), 1);
         drop(scarcity);
         assert_every_frame_accounted_for(kernel, &[&space], 1);
@@ -214,7 +215,7 @@ fn vmalloc_fails_cleanly<F: HostedFormat>() {
         (|kernel| kernel.vmalloc(1), 1),
         (|kernel| kernel.vmalloc(7), 7),
         (|kernel| kernel.vmalloc(40), 40),
-        (|kernel| kernel.vmalloc_aligned(5, 128 * PAGE_SIZE), 5),
+        (|kernel| kernel.vmalloc_aligned(5, 128 * F::PAGE_SIZE), 5),
         (|kernel| kernel.vmalloc_huge(16), 16),
         (|kernel| kernel.vmalloc_huge(37), 37),
     ];
@@ -237,7 +238,7 @@ fn vmalloc_fails_cleanly<F: HostedFormat>() {
                 "{tables} {mode:?}"
             );
             assert_every_frame_accounted_for(kernel, &[], pages);
-            kernel.touch(area.offset_pages(pages - 1)).unwrap();
+            kernel.touch(area.offset_pages::<F>(pages - 1)).unwrap();
             kernel.vfree(area).unwrap();
         });
     }
@@ -256,7 +257,7 @@ fn vmalloc_across_tables_fails_cleanly<F: HostedFormat>() {
                 assert!(
                     kernel
                         .paging()
-                        .walk(kernel.paging().kernel(), filler.offset_pages(504))
+                        .walk(kernel.paging().kernel(), filler.offset_pages::<F>(504))
                         .is_none(),
                     "{left} frames left"
                 );
@@ -264,7 +265,7 @@ fn vmalloc_across_tables_fails_cleanly<F: HostedFormat>() {
                 kernel.purge_vmalloc();
             },
         );
-        assert_eq!(area, filler.offset_pages(504));
+        assert_eq!(area, filler.offset_pages::<F>(504));
         assert_needed(mode, needed, 16 + 1);
         kernel.vfree(area).unwrap();
         kernel.vfree(filler).unwrap();
@@ -307,7 +308,7 @@ fn frames_that_wait_for_a_flush_are_no_reason_to_fail<F: HostedFormat>() {
     type Request<F> =
         fn(&Kernel<Counted<F>>, &mut AddressSpace<'_, Counted<F>>) -> Result<(), Error>;
     let requests: [Request<F>; 6] = [
-        |_, space| space.fault(VirtAddr(SPOTS[0]).offset_pages(3), true),
+        |_, space| space.fault(VirtAddr(SPOTS[0]).offset_pages::<F>(3), true),
         |_, space| space.populate(range(SPOTS[1], 4)),
         |_, space| space.fork().map(drop),
         |kernel, _| AddressSpace::new(kernel).map(drop),

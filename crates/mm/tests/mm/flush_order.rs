@@ -4,12 +4,12 @@ use kpkeys_hosted::HostedFormat;
 use kpkeys_mm::frames::OwnedFrame;
 use kpkeys_mm::vmalloc::blocks::MAX_SLOTS;
 use kpkeys_mm::{AddressSpace, Error, File, FilePages, Kernel, MapFlags, OnFork};
-use kpkeys_pgtable::{Config, Mode, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{Config, Mode, PageRange, PhysAddr, VirtAddr};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use crate::heap;
-use crate::support::{assert_every_frame_accounted_for, range};
+use crate::support::{PAGE_SIZE, assert_every_frame_accounted_for, range};
 use crate::watched::{Alias, Keys, Scheme, Watched, boot};
 
 type World<F, S> = &'static Kernel<Watched<F, S>>;
@@ -64,13 +64,13 @@ fn end<F: HostedFormat, S: Scheme>(space: Space<'_, F, S>) {
 /// Touched pages of two mappings, so many that they are flushed and freed in between.
 fn two_mappings<F: HostedFormat, S: Scheme>(
     kernel: World<F, S>,
-) -> (Space<'static, F, S>, PageRange) {
+) -> (Space<'static, F, S>, PageRange<F>) {
     let mut space = new_space(kernel);
     for (start, pages) in [(A, 9_488), (B, 1)] {
         space.mmap(range(start, pages), MapFlags::HUGE_DATA).expect("free addresses");
         space.populate(range(start, pages)).expect("memory");
     }
-    let both = range(A, ((B - A) / PAGE_SIZE) as usize + 1);
+    let both = range(A, ((B - A) / F::PAGE_SIZE) as usize + 1);
     (space, both)
 }
 
@@ -341,7 +341,7 @@ fn step() -> impl Strategy<Value = Step> {
     (0..PROCESSES, operation, prop_oneof![2 => Just(u64::MAX - 1), 1 => 0..3_u64])
 }
 
-fn region(first: usize, pages: usize) -> PageRange {
+fn region<F: HostedFormat>(first: usize, pages: usize) -> PageRange<F> {
     range(START + first as u64 * PAGE_SIZE, pages)
 }
 
@@ -362,7 +362,7 @@ fn apply<F: HostedFormat, S: Scheme>(
         Operation::Protect { first, pages, write } => space.mprotect(region(first, pages), write),
         Operation::Populate { first, pages } => space.populate(region(first, pages)),
         Operation::FaultIn { first, pages } => space.fault_in(region(first, pages)),
-        Operation::Fault { page, write } => space.fault(region(page, 1).start(), write),
+        Operation::Fault { page, write } => space.fault(region::<F>(page, 1).start(), write),
         Operation::Discard { first, pages } => {
             space.discard(region(first, pages));
             Ok(())

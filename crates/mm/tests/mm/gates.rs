@@ -95,7 +95,7 @@ unsafe impl<F: HostedFormat> Machine for Listening<F> {
         self.0.probe()
     }
 
-    fn memory(&self) -> Memory {
+    fn memory(&self) -> Memory<F> {
         self.0.memory()
     }
 
@@ -103,7 +103,7 @@ unsafe impl<F: HostedFormat> Machine for Listening<F> {
         self.0.table(frame)
     }
 
-    fn anchor(&self) -> &kpkeys_pgtable::guarded::Anchor {
+    fn anchor(&self) -> &kpkeys_pgtable::guarded::Anchor<F> {
         self.0.anchor()
     }
 
@@ -127,7 +127,7 @@ unsafe impl<F: HostedFormat> Machine for Listening<F> {
         self.0.entry_barrier();
     }
 
-    fn flush_tlb(&self, flush: Flush) {
+    fn flush_tlb(&self, flush: Flush<F>) {
         machine_called();
         self.0.flush_tlb(flush);
     }
@@ -164,7 +164,7 @@ fn boot<F: HostedFormat>(mode: Mode) -> Kernel<Listening<F>> {
 fn every_operation<M: Machine>(kernel: &Kernel<M>, mut done: impl FnMut(&str)) {
     const A: u64 = 0x40_0000_0000;
     const PAGES: usize = 1300;
-    let (area, other) = (range(A, PAGES), range(A + (1 << 30), PAGES));
+    let (area, other) = (range::<M::Format>(A, PAGES), range::<M::Format>(A + (1 << 30), PAGES));
     let file = kernel.new_file(64, 16).expect("memory");
     let of_file = range(A + (1 << 32), 64);
     {

@@ -4,11 +4,11 @@
 use kpkeys_hosted::HostedFormat;
 use kpkeys_hosted::boot::Counted;
 use kpkeys_mm::{AddressSpace, Error, File, FilePages, Kernel, MapFlags, OnFork};
-use kpkeys_pgtable::{Mode, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{Mode, PageRange, PhysAddr, VirtAddr};
 
 use crate::heap::refusing_from;
 use crate::support::{
-    assert_clean, assert_every_frame_accounted_for, for_both_formats, of_cpus, range,
+    PAGE_SIZE, assert_clean, assert_every_frame_accounted_for, for_both_formats, of_cpus, range,
 };
 
 const PAGES: usize = 4096;
@@ -40,17 +40,17 @@ fn a_process<'k, F: HostedFormat>(kernel: &'k Kernel<Counted<F>>, file: &'k File
 
 /// Every mapping, and every page: where it is and whether it may be written.
 #[derive(PartialEq, Debug)]
-struct State {
-    mappings: Vec<(PageRange, MapFlags)>,
+struct State<F: HostedFormat> {
+    mappings: Vec<(PageRange<F>, MapFlags)>,
     pages: Vec<(VirtAddr, PhysAddr, bool)>,
     mapped_pages: usize,
 }
 
-fn state<F: HostedFormat>(space: &Space<'_, F>) -> State {
+fn state<F: HostedFormat>(space: &Space<'_, F>) -> State<F> {
     let mappings: Vec<_> = space.mappings().collect();
-    let addresses = mappings
-        .iter()
-        .flat_map(|(range, _)| (0..range.pages()).map(|page| range.start().offset_pages(page)));
+    let addresses = mappings.iter().flat_map(|(range, _)| {
+        (0..range.pages()).map(|page| range.start().offset_pages::<F>(page))
+    });
     let pages = addresses.filter_map(|va| {
         let (level, _, entry) = space.kernel().paging().walk(space.root(), va)?;
         Some((va, F::frame(level, entry), F::is_writable(entry)))
@@ -148,7 +148,7 @@ fn forking_is_refused<F: HostedFormat>() {
                 Err(error) => assert_eq!((error, refused), (Error::OutOfMemory, true)),
             }
             // Write permission may be lost, as the next write finds out.
-            let frames = |state: State| -> Vec<_> {
+            let frames = |state: State<F>| -> Vec<_> {
                 state.pages.into_iter().map(|(va, frame, _)| (va, frame)).collect()
             };
             assert_eq!(frames(state(&space)), frames(before), "{granted} {mode:?}");
@@ -178,7 +178,7 @@ fn what_must_not_fail_does_not<F: HostedFormat>() {
     fails_cleanly::<F>("fault_in", false, |space, _| space.fault_in(range(at(100), FILE_PAGES)));
     fails_cleanly::<F>("a write", false, |space, _| space.fault(VirtAddr(at(60)), true));
     fails_cleanly::<F>("a growing stack", false, |space, _| {
-        space.fault(VirtAddr(STACK - 9 * PAGE_SIZE), true)
+        space.fault(VirtAddr(STACK - 9 * F::PAGE_SIZE), true)
     });
 }
 

@@ -3,10 +3,10 @@
 use kpkeys_hosted::boot::Guarded;
 use kpkeys_hosted::{Counts, HostedFormat};
 use kpkeys_mm::{AddressSpace, Error, File, FilePages, Kernel, MapFlags, OnFork};
-use kpkeys_pgtable::{Event, Level, Machine, Mode, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{Event, Level, Machine, Mode, PageRange, PhysAddr, VirtAddr};
 
 use crate::support::{
-    assert_clean, assert_every_frame_accounted_for, for_both_formats, guarded, range,
+    PAGE_SIZE, assert_clean, assert_every_frame_accounted_for, for_both_formats, guarded, range,
 };
 
 const PAGES: usize = 4096;
@@ -32,7 +32,7 @@ fn in_every_mode<F: HostedFormat>(test: impl Fn(&Kernel<Guarded<F>>, &File, Mode
 }
 
 fn at(start: u64, page: usize) -> VirtAddr {
-    VirtAddr(start).offset_pages(page)
+    VirtAddr(start).offset(page as u64 * PAGE_SIZE)
 }
 
 /// Where a page is, and whether it may be written.
@@ -77,7 +77,7 @@ fn reading_a_file_maps_the_pages_around<F: HostedFormat>() {
     in_every_mode::<F>(|kernel, file, _| {
         let mut space = AddressSpace::new(kernel).unwrap();
         let private = |first| FilePages { file, first, shared: false };
-        space.mmap_file(range(START + 5 * PAGE_SIZE, 30), MapFlags::DATA, private(7)).unwrap();
+        space.mmap_file(range(START + 5 * F::PAGE_SIZE, 30), MapFlags::DATA, private(7)).unwrap();
         let counts = counted(kernel, || space.fault(at(START, 17), false).unwrap());
         // Of the sixteen aligned to sixteen.
         assert_eq!(mapped(&space, START, 48), (16..32).collect::<Vec<_>>());
@@ -314,8 +314,11 @@ fn a_mapping_grows_and_shrinks_in_place<F: HostedFormat>() {
         space.mremap(all(40), all(3), false).unwrap();
         assert_eq!((ranges(&space), space.mapped_pages()), (vec![(NEAR_END, 3)], 3));
         space.mmap(range(at(NEAR_END, 5).0, 1), READ_ONLY).unwrap();
-        let more = range(at(NEAR_END, 3).0, 5);
-        assert_eq!(space.mremap(all(3), all(8), false), Err(Error::Occupied(more)));
+        let more = range::<F>(at(NEAR_END, 3).0, 5);
+        assert_eq!(
+            space.mremap(all(3), all(8), false),
+            Err(Error::Occupied(more.start(), more.pages()))
+        );
     });
 }
 
@@ -324,14 +327,14 @@ fn impossible_moves_change_nothing<F: HostedFormat>() {
         let mut space = with_numbered_pages(kernel);
         let from = range(NEAR_END, 24);
         let before = (ranges(&space), numbers(&space, NEAR_END, 24));
-        let refused: [(PageRange, PageRange, Error); 4] = [
+        let refused: [(PageRange<F>, PageRange<F>, Error); 4] = [
             (range(ELSEWHERE, 1), from, Error::NotMapped(VirtAddr(ELSEWHERE))),
             (range(NEAR_END, 25), range(ELSEWHERE, 25), Error::NotMapped(at(NEAR_END, 24))),
-            (from, range(at(NEAR_END, 3).0, 24), Error::Occupied(range(at(NEAR_END, 3).0, 24))),
+            (from, range(at(NEAR_END, 3).0, 24), Error::Occupied(at(NEAR_END, 3), 24)),
             (
                 from,
                 range(0xffff_8000_0000_0000, 1),
-                Error::Occupied(range(0xffff_8000_0000_0000, 1)),
+                Error::Occupied(VirtAddr(0xffff_8000_0000_0000), 1),
             ),
         ];
         for (from, to, error) in refused {

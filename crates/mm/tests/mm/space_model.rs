@@ -10,12 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use kpkeys_hosted::HostedFormat;
 use kpkeys_hosted::mmu::{Mmu, Privilege, Want};
 use kpkeys_mm::{AddressSpace, Error, Kernel, MapFlags};
-use kpkeys_pgtable::{Mode, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{Mode, PageRange, PhysAddr, VirtAddr};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::support::{
-    Modelled, assert_every_frame_accounted_for, for_both_formats, guarded, guarded_pan, range,
+    Modelled, PAGE_SIZE, assert_every_frame_accounted_for, for_both_formats, guarded, guarded_pan,
+    range,
 };
 
 /// Sequences for each format and mode, and their length.
@@ -218,7 +219,7 @@ impl Model {
         huge: bool,
     ) -> Result<(), Error> {
         if self.processes[process].pages.range(first..first + pages).next().is_some() {
-            return Err(Error::Occupied(region(first, pages)));
+            return Err(Error::Occupied(address(first), pages));
         }
         let new = Page { write, huge, withheld: false, owned: false, present: None };
         let new = (first..first + pages).map(|page| (page, new.clone()));
@@ -390,10 +391,10 @@ impl Model {
 }
 
 fn address(page: usize) -> VirtAddr {
-    VirtAddr(START).offset_pages(page)
+    VirtAddr(START).offset(page as u64 * PAGE_SIZE)
 }
 
-fn region(first: usize, pages: usize) -> PageRange {
+fn region<F: HostedFormat>(first: usize, pages: usize) -> PageRange<F> {
     range(address(first).0, pages)
 }
 
@@ -535,7 +536,8 @@ impl<'k, M: Modelled> Pair<'k, M> {
 
     fn compare_mappings(&self, space: &AddressSpace<'_, M>, pages: &BTreeMap<usize, Page>) {
         let mapped = space.mappings().flat_map(|(range, flags)| {
-            (0..range.pages()).map(move |page| (range.start().offset_pages(page), flags.write))
+            (0..range.pages())
+                .map(move |page| (range.start().offset_pages::<M::Format>(page), flags.write))
         });
         let expected = pages.iter().map(|(&page, now)| (address(page), now.write));
         assert!(mapped.eq(expected), "mappings differ");

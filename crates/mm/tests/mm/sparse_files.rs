@@ -2,10 +2,10 @@
 
 use kpkeys_hosted::HostedFormat;
 use kpkeys_mm::{AddressSpace, Error, FilePages, MapFlags};
-use kpkeys_pgtable::{Mode, PAGE_SIZE, VirtAddr};
+use kpkeys_pgtable::{Mode, VirtAddr};
 
 use crate::support::{
-    assert_clean, assert_every_frame_accounted_for, for_both_formats, guarded, range,
+    PAGE_SIZE, assert_clean, assert_every_frame_accounted_for, for_both_formats, guarded, range,
 };
 
 const PAGES: usize = 4096;
@@ -13,7 +13,7 @@ const START: u64 = 0x40_0000_0000;
 const ELSEWHERE: u64 = 0x50_0000_0000;
 
 fn at(start: u64, page: usize) -> VirtAddr {
-    VirtAddr(start).offset_pages(page)
+    VirtAddr(start).offset(page as u64 * PAGE_SIZE)
 }
 
 fn pages_come_when_they_are_touched<F: HostedFormat>() {
@@ -121,7 +121,7 @@ fn withholding_without_memory_changes_nothing<F: HostedFormat>() {
         space.withhold(all).expect("memory");
         space.permit_again(all).expect("memory");
         assert_eq!(space.mapped_pages(), 4);
-        assert_eq!(space.fault(VirtAddr(START + 3 * PAGE_SIZE), true), Ok(()));
+        assert_eq!(space.fault(VirtAddr(START + 3 * F::PAGE_SIZE), true), Ok(()));
         drop(space);
         kernel.purge_vmalloc();
         assert_every_frame_accounted_for(&kernel, &[], 0);

@@ -4,7 +4,7 @@ use kpkeys_hosted::boot::{Counted, Guarded, GuardedPan};
 use kpkeys_hosted::{Counter, HostedFormat, Setup, boot_counted, boot_guarded, boot_guarded_pan};
 use kpkeys_mm::{AddressSpace, Kernel};
 use kpkeys_pgtable::check::{Report, Scratch, check};
-use kpkeys_pgtable::{Config, Machine, Mode, PageRange, Root, VirtAddr};
+use kpkeys_pgtable::{Config, Format, Machine, Mode, PageRange, Root, VirtAddr};
 
 /// Makes a test of each generic function for both entry formats.
 macro_rules! for_both_formats {
@@ -51,8 +51,11 @@ pub fn on_every_machine<F: HostedFormat>(pages: usize, test: impl Fn(&Kernel<Cou
     }
 }
 
+/// Bytes of a page of the formats that these tests are for.
+pub const PAGE_SIZE: u64 = 4096;
+
 /// The range of `pages` pages from `start`.
-pub fn range(start: u64, pages: usize) -> PageRange {
+pub fn range<F: Format>(start: u64, pages: usize) -> PageRange<F> {
     PageRange::new(VirtAddr(start), pages).expect("a good range")
 }
 

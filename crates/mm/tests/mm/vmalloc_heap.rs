@@ -5,7 +5,7 @@ use kpkeys_hosted::HostedFormat;
 use kpkeys_hosted::boot::Counted;
 use kpkeys_mm::frames::OwnedFrame;
 use kpkeys_mm::{Error, Kernel};
-use kpkeys_pgtable::{PAGE_SIZE, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{PhysAddr, VirtAddr};
 
 use crate::heap::refusing_from;
 use crate::support::{assert_every_frame_accounted_for, for_both_formats, on_every_machine};
@@ -48,7 +48,7 @@ fn areas_fail_cleanly<F: HostedFormat>() {
         (|kernel| kernel.vmalloc(3), 3),
         (|kernel| kernel.vmalloc(40), 40),
         (|kernel| kernel.vmalloc_aligned(1, 4 << 20), 1),
-        (|kernel| kernel.vmalloc_aligned(5, 128 * PAGE_SIZE), 5),
+        (|kernel| kernel.vmalloc_aligned(5, 128 * F::PAGE_SIZE), 5),
         (|kernel| kernel.vmalloc_huge(37), 37),
         (|kernel| kernel.vmalloc_huge(1100), 1100),
     ];
@@ -57,7 +57,7 @@ fn areas_fail_cleanly<F: HostedFormat>() {
             let (needed, area) = until_none_is_refused(kernel, 0, || allocate(kernel));
             assert!(needed >= 1, "a first area takes some heap, {mode:?}");
             assert_every_frame_accounted_for(kernel, &[], pages);
-            kernel.touch(area.offset_pages(pages - 1)).unwrap();
+            kernel.touch(area.offset_pages::<F>(pages - 1)).unwrap();
             without_heap(|| kernel.vfree(area)).unwrap();
             // With an unmap that may wait for the window of an operation that fails.
             let (_, area) = until_none_is_refused(kernel, 0, || allocate(kernel));
@@ -75,7 +75,7 @@ fn vm_map_ram_fails_cleanly<F: HostedFormat>() {
             for _ in 0..20 {
                 let map = || kernel.vm_map_ram(&frames);
                 let (_, ram) = until_none_is_refused(kernel, pages, map);
-                kernel.touch(ram.offset_pages(pages - 1)).unwrap();
+                kernel.touch(ram.offset_pages::<F>(pages - 1)).unwrap();
                 without_heap(|| kernel.vm_unmap_ram(ram, pages)).unwrap();
             }
             without_heap(|| kernel.purge_vmalloc());

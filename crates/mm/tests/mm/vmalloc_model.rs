@@ -16,12 +16,12 @@ use kpkeys_mm::frames::OwnedFrame;
 use kpkeys_mm::vmalloc::blocks::MAX_SLOTS;
 use kpkeys_mm::vmalloc::deferred::MAX_DEFERRED_PAGES;
 use kpkeys_mm::{Error, Kernel};
-use kpkeys_pgtable::{Event, Machine, Mode, PAGE_SIZE, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{Event, Machine, Mode, PhysAddr, VirtAddr};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::support::{
-    Modelled, assert_every_frame_accounted_for, for_both_formats, guarded, guarded_pan,
+    Modelled, PAGE_SIZE, assert_every_frame_accounted_for, for_both_formats, guarded, guarded_pan,
 };
 
 /// Sequences for each format and mode, and their length.
@@ -96,14 +96,14 @@ impl Live {
     /// Addresses that are nobody else's: with the guard page.
     fn span(&self) -> (u64, u64) {
         let guard = usize::from(!self.ram);
-        (self.start.0, self.start.offset_pages(self.pages + guard).0)
+        (self.start.0, self.start.offset((self.pages + guard) as u64 * PAGE_SIZE).0)
     }
 }
 
 impl Freed {
     fn overlaps(&self, live: &Live) -> bool {
         let (start, end) = live.span();
-        start < self.start.offset_pages(self.pages).0 && self.start.0 < end
+        start < self.start.offset(self.pages as u64 * PAGE_SIZE).0 && self.start.0 < end
     }
 }
 
@@ -208,7 +208,9 @@ impl<'k, M: Modelled> Pair<'k, M> {
                 self.mmu().store(va, live.mark).expect("a new mapping can be written");
             }
         }
-        self.kernel.touch(live.start.offset_pages(live.pages - 1)).expect("a mapped page");
+        self.kernel
+            .touch(live.start.offset((live.pages - 1) as u64 * PAGE_SIZE))
+            .expect("a mapped page");
         self.live.push(live);
     }
 
@@ -275,15 +277,23 @@ impl<'k, M: Modelled> Pair<'k, M> {
 
     fn is_gone(&self, freed: &Freed) -> bool {
         (0..freed.pages).all(|page| {
-            let result =
-                self.mmu().access(freed.start.offset_pages(page), Want::Read, Privilege::Kernel);
+            let result = self.mmu().access(
+                freed.start.offset(page as u64 * PAGE_SIZE),
+                Want::Read,
+                Privilege::Kernel,
+            );
             matches!(result, Err(Fault::NotPresent(_)))
         })
     }
 
     fn frames(&self, live: &Live) -> Vec<PhysAddr> {
-        let translate =
-            |page| self.mmu().access(live.start.offset_pages(page), Want::Write, Privilege::Kernel);
+        let translate = |page| {
+            self.mmu().access(
+                live.start.offset(page as u64 * PAGE_SIZE),
+                Want::Write,
+                Privilege::Kernel,
+            )
+        };
         (0..live.pages).map(|page| translate(page).expect("a live page translates")).collect()
     }
 
@@ -314,7 +324,7 @@ impl<'k, M: Modelled> Pair<'k, M> {
                 assert_eq!(word, live.mark, "{live:?}");
             }
             let guard = self.mmu().access(
-                live.start.offset_pages(live.pages),
+                live.start.offset(live.pages as u64 * PAGE_SIZE),
                 Want::Read,
                 Privilege::Kernel,
             );
@@ -352,7 +362,7 @@ impl<'k, M: Modelled> Pair<'k, M> {
 
 /// The second word of the first page, and the last word.
 fn words(live: &Live) -> [VirtAddr; 2] {
-    [live.start.offset(8), VirtAddr(live.start.offset_pages(live.pages).0 - 8)]
+    [live.start.offset(8), VirtAddr(live.start.offset(live.pages as u64 * PAGE_SIZE).0 - 8)]
 }
 
 fn flushes<M: Modelled>(kernel: &Kernel<M>) -> u64 {

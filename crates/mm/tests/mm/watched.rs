@@ -20,8 +20,7 @@ use kpkeys_hosted::register::{MockRegister, PanRegister};
 use kpkeys_hosted::{Hosted, HostedFormat, cpu};
 use kpkeys_mm::{Buddy, FrameTable, Kernel, Layout};
 use kpkeys_pgtable::{
-    Config, Entry, Event, Flush, Level, Machine, Memory, NoProbe, PAGE_SIZE, PhysAddr, Probe,
-    VirtAddr,
+    Config, Entry, Event, Flush, Level, Machine, Memory, NoProbe, PhysAddr, Probe, VirtAddr,
 };
 
 use crate::heap;
@@ -66,11 +65,11 @@ pub struct Watched<F: HostedFormat, S: Scheme> {
 }
 
 /// What is watched of a machine.
-pub struct Watch<F> {
-    memory: Memory,
+pub struct Watch<F: HostedFormat> {
+    memory: Memory<F>,
     arena: Arc<Arena>,
     /// The kernel's root and its frames, once they are there.
-    kernel: OnceLock<(PhysAddr, &'static Buddy)>,
+    kernel: OnceLock<(PhysAddr, &'static Buddy<F>)>,
     seen: Mutex<Seen>,
     /// Whether what is valid only within an operation is seen too.
     closely: AtomicBool,
@@ -166,7 +165,7 @@ impl<F: HostedFormat> Watch<F> {
         self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn flush(&self, flush: Flush) {
+    fn flush(&self, flush: Flush<F>) {
         self.assert_nothing_freed_early("before a flush");
         let mut seen = self.seen();
         seen.flushes += 1;
@@ -186,8 +185,9 @@ impl<F: HostedFormat> Watch<F> {
                 first.0 < range.end().0 && range.start().0 < first.0 + (bytes - 1)
             })
         };
-        seen.translations.retain(|(of, va), _| *of != space || !covers(*va, PAGE_SIZE));
-        seen.tables.retain(|(of, level, va), _| *of != space || !covers(*va, level.table_bytes()));
+        seen.translations.retain(|(of, va), _| *of != space || !covers(*va, F::PAGE_SIZE));
+        seen.tables
+            .retain(|(of, level, va), _| *of != space || !covers(*va, level.table_bytes::<F>()));
     }
 
     /// Adds all that is valid now to what TLBs may hold.
@@ -195,10 +195,10 @@ impl<F: HostedFormat> Watch<F> {
         let Some(&(kernel, _)) = self.kernel.get() else { return };
         let mut seen = self.seen();
         // Of the kernel's half, what is mapped beside the linear map and the alias, which lead to free frames as well.
-        let vmalloc = Layout::standard().vmalloc.start().index(Level::Pgd);
-        self.look_below(&mut seen, None, (kernel, Level::Pgd, 0), vmalloc..vmalloc + 1);
+        let vmalloc = Layout::<F>::standard().vmalloc.start().index::<F>(F::ROOT);
+        self.look_below(&mut seen, None, (kernel, F::ROOT, 0), vmalloc..vmalloc + 1);
         for user in seen.users.clone() {
-            self.look_below(&mut seen, Some(user), (user, Level::Pgd, 0), 0..256);
+            self.look_below(&mut seen, Some(user), (user, F::ROOT, 0), 0..256);
         }
     }
 
@@ -212,12 +212,12 @@ impl<F: HostedFormat> Watch<F> {
         seen.tables.entry((space, level, VirtAddr(base))).or_default().insert(table);
         for index in entries {
             let entry = self.entry(table, index);
-            let va = base | (index as u64) << level.shift();
+            let va = base | (index as u64) << level.shift::<F>();
             let va = ((va as i64) << 16 >> 16) as u64;
             if F::is_leaf(level, entry) {
-                for page in 0..level.entry_pages() {
-                    let place = (space, VirtAddr(va).offset_pages(page));
-                    let frame = F::frame(level, entry).offset(page as u64 * PAGE_SIZE);
+                for page in 0..level.entry_pages::<F>() {
+                    let place = (space, VirtAddr(va).offset_pages::<F>(page));
+                    let frame = F::frame(level, entry).offset(page as u64 * F::PAGE_SIZE);
                     seen.translations.entry(place).or_default().insert(frame);
                 }
             } else if let Some(below) = level.below()
@@ -237,7 +237,7 @@ impl<F: HostedFormat> Watch<F> {
 }
 
 /// Whether each frame is free now: whether it can be allocated, to the last one.
-fn free_frames(frames: &Buddy, memory: &Memory) -> Vec<bool> {
+fn free_frames<F: HostedFormat>(frames: &Buddy<F>, memory: &Memory<F>) -> Vec<bool> {
     let mut free = vec![false; memory.pages];
     let taken: Vec<_> = std::iter::from_fn(|| frames.new_frame().ok()).collect();
     taken.iter().for_each(|frame| free[memory.frame_number(frame.address())] = true);
@@ -267,7 +267,7 @@ unsafe impl<F: HostedFormat, S: Scheme> Machine for Watched<F, S> {
         &self.watch
     }
 
-    fn memory(&self) -> Memory {
+    fn memory(&self) -> Memory<F> {
         self.hosted.memory()
     }
 
@@ -287,7 +287,7 @@ unsafe impl<F: HostedFormat, S: Scheme> Machine for Watched<F, S> {
         self.hosted.to_alias()
     }
 
-    fn anchor(&self) -> &kpkeys_pgtable::guarded::Anchor {
+    fn anchor(&self) -> &kpkeys_pgtable::guarded::Anchor<F> {
         self.hosted.anchor()
     }
 
@@ -295,7 +295,7 @@ unsafe impl<F: HostedFormat, S: Scheme> Machine for Watched<F, S> {
         self.hosted.entry_barrier();
     }
 
-    fn flush_tlb(&self, flush: Flush) {
+    fn flush_tlb(&self, flush: Flush<F>) {
         heap::granting(|| self.watch.flush(flush));
         self.hosted.flush_tlb(flush);
     }

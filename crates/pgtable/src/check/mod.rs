@@ -33,11 +33,11 @@ use walk::Walk;
 
 pub use finding::Finding;
 
-use crate::addr::{Level, PhysAddr, VirtAddr};
-use crate::entry::{Entry, Format};
+use crate::addr::{PhysAddr, VirtAddr};
+use crate::entry::{Entry, Format, other_half, own_half};
 use crate::guarded::{FrameType, Kind};
 use crate::machine::{Frames, Machine, Memory};
-use crate::paging::{KERNEL_HALF, Paging, Root, USER_HALF};
+use crate::paging::{Paging, Root};
 use crate::section::Space;
 
 /// What a check counted.
@@ -60,7 +60,7 @@ pub struct Scratch<'b> {
 
 impl<'b> Scratch<'b> {
     /// Words of scratch memory that `memory` needs.
-    pub const fn words(memory: &Memory) -> usize {
+    pub const fn words<F: Format>(memory: &Memory<F>) -> usize {
         memory.pages.div_ceil(64)
     }
 
@@ -95,27 +95,30 @@ pub fn check<M: Machine, F: Frames>(
         return None;
     }
     let mut walk = Walk::new(paging, &mut found);
-    walk.mark_tables(paging.kernel(), KERNEL_HALF, &mut scratch);
-    walk.find_foreign_entries(paging.kernel(), USER_HALF, |_| Entry::EMPTY);
+    walk.mark_tables(paging.kernel(), own_half::<M::Format>(true), &mut scratch);
+    walk.find_foreign_entries(paging.kernel(), other_half::<M::Format>(true), |_| Entry::EMPTY);
     let kernel = paging.root_table(paging.kernel());
     let for_every_root = |index| match paging.is_for_every_root(index) {
         true => kernel.slot(index).load(),
         false => Entry::EMPTY,
     };
     if let Some(root) = paging.programs_kernel_root() {
-        walk.mark(root.frame(), Level::Pgd, VirtAddr(0), &mut scratch);
-        walk.check_type(root.frame(), FrameType::linked(Level::Pgd, Kind::of_root(root.space())));
-        walk.find_foreign_entries(root, USER_HALF, |_| Entry::EMPTY);
-        walk.find_foreign_entries(root, KERNEL_HALF, for_every_root);
+        walk.mark(root.frame(), M::Format::ROOT, VirtAddr(0), &mut scratch);
+        walk.check_type(
+            root.frame(),
+            FrameType::linked(M::Format::ROOT, Kind::of_root(root.space())),
+        );
+        walk.find_foreign_entries(root, other_half::<M::Format>(true), |_| Entry::EMPTY);
+        walk.find_foreign_entries(root, own_half::<M::Format>(true), for_every_root);
     }
     if let Some(root) = paging.window_root() {
-        walk.mark_tables(root, USER_HALF, &mut scratch);
-        walk.find_foreign_entries(root, KERNEL_HALF, |_| Entry::EMPTY);
+        walk.mark_tables(root, own_half::<M::Format>(false), &mut scratch);
+        walk.find_foreign_entries(root, other_half::<M::Format>(false), |_| Entry::EMPTY);
     }
     for user in users {
-        walk.mark_tables(user, USER_HALF, &mut scratch);
+        walk.mark_tables(user, own_half::<M::Format>(false), &mut scratch);
         let shared = M::Format::USER_ROOT_HAS_KERNEL_HALF;
-        walk.find_foreign_entries(user, KERNEL_HALF, |index| {
+        walk.find_foreign_entries(user, other_half::<M::Format>(false), |index| {
             if shared { for_every_root(index) } else { Entry::EMPTY }
         });
     }
@@ -125,9 +128,9 @@ pub fn check<M: Machine, F: Frames>(
         if paging.alias().is_none() {
             walk.find_keyed_data(&scratch);
         }
-        walk.find_aliases(paging.kernel(), KERNEL_HALF, &scratch);
+        walk.find_aliases(paging.kernel(), own_half::<M::Format>(true), &scratch);
         for root in paging.window_root().into_iter().chain(users.iter().copied()) {
-            walk.find_aliases(root, USER_HALF, &scratch);
+            walk.find_aliases(root, own_half::<M::Format>(false), &scratch);
         }
     }
     walk.find_wrong_types(&scratch);

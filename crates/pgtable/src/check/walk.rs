@@ -3,8 +3,8 @@
 use kpkeys::Pkey;
 
 use super::{Finding, Report, Scratch};
-use crate::addr::{ENTRIES, Level, PAGE_SIZE, PhysAddr, VirtAddr};
-use crate::entry::{Entry, Format};
+use crate::addr::{Level, PhysAddr, VirtAddr};
+use crate::entry::{Entry, Format, root_address};
 use crate::guarded::{FrameType, Kind, LeafRule};
 use crate::machine::{Frames, Machine, Memory};
 use crate::paging::{Paging, Root};
@@ -23,7 +23,7 @@ enum Gap {
 
 pub(super) struct Walk<'a, M: Machine, F: Frames> {
     paging: &'a Paging<M, F>,
-    memory: Memory,
+    memory: Memory<M::Format>,
     pub(super) report: Report,
     found: &'a mut dyn FnMut(Finding),
 }
@@ -44,9 +44,12 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
         entries: core::ops::Range<usize>,
         marks: &mut Scratch<'_>,
     ) {
-        self.mark(root.frame(), Level::Pgd, VirtAddr(0), marks);
-        self.check_type(root.frame(), FrameType::linked(Level::Pgd, Kind::of_root(root.space())));
-        self.mark_below(root, self.paging.root_table(root), Level::Pgd, entries, 0, marks);
+        self.mark(root.frame(), M::Format::ROOT, VirtAddr(0), marks);
+        self.check_type(
+            root.frame(),
+            FrameType::linked(M::Format::ROOT, Kind::of_root(root.space())),
+        );
+        self.mark_below(root, self.paging.root_table(root), M::Format::ROOT, entries, 0, marks);
     }
 
     /// Entries of the half of a root that is not its own, other than `allowed`.
@@ -117,7 +120,7 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
         let address = alias.address(frame);
         let found = self.paging.walk(self.paging.alias_root(), address);
         let (level, entry) = found.map_or((Level::Pte, Entry::EMPTY), |leaf| (leaf.0, leaf.2));
-        let first = VirtAddr(address.0 & !(level.entry_bytes() - 1));
+        let first = VirtAddr(address.0 & !(level.entry_bytes::<M::Format>() - 1));
         if entry != alias.entry::<M>(level, first) {
             self.find(Finding::WrongAlias { frame, address, entry });
         }
@@ -126,7 +129,7 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
     fn mark_below(
         &mut self,
         root: &Root,
-        table: Table<'_>,
+        table: Table<'_, M::Format>,
         level: Level,
         entries: core::ops::Range<usize>,
         base: u64,
@@ -135,7 +138,7 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
         let Some(below) = level.below() else { return };
         for index in entries {
             let entry = table.slot(index).load();
-            let address = address_of(base, level, index);
+            let address = address_of::<M::Format>(root, base, level, index);
             if !M::Format::is_table(level, entry) {
                 continue;
             }
@@ -147,7 +150,7 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
             {
                 let kind = self.paging.kind(root, level, VirtAddr(address));
                 self.check_type(frame, FrameType::linked(below, kind));
-                self.mark_below(root, lower, below, 0..ENTRIES, address, marks);
+                self.mark_below(root, lower, below, 0..M::Format::ENTRIES, address, marks);
             }
         }
     }
@@ -156,9 +159,9 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
     pub(super) fn mark_foreign(&mut self, marks: &mut Scratch<'_>) {
         for (start, pages) in self.paging.foreign_ptps().iter() {
             for page in 0..pages as u64 {
-                let frame = start.offset(page * PAGE_SIZE);
+                let frame = start.offset(page * M::Format::PAGE_SIZE);
                 if !marks.is_marked(self.memory.frame_number(frame)) {
-                    self.mark(frame, Level::Pgd, VirtAddr(0), marks);
+                    self.mark(frame, M::Format::ROOT, VirtAddr(0), marks);
                 }
             }
         }
@@ -209,7 +212,8 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
     /// Whether a leaf outside the linear map and the alias may map what it maps.
     fn check_mapped(&mut self, root: &Root, level: Level, entry: Entry, address: VirtAddr) {
         let linear = self.memory.linear.0;
-        let in_linear = address.0.wrapping_sub(linear) / PAGE_SIZE < self.memory.pages as u64;
+        let in_linear =
+            address.0.wrapping_sub(linear) / M::Format::PAGE_SIZE < self.memory.pages as u64;
         let alias = self.paging.alias().filter(|alias| alias.is_in(root.space()));
         if in_linear || alias.is_some_and(|alias| alias.contains(address)) {
             return;
@@ -218,13 +222,16 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
         let space = if address.is_kernel() { Space::Kernel } else { Space::User };
         let rule = LeafRule::of::<M::Format>(space, entry);
         let first = M::Format::frame(level, entry);
-        if let Some(frame) = rule.first_refused(types, first, level.entry_pages()) {
+        if let Some(frame) = rule.first_refused(types, first, level.entry_pages::<M::Format>()) {
             self.find(Finding::ForbiddenLeaf { frame, is: types.of(frame), address });
         }
-        for page in 0..level.entry_pages() {
-            let frame = first.offset(page as u64 * PAGE_SIZE);
+        for page in 0..level.entry_pages::<M::Format>() {
+            let frame = first.offset(page as u64 * M::Format::PAGE_SIZE);
             if types.of(frame) == FrameType::Data {
-                self.find(Finding::UnmarkedLeaf { frame, address: address.offset_pages(page) });
+                self.find(Finding::UnmarkedLeaf {
+                    frame,
+                    address: address.offset_pages::<M::Format>(page),
+                });
             }
         }
     }
@@ -245,13 +252,13 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
         entries: core::ops::Range<usize>,
         marks: &Scratch<'_>,
     ) {
-        self.aliases_below(root, self.paging.root_table(root), Level::Pgd, entries, 0, marks);
+        self.aliases_below(root, self.paging.root_table(root), M::Format::ROOT, entries, 0, marks);
     }
 
     fn aliases_below(
         &mut self,
         root: &Root,
-        table: Table<'_>,
+        table: Table<'_, M::Format>,
         level: Level,
         entries: core::ops::Range<usize>,
         base: u64,
@@ -259,7 +266,7 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
     ) {
         for index in entries {
             let entry = table.slot(index).load();
-            let address = address_of(base, level, index);
+            let address = address_of::<M::Format>(root, base, level, index);
             if M::Format::is_leaf(level, entry) {
                 self.check_leaf(root, level, entry, address, marks);
             } else if M::Format::is_table(level, entry)
@@ -267,7 +274,7 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
                 && let (Some(lower), Some(below)) =
                     (self.paging.lower_table(level, entry), level.below())
             {
-                self.aliases_below(root, lower, below, 0..ENTRIES, address, marks);
+                self.aliases_below(root, lower, below, 0..M::Format::ENTRIES, address, marks);
             }
         }
     }
@@ -276,7 +283,7 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
     fn check_linear_leaf(&mut self, level: Level, entry: Entry, address: VirtAddr) {
         let (first, memory) = (self.memory.linear.0, self.memory);
         let Some(offset) = address.0.checked_sub(first) else { return };
-        if offset >= memory.pages as u64 * PAGE_SIZE {
+        if offset >= memory.pages as u64 * M::Format::PAGE_SIZE {
             return;
         }
         let attrs = M::Format::attrs(entry);
@@ -304,9 +311,11 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
             !M::Format::is_writable(entry) || is_bound && key == self.paging.key_of_protected(frame)
         };
         let start = M::Format::frame(level, entry);
-        for page in 0..level.entry_pages() as u64 {
-            let (frame, address) =
-                (start.offset(page * PAGE_SIZE), VirtAddr(address + page * PAGE_SIZE));
+        for page in 0..level.entry_pages::<M::Format>() as u64 {
+            let (frame, address) = (
+                start.offset(page * M::Format::PAGE_SIZE),
+                VirtAddr(address + page * M::Format::PAGE_SIZE),
+            );
             let memory = self.memory;
             let is_ptp = |frame| marks.is_marked(memory.frame_number(frame));
             // Whose alias this is, readable or writable.
@@ -328,8 +337,12 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
     }
 }
 
-/// The first address that an entry translates, sign-extended below the root.
-fn address_of(base: u64, level: Level, index: usize) -> u64 {
-    let address = base | (index as u64) << level.shift();
-    if level == Level::Pgd { ((address as i64) << 16 >> 16) as u64 } else { address }
+/// The first address that an entry translates.
+fn address_of<F: Format>(root: &Root, base: u64, level: Level, index: usize) -> u64 {
+    if level == F::ROOT {
+        let is_lower = matches!(root.space(), Space::User | Space::Alias);
+        root_address::<F>(index, !is_lower)
+    } else {
+        base | (index as u64) << level.shift::<F>()
+    }
 }

@@ -1,4 +1,9 @@
-//! x86-64, 4-level paging. Bits from the Intel SDM vol. 3A, tables 5-15 to 5-20.
+//! x86-64, with four levels or five. Bits from the Intel SDM vol. 3A, tables 5-15 to 5-20.
+
+use core::fmt::Debug;
+use core::hash::Hash;
+use core::marker::PhantomData;
+use core::sync::atomic::AtomicU64;
 
 use kpkeys::Pkey;
 
@@ -20,17 +25,61 @@ const BLOCK: u64 = 1 << 7;
 const NO_EXECUTE: u64 = 1 << 63;
 /// Survives TLB flushes by CR3 write; kernel leaves are global.
 const GLOBAL: u64 = 1 << 8;
-const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 /// Protection key of a leaf, bits 62:59. Ignored in entries that point to tables.
 const KEY_SHIFT: u32 = 59;
 const KEY: u64 = 0xf << KEY_SHIFT;
 
-/// The x86-64 format.
-#[derive(Clone, Copy, Debug)]
-pub struct X86_64;
+/// How many levels of tables an x86-64 CPU walks: by `CR4.LA57`, bit 12 (SDM vol. 3A 4.5), which cannot change in long mode. The entries of both
+/// are the same, and a PML5 entry is what one of the root is with four levels.
+pub trait Depth: Copy + Default + Eq + Hash + Debug + Send + Sync + 'static {
+    /// The format's name.
+    const NAME: &'static str;
+    /// The level of a root's entries.
+    const ROOT: Level;
+    /// Bits of a physical address. The architecture has 52 with either; the four-level format is for machines with less.
+    const FRAME_BITS: u32;
+}
 
-impl Format for X86_64 {
+/// Four levels, 48-bit addresses.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug)]
+pub struct FourLevels;
+
+/// Five levels, 57-bit addresses: LA57, which `CPUID.(EAX=07H,ECX=0):ECX[16]` says a CPU has.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug)]
+pub struct FiveLevels;
+
+impl Depth for FourLevels {
     const NAME: &'static str = "x86_64";
+    const ROOT: Level = Level::Pgd;
+    const FRAME_BITS: u32 = 48;
+}
+
+impl Depth for FiveLevels {
+    const NAME: &'static str = "x86_64-la57";
+    const ROOT: Level = Level::Pml5;
+    const FRAME_BITS: u32 = 52;
+}
+
+/// The x86-64 formats.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug)]
+pub struct X86<D: Depth>(PhantomData<D>);
+
+/// x86-64 with four levels.
+pub type X86_64 = X86<FourLevels>;
+/// x86-64 with five levels.
+pub type X86_64La57 = X86<FiveLevels>;
+
+impl<D: Depth> Format for X86<D> {
+    type Entries = [AtomicU64; 512];
+
+    const PAGE_SHIFT: u32 = 12;
+    const ROOT: Level = D::ROOT;
+    const HALF_BITS: u32 = Self::INPUT_BITS - 1;
+    const INPUT_BITS: u32 = Self::PAGE_SHIFT + Self::INDEX_BITS * (D::ROOT as u32 + 1);
+    const FRAME_BITS: u32 = D::FRAME_BITS;
+    const LARGEST_BLOCK: Level = Level::Pud;
+    const CONT_PAGES: usize = 16;
+    const NAME: &'static str = D::NAME;
     const KEYS: u8 = 16;
     const VALID_KERNEL_STORE_NEEDS_BARRIER: bool = false;
     const USER_ROOT_HAS_KERNEL_HALF: bool = true;
@@ -39,7 +88,7 @@ impl Format for X86_64 {
     #[inline(always)]
     fn table(table: PhysAddr, user: bool) -> Entry {
         // Permissions of all levels are combined, so a table allows everything its leaves may.
-        Entry((table.0 & ADDRESS) | PRESENT | WRITE | ACCESSED | if user { USER } else { 0 })
+        Entry(Self::spelled(table) | PRESENT | WRITE | ACCESSED | if user { USER } else { 0 })
     }
 
     #[inline(always)]
@@ -79,8 +128,8 @@ impl Format for X86_64 {
 
     #[inline(always)]
     fn frame(level: Level, entry: Entry) -> PhysAddr {
-        let offset = if Self::is_table(level, entry) { 0 } else { level.entry_bytes() - 1 };
-        PhysAddr(entry.0 & ADDRESS & !offset)
+        let offset = if Self::is_table(level, entry) { 0 } else { level.entry_bytes::<Self>() - 1 };
+        PhysAddr(entry.0 & Self::FRAMES & !offset)
     }
 
     #[inline(always)]

@@ -8,7 +8,7 @@ use core::panic::Location;
 use super::frame_type::FrameType;
 use super::rules::{LeafRule, Noted, Violation};
 use super::types::{NO_WORD, Types};
-use crate::addr::{Level, PAGE_SIZE, PhysAddr};
+use crate::addr::{Level, PhysAddr};
 use crate::entry::{Entry, Format};
 use crate::error::Error;
 use crate::machine::Machine;
@@ -16,8 +16,8 @@ use crate::section::{Marks, Section, TypesWindow};
 use crate::table::{Slot, Slots};
 
 /// What leaves of one kind are held against, for the length of a gate.
-pub(crate) struct Admission<'a> {
-    types: &'a Types,
+pub(crate) struct Admission<'a, F: Format> {
+    types: &'a Types<F>,
     rule: LeafRule,
     /// What the word of a frame is that such a leaf may map, and that has its mark: nearly every frame's. If it may map no data, what no word is.
     usual: u32,
@@ -29,12 +29,12 @@ pub(crate) struct Admission<'a> {
 
 /// What is asked of each frame first, apart from the rest: by value, it is in registers while entries are stored.
 #[derive(Clone, Copy)]
-pub(crate) struct Usual {
-    types: Types,
+pub(crate) struct Usual<F: Format> {
+    types: Types<F>,
     word: u32,
 }
 
-impl Usual {
+impl<F: Format> Usual<F> {
     /// Whether a frame is what nearly every frame is that such a leaf maps.
     #[inline(always)]
     pub(crate) fn is(self, frame: PhysAddr) -> bool {
@@ -42,12 +42,12 @@ impl Usual {
     }
 }
 
-impl<'a> Admission<'a> {
+impl<'a, F: Format> Admission<'a, F> {
     #[inline(always)]
-    fn new<F: Format>(
-        types: &'a Types,
+    fn new(
+        types: &'a Types<F>,
         mark: u32,
-        section: &'a Section<'_, impl Machine>,
+        section: &'a Section<'_, impl Machine<Format = F>>,
         leaf: Entry,
         by: &'static Location<'static>,
     ) -> Self {
@@ -58,7 +58,7 @@ impl<'a> Admission<'a> {
 
     /// See [`Usual`].
     #[inline(always)]
-    pub(crate) fn usual(&self) -> Usual {
+    pub(crate) fn usual(&self) -> Usual<F> {
         Usual { types: *self.types, word: self.usual }
     }
 
@@ -110,14 +110,14 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline(always)]
     pub(crate) fn admission<'a>(
         &'a self,
-        types: &'a Types,
+        types: &'a Types<M::Format>,
         slot: Slot<'_>,
         level: Level,
         (mark, leaf): (u32, Entry),
         by: &'static Location<'static>,
-    ) -> Result<Admission<'a>, Error> {
+    ) -> Result<Admission<'a, M::Format>, Error> {
         self.check_table(types, slot, level, by)?;
-        Ok(Admission::new::<M::Format>(types, mark, self, leaf, by))
+        Ok(Admission::new(types, mark, self, leaf, by))
     }
 
     /// Holds a leaf at a level against the types of what it maps, and its table against the table's.
@@ -129,7 +129,7 @@ impl<'m, M: Machine> Section<'m, M> {
     pub(crate) fn admit(
         &self,
         marks: Marks<'_>,
-        types: &Types,
+        types: &Types<M::Format>,
         (slot, level): (Slot<'_>, Level),
         leaf: Entry,
         by: &'static Location<'static>,
@@ -147,7 +147,7 @@ impl<'m, M: Machine> Section<'m, M> {
     pub(crate) fn admit_leaf(
         &self,
         marks: Marks<'_>,
-        types: &Types,
+        types: &Types<M::Format>,
         mark: u32,
         (slot, level): (Slot<'_>, Level),
         leaf: Entry,
@@ -156,10 +156,10 @@ impl<'m, M: Machine> Section<'m, M> {
         if !M::Format::is_present(leaf) {
             return Ok(());
         }
-        let admission = Admission::new::<M::Format>(types, mark, self, leaf, by);
+        let admission = Admission::new(types, mark, self, leaf, by);
         let (first, usual) = (M::Format::frame(level, leaf), admission.usual());
-        for page in 0..level.entry_pages() as u64 {
-            let frame = first.offset(page * PAGE_SIZE);
+        for page in 0..level.entry_pages::<M::Format>() as u64 {
+            let frame = first.offset(page * M::Format::PAGE_SIZE);
             if !usual.is(frame) && !admission.admits_unusual(marks, frame) {
                 return Err(self.refused(&admission, frame, slot, by));
             }
@@ -170,7 +170,7 @@ impl<'m, M: Machine> Section<'m, M> {
     /// Whether a leaf maps a frame that has no mark of this number: [`mark_leaf`](Self::mark_leaf) is due before it is stored, where that cannot be done in one window.
     pub(crate) fn lacks_mark(
         &self,
-        types: &Types,
+        types: &Types<M::Format>,
         mark: u32,
         (level, leaf): (Level, Entry),
     ) -> bool {
@@ -181,7 +181,7 @@ impl<'m, M: Machine> Section<'m, M> {
     pub(crate) fn mark_leaf(
         &self,
         window: &TypesWindow<'_>,
-        types: &Types,
+        types: &Types<M::Format>,
         mark: u32,
         (level, leaf): (Level, Entry),
     ) {
@@ -193,12 +193,12 @@ impl<'m, M: Machine> Section<'m, M> {
     pub(crate) fn mark_before(
         &self,
         window: &TypesWindow<'_>,
-        types: &Types,
+        types: &Types<M::Format>,
         mark: u32,
         leaf: Entry,
         frames: impl Iterator<Item = PhysAddr>,
     ) {
-        let admission = Admission::new::<M::Format>(types, mark, self, leaf, Location::caller());
+        let admission = Admission::new(types, mark, self, leaf, Location::caller());
         let usual = admission.usual();
         for frame in frames.filter(|&frame| !usual.is(frame)) {
             admission.mark_before(window, frame);
@@ -210,7 +210,7 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline(never)]
     pub(crate) fn refused(
         &self,
-        admission: &Admission<'_>,
+        admission: &Admission<'_, M::Format>,
         frame: PhysAddr,
         slot: Slot<'_>,
         by: &'static Location<'static>,
@@ -226,7 +226,12 @@ impl<'m, M: Machine> Section<'m, M> {
     /// While a sweep is under way, marks what a leaf maps that is stored to another place than it was found at: the sweep may have looked there
     /// before, and look at the first too late. Returns whether it may be stored there: where marks are made before, it may not if it was found only since.
     #[inline(always)]
-    pub(crate) fn mark_moved(&self, marks: Marks<'_>, types: Option<&Types>, leaf: Entry) -> bool {
+    pub(crate) fn mark_moved(
+        &self,
+        marks: Marks<'_>,
+        types: Option<&Types<M::Format>>,
+        leaf: Entry,
+    ) -> bool {
         let Some(types) = types else { return true };
         let frame = M::Format::frame(Level::Pte, leaf);
         match marks {
@@ -254,7 +259,7 @@ impl<'m, M: Machine> Section<'m, M> {
 
 /// The frames that a leaf maps; none if it maps nothing.
 fn frames_of<F: Format>(level: Level, leaf: Entry) -> impl Iterator<Item = PhysAddr> {
-    let (first, pages) = (F::frame(level, leaf), level.entry_pages() as u64);
+    let (first, pages) = (F::frame(level, leaf), level.entry_pages::<F>() as u64);
     let pages = if F::is_present(leaf) { pages } else { 0 };
-    (0..pages).map(move |page| first.offset(page * PAGE_SIZE))
+    (0..pages).map(move |page| first.offset(page * F::PAGE_SIZE))
 }

@@ -7,11 +7,10 @@ use kpkeys::Backend;
 use super::frame_type::{FrameType, Kind};
 use super::rules::{Use, Violation};
 use super::types::Types;
-use crate::addr::{Level, PAGE_SIZE, PhysAddr};
-use crate::entry::{Entry, Format};
+use crate::addr::{Level, PhysAddr};
+use crate::entry::{Entry, Format, is_in_half};
 use crate::error::Error;
 use crate::machine::Machine;
-use crate::paging::USER_HALF;
 use crate::ptp::{Class, FlushedPtp, Ptp};
 use crate::section::{Section, Space, TypesWindow};
 use crate::table::{Slot, Table};
@@ -19,7 +18,7 @@ use crate::table::{Slot, Table};
 impl<'m, M: Machine> Section<'m, M> {
     /// The types that what is stored is held against, if there are any.
     #[inline(always)]
-    pub(crate) fn types(&self) -> Option<&'m Types> {
+    pub(crate) fn types(&self) -> Option<&'m Types<M::Format>> {
         self.machine().anchor().get()
     }
 
@@ -53,8 +52,9 @@ impl<'m, M: Machine> Section<'m, M> {
         to: FrameType,
     ) -> Result<(), Violation> {
         let Some(types) = self.types() else { return Ok(()) };
-        let frames =
-            |pages: usize| (0..pages as u64).map(move |page| start.offset(page * PAGE_SIZE));
+        let frames = |pages: usize| {
+            (0..pages as u64).map(move |page| start.offset(page * M::Format::PAGE_SIZE))
+        };
         let by = Location::caller();
         // As many in one window as a block has pages.
         let result = self.store_guarded(|window, to_alias| {
@@ -258,7 +258,7 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline(always)]
     fn check_upper(
         &self,
-        types: &Types,
+        types: &Types<M::Format>,
         slot: Slot<'_>,
         at: Level,
         by: &'static Location<'static>,
@@ -272,7 +272,7 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline(never)]
     fn refuse_frame(
         &self,
-        types: &Types,
+        types: &Types<M::Format>,
         frame: PhysAddr,
         slot: Slot<'_>,
         wanted: Use,
@@ -283,7 +283,7 @@ impl<'m, M: Machine> Section<'m, M> {
 
     fn violation(
         &self,
-        types: &Types,
+        types: &Types<M::Format>,
         frame: PhysAddr,
         slot: Slot<'_>,
         wanted: Use,
@@ -305,13 +305,13 @@ impl<'m, M: Machine> Section<'m, M> {
     /// Whether an entry of a root is in the half that the root is for: a program's may have the kernel's entries as well, which nobody changes.
     fn check_half(
         &self,
-        types: &Types,
+        types: &Types<M::Format>,
         slot: Slot<'_>,
         at: Level,
         by: &'static Location<'static>,
     ) -> Result<(), Error> {
         let user = matches!(self.space(), Space::User | Space::Alias);
-        if at != Level::Pgd || USER_HALF.contains(&slot.index()) == user {
+        if at != M::Format::ROOT || is_in_half::<M::Format>(slot.index::<M::Format>(), user) {
             return Ok(());
         }
         Err(self.refuse_table(types, slot, Use::Half { user }, by))
@@ -326,8 +326,8 @@ impl<'m, M: Machine> Section<'m, M> {
     pub(crate) fn found_root(&self, ptp: Ptp, space: Space) -> Result<PhysAddr, Error> {
         if let Some(types) = self.types() {
             let kind = Kind::of_root(space);
-            let from = FrameType::unlinked(Level::Pgd, kind);
-            self.change(types, ptp.frame(), from, FrameType::linked(Level::Pgd, kind), None)?;
+            let from = FrameType::unlinked(M::Format::ROOT, kind);
+            self.change(types, ptp.frame(), from, FrameType::linked(M::Format::ROOT, kind), None)?;
         }
         Ok(ptp.link())
     }
@@ -340,7 +340,7 @@ impl<'m, M: Machine> Section<'m, M> {
     #[track_caller]
     pub(crate) fn retire_root(&self, root: PhysAddr, space: Space) -> Result<(), Error> {
         if let Some(types) = self.types() {
-            let from = FrameType::linked(Level::Pgd, Kind::of_root(space));
+            let from = FrameType::linked(M::Format::ROOT, Kind::of_root(space));
             self.change(types, root, from, FrameType::Spare, None)?;
         }
         Ok(())
@@ -355,7 +355,7 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline(always)]
     pub(crate) fn check_table(
         &self,
-        types: &Types,
+        types: &Types<M::Format>,
         slot: Slot<'_>,
         level: Level,
         by: &'static Location<'static>,
@@ -372,7 +372,7 @@ impl<'m, M: Machine> Section<'m, M> {
     #[inline(never)]
     fn refuse_table(
         &self,
-        types: &Types,
+        types: &Types<M::Format>,
         slot: Slot<'_>,
         wanted: Use,
         by: &'static Location<'static>,
@@ -399,7 +399,7 @@ impl<'m, M: Machine> Section<'m, M> {
     #[track_caller]
     fn change(
         &self,
-        types: &Types,
+        types: &Types<M::Format>,
         frame: PhysAddr,
         from: FrameType,
         to: FrameType,

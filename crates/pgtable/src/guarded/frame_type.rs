@@ -40,7 +40,7 @@ pub enum FrameType {
     /// Data that an entry maps, or has mapped since the tables were last swept.
     Mapped,
     /// A page-table page: the level of its entries, whose they are, and whether it is in use: linked into another table, or, at
-    /// [`Level::Pgd`], a root that may be loaded.
+    /// the root's, one that may be loaded.
     Table {
         /// The level of its entries.
         level: Level,
@@ -71,11 +71,11 @@ pub enum FrameType {
 /// sweep before which that was.
 pub(super) const DATA: u32 = 0;
 /// How many bits of a word are the type's.
-pub(super) const TYPE_BITS: u32 = 9;
+pub(super) const TYPE_BITS: u32 = 10;
 const TYPE: u32 = (1 << TYPE_BITS) - 1;
-const KIND_SHIFT: u32 = 6;
+const KIND_SHIFT: u32 = 7;
 const KIND: u32 = 3 << KIND_SHIFT;
-const LINKED: u32 = 1 << 8;
+const LINKED: u32 = 1 << 9;
 const TABLE: u32 = 1;
 
 impl FrameType {
@@ -135,11 +135,14 @@ impl FrameType {
 
     /// What a word says, but for whether data is mapped. One that no type has is taken for what allows nothing.
     pub(super) fn of_word(word: u32) -> FrameType {
-        const LEVELS: [Level; 4] = [Level::Pte, Level::Pmd, Level::Pud, Level::Pgd];
+        const LEVELS: [Level; 8] = {
+            use Level::{Pgd, Pmd, Pml5, Pte, Pud};
+            [Pte, Pmd, Pud, Pgd, Pml5, Pml5, Pml5, Pml5]
+        };
         match word & 0xf {
             0 => FrameType::Data,
             TABLE => FrameType::Table {
-                level: LEVELS[(word >> 4) as usize & 3],
+                level: LEVELS[(word >> 4) as usize & 7],
                 kind: Kind::ALL[(word >> KIND_SHIFT) as usize & 3],
                 linked: word & LINKED != 0,
             },
@@ -189,7 +192,7 @@ mod tests {
         let mut all = Vec::from([
             Data, Spare, SpareUser, Early, Text, Constants, KernelData, Guarded, NotRam,
         ]);
-        for level in [Level::Pte, Level::Pmd, Level::Pud, Level::Pgd] {
+        for level in Level::ALL {
             for kind in Kind::ALL {
                 all.extend([FrameType::unlinked(level, kind), FrameType::linked(level, kind)]);
             }
@@ -200,7 +203,7 @@ mod tests {
         }
         for of in &all {
             let user = matches!(of, FrameType::Table { kind: Kind::User, .. });
-            for level in [Level::Pte, Level::Pmd, Level::Pud, Level::Pgd] {
+            for level in Level::ALL {
                 let is =
                     matches!(of, FrameType::Table { level: of, linked: true, .. } if *of == level);
                 assert_eq!(FrameType::is_table_word(of.word(), level, user), is, "{of} {level:?}");

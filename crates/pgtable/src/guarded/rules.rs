@@ -18,7 +18,7 @@ use core::panic::Location;
 
 use super::frame_type::FrameType;
 use super::types::Types;
-use crate::addr::{Level, PAGE_SIZE, PhysAddr, VirtAddr};
+use crate::addr::{Level, PhysAddr, VirtAddr};
 use crate::entry::{Entry, Format, MemoryType};
 use crate::section::Space;
 
@@ -188,7 +188,7 @@ impl LeafRule {
 
     /// Whether a leaf may map this frame.
     #[inline(always)]
-    pub(crate) fn admits(self, types: &Types, frame: PhysAddr) -> bool {
+    pub(crate) fn admits<F: Format>(self, types: &Types<F>, frame: PhysAddr) -> bool {
         (types.is_data(frame) && self.admits_data()) || self.admits_type(types.of(frame))
     }
 
@@ -201,14 +201,14 @@ impl LeafRule {
 
     /// The first of `pages` frames that a leaf may not map.
     #[inline]
-    pub(crate) fn first_refused(
+    pub(crate) fn first_refused<F: Format>(
         self,
-        types: &Types,
+        types: &Types<F>,
         first: PhysAddr,
         pages: usize,
     ) -> Option<PhysAddr> {
         (0..pages as u64)
-            .map(|page| first.offset(page * PAGE_SIZE))
+            .map(|page| first.offset(page * F::PAGE_SIZE))
             .find(|&frame| !self.admits(types, frame))
     }
 
@@ -241,9 +241,9 @@ impl LeafRule {
     }
 
     /// What is said of a frame that it does not admit.
-    pub(crate) fn violation(
+    pub(crate) fn violation<F: Format>(
         self,
-        types: &Types,
+        types: &Types<F>,
         frame: PhysAddr,
         entry: Option<VirtAddr>,
         by: &'static Location<'static>,

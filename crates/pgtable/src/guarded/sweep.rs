@@ -17,7 +17,7 @@
 
 use super::frame_type::FrameType;
 use super::types::Types;
-use crate::addr::{ENTRIES, Level, PAGE_SIZE, PhysAddr};
+use crate::addr::{Level, PhysAddr};
 use crate::entry::Format;
 use crate::error::Error;
 use crate::machine::{Event, Flush, Machine, Probe};
@@ -31,7 +31,7 @@ impl<M: Machine> Section<'_, M> {
     ///
     /// [`Error::OutOfMemory`] if the machine cannot wait for gates, or there were four million sweeps: what is marked stays so.
     #[cold]
-    pub(crate) fn sweep(&self, types: &Types) -> Result<(), Error> {
+    pub(crate) fn sweep(&self, types: &Types<M::Format>) -> Result<(), Error> {
         let number = self.store_guarded(|window, to_alias| types.begin_sweep(window, to_alias));
         let number = number.ok_or(Error::OutOfMemory)?;
         if !self.machine().wait_for_gates() {
@@ -47,7 +47,7 @@ impl<M: Machine> Section<'_, M> {
     }
 
     /// Marks what the leaves of a table map, in gates of one table's work.
-    fn mark_leaves(&self, types: &Types, table: PhysAddr, level: Level) {
+    fn mark_leaves(&self, types: &Types<M::Format>, table: PhysAddr, level: Level) {
         // SAFETY: it is a table by its type, and every frame of memory can be read. If it is none any more by now, what is marked is too much
         // and not too little.
         let slots = unsafe { Table::at(self.machine(), table) }.all();
@@ -56,19 +56,19 @@ impl<M: Machine> Section<'_, M> {
             is_leaf.then(|| M::Format::frame(level, entry))
         });
         let mut mapped = leaves.flat_map(|first| {
-            let pages = 0..level.entry_pages() as u64;
-            pages.map(move |page| first.offset(page * PAGE_SIZE))
+            let pages = 0..level.entry_pages::<M::Format>() as u64;
+            pages.map(move |page| first.offset(page * M::Format::PAGE_SIZE))
         });
         let mut more = true;
         while more {
             more = self.store_guarded(|window, to_alias| {
                 let (word, mut seen) = (types.mapped_word(), 0);
-                for frame in mapped.by_ref().take(ENTRIES) {
+                for frame in mapped.by_ref().take(M::Format::ENTRIES) {
                     seen += 1;
                     // What is no data needs no mark.
                     let _: Result<(), FrameType> = types.mark(window, to_alias, frame, word);
                 }
-                seen == ENTRIES
+                seen == M::Format::ENTRIES
             });
         }
     }

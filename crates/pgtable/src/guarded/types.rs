@@ -8,23 +8,24 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::frame_type::{FrameType, Kind, TYPE_BITS};
 use super::rules::Violations;
-use crate::addr::{ENTRIES, Level, PAGE_SIZE, PhysAddr};
+use crate::addr::{Level, PhysAddr};
+use crate::entry::Format;
 use crate::error::Error;
 use crate::linear::Linear;
 use crate::machine::{Frames, Machine, Memory};
 use crate::section::TypesWindow;
 use crate::table::{Slot, displaced};
 
-/// Words in a page.
-const WORDS: usize = PAGE_SIZE as usize / size_of::<u32>();
+/// Entries of the directory, which a page of any size has room for.
+const DIRECTORY: usize = 512;
 /// The largest block of words: those of 2 GiB.
 const LARGEST_ORDER: u8 = 9;
 /// Blocks that the directory has entries for: memory up to almost 1 TiB, where blocks of the largest order are to be had.
-const BLOCKS: usize = ENTRIES - 4;
-const SWEEPS_BEGUN: usize = ENTRIES - 4;
-const SWEEPS_ENDED: usize = ENTRIES - 3;
-const PROTECTED: usize = ENTRIES - 2;
-const THROUGH_ALIAS: usize = ENTRIES - 1;
+const BLOCKS: usize = DIRECTORY - 4;
+const SWEEPS_BEGUN: usize = DIRECTORY - 4;
+const SWEEPS_ENDED: usize = DIRECTORY - 3;
+const PROTECTED: usize = DIRECTORY - 2;
+const THROUGH_ALIAS: usize = DIRECTORY - 1;
 
 /// What no frame has: the word of no type.
 pub(super) const NO_WORD: u32 = u32::MAX;
@@ -34,13 +35,19 @@ const MAX_SWEEPS: u64 = (1 << (u32::BITS - TYPE_BITS)) - 2;
 
 /// Where the types begin, and where the linear map is: empty, until page tables are built in a mode that checks. A kernel keeps it where it is
 /// read-only afterwards.
-#[derive(Debug, Default)]
-pub struct Anchor {
-    types: spin::Once<Types>,
-    linear: spin::Once<Linear>,
+#[derive(Debug)]
+pub struct Anchor<E: Format> {
+    types: spin::Once<Types<E>>,
+    linear: spin::Once<Linear<E>>,
 }
 
-impl Anchor {
+impl<E: Format> Default for Anchor<E> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<E: Format> Anchor<E> {
     /// Nothing yet.
     pub const fn new() -> Self {
         Anchor { types: spin::Once::new(), linear: spin::Once::new() }
@@ -48,30 +55,30 @@ impl Anchor {
 
     /// The types, if there are any.
     #[inline(always)]
-    pub fn get(&self) -> Option<&Types> {
+    pub fn get(&self) -> Option<&Types<E>> {
         self.types.get()
     }
 
     /// The linear map, if there are types.
     #[inline(always)]
-    pub(crate) fn linear(&self) -> Option<&Linear> {
+    pub(crate) fn linear(&self) -> Option<&Linear<E>> {
         self.linear.get()
     }
 
-    pub(crate) fn lay(&self, types: Types) {
+    pub(crate) fn lay(&self, types: Types<E>) {
         self.types.call_once(|| types);
     }
 
-    pub(crate) fn lay_linear(&self, linear: Linear) {
+    pub(crate) fn lay_linear(&self, linear: Linear<E>) {
         self.linear.call_once(|| linear);
     }
 }
 
 /// The types of all frames. See the module.
 #[derive(Clone, Copy, Debug)]
-pub struct Types {
-    memory: Memory,
-    directory: NonNull<[AtomicU64; ENTRIES]>,
+pub struct Types<E: Format> {
+    memory: Memory<E>,
+    directory: NonNull<[AtomicU64; DIRECTORY]>,
     /// Where the first frame's entries are, if it is a table.
     tables: usize,
     /// A frame's number without so many low bits is that of its block.
@@ -81,30 +88,33 @@ pub struct Types {
 }
 
 // SAFETY: the directory and the blocks are never freed or moved, and accessed by atomic operations alone.
-unsafe impl Send for Types {}
+unsafe impl<E: Format> Send for Types<E> {}
 // SAFETY: as for `Send`.
-unsafe impl Sync for Types {}
+unsafe impl<E: Format> Sync for Types<E> {}
 
-impl Types {
+impl<E: Format> Types<E> {
+    /// Words in a page.
+    const WORDS: usize = E::PAGE_SIZE as usize / size_of::<u32>();
+
     /// Types for all of a machine's memory, where every frame is data. `taken` gets the blocks that they are kept in: first page and number of
     /// pages. They are not protected yet.
     ///
     /// # Errors
     ///
     /// [`Error::OutOfMemory`] if there are no blocks for them; those that were taken are lost.
-    pub(crate) fn new<M: Machine, F: Frames>(
+    pub(crate) fn new<M: Machine<Format = E>, F: Frames>(
         machine: &M,
         frames: &F,
         mut taken: impl FnMut(PhysAddr, usize) -> Result<(), Error>,
-    ) -> Result<Types, Error> {
+    ) -> Result<Types<E>, Error> {
         let memory = machine.memory();
         let allocate = |order: u8| {
             let start = frames.allocate(order)?;
             // SAFETY: the block was just allocated, is nobody else's, and is not protected.
-            unsafe { machine.data(start).write_bytes(0, (PAGE_SIZE as usize) << order) };
+            unsafe { machine.data(start).write_bytes(0, (E::PAGE_SIZE as usize) << order) };
             Some(start)
         };
-        let pages = memory.pages.div_ceil(WORDS).max(1);
+        let pages = memory.pages.div_ceil(Self::WORDS).max(1);
         let wanted = pages.next_power_of_two().trailing_zeros().min(LARGEST_ORDER.into()) as u8;
         let directory = allocate(0).ok_or(Error::OutOfMemory)?;
         taken(directory, 1)?;
@@ -124,7 +134,7 @@ impl Types {
             // SAFETY: the directory was allocated above, is nobody else's yet, and has this many entries.
             unsafe { machine.data(directory).cast::<u64>().add(block).write(address) };
         }
-        let shift = WORDS.trailing_zeros() + u32::from(order);
+        let shift = Self::WORDS.trailing_zeros() + u32::from(order);
         let tables = machine.table(memory.start).addr().get();
         let (directory, violations) = (machine.table(directory).cast(), machine.violations());
         Ok(Types { memory, directory, tables, shift, violations })
@@ -242,7 +252,7 @@ impl Types {
     #[inline(always)]
     pub(super) fn frame_of(&self, slot: Slot<'_>) -> PhysAddr {
         let offset = core::ptr::from_ref(slot.0).addr().wrapping_sub(self.tables) as u64;
-        PhysAddr(self.memory.start.0.wrapping_add(offset & !(PAGE_SIZE - 1)))
+        PhysAddr(self.memory.start.0.wrapping_add(offset & !(E::PAGE_SIZE - 1)))
     }
 
     /// Whether a frame is a table of a level that is in use, a program's or the kernel's.
@@ -254,7 +264,7 @@ impl Types {
 
     /// Whether a frame is a root of this kind that is in use: one that a root register may be loaded with.
     pub fn is_root(&self, frame: PhysAddr, kind: Kind) -> bool {
-        frame.is_aligned(PAGE_SIZE) && self.of(frame) == FrameType::linked(Level::Pgd, kind)
+        frame.is_aligned(E::PAGE_SIZE) && self.of(frame) == FrameType::linked(E::ROOT, kind)
     }
 
     /// Whether leaves that are not admitted are stored all the same.
@@ -325,14 +335,14 @@ impl Types {
         if number >= self.memory.pages {
             return None;
         }
-        let block = self.directory()[(number >> self.shift) % ENTRIES].load(Ordering::Relaxed);
+        let block = self.directory()[(number >> self.shift) % DIRECTORY].load(Ordering::Relaxed);
         let words = core::ptr::with_exposed_provenance::<AtomicU32>(block as usize);
         // SAFETY: the directory has the address of a block of words for every frame of memory; they live as long as the machine.
         Some(unsafe { &*words.add(number & ((1 << self.shift) - 1)) })
     }
 
     #[inline(always)]
-    fn directory(&self) -> &[AtomicU64; ENTRIES] {
+    fn directory(&self) -> &[AtomicU64; DIRECTORY] {
         // SAFETY: the directory is a page that is never freed, of atomics, for which every value is valid.
         unsafe { self.directory.as_ref() }
     }

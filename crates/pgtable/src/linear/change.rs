@@ -2,7 +2,7 @@
 
 use kpkeys::Pkey;
 
-use crate::addr::{ENTRIES, Level, PAGE_SIZE, PageRange, VirtAddr};
+use crate::addr::{Level, PageRange, VirtAddr};
 use crate::entry::{Entry, Format};
 use crate::error::Error;
 use crate::guarded::Kind;
@@ -38,17 +38,17 @@ pub(super) struct Span {
 }
 
 impl Span {
-    pub(super) fn of(range: PageRange) -> Span {
+    pub(super) fn of<F: Format>(range: PageRange<F>) -> Span {
         Span {
             first: range.start().0,
-            last: range.start().0 + (range.pages() as u64 * PAGE_SIZE - 1),
+            last: range.start().0 + (range.pages() as u64 * F::PAGE_SIZE - 1),
         }
     }
 
     /// What the entry at `level` that translates `va` covers.
-    fn of_entry(va: u64, level: Level) -> Span {
-        let first = va & !(level.entry_bytes() - 1);
-        Span { first, last: first + (level.entry_bytes() - 1) }
+    fn of_entry<F: Format>(va: u64, level: Level) -> Span {
+        let first = va & !(level.entry_bytes::<F>() - 1);
+        Span { first, last: first + (level.entry_bytes::<F>() - 1) }
     }
 
     fn covers(&self, other: &Span) -> bool {
@@ -60,10 +60,10 @@ impl Span {
     }
 
     /// The entries at `level` that this span touches.
-    fn entries(self, level: Level) -> impl Iterator<Item = Span> {
+    fn entries<F: Format>(self, level: Level) -> impl Iterator<Item = Span> {
         let mut next = Some(self.first);
         core::iter::from_fn(move || {
-            let entry = Span::of_entry(next?, level);
+            let entry = Span::of_entry::<F>(next?, level);
             next = (entry.last < self.last).then(|| entry.last + 1);
             Some(entry)
         })
@@ -73,12 +73,12 @@ impl Span {
 /// Whether leaves below `table`, which is at `level`, translate all of a range.
 pub(super) fn maps_all<M: Machine>(
     machine: &M,
-    table: Table<'_>,
+    table: Table<'_, M::Format>,
     level: Level,
     range: Span,
 ) -> bool {
-    range.entries(level).all(|span| {
-        let entry = table.slot(VirtAddr(span.first).index(level)).load();
+    range.entries::<M::Format>(level).all(|span| {
+        let entry = table.slot(VirtAddr(span.first).index::<M::Format>(level)).load();
         // SAFETY: tables of the linear map are never freed.
         match (unsafe { Table::below(machine, level, entry) }, level.below()) {
             (Some(lower), Some(below)) => {
@@ -92,7 +92,7 @@ pub(super) fn maps_all<M: Machine>(
 /// One change, on its way through the tables.
 pub(super) struct Change<'a, 'm, M: Machine> {
     pub(super) section: &'a Section<'m, M>,
-    pub(super) root: Table<'m>,
+    pub(super) root: Table<'m, M::Format>,
     pub(super) range: Span,
     pub(super) to: To,
 }
@@ -104,20 +104,20 @@ impl<M: Machine> Change<'_, '_, M> {
 
     /// How many blocks must be split for it: as many pages must be in reserve.
     pub(super) fn splits(&self) -> usize {
-        self.splits_in(self.root, Level::Pgd)
+        self.splits_in(self.root, M::Format::ROOT)
     }
 
     /// # Errors
     ///
     /// A reserve with less than [`splits`](Self::splits), or with what is no spare page. Part of the change is made then.
     pub(super) fn make(&self, reserve: &mut Reserve) -> Result<(), Error> {
-        self.apply(self.root, Level::Pgd, reserve)
+        self.apply(self.root, M::Format::ROOT, reserve)
     }
 
-    fn splits_in(&self, table: Table<'_>, level: Level) -> usize {
+    fn splits_in(&self, table: Table<'_, M::Format>, level: Level) -> usize {
         self.edges(level)
             .map(|span| {
-                let entry = table.slot(VirtAddr(span.first).index(level)).load();
+                let entry = table.slot(VirtAddr(span.first).index::<M::Format>(level)).load();
                 let inner = self.with_range(self.range.intersection(&span));
                 if let Some(lower) = self.lower_table(level, entry) {
                     level.below().map_or(0, |below| inner.splits_in(lower, below))
@@ -139,8 +139,8 @@ impl<M: Machine> Change<'_, '_, M> {
 
     /// The entries at `level` that the range covers only in part: the first and the last of those it touches, at most.
     fn edges(&self, level: Level) -> impl Iterator<Item = Span> {
-        let first = Span::of_entry(self.range.first, level);
-        let last = Span::of_entry(self.range.last, level);
+        let first = Span::of_entry::<M::Format>(self.range.first, level);
+        let last = Span::of_entry::<M::Format>(self.range.last, level);
         let second = (last.first != first.first).then_some(last);
         let range = self.range;
         // Above the block levels every entry is a table, which is entered whether or not it is covered.
@@ -149,9 +149,14 @@ impl<M: Machine> Change<'_, '_, M> {
             .filter(move |span| !range.covers(span) || !M::Format::maps_blocks(level))
     }
 
-    fn apply(&self, table: Table<'_>, level: Level, reserve: &mut Reserve) -> Result<(), Error> {
-        for span in self.range.entries(level) {
-            let slot = table.slot(VirtAddr(span.first).index(level));
+    fn apply(
+        &self,
+        table: Table<'_, M::Format>,
+        level: Level,
+        reserve: &mut Reserve,
+    ) -> Result<(), Error> {
+        for span in self.range.entries::<M::Format>(level) {
+            let slot = table.slot(VirtAddr(span.first).index::<M::Format>(level));
             let entry = slot.load();
             let below = level.below();
             if let (Some(lower), Some(below)) = (self.lower_table(level, entry), below) {
@@ -175,21 +180,19 @@ impl<M: Machine> Change<'_, '_, M> {
         level: Level,
         below: Level,
         page: Ptp,
-    ) -> Result<Table<'t>, Error> {
+    ) -> Result<Table<'t, M::Format>, Error> {
         let lower = page.table(self.section.machine());
         let (start, attrs) = (M::Format::frame(level, block), M::Format::attrs(block));
         self.section.fill(lower, |i| {
-            M::Format::leaf(below, start.offset(i as u64 * below.entry_bytes()), attrs)
+            M::Format::leaf(below, start.offset(i as u64 * below.entry_bytes::<M::Format>()), attrs)
                 .unwrap_or(Entry::EMPTY)
         });
         self.section.link((slot, block), level, Kind::Linear, false, page)?;
         Ok(lower)
     }
 
-    fn lower_table<'t>(&'t self, level: Level, entry: Entry) -> Option<Table<'t>> {
+    fn lower_table<'t>(&'t self, level: Level, entry: Entry) -> Option<Table<'t, M::Format>> {
         // SAFETY: tables of the linear map are never freed.
         unsafe { Table::below(self.section.machine(), level, entry) }
     }
 }
-
-const _: () = assert!(ENTRIES == 512, "a split fills one table");

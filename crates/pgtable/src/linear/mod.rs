@@ -28,7 +28,7 @@ mod change;
 
 use kpkeys::{Backend, Pkey};
 
-use crate::addr::{Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use crate::addr::{Level, PageRange, PhysAddr, VirtAddr};
 use crate::alias::Alias;
 use crate::entry::{Attrs, Entry, Format};
 use crate::error::Error;
@@ -100,15 +100,15 @@ impl Default for Reserve {
 /// The linear map: what it maps, where its tables start, and where its alias is. It never changes. In modes that check it lies where the
 /// [types](crate::guarded) begin, since whoever can change it decides which page is protected.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Linear {
-    memory: Memory,
+pub(crate) struct Linear<E: Format> {
+    memory: Memory<E>,
     root: PhysAddr,
     /// Where page-table pages are stored through, if they are protected by that.
-    alias: Option<Alias>,
+    alias: Option<Alias<E>>,
 }
 
-impl Linear {
-    pub(crate) fn new(memory: Memory, root: PhysAddr, alias: Option<Alias>) -> Self {
+impl<E: Format> Linear<E> {
+    pub(crate) fn new(memory: Memory<E>, root: PhysAddr, alias: Option<Alias<E>>) -> Self {
         Linear { memory, root, alias }
     }
 
@@ -118,13 +118,13 @@ impl Linear {
     }
 
     /// The alias, if page-table pages are protected by one.
-    pub(crate) fn alias(&self) -> Option<&Alias> {
+    pub(crate) fn alias(&self) -> Option<&Alias<E>> {
         self.alias.as_ref()
     }
 
     /// The entry of a page, in a map of pages.
     #[inline(always)]
-    fn page_at<'m, M: Machine>(
+    fn page_at<'m, M: Machine<Format = E>>(
         &self,
         machine: &'m M,
         frame: PhysAddr,
@@ -132,33 +132,33 @@ impl Linear {
     ) -> Result<(Slot<'m>, Entry), Error> {
         // SAFETY: tables of the linear map are never freed.
         let table = unsafe { self.root_table(machine).find(machine, va, Level::Pte) };
-        let slot = table.map(|table| table.slot(va.index(Level::Pte)));
+        let slot = table.map(|table| table.slot(va.index::<E>(Level::Pte)));
         let found = slot.map(|slot| (slot, slot.load()));
         found
-            .filter(|&(_, leaf)| M::Format::is_leaf(Level::Pte, leaf))
+            .filter(|&(_, leaf)| E::is_leaf(Level::Pte, leaf))
             .ok_or_else(|| self.why_no_page(machine, frame))
     }
 
     #[cold]
-    fn why_no_page<M: Machine>(&self, machine: &M, frame: PhysAddr) -> Error {
+    fn why_no_page<M: Machine<Format = E>>(&self, machine: &M, frame: PhysAddr) -> Error {
         let mapped = self.mapped_range(machine, frame, 1);
         mapped.err().unwrap_or(Error::NeedsPageMappedLinearMap)
     }
 
-    fn root_table<'m, M: Machine>(&self, machine: &'m M) -> Table<'m> {
+    fn root_table<'m, M: Machine<Format = E>>(&self, machine: &'m M) -> Table<'m, E> {
         // SAFETY: the root is a table for as long as the machine lives.
         unsafe { Table::at(machine, self.root) }
     }
 
     /// Where the linear map has frames whose key is to change, if they may be given this key.
-    pub(crate) fn key_range<F: Format>(
+    pub(crate) fn key_range(
         &self,
         start: PhysAddr,
         pages: usize,
         key: Pkey,
-    ) -> Result<PageRange, Error> {
+    ) -> Result<PageRange<E>, Error> {
         let range = self.range(start, pages)?;
-        if key.number() >= F::KEYS {
+        if key.number() >= E::KEYS {
             return Err(Error::KeyOutOfRange(key));
         }
         if self.alias.is_some() && key != Pkey::DEFAULT {
@@ -169,22 +169,22 @@ impl Linear {
 
     /// Where the linear map has frames, if it has them all.
     #[inline]
-    pub(crate) fn range(&self, start: PhysAddr, pages: usize) -> Result<PageRange, Error> {
-        if !start.is_aligned(PAGE_SIZE) || !self.memory.contains(start, pages) {
+    pub(crate) fn range(&self, start: PhysAddr, pages: usize) -> Result<PageRange<E>, Error> {
+        if !start.is_aligned(E::PAGE_SIZE) || !self.memory.contains(start, pages) {
             return Err(Error::OutsideLinearMap(start, pages));
         }
         Ok(PageRange::new(self.memory.linear_address(start), pages)?)
     }
 
     /// Where the linear map has frames, if it maps them all: it may have holes, such as device registers between RAM.
-    pub(crate) fn mapped_range<M: Machine>(
+    pub(crate) fn mapped_range<M: Machine<Format = E>>(
         &self,
         machine: &M,
         start: PhysAddr,
         pages: usize,
-    ) -> Result<PageRange, Error> {
+    ) -> Result<PageRange<E>, Error> {
         let range = self.range(start, pages)?;
-        if maps_all(machine, self.root_table(machine), Level::Pgd, Span::of(range)) {
+        if maps_all(machine, self.root_table(machine), E::ROOT, Span::of(range)) {
             Ok(range)
         } else {
             Err(Error::OutsideLinearMap(start, pages))
@@ -192,7 +192,7 @@ impl Linear {
     }
 
     /// See [`Ground::set_key`](crate::ground::Ground::set_key), which holds the lock.
-    pub(crate) fn set_key<M: Machine>(
+    pub(crate) fn set_key<M: Machine<Format = E>>(
         &self,
         section: &Section<'_, M>,
         start: PhysAddr,
@@ -200,7 +200,7 @@ impl Linear {
         key: Pkey,
         reserve: &mut Reserve,
     ) -> Result<(), Error> {
-        self.key_range::<M::Format>(start, pages, key)?;
+        self.key_range(start, pages, key)?;
         if !section.machine().backend().sets_keys() {
             return Ok(());
         }
@@ -217,7 +217,7 @@ impl Linear {
     /// [`set_key`](Self::set_key) for a page that is the caller's alone, in a map of pages: nothing is split, and nobody else changes the
     /// entry, so that it takes no lock. This is what every page-table page costs that is allocated by itself.
     #[inline(always)]
-    pub(crate) fn set_page_key<M: Machine>(
+    pub(crate) fn set_page_key<M: Machine<Format = E>>(
         &self,
         section: &Section<'_, M>,
         frame: PhysAddr,
@@ -228,13 +228,13 @@ impl Linear {
             return Ok(());
         }
         let (slot, leaf) = self.page_at(section.machine(), frame, range.start())?;
-        section.set_admitted(slot, M::Format::with_key(leaf, key));
+        section.set_admitted(slot, E::with_key(leaf, key));
         changed(section, [range]);
         Ok(())
     }
 
     /// See [`Ground::protect`](crate::ground::Ground::protect), which holds the lock.
-    pub(crate) fn protect<M: Machine>(
+    pub(crate) fn protect<M: Machine<Format = E>>(
         &self,
         section: &Section<'_, M>,
         start: PhysAddr,
@@ -263,7 +263,7 @@ impl Linear {
     }
 
     /// See [`Ground::unprotect`](crate::ground::Ground::unprotect), which holds the lock.
-    pub(crate) fn unprotect<M: Machine>(
+    pub(crate) fn unprotect<M: Machine<Format = E>>(
         &self,
         section: &Section<'_, M>,
         start: PhysAddr,
@@ -288,7 +288,7 @@ impl Linear {
     }
 
     /// Gives frames their alias, while they are still writable in the linear map. No flush: the caller issues the barrier.
-    pub(crate) fn map_alias<M: Machine>(
+    pub(crate) fn map_alias<M: Machine<Format = E>>(
         &self,
         section: &Section<'_, M>,
         start: PhysAddr,
@@ -305,10 +305,10 @@ impl Linear {
     }
 
     /// A change of leaves, to be made from the root. The lock must be held.
-    fn change<'a, 'm, M: Machine>(
+    fn change<'a, 'm, M: Machine<Format = E>>(
         &self,
         section: &'a Section<'m, M>,
-        range: PageRange,
+        range: PageRange<E>,
         to: To,
     ) -> Change<'a, 'm, M> {
         let root = self.root_table(section.machine());
@@ -317,7 +317,10 @@ impl Linear {
 }
 
 /// Counts one change of protection, and flushes what TLBs hold of it.
-fn changed<M: Machine, const N: usize>(section: &Section<'_, M>, ranges: [PageRange; N]) {
+fn changed<M: Machine, const N: usize>(
+    section: &Section<'_, M>,
+    ranges: [PageRange<M::Format>; N],
+) {
     let probe = section.machine().probe();
     probe.count(Event::KeyChange, 1);
     for range in ranges {

@@ -58,11 +58,15 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         let leaf = leaf.ok_or(Error::OutsideLinearMap(device, 1))?;
         let section = self.building();
         let table = self.table_for(&section, self.alias_root(), va, Level::Pte)?;
-        section.set_upper(table.slot(va.index(Level::Pte)), leaf);
+        section.set_upper(table.slot(va.index::<M::Format>(Level::Pte)), leaf);
         Ok(Some(va))
     }
 
-    pub(super) fn build_linear_map(&self, memory: Memory, granule: Level) -> Result<(), Error> {
+    pub(super) fn build_linear_map(
+        &self,
+        memory: Memory<M::Format>,
+        granule: Level,
+    ) -> Result<(), Error> {
         let section = self.building();
         let mut frame = memory.start;
         let end = memory.frame(memory.pages);
@@ -70,19 +74,21 @@ impl<M: Machine, F: Frames> Paging<M, F> {
             let level = largest_leaf(memory, frame, granule);
             let table =
                 self.table_for(&section, &self.kernel, memory.linear_address(frame), level)?;
-            let slot = table.slot(memory.linear_address(frame).index(level));
+            let slot = table.slot(memory.linear_address(frame).index::<M::Format>(level));
             section.set_upper(slot, linear::leaf::<M::Format>(level, frame)?);
-            frame = frame.offset(level.entry_bytes());
+            frame = frame.offset(level.entry_bytes::<M::Format>());
         }
         Ok(())
     }
 }
 
 /// The largest leaf, no larger than `granule`, that maps memory from `frame` without leaving it.
-fn largest_leaf(memory: Memory, frame: PhysAddr, granule: Level) -> Level {
-    let mut level = granule.min(Level::Pud);
+fn largest_leaf<F: Format>(memory: Memory<F>, frame: PhysAddr, granule: Level) -> Level {
+    let mut level = granule.min(F::LARGEST_BLOCK);
     while let Some(below) = level.below() {
-        if frame.is_aligned(level.entry_bytes()) && memory.contains(frame, level.entry_pages()) {
+        if frame.is_aligned(level.entry_bytes::<F>())
+            && memory.contains(frame, level.entry_pages::<F>())
+        {
             break;
         }
         level = below;

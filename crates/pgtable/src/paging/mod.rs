@@ -13,9 +13,9 @@ use core::panic::Location;
 use kpkeys::{Backend, Pkey, Scheme, context};
 use spin::{Mutex, Once};
 
-use crate::addr::{Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use crate::addr::{Level, PageRange, PhysAddr, VirtAddr};
 use crate::alias::Alias;
-use crate::entry::Format;
+use crate::entry::{Format, own_half, root_address};
 use crate::error::Error;
 use crate::ground::Ground;
 use crate::guarded::{FrameType, Kind, Types};
@@ -68,9 +68,9 @@ impl Root {
 
     /// Whether the root translates this address: it is canonical, and in the root's half.
     #[inline(always)]
-    pub(crate) fn is_for(&self, va: VirtAddr) -> bool {
+    pub(crate) fn is_for<F: Format>(&self, va: VirtAddr) -> bool {
         let in_kernels = matches!(self.space, Space::Kernel | Space::Linear);
-        va.is_canonical() && va.is_kernel() == in_kernels
+        va.is_canonical::<F>() && va.is_kernel() == in_kernels
     }
 
     /// What the root register is loaded with.
@@ -95,9 +95,9 @@ pub(crate) use tables::Found;
 pub struct Paging<M: Machine, F: Frames> {
     ground: Ground<M, F>,
     /// The keyed pool; without one, page-table pages are allocated one by one.
-    pool: Option<Pool>,
+    pool: Option<Pool<M::Format>>,
     /// That of tables with a key of their own, if there are such and a pool.
-    user_pool: Option<Pool>,
+    user_pool: Option<Pool<M::Format>>,
     kernel: Root,
     /// The alias's, if it has one of its own.
     window: Option<Root>,
@@ -135,7 +135,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         let new_root = |space| {
             let section = ground.section(Space::Linear);
             let kind = Kind::of_root(space);
-            let page = allocator(&pool).allocate(&ground, &section, Level::Pgd, kind)?;
+            let page = allocator(&pool).allocate(&ground, &section, M::Format::ROOT, kind)?;
             Ok::<_, Error>(Root::new(section.found_root(page, space)?, space))
         };
         let kernel = new_root(Space::Kernel)?;
@@ -193,7 +193,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         if !self.separates_user_tables() {
             return self.set_memory_pkey(start, pages, Pkey::PAGE_TABLES);
         }
-        let mut frames = (0..pages as u64).map(|page| start.offset(page * PAGE_SIZE));
+        let mut frames = (0..pages as u64).map(|page| start.offset(page * M::Format::PAGE_SIZE));
         let class_of = |frame: &PhysAddr| self.ground.class_of_frame(*frame);
         let mut next = frames.next();
         while let Some(first) = next {
@@ -298,7 +298,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
 
     /// What every frame is, in modes that check.
     #[inline(always)]
-    pub fn types(&self) -> Option<&Types> {
+    pub fn types(&self) -> Option<&Types<M::Format>> {
         self.machine().anchor().get()
     }
 
@@ -353,7 +353,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     /// Refuses another key than their own for frames that are protected, once protection is on.
     fn refuse_protected(&self, start: PhysAddr, pages: usize, key: Pkey) -> Result<(), Error> {
         let Some(types) = self.types().filter(|_| self.is_protected()) else { return Ok(()) };
-        let mut frames = (0..pages as u64).map(|page| start.offset(page * PAGE_SIZE));
+        let mut frames = (0..pages as u64).map(|page| start.offset(page * M::Format::PAGE_SIZE));
         frames
             .find(|&frame| types.of(frame).is_protected() && self.key_of_protected(frame) != key)
             .map_or(Ok(()), |frame| Err(Error::Protected(frame)))
@@ -396,10 +396,12 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         let Ok(map) = PageRange::new(memory.linear_address(memory.start), memory.pages) else {
             return 0;
         };
-        let is_split =
-            |table: &Table<'_>, index| M::Format::is_table(Level::Pmd, table.slot(index).load());
-        let split_in = |piece: PageRange| {
-            let entries = piece.start().index(Level::Pmd)..=piece.last_page().index(Level::Pmd);
+        let is_split = |table: &Table<'_, M::Format>, index| {
+            M::Format::is_table(Level::Pmd, table.slot(index).load())
+        };
+        let split_in = |piece: PageRange<M::Format>| {
+            let entries = piece.start().index::<M::Format>(Level::Pmd)
+                ..=piece.last_page().index::<M::Format>(Level::Pmd);
             let table = self.find_table(&self.kernel, piece.start(), Level::Pmd);
             table.map_or(0, |table| entries.filter(|&index| is_split(&table, index)).count())
         };
@@ -458,7 +460,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     /// [`Error::OutOfMemory`].
     pub fn new_user_root(&self, section: &Section<'_, M>) -> Result<Root, Error> {
         self.check_kernel_root()?;
-        let page = self.allocate(section, Level::Pgd, Kind::of_root(Space::User))?;
+        let page = self.allocate(section, M::Format::ROOT, Kind::of_root(Space::User))?;
         if M::Format::USER_ROOT_HAS_KERNEL_HALF {
             self.copy_kernel_half(section, page.table(self.machine()));
         }
@@ -480,7 +482,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
             return Ok(made);
         }
         let section = self.section(&self.kernel);
-        let page = self.allocate(&section, Level::Pgd, Kind::of_root(Space::Kernel))?;
+        let page = self.allocate(&section, M::Format::ROOT, Kind::of_root(Space::Kernel))?;
         self.copy_kernel_half(&section, page.table(self.machine()));
         let root = Root::new(section.found_root(page, Space::Kernel)?, Space::Kernel);
         Ok(self.programs_kernel.call_once(|| root))
@@ -502,9 +504,9 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     }
 
     /// Copies the kernel's half to a new root, but for the alias.
-    fn copy_kernel_half(&self, section: &Section<'_, M>, to: Table<'_>) {
+    fn copy_kernel_half(&self, section: &Section<'_, M>, to: Table<'_, M::Format>) {
         let kernel = self.table(self.kernel.frame);
-        for i in KERNEL_HALF.filter(|&i| self.is_for_every_root(i)) {
+        for i in own_half::<M::Format>(true).filter(|&i| self.is_for_every_root(i)) {
             let entry = kernel.slot(i).load();
             if !entry.is_empty() {
                 section.set_upper(to.slot(i), entry);
@@ -514,7 +516,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
 
     /// Whether an entry of the kernel's root may be in an address space's: those of the alias may not, which is user memory to programs.
     pub(crate) fn is_for_every_root(&self, index: usize) -> bool {
-        let first = VirtAddr(!0 << 48 | (index as u64) << Level::Pgd.shift());
+        let first = VirtAddr(root_address::<M::Format>(index, true));
         self.alias().is_none_or(|alias| !alias.owns_root_entry_of(first))
     }
 
@@ -524,7 +526,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         let Some(types) = self.types() else { return Ok(()) };
         let (section, slot) = (self.section(&self.kernel), self.root_table(&self.kernel).slot(0));
         section
-            .check_table(types, slot, Level::Pgd, Location::caller())
+            .check_table(types, slot, M::Format::ROOT, Location::caller())
             .inspect_err(|_| section.report())
     }
 
@@ -544,7 +546,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     /// # Errors
     ///
     /// [`Error::OutOfMemory`].
-    pub fn link_kernel_half(&self, range: PageRange) -> Result<(), Error> {
+    pub fn link_kernel_half(&self, range: PageRange<M::Format>) -> Result<(), Error> {
         let section = self.section(&self.kernel);
         for piece in range.by_table(Level::Pud) {
             self.table_for(&section, &self.kernel, piece.start(), Level::Pud)?;
@@ -553,7 +555,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     }
 
     /// Invalidates translations on every CPU.
-    pub fn flush(&self, flush: Flush) {
+    pub fn flush(&self, flush: Flush<M::Format>) {
         self.machine().probe().count(Event::TlbFlush, 1);
         self.machine().flush_tlb(flush);
     }
@@ -562,7 +564,11 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     ///
     /// The flush is to cover the range by which they were unlinked, in the same address space. If that of one does not, everything is flushed
     /// before it is released: a flush of something else is none of this.
-    pub fn flush_and_release(&self, flush: Flush, unlinked: impl IntoIterator<Item = UnlinkedPtp>) {
+    pub fn flush_and_release(
+        &self,
+        flush: Flush<M::Format>,
+        unlinked: impl IntoIterator<Item = UnlinkedPtp<M::Format>>,
+    ) {
         self.flush(flush);
         let mut flushed = flush;
         for ptp in unlinked {
@@ -599,7 +605,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
 
     /// Where tables with a key of their own come from, if there are such and a pool.
     #[inline(always)]
-    fn user_ptps(&self) -> Option<UserPool<'_>> {
+    fn user_ptps(&self) -> Option<UserPool<'_, M::Format>> {
         if !self.machine().backend().separates_user_tables() {
             return None;
         }
@@ -628,24 +634,18 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     }
 
     /// The pages given to [`record_early_ptps`](Self::record_early_ptps).
-    pub(crate) fn foreign_ptps(&self) -> EarlyPtps {
+    pub(crate) fn foreign_ptps(&self) -> EarlyPtps<M::Format> {
         self.ground.foreign()
     }
 
-    pub(crate) fn alias(&self) -> Option<&Alias> {
+    pub(crate) fn alias(&self) -> Option<&Alias<M::Format>> {
         self.ground.linear().alias()
     }
 }
 
-/// Root entries that translate the kernel's half: addresses with bit 47 set, in both formats. (arm64's kernel root could translate
-/// the other half too; it stays empty, so that kernel addresses are the same canonical ones everywhere.)
-pub(crate) const KERNEL_HALF: core::ops::Range<usize> = 256..512;
-/// Root entries that translate the user's half.
-pub(crate) const USER_HALF: core::ops::Range<usize> = 0..256;
-
 /// Makes the types of all frames, and has the pages that they are in recorded, to be protected as page tables are.
 fn lay_types<M: Machine, F: Frames>(ground: &Ground<M, F>) -> Result<(), Error> {
-    let mut own = EarlyPtps::new();
+    let mut own = EarlyPtps::<M::Format>::new();
     let types = Types::new(ground.machine(), ground.frames(), |start, pages| {
         ground.record_foreign(start, pages)?;
         own.record(start, pages)
@@ -657,7 +657,7 @@ fn lay_types<M: Machine, F: Frames>(ground: &Ground<M, F>) -> Result<(), Error> 
     })
 }
 
-fn allocator<M: Machine, F: Frames>(pool: &Option<Pool>) -> &dyn PtpAllocator<M, F> {
+fn allocator<M: Machine, F: Frames>(pool: &Option<Pool<M::Format>>) -> &dyn PtpAllocator<M, F> {
     match pool {
         Some(pool) => pool,
         None => &PerPage,

@@ -1,7 +1,7 @@
 //! From an address to the table that translates it.
 
 use super::{Paging, Root};
-use crate::addr::{Level, PAGE_SIZE, PhysAddr, VirtAddr};
+use crate::addr::{Level, PhysAddr, VirtAddr};
 use crate::entry::{Entry, Format};
 use crate::error::Error;
 use crate::guarded::Kind;
@@ -11,9 +11,9 @@ use crate::table::{Slot, Table};
 
 /// What a descent to an address ends at.
 #[derive(Clone, Copy)]
-pub(crate) enum Found<'m> {
+pub(crate) enum Found<'m, F: Format> {
     /// A table of PTEs.
-    Table(Table<'m>),
+    Table(Table<'m, F>),
     /// A block: its level and entry.
     Block(Level, Slot<'m>, Entry),
     /// An entry that is not valid, above the last level.
@@ -26,7 +26,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     pub fn walk(&self, root: &Root, va: VirtAddr) -> Option<(Level, Slot<'_>, Entry)> {
         match self.descend(root, va) {
             Found::Table(table) => {
-                let slot = table.slot(va.index(Level::Pte));
+                let slot = table.slot(va.index::<M::Format>(Level::Pte));
                 let entry = slot.load();
                 M::Format::is_present(entry).then_some((Level::Pte, slot, entry))
             }
@@ -37,10 +37,10 @@ impl<M: Machine, F: Frames> Paging<M, F> {
 
     /// What translates an address, down to the table of PTEs.
     #[inline(always)]
-    pub(crate) fn descend(&self, root: &Root, va: VirtAddr) -> Found<'_> {
+    pub(crate) fn descend(&self, root: &Root, va: VirtAddr) -> Found<'_, M::Format> {
         let mut table = self.table(root.frame);
-        for level in Level::ABOVE_PTE {
-            let slot = table.slot(va.index(level));
+        for &level in M::Format::ABOVE_PTE {
+            let slot = table.slot(va.index::<M::Format>(level));
             let entry = slot.load();
             if !M::Format::is_table(level, entry) {
                 let is_block = M::Format::is_present(entry);
@@ -56,13 +56,15 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     pub fn translate(&self, root: &Root, va: VirtAddr) -> Option<PhysAddr> {
         let (frame, bytes) = match self.descend(root, va) {
             Found::Table(table) => {
-                let entry = table.slot(va.index(Level::Pte)).load();
+                let entry = table.slot(va.index::<M::Format>(Level::Pte)).load();
                 if !M::Format::is_present(entry) {
                     return None;
                 }
-                (M::Format::frame(Level::Pte, entry), PAGE_SIZE)
+                (M::Format::frame(Level::Pte, entry), M::Format::PAGE_SIZE)
             }
-            Found::Block(level, _, entry) => (M::Format::frame(level, entry), level.entry_bytes()),
+            Found::Block(level, _, entry) => {
+                (M::Format::frame(level, entry), level.entry_bytes::<M::Format>())
+            }
             Found::Nothing => return None,
         };
         Some(frame.offset(va.0 % bytes))
@@ -70,7 +72,12 @@ impl<M: Machine, F: Frames> Paging<M, F> {
 
     /// The table at `level` that translates an address, if it is linked.
     #[inline]
-    pub fn find_table(&self, root: &Root, va: VirtAddr, level: Level) -> Option<Table<'_>> {
+    pub fn find_table(
+        &self,
+        root: &Root,
+        va: VirtAddr,
+        level: Level,
+    ) -> Option<Table<'_, M::Format>> {
         // SAFETY: as for `table`.
         unsafe { self.table(root.frame).find(self.machine(), va, level) }
     }
@@ -88,8 +95,8 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         root: &Root,
         va: VirtAddr,
         level: Level,
-    ) -> Result<Table<'_>, Error> {
-        if !root.is_for(va) {
+    ) -> Result<Table<'_, M::Format>, Error> {
+        if !root.is_for::<M::Format>(va) {
             return Err(Error::WrongHalf(va));
         }
         match self.find_table(root, va, level) {
@@ -106,13 +113,13 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         root: &Root,
         va: VirtAddr,
         level: Level,
-    ) -> Result<Table<'_>, Error> {
+    ) -> Result<Table<'_, M::Format>, Error> {
         let mut table = self.table(root.frame);
-        for at in Level::ABOVE_PTE {
+        for &at in M::Format::ABOVE_PTE {
             if at == level {
                 break;
             }
-            let slot = table.slot(va.index(at));
+            let slot = table.slot(va.index::<M::Format>(at));
             table = match self.lower_table(at, slot.load()) {
                 Some(lower) => lower,
                 None => self.link_table(section, root, slot, at, va)?,
@@ -129,7 +136,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         slot: Slot<'_>,
         level: Level,
         va: VirtAddr,
-    ) -> Result<Table<'_>, Error> {
+    ) -> Result<Table<'_, M::Format>, Error> {
         let (below, kind) = (level.below().unwrap_or(level), self.kind(root, level, va));
         let page = self.allocate(section, below, kind)?;
         let _linking = root.link.lock();
@@ -149,10 +156,10 @@ impl<M: Machine, F: Frames> Paging<M, F> {
 
     /// The kind of the table that an entry at `level` points to, the one that translates an address.
     pub(crate) fn kind(&self, root: &Root, level: Level, va: VirtAddr) -> Kind {
-        let first = va.0 & !(level.entry_bytes() - 1);
-        let last = first + (level.entry_bytes() - 1);
+        let first = va.0 & !(level.entry_bytes::<M::Format>() - 1);
+        let last = first + (level.entry_bytes::<M::Format>() - 1);
         let memory = self.machine().memory();
-        let linear_last = memory.linear.0 + (memory.pages as u64 * PAGE_SIZE - 1);
+        let linear_last = memory.linear.0 + (memory.pages as u64 * M::Format::PAGE_SIZE - 1);
         match root.space {
             Space::User => Kind::User,
             Space::Alias => Kind::Alias,
@@ -164,7 +171,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
 
     /// The table in a frame that is known to hold one: a root, or what a table entry points to.
     #[inline(always)]
-    pub(super) fn table(&self, frame: PhysAddr) -> Table<'_> {
+    pub(super) fn table(&self, frame: PhysAddr) -> Table<'_, M::Format> {
         // SAFETY: roots are tables until released, which consumes them; entries of tables are stored by this crate alone,
         // and point to pages that stay tables until they are unlinked and flushed, while the caller keeps other users of
         // the same range away (crate protocol).
@@ -172,12 +179,12 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     }
 
     #[inline(always)]
-    pub(crate) fn lower_table(&self, level: Level, entry: Entry) -> Option<Table<'_>> {
+    pub(crate) fn lower_table(&self, level: Level, entry: Entry) -> Option<Table<'_, M::Format>> {
         // SAFETY: as for `table`.
         unsafe { Table::below(self.machine(), level, entry) }
     }
 
-    pub(crate) fn root_table(&self, root: &Root) -> Table<'_> {
+    pub(crate) fn root_table(&self, root: &Root) -> Table<'_, M::Format> {
         self.table(root.frame)
     }
 }

@@ -1,6 +1,9 @@
 //! The record of page-table pages made before keys work: physical ranges, merged where they touch.
 
-use crate::addr::{PAGE_SIZE, PhysAddr};
+use core::marker::PhantomData;
+
+use crate::addr::PhysAddr;
+use crate::entry::Format;
 use crate::error::Error;
 
 /// How many separate ranges the record holds.
@@ -10,21 +13,22 @@ const CAPACITY: usize = 64;
 ///
 /// A page that does not fit the record is refused loudly, never forgotten: it would stay writable for good.
 #[derive(Clone, Debug)]
-pub struct EarlyPtps {
+pub struct EarlyPtps<E: Format> {
     ranges: [(u64, u64); CAPACITY],
     len: usize,
+    format: PhantomData<E>,
 }
 
-impl Default for EarlyPtps {
+impl<E: Format> Default for EarlyPtps<E> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl EarlyPtps {
+impl<E: Format> EarlyPtps<E> {
     /// An empty record.
     pub const fn new() -> Self {
-        EarlyPtps { ranges: [(0, 0); CAPACITY], len: 0 }
+        EarlyPtps { ranges: [(0, 0); CAPACITY], len: 0, format: PhantomData }
     }
 
     /// Records `pages` page-table pages from `start`.
@@ -33,7 +37,7 @@ impl EarlyPtps {
     ///
     /// [`Error::EarlyRecordFull`] if no more separate ranges fit; the record is unchanged then.
     pub fn record(&mut self, start: PhysAddr, pages: usize) -> Result<(), Error> {
-        let (mut low, mut high) = (start.0, start.0 + pages as u64 * PAGE_SIZE);
+        let (mut low, mut high) = (start.0, start.0 + pages as u64 * E::PAGE_SIZE);
         // Swallow every range that touches or overlaps the new one.
         let mut kept = 0;
         let touches = |(a, b): (u64, u64)| a <= high && low <= b;
@@ -66,7 +70,7 @@ impl EarlyPtps {
             return Ok(());
         };
         let (a, b) = self.ranges[i];
-        let (below, above) = ((a, page.0), (page.0 + PAGE_SIZE, b));
+        let (below, above) = ((a, page.0), (page.0 + E::PAGE_SIZE, b));
         match (below.0 < below.1, above.0 < above.1) {
             (true, true) if self.len == CAPACITY => return Err(Error::EarlyRecordFull(page)),
             (true, true) => {
@@ -86,18 +90,21 @@ impl EarlyPtps {
 
     /// The recorded ranges: first page and number of pages.
     pub fn iter(&self) -> impl Iterator<Item = (PhysAddr, usize)> + '_ {
-        self.ranges[..self.len].iter().map(|&(a, b)| (PhysAddr(a), ((b - a) / PAGE_SIZE) as usize))
+        self.ranges[..self.len]
+            .iter()
+            .map(|&(a, b)| (PhysAddr(a), ((b - a) / E::PAGE_SIZE) as usize))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entry::X86_64;
     use std::vec::Vec;
 
-    const P: u64 = PAGE_SIZE;
+    const P: u64 = X86_64::PAGE_SIZE;
 
-    fn ranges(early: &EarlyPtps) -> Vec<(u64, usize)> {
+    fn ranges(early: &EarlyPtps<X86_64>) -> Vec<(u64, usize)> {
         let mut ranges: Vec<_> = early.iter().map(|(pa, n)| (pa.0 / P, n)).collect();
         ranges.sort_unstable();
         ranges
@@ -105,7 +112,7 @@ mod tests {
 
     #[test]
     fn ranges_merge_on_either_side() {
-        let mut early = EarlyPtps::new();
+        let mut early = EarlyPtps::<X86_64>::new();
         for (page, pages) in [(10, 1), (12, 1), (20, 4)] {
             early.record(PhysAddr(page * P), pages).unwrap();
         }
@@ -118,7 +125,7 @@ mod tests {
 
     #[test]
     fn overflow_is_loud_and_changes_nothing() {
-        let mut early = EarlyPtps::new();
+        let mut early = EarlyPtps::<X86_64>::new();
         for i in 0..CAPACITY as u64 {
             early.record(PhysAddr(2 * i * P), 1).unwrap();
         }
@@ -135,7 +142,7 @@ mod tests {
 
     #[test]
     fn freed_pages_are_forgotten() {
-        let mut early = EarlyPtps::new();
+        let mut early = EarlyPtps::<X86_64>::new();
         early.record(PhysAddr(10 * P), 5).unwrap();
         for page in [12, 10, 14, 99] {
             early.forget(PhysAddr(page * P)).unwrap();

@@ -21,6 +21,7 @@ pub(crate) use pool::UserPool;
 pub use pool::{Pool, REFILL_ORDERS};
 
 use crate::addr::{Level, PageRange, PhysAddr};
+use crate::entry::Format;
 use crate::error::Error;
 use crate::ground::Ground;
 use crate::guarded::Kind;
@@ -37,11 +38,11 @@ pub struct Ptp(PhysAddr);
 /// A page-table page that was taken out of a table. TLBs may still hold paths through it, so that it knows where it was reached.
 #[must_use = "a page-table page is lost unless it is flushed and released"]
 #[derive(Debug)]
-pub struct UnlinkedPtp {
+pub struct UnlinkedPtp<E: Format> {
     frame: PhysAddr,
     root: PhysAddr,
     space: Space,
-    reached: PageRange,
+    reached: PageRange<E>,
 }
 
 /// A page-table page that no table and no TLB refers to.
@@ -60,7 +61,7 @@ impl Ptp {
     }
 
     /// Its entries.
-    pub(crate) fn table<'m, M: Machine>(&self, machine: &'m M) -> Table<'m> {
+    pub(crate) fn table<'m, M: Machine>(&self, machine: &'m M) -> Table<'m, M::Format> {
         // SAFETY: a `Ptp` is made only from frames that an allocator turned into page-table pages.
         unsafe { Table::at(machine, self.0) }
     }
@@ -76,14 +77,14 @@ impl Ptp {
     }
 }
 
-impl UnlinkedPtp {
+impl<E: Format> UnlinkedPtp<E> {
     /// The caller has just emptied the only entry that pointed to `frame`, and looked for what translates `reached` below `root`.
-    pub(crate) fn new(frame: PhysAddr, root: &Root, reached: PageRange) -> UnlinkedPtp {
+    pub(crate) fn new(frame: PhysAddr, root: &Root, reached: PageRange<E>) -> Self {
         UnlinkedPtp { frame, root: root.frame(), space: root.space(), reached }
     }
 
     /// Whether no TLB holds a path through it once this was flushed.
-    pub(crate) fn is_forgotten_by(&self, flush: Flush) -> bool {
+    pub(crate) fn is_forgotten_by(&self, flush: Flush<E>) -> bool {
         let is_user = self.space == Space::User;
         match flush {
             Flush::All => true,

@@ -3,7 +3,7 @@
 use core::num::NonZeroUsize;
 
 use super::slots_of;
-use crate::addr::{Level, PAGE_SIZE, PageRange};
+use crate::addr::{Level, PageRange};
 use crate::entry::{Entry, Format};
 use crate::error::Error;
 use crate::machine::{Frames, Machine};
@@ -38,7 +38,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         section: &Section<'_, M>,
         from: &Root,
         to: &Root,
-        range: PageRange,
+        range: PageRange<M::Format>,
         share: &mut S,
     ) -> Result<(), S::Error> {
         for piece in range.by_table(Level::Pte) {
@@ -110,7 +110,7 @@ fn copy_table<M: Machine, S: Share>(
             unsafe { section.wrprotect_range(parent.sub(i, shared)) };
         }
         let copy = M::Format::old(M::Format::write_protected(first));
-        section.set_range(child.sub(i, shared), |page| Entry(copy.0 + page as u64 * PAGE_SIZE));
+        section.set_range(child.sub(i, shared), |page| M::Format::behind(copy, page));
         i += shared;
     }
     Ok(())

@@ -4,16 +4,13 @@ use arrayvec::ArrayVec;
 use kpkeys::Pkey;
 
 use super::slots_of;
-use crate::addr::{CONT_BYTES, ENTRIES, Level, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
-use crate::entry::{Attrs, CONT_PAGES, Entry, Format};
+use crate::addr::{Level, PIECE_ENTRIES, PageRange, PhysAddr, VirtAddr};
+use crate::entry::{Attrs, Entry, Format};
 use crate::error::Error;
 use crate::machine::{Frames, Machine};
 use crate::paging::{Paging, Root};
 use crate::section::Section;
 use crate::table::Slots;
-
-/// Bits of an entry that hold a 4 KiB frame's address, in both formats.
-const FRAME_BITS: u64 = 0x0000_ffff_ffff_f000;
 
 const _: () = assert!(Pkey::DEFAULT.number() == 0, "an empty entry carries the default key");
 
@@ -31,12 +28,12 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         &self,
         section: &Section<'_, M>,
         root: &Root,
-        range: PageRange,
+        range: PageRange<M::Format>,
         attrs: Attrs,
         frame: impl FnMut(usize) -> PhysAddr,
     ) -> Result<(), Error> {
         let template = leaf_template::<M::Format>(attrs)?;
-        if range.is_in_one_table() {
+        if range.is_one_piece() {
             return self.map_piece(section, root, range, template, frame);
         }
         self.map_many(section, root, range, template, frame)
@@ -49,7 +46,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         &self,
         section: &Section<'_, M>,
         root: &Root,
-        range: PageRange,
+        range: PageRange<M::Format>,
         template: Entry,
         mut frame: impl FnMut(usize) -> PhysAddr,
     ) -> Result<(), Error> {
@@ -76,14 +73,14 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         &self,
         section: &Section<'_, M>,
         root: &Root,
-        range: PageRange,
+        range: PageRange<M::Format>,
         attrs: Attrs,
         frame: PhysAddr,
     ) -> Result<(), Error> {
         let mut mapped = 0;
         while mapped < range.pages() {
-            let va = range.start().offset_pages(mapped);
-            let pa = frame.offset(mapped as u64 * PAGE_SIZE);
+            let va = range.start().offset_pages::<M::Format>(mapped);
+            let pa = frame.offset(mapped as u64 * M::Format::PAGE_SIZE);
             match self.map_largest(section, root, va, pa, range.pages() - mapped, attrs) {
                 Ok(pages) => mapped += pages,
                 Err(error) => {
@@ -101,14 +98,14 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         &self,
         section: &Section<'_, M>,
         root: &Root,
-        piece: PageRange,
+        piece: PageRange<M::Format>,
         template: Entry,
         mut frame: impl FnMut(usize) -> PhysAddr,
     ) -> Result<(), Error> {
         let table = self.table_for(section, root, piece.start(), Level::Pte)?;
         let slots = slots_of(table, piece);
         if let Some(taken) = slots.first_taken() {
-            return Err(Error::AlreadyMapped(piece.start().offset_pages(taken)));
+            return Err(Error::AlreadyMapped(piece.start().offset_pages::<M::Format>(taken)));
         }
         if section.has_gates() {
             return commit(section, slots, template, frame);
@@ -119,9 +116,9 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         section.set_range(slots, |i| {
             let frame = frame(i);
             unmappable |= frame.0;
-            Entry(template.0 | (frame.0 & FRAME_BITS))
+            Entry(template.0 | M::Format::spelled(frame))
         });
-        let unmappable = unmappable & !FRAME_BITS;
+        let unmappable = unmappable & !M::Format::FRAMES;
         if unmappable != 0 {
             // SAFETY: the table was just found below the section's root, and stays in use: callers keep others from freeing tables of the range
             // (crate protocol, *Locks*).
@@ -143,23 +140,26 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         attrs: Attrs,
     ) -> Result<usize, Error> {
         let block = Level::Pmd;
-        if pages >= block.entry_pages()
-            && va.is_aligned(block.entry_bytes())
-            && pa.is_aligned(block.entry_bytes())
+        if pages >= block.entry_pages::<M::Format>()
+            && va.is_aligned(block.entry_bytes::<M::Format>())
+            && pa.is_aligned(block.entry_bytes::<M::Format>())
             && self.map_block(section, root, va, pa, attrs)?
         {
-            return Ok(block.entry_pages());
+            return Ok(block.entry_pages::<M::Format>());
         }
         let template = leaf_template::<M::Format>(attrs)?;
-        let aligned = va.is_aligned(CONT_BYTES) && pa.is_aligned(CONT_BYTES);
-        let (run, template) = if aligned && pages >= CONT_PAGES {
-            (CONT_PAGES, M::Format::contiguous(template))
+        let aligned = va.is_aligned(M::Format::CONT_BYTES) && pa.is_aligned(M::Format::CONT_BYTES);
+        let (run, template) = if aligned && pages >= M::Format::CONT_PAGES {
+            (M::Format::CONT_PAGES, M::Format::contiguous(template))
         } else {
-            let to_boundary = CONT_PAGES - (va.0 / PAGE_SIZE) as usize % CONT_PAGES;
+            let to_boundary = M::Format::CONT_PAGES
+                - (va.0 / M::Format::PAGE_SIZE) as usize % M::Format::CONT_PAGES;
             (pages.min(to_boundary), template)
         };
         let piece = PageRange::new(va, run)?;
-        self.map_piece(section, root, piece, template, |i| pa.offset(i as u64 * PAGE_SIZE))?;
+        self.map_piece(section, root, piece, template, |i| {
+            pa.offset(i as u64 * M::Format::PAGE_SIZE)
+        })?;
         Ok(run)
     }
 
@@ -175,7 +175,8 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         attrs: Attrs,
     ) -> Result<bool, Error> {
         let entry = M::Format::leaf(Level::Pmd, pa, attrs).ok_or(Error::NotMappable(pa))?;
-        let slot = self.table_for(section, root, va, Level::Pmd)?.slot(va.index(Level::Pmd));
+        let slot =
+            self.table_for(section, root, va, Level::Pmd)?.slot(va.index::<M::Format>(Level::Pmd));
         let now = slot.load();
         if M::Format::is_table(Level::Pmd, now) {
             return Ok(false);
@@ -189,7 +190,13 @@ impl<M: Machine, F: Frames> Paging<M, F> {
 
     /// Takes back the first pages of a range that this very operation mapped.
     #[cold]
-    fn unmap_first(&self, section: &Section<'_, M>, root: &Root, range: PageRange, pages: usize) {
+    fn unmap_first(
+        &self,
+        section: &Section<'_, M>,
+        root: &Root,
+        range: PageRange<M::Format>,
+        pages: usize,
+    ) {
         if let Ok(mapped) = PageRange::new(range.start(), pages) {
             // Cannot cut a block: the range was empty before, and only whole blocks were put there.
             let _ = self.unmap(section, root, mapped, |_, _, _| ());
@@ -207,15 +214,15 @@ fn commit<M: Machine>(
     frame: impl FnMut(usize) -> PhysAddr,
 ) -> Result<(), Error> {
     // Filled where it is: collecting would move all of its 4 KiB, however few frames there are.
-    let mut frames = ArrayVec::<PhysAddr, ENTRIES>::new();
+    let mut frames = ArrayVec::<PhysAddr, PIECE_ENTRIES>::new();
     frames.extend((0..slots.len()).map(frame));
-    let unmappable = frames.iter().fold(0, |bits, frame| bits | frame.0) & !FRAME_BITS;
+    let unmappable = frames.iter().fold(0, |bits, frame| bits | frame.0) & !M::Format::FRAMES;
     if unmappable != 0 {
         return Err(Error::NotMappable(PhysAddr(unmappable)));
     }
     // There are as many as entries; the default is never reached.
     let frames = &frames[..];
-    let frame_of = move |i: usize| frames.get(i).map_or(0, |frame| frame.0 & FRAME_BITS);
+    let frame_of = move |i: usize| frames.get(i).map_or(0, |&frame| M::Format::spelled(frame));
     section.set_leaves(slots, template, move |i| Entry(template.0 | frame_of(i)))
 }
 

@@ -21,8 +21,8 @@ mod unmap;
 
 pub use copy::Share;
 
-use crate::addr::{Level, PAGE_SIZE, PageRange, VirtAddr};
-use crate::entry::{CONT_PAGES, Format};
+use crate::addr::{Level, PageRange, VirtAddr};
+use crate::entry::Format;
 use crate::error::Error;
 use crate::machine::{Frames, Machine};
 use crate::paging::{Found, Paging, Root};
@@ -30,9 +30,9 @@ use crate::table::{Slots, Table};
 
 /// A part of a range that one table of PTEs translates, and what the descent to it found.
 #[derive(Clone, Copy)]
-struct Piece<'m> {
-    range: PageRange,
-    found: Found<'m>,
+struct Piece<'m, F: Format> {
+    range: PageRange<F>,
+    found: Found<'m, F>,
 }
 
 /// Which blocks an operation can change.
@@ -50,11 +50,11 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     fn only_piece(
         &self,
         root: &Root,
-        range: PageRange,
+        range: PageRange<M::Format>,
         blocks: Blocks,
-    ) -> Result<Piece<'_>, Error> {
+    ) -> Result<Piece<'_, M::Format>, Error> {
         let piece = self.piece(root, range);
-        piece.refuse_cuts::<M::Format>(range, [range.start(), range.last_page()], blocks)?;
+        piece.refuse_cuts(range, [range.start(), range.last_page()], blocks)?;
         Ok(piece)
     }
 
@@ -64,16 +64,16 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     fn for_each_piece<'p>(
         &'p self,
         root: &Root,
-        range: PageRange,
+        range: PageRange<M::Format>,
         blocks: Blocks,
-        mut f: impl FnMut(Piece<'p>),
+        mut f: impl FnMut(Piece<'p, M::Format>),
     ) -> Result<(), Error> {
         let mut pieces = range.by_table(Level::Pte);
         let (Some(first), Some(last)) = (pieces.next(), pieces.last_piece()) else { return Ok(()) };
         let (mut piece, last) = (self.piece(root, first), self.piece(root, last));
         // Only its two ends can be cut.
-        piece.refuse_cuts::<M::Format>(range, [range.start()], blocks)?;
-        last.refuse_cuts::<M::Format>(range, [range.last_page()], blocks)?;
+        piece.refuse_cuts(range, [range.start()], blocks)?;
+        last.refuse_cuts(range, [range.last_page()], blocks)?;
         if blocks == Blocks::Refused {
             self.refuse_blocks(root, pieces.clone())?;
         }
@@ -88,7 +88,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     }
 
     #[inline(always)]
-    fn piece(&self, root: &Root, range: PageRange) -> Piece<'_> {
+    fn piece(&self, root: &Root, range: PageRange<M::Format>) -> Piece<'_, M::Format> {
         Piece { range, found: self.descend(root, range.start()) }
     }
 
@@ -97,7 +97,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     fn refuse_blocks(
         &self,
         root: &Root,
-        pieces: impl Iterator<Item = PageRange>,
+        pieces: impl Iterator<Item = PageRange<M::Format>>,
     ) -> Result<(), Error> {
         for range in pieces {
             if let Found::Block(..) = self.piece(root, range).found {
@@ -108,13 +108,13 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     }
 }
 
-impl Piece<'_> {
+impl<F: Format> Piece<'_, F> {
     /// Refuses `whole` if the block or a contiguous run that translates one of its `ends`, which are in this piece, is not all in it: what is left
     /// would not be one any more.
     #[inline(always)]
-    fn refuse_cuts<F: Format>(
+    fn refuse_cuts(
         &self,
-        whole: PageRange,
+        whole: PageRange<F>,
         ends: impl IntoIterator<Item = VirtAddr>,
         blocks: Blocks,
     ) -> Result<(), Error> {
@@ -124,12 +124,12 @@ impl Piece<'_> {
                 Err(Error::MappedByBlock(self.range.start()))
             }
             Found::Block(level, ..) => {
-                ends.into_iter().try_for_each(|va| refuse_cut(whole, va, level.entry_pages()))
+                ends.into_iter().try_for_each(|va| refuse_cut(whole, va, level.entry_pages::<F>()))
             }
             Found::Table(table) if F::HAS_CONT => ends.into_iter().try_for_each(|va| {
-                let entry = table.slot(va.index(Level::Pte)).load_relaxed();
+                let entry = table.slot(va.index::<F>(Level::Pte)).load_relaxed();
                 if F::is_present(entry) && F::is_contiguous(entry) {
-                    return refuse_cut(whole, va, CONT_PAGES);
+                    return refuse_cut(whole, va, F::CONT_PAGES);
                 }
                 Ok(())
             }),
@@ -140,9 +140,9 @@ impl Piece<'_> {
 
 /// Refuses a range that does not contain all of the naturally aligned `pages` pages around `va`.
 #[cold]
-fn refuse_cut(range: PageRange, va: VirtAddr, pages: usize) -> Result<(), Error> {
-    let block = VirtAddr(va.0 & !(pages as u64 * PAGE_SIZE - 1));
-    if range.contains(block) && range.contains(block.offset_pages(pages - 1)) {
+fn refuse_cut<F: Format>(range: PageRange<F>, va: VirtAddr, pages: usize) -> Result<(), Error> {
+    let block = VirtAddr(va.0 & !(pages as u64 * F::PAGE_SIZE - 1));
+    if range.contains(block) && range.contains(block.offset_pages::<F>(pages - 1)) {
         Ok(())
     } else {
         Err(Error::MappedByBlock(va))
@@ -151,6 +151,6 @@ fn refuse_cut(range: PageRange, va: VirtAddr, pages: usize) -> Result<(), Error>
 
 /// The PTEs of a piece of a range, in the table that translates it.
 #[inline(always)]
-fn slots_of(table: Table<'_>, piece: PageRange) -> Slots<'_> {
-    table.slots(piece.start().index(Level::Pte), piece.pages())
+fn slots_of<F: Format>(table: Table<'_, F>, piece: PageRange<F>) -> Slots<'_> {
+    table.slots(piece.start().index::<F>(Level::Pte), piece.pages())
 }

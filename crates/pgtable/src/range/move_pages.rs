@@ -1,7 +1,7 @@
 //! Moving mappings: the page-table half of mremap.
 
 use super::slots_of;
-use crate::addr::{ENTRIES, Level, PageRange, VirtAddr};
+use crate::addr::{Level, PIECE_ENTRIES, PageRange, VirtAddr};
 use crate::entry::Format;
 use crate::error::Error;
 use crate::machine::{Frames, Machine};
@@ -20,7 +20,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         &self,
         section: &Section<'_, M>,
         root: &Root,
-        from: PageRange,
+        from: PageRange<M::Format>,
         to: VirtAddr,
     ) -> Result<(), Error> {
         self.refuse_blocks(root, from.by_table(Level::Pte))?;
@@ -36,7 +36,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
             if let Some((source, into)) = tables {
                 let _lazy = section.lazy();
                 section.will_store(2 * piece.pages());
-                let into = into.slots(target.index(Level::Pte), piece.pages());
+                let into = into.slots(target.index::<M::Format>(Level::Pte), piece.pages());
                 move_valid(section, slots_of(source, piece), into)?;
             }
         }
@@ -45,11 +45,14 @@ impl<M: Machine, F: Frames> Paging<M, F> {
 }
 
 /// The parts of a range that lie in one table, and go to one table when the range moves to `to`.
-fn pieces_to(from: PageRange, to: VirtAddr) -> impl Iterator<Item = (PageRange, VirtAddr)> {
+fn pieces_to<F: Format>(
+    from: PageRange<F>,
+    to: VirtAddr,
+) -> impl Iterator<Item = (PageRange<F>, VirtAddr)> {
     let mut done = 0;
     core::iter::from_fn(move || {
-        let (source, target) = (from.start().offset_pages(done), to.offset_pages(done));
-        let in_table = |va: VirtAddr| ENTRIES - va.index(Level::Pte);
+        let (source, target) = (from.start().offset_pages::<F>(done), to.offset_pages::<F>(done));
+        let in_table = |va: VirtAddr| PIECE_ENTRIES - va.index::<F>(Level::Pte) % PIECE_ENTRIES;
         let pages = (from.pages() - done).min(in_table(source)).min(in_table(target));
         done += pages;
         PageRange::new(source, pages).ok().map(|piece| (piece, target))

@@ -25,7 +25,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         &self,
         section: &Section<'_, M>,
         root: &Root,
-        range: PageRange,
+        range: PageRange<M::Format>,
         change: impl Fn(Entry) -> Entry,
     ) -> Result<(), Error> {
         if let Some(types) = section.types() {
@@ -40,9 +40,9 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     fn protect_checked(
         &self,
         section: &Section<'_, M>,
-        types: &Types,
+        types: &Types<M::Format>,
         root: &Root,
-        range: PageRange,
+        range: PageRange<M::Format>,
         change: impl Fn(Entry) -> Entry,
     ) -> Result<(), Error> {
         let (refused, by) = (Cell::new(None), Location::caller());
@@ -70,10 +70,10 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         &self,
         section: &Section<'_, M>,
         root: &Root,
-        range: PageRange,
+        range: PageRange<M::Format>,
         change: impl Fn(Entry) -> Entry,
     ) -> Result<(), Error> {
-        if !range.is_in_one_table() {
+        if !range.is_one_piece() {
             return self.protect_many(section, root, range, change);
         }
         protect_piece(section, self.only_piece(root, range, Blocks::Refused)?, &change);
@@ -86,7 +86,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         &self,
         section: &Section<'_, M>,
         root: &Root,
-        range: PageRange,
+        range: PageRange<M::Format>,
         change: impl Fn(Entry) -> Entry,
     ) -> Result<(), Error> {
         self.for_each_piece(root, range, Blocks::Refused, |piece| {
@@ -98,7 +98,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
 #[inline(always)]
 fn protect_piece<M: Machine>(
     section: &Section<'_, M>,
-    piece: Piece<'_>,
+    piece: Piece<'_, M::Format>,
     change: &impl Fn(Entry) -> Entry,
 ) {
     if let Found::Table(table) = piece.found {

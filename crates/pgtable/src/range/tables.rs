@@ -1,6 +1,7 @@
 //! Unlinking tables that are left empty.
 
-use crate::addr::{Level, PAGE_SIZE, PageRange, VirtAddr};
+use crate::addr::{Level, PageRange, VirtAddr};
+use crate::entry::Format;
 use crate::error::Error;
 use crate::guarded::Kind;
 use crate::machine::{Frames, Machine};
@@ -24,12 +25,12 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         &self,
         section: &Section<'_, M>,
         root: &Root,
-        range: PageRange,
+        range: PageRange<M::Format>,
         floor: VirtAddr,
         ceiling: VirtAddr,
-        mut unlinked: impl FnMut(UnlinkedPtp),
+        mut unlinked: impl FnMut(UnlinkedPtp<M::Format>),
     ) -> Result<(), Error> {
-        let last = range.start().0 + (range.pages() as u64 * PAGE_SIZE - 1);
+        let last = range.start().0 + (range.pages() as u64 * M::Format::PAGE_SIZE - 1);
         let free = FreeTables {
             paging: self,
             section,
@@ -37,7 +38,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
             floor: floor.0,
             ceiling_last: ceiling.0.wrapping_sub(1),
         };
-        free.below(self.root_table(root), Level::Pgd, range.start().0, last, &mut unlinked)
+        free.below(self.root_table(root), M::Format::ROOT, range.start().0, last, &mut unlinked)
     }
 }
 
@@ -55,20 +56,22 @@ impl<M: Machine, F: Frames> FreeTables<'_, '_, M, F> {
     #[track_caller]
     fn below(
         &self,
-        table: Table<'_>,
+        table: Table<'_, M::Format>,
         level: Level,
         first: u64,
         last: u64,
-        unlinked: &mut impl FnMut(UnlinkedPtp),
+        unlinked: &mut impl FnMut(UnlinkedPtp<M::Format>),
     ) -> Result<(), Error> {
         let Some(below) = level.below() else { return Ok(()) };
-        for index in VirtAddr(first).index(level)..=VirtAddr(last).index(level) {
+        for index in
+            VirtAddr(first).index::<M::Format>(level)..=VirtAddr(last).index::<M::Format>(level)
+        {
             let slot = table.slot(index);
             let entry = slot.load();
             let Some(lower) = self.paging.lower_table(level, entry) else { continue };
-            let span_first =
-                (first & !(level.table_bytes() - 1)) + index as u64 * level.entry_bytes();
-            let span_last = span_first + (level.entry_bytes() - 1);
+            let span_first = (first & !(level.table_bytes::<M::Format>() - 1))
+                + index as u64 * level.entry_bytes::<M::Format>();
+            let span_last = span_first + (level.entry_bytes::<M::Format>() - 1);
             self.below(lower, below, first.max(span_first), last.min(span_last), unlinked)?;
             if span_first >= self.floor && span_last <= self.ceiling_last {
                 let va = VirtAddr(span_first);
@@ -80,7 +83,7 @@ impl<M: Machine, F: Frames> FreeTables<'_, '_, M, F> {
                     return Err(Error::TableInUse(va));
                 }
                 let (first, last) = (first.max(span_first), last.min(span_last));
-                let pages = (last - first) / PAGE_SIZE + 1;
+                let pages = (last - first) / M::Format::PAGE_SIZE + 1;
                 let reached = PageRange::new(VirtAddr(first), pages as usize)?;
                 let frame = self.section.unlink(slot, level, kind, entry)?;
                 unlinked(UnlinkedPtp::new(frame, self.root, reached));

@@ -20,10 +20,10 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         &self,
         section: &Section<'_, M>,
         root: &Root,
-        range: PageRange,
+        range: PageRange<M::Format>,
         mut was: impl FnMut(VirtAddr, Level, Entry),
     ) -> Result<(), Error> {
-        if !range.is_in_one_table() {
+        if !range.is_one_piece() {
             return self.unmap_many(section, root, range, was);
         }
         unmap_piece(section, root, self.only_piece(root, range, Blocks::Whole)?, &mut was);
@@ -36,7 +36,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         &self,
         section: &Section<'_, M>,
         root: &Root,
-        range: PageRange,
+        range: PageRange<M::Format>,
         mut was: impl FnMut(VirtAddr, Level, Entry),
     ) -> Result<(), Error> {
         self.for_each_piece(root, range, Blocks::Whole, |piece| {
@@ -49,11 +49,11 @@ impl<M: Machine, F: Frames> Paging<M, F> {
 fn unmap_piece<M: Machine>(
     section: &Section<'_, M>,
     root: &Root,
-    piece: Piece<'_>,
+    piece: Piece<'_, M::Format>,
     was: &mut impl FnMut(VirtAddr, Level, Entry),
 ) {
     let start = piece.range.start();
-    if section.has_gates() && !root.is_for(start) {
+    if section.has_gates() && !root.is_for::<M::Format>(start) {
         // A forged range: nothing is passed to `was` that the gate would not empty.
         return;
     }
@@ -68,7 +68,7 @@ fn unmap_piece<M: Machine>(
         Found::Table(table) => {
             let _lazy = section.lazy();
             section.will_store(piece.range.pages());
-            let was = |i, entry| was(start.offset_pages(i), Level::Pte, entry);
+            let was = |i, entry| was(start.offset_pages::<M::Format>(i), Level::Pte, entry);
             // SAFETY: the table was just found below the section's root, and stays in use: callers keep others from freeing tables of the range
             // (crate protocol, *Locks*).
             unsafe { section.get_and_clear_valid(slots_of(table, piece.range), was) };

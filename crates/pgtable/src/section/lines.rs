@@ -11,7 +11,6 @@ use kpkeys::Window;
 
 use super::stores::from_first_valid;
 use super::{Marks, Section, TypesWindow};
-use crate::addr::Level;
 use crate::entry::{Entry, Format};
 use crate::error::Error;
 use crate::guarded::Types;
@@ -34,9 +33,8 @@ impl<'t> Alike<'t> {
     fn of<M: Machine>(slots: &'t [AtomicU64; LINE]) -> Option<Self> {
         let entries = slots.each_ref().map(|slot| slot.load(Ordering::Relaxed));
         let differ = entries.iter().fold(0, |differ, entry| differ | (entry ^ entries[0]));
-        let in_frame = M::Format::frame(Level::Pte, Entry(differ)).0;
         let line = Alike { slots, entries };
-        (differ == in_frame && store::is_settled::<M>(line.first())).then_some(line)
+        (differ & !M::Format::FRAME == 0 && store::is_settled::<M>(line.first())).then_some(line)
     }
 
     fn first(&self) -> Entry {
@@ -117,7 +115,7 @@ impl<M: Machine> Section<'_, M> {
         &self,
         window: &Window<'_>,
         marks: Marks<'_>,
-        marking: Option<&Types>,
+        marking: Option<&Types<M::Format>>,
         from: Slots<'_>,
         to: Slots<'_>,
     ) -> u64 {

@@ -56,7 +56,7 @@ pub(crate) use window::{Marks, TypesWindow};
 use kpkeys::Guard;
 use kpkeys::context::PageTables;
 
-use crate::addr::ENTRIES;
+use crate::addr::PIECE_ENTRIES;
 use crate::guarded::Noted;
 use crate::machine::Machine;
 use crate::mode::Mode;
@@ -67,11 +67,11 @@ pub const FUSED_WINDOW_STORES: usize = 4096;
 /// How many stores to tables a gate holds at most: one table's work. A copy makes two for each of 512 entries, since it changes both sides;
 /// that of a new table empties it (512). Where frames have types, one to each frame's word comes to a leaf that is mapped anew, or is copied
 /// while a sweep is under way.
-pub const GATE_STORES: usize = 2 * ENTRIES;
+pub const GATE_STORES: usize = 2 * PIECE_ENTRIES;
 
 /// How many instructions a gate keeps interrupts off for at most, on the reference kernel's machines: QEMU counts them in a test, with those of
 /// the counting itself. The longest is that of a fork, which copies a table: 13,505 on x86-64 with PKS, 14,078 on arm64 with PAN, for 1,024 stores.
-pub const GATE_INSTRUCTIONS: usize = 32 * ENTRIES;
+pub const GATE_INSTRUCTIONS: usize = 32 * PIECE_ENTRIES;
 
 /// Whose tables a section changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,7 +6,7 @@ use core::panic::Location;
 use kpkeys::{Backend, Scheme, Window};
 
 use super::{Marks, Section, Space, TypesWindow};
-use crate::addr::{ENTRIES, Level, PAGE_SIZE};
+use crate::addr::{Level, PIECE_ENTRIES};
 use crate::entry::{Entry, Format};
 use crate::error::Error;
 use crate::guarded::Types;
@@ -96,7 +96,7 @@ impl<M: Machine> Section<'_, M> {
     #[inline(always)]
     #[track_caller]
     pub unsafe fn set_consecutive(&self, slots: Slots<'_>, first: Entry) -> Result<(), Error> {
-        self.set_leaves(slots, first, move |i| Entry(first.0 + i as u64 * PAGE_SIZE))
+        self.set_leaves(slots, first, move |i| M::Format::behind(first, i))
     }
 
     /// Stores `leaf(i)` to each PTE of a run: valid leaves that differ from `template` in nothing but the frame.
@@ -175,7 +175,11 @@ impl<M: Machine> Section<'_, M> {
     /// [As for each](Self#safety).
     #[inline(always)]
     #[track_caller]
-    pub unsafe fn set_at(&self, table: Table<'_>, entries: &[(usize, Entry)]) -> Result<(), Error> {
+    pub unsafe fn set_at(
+        &self,
+        table: Table<'_, M::Format>,
+        entries: &[(usize, Entry)],
+    ) -> Result<(), Error> {
         if !self.has_gates() {
             for &(index, entry) in entries {
                 // SAFETY: the caller's promise is the one asked for.
@@ -184,7 +188,7 @@ impl<M: Machine> Section<'_, M> {
             return Ok(());
         }
         let by = Location::caller();
-        let entries = &entries[..entries.len().min(ENTRIES)];
+        let entries = &entries[..entries.len().min(PIECE_ENTRIES)];
         let Some(&(first, _)) = entries.first() else { return Ok(()) };
         let types = self.types();
         let leaves = || entries.iter().map(|&(_, entry)| (Level::Pte, entry));
@@ -370,7 +374,7 @@ impl<M: Machine> Section<'_, M> {
         slots: Slots<'_>,
         (marks, were_due): (Marks<'_>, bool),
         by: &'static Location<'static>,
-    ) -> Result<Option<&Types>, Error> {
+    ) -> Result<Option<&Types<M::Format>>, Error> {
         self.check_source(slots, by)?;
         Ok(self.types().filter(|types| match marks {
             Marks::Here(_) => types.is_sweeping(),
@@ -525,7 +529,7 @@ impl<M: Machine> Section<'_, M> {
     pub(crate) unsafe fn zero_after<E>(
         &self,
         apart: bool,
-        table: Table<'_>,
+        table: Table<'_, M::Format>,
         first: impl Fn(&TypesWindow<'_>, usize) -> Result<(), E>,
     ) -> Result<(), E> {
         let zero = |window: &Window<'_>, done: Result<(), E>| {
@@ -539,7 +543,7 @@ impl<M: Machine> Section<'_, M> {
 
     /// Fills a table that is not linked.
     #[inline]
-    pub(crate) fn fill(&self, table: Table<'_>, entry: impl FnMut(usize) -> Entry) {
+    pub(crate) fn fill(&self, table: Table<'_, M::Format>, entry: impl FnMut(usize) -> Entry) {
         self.will_store(table.all().len());
         self.in_window(|window| {
             self.count(Event::LinearStore, table.all().len() as u64);

@@ -49,7 +49,7 @@ pub(crate) enum Marks<'g> {
 impl Marks<'_> {
     /// The word of a frame that has its mark, for the length of the gate.
     #[inline(always)]
-    pub(crate) fn word(self, types: &Types) -> u32 {
+    pub(crate) fn word<F: Format>(self, types: &Types<F>) -> u32 {
         match self {
             Marks::Here(_) => types.mapped_word(),
             Marks::Before(word) => word,

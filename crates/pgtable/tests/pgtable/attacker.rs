@@ -8,7 +8,7 @@ use kpkeys::{Guard, Pkey};
 use kpkeys_hosted::HostedFormat;
 use kpkeys_hosted::mmu::{Fault, Privilege, Want};
 use kpkeys_pgtable::entry::{Aarch64, X86_64};
-use kpkeys_pgtable::{Attrs, Level, Machine, Mode, PAGE_SIZE, PhysAddr, Root, VirtAddr};
+use kpkeys_pgtable::{Attrs, Level, Machine, Mode, PhysAddr, Root, VirtAddr};
 
 /// A system with one user and one kernel mapping: tables of all four levels in both halves.
 fn populated<F: HostedFormat, S: Protection>(
@@ -61,7 +61,7 @@ fn every_table_of_every_level_refuses_a_store_unless_protection_is_off<
     for config in configs() {
         let (system, user) = populated::<F, S>(config);
         let attacks = attack_all(&system, &user);
-        for level in [Level::Pte, Level::Pmd, Level::Pud, Level::Pgd] {
+        for level in [Level::Pte, Level::Pmd, Level::Pud, F::ROOT] {
             assert!(attacks.iter().any(|attack| attack.0 == level), "no {level:?} table attacked");
         }
         for (level, table, outcome) in attacks {
@@ -208,21 +208,28 @@ fn what_does_not_translate_says_at_which_level<F: HostedFormat>() {
     let (system, user) = populated::<F, Keys>(kpkeys_pgtable::Config::of(Mode::Batched));
     let mmu = system.mmu(Some(&user));
     let read = |va| mmu.access(va, Want::Read, Privilege::Kernel);
-    assert_eq!(read(VirtAddr(1 << 47)), Err(Fault::NotCanonical));
-    assert_eq!(read(VirtAddr(KERNEL.0 + (1 << 39))), Err(Fault::NotPresent(Level::Pgd)));
+    assert_eq!(read(VirtAddr(1 << F::HALF_BITS)), Err(Fault::NotCanonical));
+    assert_eq!(read(VirtAddr(KERNEL.0 + (1 << 39))), Err(Fault::NotPresent(F::ROOT)));
     assert_eq!(read(VirtAddr(KERNEL.0 + (1 << 30))), Err(Fault::NotPresent(Level::Pud)));
     assert_eq!(read(VirtAddr(KERNEL.0 + (1 << 21))), Err(Fault::NotPresent(Level::Pmd)));
-    assert_eq!(read(KERNEL.offset(PAGE_SIZE)), Err(Fault::NotPresent(Level::Pte)));
+    assert_eq!(read(KERNEL.offset(F::PAGE_SIZE)), Err(Fault::NotPresent(Level::Pte)));
     assert_eq!(read(USER), Err(Fault::Permission(Level::Pte)), "SMAP, PAN");
     let by_user = mmu.access(KERNEL, Want::Read, Privilege::User);
     assert_eq!(by_user, Err(Fault::Permission(Level::Pte)));
     let mut no_user = mmu;
     no_user.user_root = None;
     let nowhere = no_user.access(USER, Want::Read, Privilege::User);
-    assert_eq!(nowhere, Err(Fault::NotPresent(Level::Pgd)));
+    assert_eq!(nowhere, Err(Fault::NotPresent(F::ROOT)));
 }
 
-for_both_formats_and_schemes!(
+for_other_granules_and_schemes!(
+    every_table_of_every_level_refuses_a_store_unless_protection_is_off,
+    inside_a_window_the_store_goes_through_and_after_it_no_more,
+    data_next_to_tables_stays_writable,
+    reading_tables_needs_no_window,
+);
+
+for_formats_of_4k_and_schemes!(
     every_table_of_every_level_refuses_a_store_unless_protection_is_off,
     inside_a_window_the_store_goes_through_and_after_it_no_more,
     data_next_to_tables_stays_writable,
@@ -232,5 +239,5 @@ for_both_formats_and_schemes!(
 mod addresses {
     use super::*;
 
-    for_both_formats!(what_does_not_translate_says_at_which_level);
+    for_formats_of_4k!(what_does_not_translate_says_at_which_level);
 }

@@ -12,8 +12,7 @@ use kpkeys_hosted::{Hosted, HostedFormat};
 use kpkeys_pgtable::check::{self, Finding, Scratch};
 use kpkeys_pgtable::guarded::Use;
 use kpkeys_pgtable::{
-    Attrs, Config, Error, Flush, Level, Machine, Mode, PAGE_SIZE, Paging, PhysAddr, Probe, Root,
-    VirtAddr,
+    Attrs, Config, Error, Flush, Level, Machine, Mode, Paging, PhysAddr, Probe, Root, VirtAddr,
 };
 
 /// Tables made until the pool has taken blocks.
@@ -26,7 +25,7 @@ fn copied<F: HostedFormat, S: Protection>(
     level: Level,
 ) -> PhysAddr {
     let copy = system.data_block(0);
-    for index in 0..512 {
+    for index in 0..F::ENTRIES {
         let entry = system.read(table, index);
         let entry = match level.below() {
             Some(below) if F::is_table(level, entry) => {
@@ -66,7 +65,7 @@ fn a_forged_linear_map_protects_nothing_unless_it_is_kept_apart<F: HostedFormat,
         let attacked = |mode| {
             let system = System::<F, S>::boot(config(mode), 2 * SMALL);
             let kernel = system.paging.kernel().frame();
-            let forged = copied(&system, kernel, Level::Pgd).0;
+            let forged = copied(&system, kernel, F::ROOT).0;
             (system, kernel, forged)
         };
         let (system, kernel, forged) = attacked(Mode::FusedLean);
@@ -119,7 +118,7 @@ impl Probe for OtherCpu {
     }
 }
 
-type Tables<F, S> = Paging<Hosted<F, <S as Protection>::Backend<F>, OtherCpu>, Scarce>;
+type Tables<F, S> = Paging<Hosted<F, <S as Protection>::Backend<F>, OtherCpu>, Scarce<F>>;
 
 /// Tables in `fused`, and two roots that are said to be one: their locks are two, so that nothing keeps two CPUs apart. It is the same as a
 /// lock that was broken.
@@ -163,7 +162,7 @@ fn shared<F: HostedFormat, S: Protection>() -> Shared<F, S> {
 impl<F: HostedFormat, S: Protection> Shared<F, S> {
     fn map(&self, root: &Root, va: VirtAddr, page: u64) -> Result<(), Error> {
         let section = self.paging.section(root);
-        let frame = self.data.offset(page * PAGE_SIZE);
+        let frame = self.data.offset(page * F::PAGE_SIZE);
         self.paging.map(&section, root, pages(va, 1), Attrs::USER_DATA, |_| frame)
     }
 
@@ -172,7 +171,7 @@ impl<F: HostedFormat, S: Protection> Shared<F, S> {
         let section = self.paging.section(root);
         self.paging.unmap(&section, root, pages(va, 1), |_, _, _| ())?;
         let mut unlinked = Vec::new();
-        let end = VirtAddr(1 << 47);
+        let end = VirtAddr(1 << F::HALF_BITS);
         let result =
             self.paging.free_tables(&section, root, pages(va, 1), VirtAddr(0), end, |ptp| {
                 unlinked.push(ptp);
@@ -183,7 +182,7 @@ impl<F: HostedFormat, S: Protection> Shared<F, S> {
     }
 
     fn maps(&self, va: VirtAddr, page: u64) -> bool {
-        self.paging.translate(self.one, va) == Some(self.data.offset(page * PAGE_SIZE))
+        self.paging.translate(self.one, va) == Some(self.data.offset(page * F::PAGE_SIZE))
     }
 
     /// Has the other CPU do `turn` when the gate begins that has this number, counted from now.
@@ -231,7 +230,7 @@ fn at_each_gate(mut f: impl FnMut(usize) -> (bool, Result<(), Error>)) -> usize 
 }
 
 fn a_table_is_not_linked_over_another<F: HostedFormat, S: Protection>() {
-    let beside = USER.offset(PAGE_SIZE);
+    let beside = USER.offset(F::PAGE_SIZE);
     let refused = at_each_gate(|gate| {
         let system: &'static Shared<F, S> = Box::leak(Box::new(shared()));
         system.at_gate(gate, move || system.map(system.other, beside, 1).expect("it is first"));
@@ -270,7 +269,13 @@ fn a_table_that_is_linked_elsewhere_by_now_is_not_freed<F: HostedFormat, S: Prot
     assert!(refused > 0, "some gate came too late");
 }
 
-for_both_formats_and_schemes!(
+for_other_granules_and_schemes!(
+    a_forged_linear_map_protects_nothing_unless_it_is_kept_apart,
+    a_table_is_not_linked_over_another,
+    a_table_that_is_linked_elsewhere_by_now_is_not_freed,
+);
+
+for_formats_of_4k_and_schemes!(
     a_forged_linear_map_protects_nothing_unless_it_is_kept_apart,
     a_table_is_not_linked_over_another,
     a_table_that_is_linked_elsewhere_by_now_is_not_freed,

@@ -3,7 +3,7 @@
 //! Violations are planted through the raw view of memory, one at a time, and taken back: after each the system is clean again, so
 //! every finding is that violation's.
 
-use crate::support::victim::{LEVELS, Victim};
+use crate::support::victim::{Victim, levels};
 use crate::support::{KERNEL, Place, Protection, USER, configs, protecting_configs};
 use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
@@ -16,7 +16,7 @@ fn clean_systems_are_clean_in_every_configuration<F: HostedFormat>() {
         assert_eq!(victim.findings(), [], "{config:?}");
         // Without the user's root, its tables are pages that carry the key for no reason the checker knows.
         let forgotten = victim.system.findings(&[]).len();
-        let expected = if config.mode.protects() { LEVELS.len() } else { 0 };
+        let expected = if config.mode.protects() { levels::<F>().count() } else { 0 };
         assert_eq!(forgotten, expected, "{config:?}");
     }
 }
@@ -24,7 +24,7 @@ fn clean_systems_are_clean_in_every_configuration<F: HostedFormat>() {
 fn a_table_of_any_level_with_another_key_is_found<F: HostedFormat>() {
     for config in protecting_configs() {
         let victim = Victim::<F>::new(config);
-        for level in LEVELS {
+        for level in levels::<F>() {
             let frame = victim.user_table(level);
             let place = victim.system.linear_place(frame);
             for key in [Pkey::DEFAULT, Pkey::new(2).unwrap(), Pkey::new(F::KEYS - 1).unwrap()] {
@@ -65,7 +65,7 @@ fn a_data_page_with_the_key_is_found<F: HostedFormat>() {
 fn a_writable_alias_in_either_half_is_found<F: HostedFormat>() {
     for config in protecting_configs().filter(|config| config.linear != Level::Pud) {
         let victim = Victim::<F>::new(config);
-        for level in LEVELS {
+        for level in levels::<F>() {
             let frame = victim.user_table(level);
             for (root, address, attrs) in victim.unmapped_pages() {
                 let place = victim.empty_slot(Level::Pte, root, address);
@@ -196,7 +196,7 @@ fn an_entry_in_the_wrong_half_of_a_root_is_found<F: HostedFormat>() {
         let table = F::table(victim.user_table(Level::Pmd), true);
         let cases = [(victim.user.frame(), 300), (victim.system.paging.kernel().frame(), 7)];
         for (root, index) in cases {
-            let place = Place { table: root, index, level: Level::Pgd, entry: Entry::EMPTY };
+            let place = Place { table: root, index, level: F::ROOT, entry: Entry::EMPTY };
             assert_eq!(victim.system.read(root, index), Entry::EMPTY);
             victim.with_planted(place, table, |findings| {
                 let expected = Finding::ForeignRootEntry { root, index, entry: table };
@@ -215,7 +215,7 @@ fn an_arm64_alias_that_hardware_may_write_is_found_however_it_is_spelled() {
     let config = Config::of(kpkeys_pgtable::Mode::Batched);
     let victim = Victim::<Aarch64>::new(config);
     let frame = victim.user_table(Level::Pte);
-    let address = KERNEL.offset_pages(9);
+    let address = KERNEL.offset_pages::<Aarch64>(9);
     let place = victim.empty_slot(Level::Pte, victim.system.paging.kernel(), address);
     let leaf = <Aarch64 as kpkeys_pgtable::Format>::leaf(Level::Pte, frame, Attrs::KERNEL_DATA);
     let base = leaf.unwrap().0 & !(AP_READ_ONLY | DBM);
@@ -267,10 +267,12 @@ fn a_table_that_the_linear_map_does_not_map_is_found<F: HostedFormat, S: Protect
 
 mod in_both_schemes {
     use super::a_table_that_the_linear_map_does_not_map_is_found;
-    for_both_formats_and_schemes!(a_table_that_the_linear_map_does_not_map_is_found);
+    for_other_granules_and_schemes!(a_table_that_the_linear_map_does_not_map_is_found);
+
+    for_formats_of_4k_and_schemes!(a_table_that_the_linear_map_does_not_map_is_found);
 }
 
-for_both_formats!(
+for_formats_of_4k!(
     clean_systems_are_clean_in_every_configuration,
     a_table_of_any_level_with_another_key_is_found,
     a_kernel_table_without_key_is_found,

@@ -2,13 +2,13 @@
 //!
 //! Violations are planted through the raw view of memory, one at a time, and taken back, as in `checker`.
 
-use crate::support::victim::{self, LEVELS};
+use crate::support::victim::{self, levels};
 use crate::support::{Aliased, configs, protecting_configs};
 use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_hosted::machine::ALIAS_START;
 use kpkeys_pgtable::check::Finding;
-use kpkeys_pgtable::{Attrs, Config, Entry, Level, Machine, Mode, PAGE_SIZE};
+use kpkeys_pgtable::{Attrs, Config, Entry, Level, Machine, Mode};
 
 type Victim<F> = victim::Victim<F, Aliased>;
 
@@ -22,7 +22,7 @@ fn clean_systems_are_clean_in_every_configuration<F: HostedFormat>() {
         let victim = Victim::<F>::new(config);
         // Without the user's root, its tables are pages with an alias for no reason the checker knows.
         let forgotten = victim.system.findings(&[]);
-        let expected = if config.mode.protects() { LEVELS.len() } else { 0 };
+        let expected = if config.mode.protects() { levels::<F>().count() } else { 0 };
         assert_eq!(forgotten.len(), expected, "{config:?}");
         let aliased = |finding: &Finding| matches!(finding, Finding::AliasedData { .. });
         assert!(forgotten.iter().all(aliased), "{config:?} {forgotten:?}");
@@ -33,7 +33,7 @@ fn a_table_that_is_writable_in_the_linear_map_is_found<F: HostedFormat>() {
     for config in protecting_configs() {
         let victim = Victim::<F>::new(config);
         let kernel = victim.system.tables(victim.system.paging.kernel());
-        let tables = LEVELS.map(|level| (level, victim.user_table(level)));
+        let tables = levels::<F>().map(|level| (level, victim.user_table(level)));
         for (level, frame) in tables.into_iter().chain(kernel) {
             let place = victim.system.linear_place(frame);
             // A key does not make up for it: it binds nothing.
@@ -52,7 +52,7 @@ fn a_table_that_is_writable_in_the_linear_map_is_found<F: HostedFormat>() {
 fn a_table_without_its_alias_is_found<F: HostedFormat>() {
     for config in protecting_configs() {
         let victim = Victim::<F>::new(config);
-        for level in LEVELS {
+        for level in levels::<F>() {
             let frame = victim.user_table(level);
             let address = victim.system.paging.alias_of(frame).unwrap();
             victim.with_planted(victim.alias_place(frame), Entry::EMPTY, |findings| {
@@ -67,7 +67,7 @@ fn a_table_without_its_alias_is_found<F: HostedFormat>() {
 fn an_alias_with_other_permissions_is_found<F: HostedFormat>() {
     for config in protecting_configs() {
         let victim = Victim::<F>::new(config);
-        for level in LEVELS {
+        for level in levels::<F>() {
             let frame = victim.user_table(level);
             let place = victim.alias_place(frame);
             let address = victim.system.paging.alias_of(frame).unwrap();
@@ -100,8 +100,8 @@ fn an_alias_with_other_permissions_is_found<F: HostedFormat>() {
 fn a_programs_root_leads_to_no_alias_and_one_that_does_is_found<F: HostedFormat>() {
     for config in protecting_configs() {
         let victim = Victim::<F>::new(config);
-        let root = victim.user_table(Level::Pgd);
-        let index = ALIAS_START.index(Level::Pgd);
+        let root = victim.user_table(F::ROOT);
+        let index = ALIAS_START.index::<F>(F::ROOT);
         let kernel = victim.system.read(victim.system.paging.kernel().frame(), index);
         let own = victim.system.read(root, index);
         assert!(!kernel.is_empty() && own.is_empty(), "{config:?}");
@@ -164,7 +164,7 @@ fn a_block_of_data_with_an_alias_is_found_page_by_page<F: HostedFormat>() {
     victim.with_planted(place, F::alias(Level::Pmd, frame).unwrap(), |findings| {
         assert_eq!(findings.len(), 512);
         for page in 0..512 {
-            let bytes = page * PAGE_SIZE;
+            let bytes = page * F::PAGE_SIZE;
             let (frame, address) = (frame.offset(bytes), ALIAS_START.offset(bytes));
             assert!(findings.contains(&Finding::AliasedData { frame, address }), "page {page}");
         }
@@ -174,7 +174,7 @@ fn a_block_of_data_with_an_alias_is_found_page_by_page<F: HostedFormat>() {
 fn any_other_writable_mapping_of_a_table_is_found<F: HostedFormat>() {
     for config in protecting_configs() {
         let victim = Victim::<F>::new(config);
-        for level in LEVELS {
+        for level in levels::<F>() {
             let frame = victim.user_table(level);
             for (root, address, attrs) in victim.unmapped_pages() {
                 let place = victim.empty_slot(Level::Pte, root, address);
@@ -231,7 +231,7 @@ fn every_finding_names_the_page<F: HostedFormat>() {
     });
 }
 
-for_both_formats!(
+for_formats_of_4k!(
     clean_systems_are_clean_in_every_configuration,
     a_table_that_is_writable_in_the_linear_map_is_found,
     a_table_without_its_alias_is_found,

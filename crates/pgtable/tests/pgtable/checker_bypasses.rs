@@ -74,16 +74,16 @@ fn a_mapping_with_an_old_mark_is_found<F: HostedFormat, S: Protection>() {
     for config in checking() {
         let victim = Victim::<F, S>::new(config);
         let system = &victim.system;
-        let other = system.place(&victim.user, USER.offset_pages(9));
+        let other = system.place(&victim.user, USER.offset_pages::<F>(9));
         let frame = system.data_block(0);
-        let range = pages(USER.offset_pages(9), 1);
+        let range = pages(USER.offset_pages::<F>(9), 1);
         system.map(&victim.user, range, Attrs::USER_DATA, frame).unwrap();
-        let leaf = system.place(&victim.user, USER.offset_pages(9)).entry;
+        let leaf = system.place(&victim.user, USER.offset_pages::<F>(9)).entry;
         system.unmap(&victim.user, range).unwrap();
         assert_eq!(findings_with(&victim, Place { entry: Entry::EMPTY, ..other }, leaf), []);
         system.paging.sweep().unwrap();
         let findings = findings_with(&victim, Place { entry: Entry::EMPTY, ..other }, leaf);
-        let address = USER.offset_pages(9);
+        let address = USER.offset_pages::<F>(9);
         assert_eq!(findings, [Finding::UnmarkedLeaf { frame, address }]);
     }
 }
@@ -93,7 +93,7 @@ fn data_that_is_linked_is_found<F: HostedFormat, S: Protection>() {
     for config in checking() {
         let victim = Victim::<F, S>::new(config);
         let table = victim.user_table(Level::Pmd);
-        let (index, frame) = (USER.index(Level::Pmd), victim.system.data_block(0));
+        let (index, frame) = (USER.index::<F>(Level::Pmd), victim.system.data_block(0));
         let entry = victim.system.read(table, index);
         let place = Place { table, index, level: Level::Pmd, entry };
         let findings = findings_with(&victim, place, F::table(frame, true));
@@ -175,7 +175,17 @@ fn roots_that_are_none_are_found<F: HostedFormat, S: Protection>() {
     }
 }
 
-for_both_formats_and_schemes!(
+for_other_granules_and_schemes!(
+    a_table_that_is_mapped_is_found,
+    a_mapping_without_its_mark_is_found,
+    a_mapping_with_an_old_mark_is_found,
+    data_that_is_linked_is_found,
+    a_table_without_protection_is_found,
+    leaves_against_the_rules_are_found,
+    roots_that_are_none_are_found,
+);
+
+for_formats_of_4k_and_schemes!(
     a_table_that_is_mapped_is_found,
     a_mapping_without_its_mark_is_found,
     a_mapping_with_an_old_mark_is_found,

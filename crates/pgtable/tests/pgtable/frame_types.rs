@@ -8,8 +8,8 @@ use kpkeys_hosted::HostedFormat;
 use kpkeys_pgtable::guarded::{FrameType, Kind, Use};
 use kpkeys_pgtable::table::{Slot, Slots};
 use kpkeys_pgtable::{
-    Attrs, Config, Entry, Error, Flush, Level, Machine, Mode, PAGE_SIZE, PageRange, PhysAddr, Root,
-    Section, VirtAddr,
+    Attrs, Config, Entry, Error, Flush, Level, Machine, Mode, PageRange, PhysAddr, Root, Section,
+    VirtAddr,
 };
 
 /// Configurations that check.
@@ -82,7 +82,7 @@ fn what_is_no_data_is_mapped_nowhere<F: HostedFormat, S: Protection>() {
         for (frame, is) in each {
             for (start, attrs) in uses {
                 let root = if attrs.user { &user } else { system.paging.kernel() };
-                let range = pages(start.offset(PAGE_SIZE), 1);
+                let range = pages(start.offset(F::PAGE_SIZE), 1);
                 let before = system.entries(root);
                 let Err(Error::Violation(violation)) = system.map(root, range, attrs, frame) else {
                     panic!("{frame:?}, {is}, was mapped");
@@ -99,7 +99,7 @@ fn what_is_no_data_is_mapped_nowhere<F: HostedFormat, S: Protection>() {
         // What is checked nowhere is mapped.
         let (system, user, _) = populated::<F, S>(lean(config));
         let table = user.frame();
-        system.map(&user, pages(USER.offset(PAGE_SIZE), 1), Attrs::USER_DATA, table).unwrap();
+        system.map(&user, pages(USER.offset(F::PAGE_SIZE), 1), Attrs::USER_DATA, table).unwrap();
     }
 }
 
@@ -107,7 +107,7 @@ fn nothing_is_writable_and_executable<F: HostedFormat, S: Protection>() {
     let both = Attrs { execute: true, ..Attrs::KERNEL_DATA };
     for config in checking() {
         let (system, _, data) = populated::<F, S>(config);
-        let (kernel, range) = (system.paging.kernel(), pages(KERNEL.offset(PAGE_SIZE), 1));
+        let (kernel, range) = (system.paging.kernel(), pages(KERNEL.offset(F::PAGE_SIZE), 1));
         for attrs in [both, both.read_only()] {
             let refused = system.map(kernel, range, attrs, data);
             assert!(matches!(refused, Err(Error::Violation(_))), "data: {refused:?}");
@@ -150,7 +150,8 @@ fn a_block_with_a_table_in_use_is_not_the_pools<F: HostedFormat, S: Protection>(
     for config in checking().filter(|config| config.pool) {
         let (system, user, _) = populated::<F, S>(config);
         let before = typed(&system);
-        let block = PhysAddr(system.paging.kernel().frame().0 & !(Level::Pmd.entry_bytes() - 1));
+        let block =
+            PhysAddr(system.paging.kernel().frame().0 & !(Level::Pmd.entry_bytes::<F>() - 1));
         system.paging.frames().forge(block);
         let section = system.paging.section(system.paging.kernel());
         let mut roots = Vec::new();
@@ -214,7 +215,7 @@ fn tables_of_the_linear_map_and_tables_in_use_are_not_freed<F: HostedFormat, S: 
         assert!(unlinked.is_empty());
         assert_eq!(system.entries(kernel), before);
         if config.mode.checks() {
-            let (refused, unlinked) = free(&user, USER, VirtAddr(0), VirtAddr(1 << 47));
+            let (refused, unlinked) = free(&user, USER, VirtAddr(0), VirtAddr(1 << F::HALF_BITS));
             assert!(matches!(refused, Err(Error::TableInUse(_))), "{config:?}: {refused:?}");
             assert!(unlinked.is_empty());
             assert!(!system.place(&user, USER).entry.is_empty());
@@ -240,7 +241,7 @@ fn a_root_maps_into_its_own_half_alone<F: HostedFormat, S: Protection>() {
         let kernel = system.paging.kernel();
         let before = system.entries(kernel);
         for (root, start) in [(&user, KERNEL), (kernel, USER)] {
-            let range = pages(start.offset(PAGE_SIZE), 1);
+            let range = pages(start.offset(F::PAGE_SIZE), 1);
             let refused = system.map(root, range, Attrs::KERNEL_DATA, data);
             assert_eq!(refused, Err(Error::WrongHalf(range.start())), "{config:?}");
         }
@@ -249,13 +250,13 @@ fn a_root_maps_into_its_own_half_alone<F: HostedFormat, S: Protection>() {
 }
 
 /// A range in ordinary memory, of which an attacker has written where it starts.
-fn forged(start: u64) -> PageRange {
+fn forged<F: HostedFormat>(start: u64) -> PageRange<F> {
     // SAFETY: an address and a number of pages, two words.
-    let mut words = unsafe { core::mem::transmute::<PageRange, [u64; 2]>(pages(USER, 1)) };
+    let mut words = unsafe { core::mem::transmute_copy::<PageRange<F>, [u64; 2]>(&pages(USER, 1)) };
     let place = words.iter().position(|word| *word == USER.0);
     words[place.expect("one of them is where it starts")] = start;
     // SAFETY: as an attacker changes it. What it is used for must be sound all the same.
-    unsafe { core::mem::transmute::<[u64; 2], PageRange>(words) }
+    unsafe { core::mem::transmute_copy::<[u64; 2], PageRange<F>>(&words) }
 }
 
 /// What of the kernel's tables is not as it was after a program's range, forged to start there, was mapped, unmapped and protected.
@@ -305,7 +306,7 @@ fn a_section_changes_nothing_of_another_space<F: HostedFormat, S: Protection>() 
                 let (system, user, _) = populated::<F, S>(config);
                 let (paging, kernel) = (&system.paging, system.paging.kernel());
                 let table = paging.find_table(kernel, KERNEL, Level::Pte).expect("linked");
-                let index = KERNEL.index(Level::Pte);
+                let index = KERNEL.index::<F>(Level::Pte);
                 let (slot, before) = (table.slot(index), table.slot(index).load());
                 change(&paging.section(&user), slot, table.slots(index, 1));
                 slot.load() != before
@@ -317,7 +318,7 @@ fn a_section_changes_nothing_of_another_space<F: HostedFormat, S: Protection>() 
 }
 
 fn root_entries<F: HostedFormat, S: Protection>(system: &System<F, S>, root: &Root) -> Vec<Entry> {
-    (0..512).map(|index| system.read(root.frame(), index)).collect()
+    (0..F::ENTRIES).map(|index| system.read(root.frame(), index)).collect()
 }
 
 /// What is believed is as far from a stray store as a table is.
@@ -344,7 +345,7 @@ fn the_checker_says_what_is_no_table_by_its_type<F: HostedFormat, S: Protection>
         let says = types.of(table);
         // Past the page-table code: the entry that links it is gone, and with it what was found.
         let above = system.paging.find_table(&user, USER, Level::Pmd).expect("linked");
-        let index = USER.index(Level::Pmd);
+        let index = USER.index::<F>(Level::Pmd);
         let place = system.tables(&user).into_iter().find(|&(level, frame)| {
             level == Level::Pmd && system.read(frame, index) == above.slot(index).load()
         });
@@ -374,7 +375,7 @@ fn a_table_goes_back_once_flushed_and_is_a_table_again<F: HostedFormat, S: Prote
         let mut unlinked = Vec::new();
         {
             let section = system.paging.section(&user);
-            let end = VirtAddr(1 << 47);
+            let end = VirtAddr(1 << F::HALF_BITS);
             let free = |ptp| unlinked.push(ptp);
             let range = pages(USER, 1);
             system.paging.free_tables(&section, &user, range, VirtAddr(0), end, free).unwrap();
@@ -403,7 +404,24 @@ fn without_checks_there_are_no_types() {
     }
 }
 
-for_both_formats_and_schemes!(
+for_other_granules_and_schemes!(
+    every_table_has_the_type_of_its_level_and_kind,
+    what_is_no_data_is_mapped_nowhere,
+    nothing_is_writable_and_executable,
+    a_table_in_use_is_not_handed_out_again,
+    a_block_with_a_table_in_use_is_not_the_pools,
+    a_spare_page_that_is_in_use_is_refused,
+    tables_of_the_linear_map_and_tables_in_use_are_not_freed,
+    a_live_root_keeps_its_protection,
+    a_root_maps_into_its_own_half_alone,
+    a_forged_range_reaches_nothing_of_the_other_half,
+    a_section_changes_nothing_of_another_space,
+    types_can_be_read_and_not_written,
+    the_checker_says_what_is_no_table_by_its_type,
+    a_table_goes_back_once_flushed_and_is_a_table_again,
+);
+
+for_formats_of_4k_and_schemes!(
     every_table_has_the_type_of_its_level_and_kind,
     what_is_no_data_is_mapped_nowhere,
     nothing_is_writable_and_executable,

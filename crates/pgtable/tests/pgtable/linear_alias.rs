@@ -8,7 +8,7 @@ use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_hosted::machine::{ALIAS_START, MEMORY_START};
 use kpkeys_pgtable::{
-    Attrs, Config, Entry, Error, Event, Flush, Level, Machine, Mode, PAGE_SIZE, PhysAddr, VirtAddr,
+    Attrs, Config, Entry, Error, Event, Flush, Level, Machine, Mode, PhysAddr, VirtAddr,
 };
 
 type System<F> = crate::support::System<F, Aliased>;
@@ -24,8 +24,8 @@ const EVENTS: [Event; 8] = [
     Event::Barrier,
 ];
 
-fn page(number: usize) -> PhysAddr {
-    MEMORY_START.offset(number as u64 * PAGE_SIZE)
+fn page<F: HostedFormat>(number: usize) -> PhysAddr {
+    MEMORY_START.offset(number as u64 * F::PAGE_SIZE)
 }
 
 fn memory_of(config: Config) -> usize {
@@ -39,7 +39,7 @@ fn mappings<F: HostedFormat>(system: &System<F>, frames: usize) -> BTreeMap<Phys
         found.map_or(Entry::EMPTY, |(_, _, entry)| entry)
     };
     let both = |frame| [leaf(system.linear(frame)), leaf(system.paging.alias_of(frame).unwrap())];
-    (0..frames).map(page).map(|frame| (frame, both(frame))).collect()
+    (0..frames).map(page::<F>).map(|frame| (frame, both(frame))).collect()
 }
 
 fn a_table_is_read_only_and_has_an_alias_as_long_as_it_is_one<F: HostedFormat>() {
@@ -167,10 +167,10 @@ fn early_tables_change_over_when_protection_is_turned_on<F: HostedFormat>() {
         let system = System::<F>::build(config, memory_of(config));
         let early = system.new_user_root();
         let freed = system.new_user_root();
-        system.map(&early, pages(USER, 3), Attrs::USER_DATA, page(0)).unwrap();
+        system.map(&early, pages(USER, 3), Attrs::USER_DATA, page::<F>(0)).unwrap();
         system.paging.release_user_root(freed);
         // Across the end of 2 MiB, so that it is protected in two parts.
-        let foreign = system.data_block(9).offset(510 * PAGE_SIZE);
+        let foreign = system.data_block(9).offset(510 * F::PAGE_SIZE);
         system.paging.record_early_ptps(foreign, 2).unwrap();
         let behind = system.data_block(2);
         system.paging.record_early_ptps(behind, 4).unwrap();
@@ -181,7 +181,7 @@ fn early_tables_change_over_when_protection_is_turned_on<F: HostedFormat>() {
             let own =
                 system.tables(system.paging.kernel()).into_iter().chain(system.tables(&early));
             let foreign =
-                [foreign, foreign.offset(PAGE_SIZE), behind, behind.offset(3 * PAGE_SIZE)];
+                [foreign, foreign.offset(F::PAGE_SIZE), behind, behind.offset(3 * F::PAGE_SIZE)];
             own.map(|(_, table)| table).chain(foreign).collect::<Vec<_>>()
         };
         assert!(all().into_iter().all(|table| !system.protects(table)), "{config:?}");
@@ -189,7 +189,7 @@ fn early_tables_change_over_when_protection_is_turned_on<F: HostedFormat>() {
         assert!(all().into_iter().all(|table| system.protects(table)), "{config:?}");
         assert_eq!(system.findings(&[&early]), [], "{config:?}");
         // And goes on.
-        system.map(&early, pages(USER.offset(1 << 30), 3), Attrs::USER_DATA, page(0)).unwrap();
+        system.map(&early, pages(USER.offset(1 << 30), 3), Attrs::USER_DATA, page::<F>(0)).unwrap();
         system.assert_clean(&[&early]);
     }
 }
@@ -201,7 +201,7 @@ fn a_freed_table_keeps_its_protection_until_it_is_flushed<F: HostedFormat>() {
         link(&system, &user, 1);
         let mut unlinked = Vec::new();
         let section = system.paging.section(&user);
-        let (range, end) = (pages(USER, 512), VirtAddr(1 << 47));
+        let (range, end) = (pages(USER, 512), VirtAddr(1 << F::HALF_BITS));
         system
             .paging
             .free_tables(&section, &user, range, VirtAddr(0), end, |ptp| unlinked.push(ptp))
@@ -219,16 +219,19 @@ fn there_are_no_keys_to_set<F: HostedFormat>() {
         let system = System::<F>::boot(config, memory_of(config));
         let before = system.entries(system.paging.kernel());
         for key in [Pkey::PAGE_TABLES, Pkey::WRITE_RARELY] {
-            assert_eq!(system.paging.set_memory_pkey(page(0), 1, key), Err(Error::NoKeys(key)));
+            assert_eq!(
+                system.paging.set_memory_pkey(page::<F>(0), 1, key),
+                Err(Error::NoKeys(key))
+            );
         }
-        let outside = page(memory_of(config));
+        let outside = page::<F>(memory_of(config));
         let refused = system.paging.set_memory_pkey(outside, 1, Pkey::DEFAULT);
         assert_eq!(refused, Err(Error::OutsideLinearMap(outside, 1)));
         assert_eq!(system.entries(system.paging.kernel()), before, "{config:?}");
         // The one key that there is may be set, which splits a block as ever, and changes no permission.
-        system.paging.set_memory_pkey(page(0), 1, Pkey::DEFAULT).unwrap();
-        assert_eq!(system.linear_place(page(0)).level, Level::Pte);
-        assert!(!system.protects(page(0)));
+        system.paging.set_memory_pkey(page::<F>(0), 1, Pkey::DEFAULT).unwrap();
+        assert_eq!(system.linear_place(page::<F>(0)).level, Level::Pte);
+        assert!(!system.protects(page::<F>(0)));
         system.assert_clean(&[]);
     }
 }
@@ -236,8 +239,8 @@ fn there_are_no_keys_to_set<F: HostedFormat>() {
 fn mode_off_makes_no_alias<F: HostedFormat>() {
     for config in configs().filter(|config| !config.mode.protects()) {
         let system = System::<F>::boot(config, memory_of(config));
-        assert_eq!(system.paging.alias_of(page(0)), None);
-        let range = pages(ALIAS_START, 1);
+        assert_eq!(system.paging.alias_of(page::<F>(0)), None);
+        let range = pages::<F>(ALIAS_START, 1);
         assert!(system.paging.walk(system.paging.kernel(), range.start()).is_none());
         assert_eq!(system.count_of(Event::KeyChange), 0);
     }
@@ -258,7 +261,7 @@ mod misplaced {
     use super::*;
     use crate::support::Scarce;
 
-    struct Elsewhere<F>(CountedPan<F>, Option<VirtAddr>);
+    struct Elsewhere<F: HostedFormat>(CountedPan<F>, Option<VirtAddr>);
 
     // SAFETY: everything but the place of the alias is the inner machine's, which answers for it. The alias is never used: no test
     // comes as far as protection.
@@ -273,7 +276,7 @@ mod misplaced {
         fn probe(&self) -> &Counter {
             self.0.probe()
         }
-        fn memory(&self) -> Memory {
+        fn memory(&self) -> Memory<F> {
             self.0.memory()
         }
         fn table(&self, frame: PhysAddr) -> NonNull<u8> {
@@ -285,13 +288,13 @@ mod misplaced {
         fn alias(&self) -> Option<VirtAddr> {
             self.1
         }
-        fn anchor(&self) -> &kpkeys_pgtable::guarded::Anchor {
+        fn anchor(&self) -> &kpkeys_pgtable::guarded::Anchor<F> {
             self.0.anchor()
         }
         fn entry_barrier(&self) {
             self.0.entry_barrier();
         }
-        fn flush_tlb(&self, flush: Flush) {
+        fn flush_tlb(&self, flush: Flush<F>) {
             self.0.flush_tlb(flush);
         }
         fn cpu(&self) -> usize {
@@ -342,7 +345,7 @@ mod misplaced {
     /// Programs' roots on x86-64 have a copy of the kernel's half without the alias, which must have root entries of its own for that.
     #[test]
     fn an_alias_that_shares_a_root_entry_is_refused_where_roots_are_copied() {
-        let (mode, gib) = (Mode::Fused, Level::Pud.entry_bytes());
+        let (mode, gib) = (Mode::Fused, Level::Pud.entry_bytes::<X86_64>());
         for start in [ALIAS_START.offset(gib), LINEAR_START.offset(64 * gib)] {
             assert_eq!(build::<X86_64>(Some(start), mode), Err(Error::AliasMisplaced(Some(start))));
             assert_eq!(build::<Aarch64>(Some(start), mode), Ok(()));
@@ -350,7 +353,7 @@ mod misplaced {
     }
 }
 
-for_both_formats!(
+for_formats_of_4k!(
     a_table_is_read_only_and_has_an_alias_as_long_as_it_is_one,
     a_page_allocated_singly_costs_two_changes_of_two_stores,
     a_block_of_the_pool_costs_one_change_of_two_stores,

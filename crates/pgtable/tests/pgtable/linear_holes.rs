@@ -6,10 +6,10 @@ use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_hosted::machine::MEMORY_START;
 use kpkeys_pgtable::check::Finding;
-use kpkeys_pgtable::{Attrs, Config, Error, Level, PAGE_SIZE, PhysAddr};
+use kpkeys_pgtable::{Attrs, Config, Error, Level, PhysAddr};
 
-fn page(number: usize) -> PhysAddr {
-    MEMORY_START.offset(number as u64 * PAGE_SIZE)
+fn page<F: HostedFormat>(number: usize) -> PhysAddr {
+    MEMORY_START.offset(number as u64 * F::PAGE_SIZE)
 }
 
 fn memory_of(config: Config) -> usize {
@@ -17,34 +17,34 @@ fn memory_of(config: Config) -> usize {
 }
 
 /// Pages of a hole, by number: data, and as large as the map's blocks.
-fn hole_of(config: Config) -> (usize, usize) {
+fn hole_of<F: HostedFormat>(config: Config) -> (usize, usize) {
     match config.linear {
-        Level::Pud => (0, Level::Pud.entry_pages()),
+        Level::Pud => (0, Level::Pud.entry_pages::<F>()),
         _ => (512, 512),
     }
 }
 
 fn make_hole<F: HostedFormat, S: Protection>(system: &System<F, S>, first: usize, count: usize) {
-    let range = pages(system.linear(page(first)), count);
+    let range = pages(system.linear(page::<F>(first)), count);
     system.unmap(system.paging.kernel(), range).expect("no block is cut");
 }
 
 fn assert_refused<F: HostedFormat, S: Protection>(system: &System<F, S>, config: Config) {
     let before = system.entries(system.paging.kernel());
-    let (first, count) = hole_of(config);
+    let (first, count) = hole_of::<F>(config);
     let mut ranges = vec![(first, 1), (first + 7, 9), (first, count), (first + count - 1, 2)];
     if first > 0 {
         ranges.push((first - 1, 2));
     }
     for (first, count) in ranges {
-        let outside = Err(Error::OutsideLinearMap(page(first), count));
+        let outside = Err(Error::OutsideLinearMap(page::<F>(first), count));
         for key in [Pkey::PAGE_TABLES, Pkey::DEFAULT, Pkey::new(2).expect("a key")] {
-            let set = system.paging.set_memory_pkey(page(first), count, key);
+            let set = system.paging.set_memory_pkey(page::<F>(first), count, key);
             assert_eq!(set, outside, "{config:?} {first} {count}");
         }
-        assert_eq!(system.paging.record_early_ptps(page(first), count), outside, "{config:?}");
-        assert_eq!(system.paging.memory_pkey(page(first + count - 1)).is_some(), {
-            let (hole, size) = hole_of(config);
+        assert_eq!(system.paging.record_early_ptps(page::<F>(first), count), outside, "{config:?}");
+        assert_eq!(system.paging.memory_pkey(page::<F>(first + count - 1)).is_some(), {
+            let (hole, size) = hole_of::<F>(config);
             first + count > hole + size
         });
     }
@@ -54,7 +54,7 @@ fn assert_refused<F: HostedFormat, S: Protection>(system: &System<F, S>, config:
 fn what_is_in_a_hole_is_refused_and_no_entry_changed<F: HostedFormat, S: Protection>() {
     for config in configs() {
         let system = System::<F, S>::build(config, memory_of(config));
-        let (first, count) = hole_of(config);
+        let (first, count) = hole_of::<F>(config);
         make_hole(&system, first, count);
         assert_refused(&system, config);
         system.enable_protection().expect("no table is in the hole");
@@ -67,11 +67,11 @@ fn what_is_in_a_hole_is_refused_and_no_entry_changed<F: HostedFormat, S: Protect
 fn a_record_in_a_hole_is_refused_before_protection_begins<F: HostedFormat, S: Protection>() {
     for config in protecting_configs() {
         let system = System::<F, S>::build(config, memory_of(config));
-        let (first, count) = hole_of(config);
-        system.paging.record_early_ptps(page(first + 5), 2).expect("it is mapped yet");
+        let (first, count) = hole_of::<F>(config);
+        system.paging.record_early_ptps(page::<F>(first + 5), 2).expect("it is mapped yet");
         make_hole(&system, first, count);
         let before = system.entries(system.paging.kernel());
-        let refused = Err(Error::OutsideLinearMap(page(first + 5), 2));
+        let refused = Err(Error::OutsideLinearMap(page::<F>(first + 5), 2));
         assert_eq!(system.paging.enable_protection(), refused, "{config:?}");
         assert!(!system.paging.is_protected());
         assert_eq!(system.entries(system.paging.kernel()), before, "{config:?}");
@@ -102,7 +102,7 @@ fn a_leaf_that_is_not_data_of_its_own_frame_is_found<F: HostedFormat, S: Protect
         let victim = Victim::<F, S>::new(config);
         let place = victim.system.linear_place(victim.data);
         let own = F::frame(place.level, place.entry);
-        let other = own.offset(place.level.entry_bytes());
+        let other = own.offset(place.level.entry_bytes::<F>());
         let nowhere = PhysAddr(0);
         let wrong = [
             (other, Attrs::KERNEL_DATA),
@@ -113,7 +113,7 @@ fn a_leaf_that_is_not_data_of_its_own_frame_is_found<F: HostedFormat, S: Protect
         ];
         for (frame, attrs) in wrong {
             let entry = F::leaf(place.level, frame, attrs).expect("the format has it");
-            let offset = victim.data.0 & (place.level.entry_bytes() - 1);
+            let offset = victim.data.0 & (place.level.entry_bytes::<F>() - 1);
             let address = victim.system.linear(PhysAddr(victim.data.0 - offset));
             victim.with_planted(place, entry, |findings| {
                 let expected = Finding::WrongLinearLeaf { address, entry };
@@ -127,17 +127,25 @@ fn a_leaf_that_is_not_data_of_its_own_frame_is_found<F: HostedFormat, S: Protect
 fn a_recorded_table_that_nothing_maps_is_found<F: HostedFormat, S: Protection>() {
     for config in protecting_configs().filter(|config| config.linear == Level::Pte) {
         let system = System::<F, S>::build(config, SMALL);
-        let table = page(517);
+        let table = page::<F>(517);
         system.paging.record_early_ptps(table, 1).expect("there is room in the record");
         system.enable_protection().expect("it is mapped");
         system.assert_clean(&[]);
         system.unmap(system.paging.kernel(), pages(system.linear(table), 1)).expect("a page");
-        let unmapped = Finding::UnprotectedPtp { frame: table, level: Level::Pgd, key: None };
+        let unmapped = Finding::UnprotectedPtp { frame: table, level: F::ROOT, key: None };
         assert_eq!(system.findings(&[]), [unmapped], "{config:?}");
     }
 }
 
-for_both_formats_and_schemes!(
+for_other_granules_and_schemes!(
+    what_is_in_a_hole_is_refused_and_no_entry_changed,
+    a_record_in_a_hole_is_refused_before_protection_begins,
+    a_frame_in_a_hole_becomes_no_table,
+    a_leaf_that_is_not_data_of_its_own_frame_is_found,
+    a_recorded_table_that_nothing_maps_is_found,
+);
+
+for_formats_of_4k_and_schemes!(
     what_is_in_a_hole_is_refused_and_no_entry_changed,
     a_record_in_a_hole_is_refused_before_protection_begins,
     a_frame_in_a_hole_becomes_no_table,

@@ -6,7 +6,7 @@ use crate::support::{LARGE, SMALL, System, USER, pages, protecting_configs};
 use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_hosted::machine::MEMORY_START;
-use kpkeys_pgtable::{Attrs, Config, Entry, Error, Event, Level, Mode, PAGE_SIZE, PhysAddr};
+use kpkeys_pgtable::{Attrs, Config, Entry, Error, Event, Level, Mode, PhysAddr};
 
 const KEY: u8 = 2;
 
@@ -14,8 +14,8 @@ fn key() -> Pkey {
     Pkey::new(KEY).expect("both formats have key 2")
 }
 
-fn page(number: usize) -> PhysAddr {
-    MEMORY_START.offset(number as u64 * PAGE_SIZE)
+fn page<F: HostedFormat>(number: usize) -> PhysAddr {
+    MEMORY_START.offset(number as u64 * F::PAGE_SIZE)
 }
 
 fn pooled(linear: Level) -> Config {
@@ -26,10 +26,10 @@ fn pooled(linear: Level) -> Config {
 fn linear_map<F: HostedFormat>(system: &System<F>, frames: usize) -> Vec<(PhysAddr, Attrs)> {
     (0..frames)
         .map(|number| {
-            let va = system.linear(page(number));
+            let va = system.linear(page::<F>(number));
             let (level, _, entry) =
                 system.paging.walk(system.paging.kernel(), va).expect("all memory is mapped");
-            let offset = va.0 & (level.entry_bytes() - 1);
+            let offset = va.0 & (level.entry_bytes::<F>() - 1);
             (F::frame(level, entry).offset(offset), F::attrs(entry))
         })
         .collect()
@@ -38,7 +38,7 @@ fn linear_map<F: HostedFormat>(system: &System<F>, frames: usize) -> Vec<(PhysAd
 /// Changes a range's key, then holds every frame's translation and key against what they were.
 fn change_only<F: HostedFormat>(system: &System<F>, memory: usize, first: usize, count: usize) {
     let mut expected = linear_map(system, memory);
-    system.paging.set_memory_pkey(page(first), count, key()).unwrap();
+    system.paging.set_memory_pkey(page::<F>(first), count, key()).unwrap();
     for (_, attrs) in &mut expected[first..first + count] {
         *attrs = attrs.with_key(key());
     }
@@ -73,18 +73,18 @@ fn a_range_in_a_map_of_large_blocks_changes_alone<F: HostedFormat>() {
 
 fn a_block_is_split_only_where_a_range_cuts_it<F: HostedFormat>() {
     let system = System::<F>::boot(pooled(Level::Pmd), SMALL);
-    let level = |number| system.linear_place(page(number)).level;
+    let level = |number| system.linear_place(page::<F>(number)).level;
     // From the middle of the first block to the middle of the third: the second stays a block.
-    system.paging.set_memory_pkey(page(100), 1124, key()).unwrap();
+    system.paging.set_memory_pkey(page::<F>(100), 1124, key()).unwrap();
     assert_eq!(
         [level(0), level(512), level(1024), level(1536)],
         [Level::Pte, Level::Pmd, Level::Pte, Level::Pmd]
     );
-    assert_eq!(system.paging.memory_pkey(page(512)), Some(key()));
+    assert_eq!(system.paging.memory_pkey(page::<F>(512)), Some(key()));
 
     let system = System::<F>::boot(pooled(Level::Pud), LARGE);
-    let level = |number| system.linear_place(page(number)).level;
-    system.paging.set_memory_pkey(page(100), 1000, key()).unwrap();
+    let level = |number| system.linear_place(page::<F>(number)).level;
+    system.paging.set_memory_pkey(page::<F>(100), 1000, key()).unwrap();
     let levels = [level(0), level(512), level(1024), level(1536)];
     assert_eq!(levels, [Level::Pte, Level::Pmd, Level::Pte, Level::Pmd]);
 }
@@ -93,9 +93,9 @@ fn whole_blocks_change_with_one_store_and_one_flush<F: HostedFormat>() {
     for (linear, frames, pages) in [(Level::Pmd, SMALL, 512), (Level::Pud, LARGE, 1 << 18)] {
         let system = System::<F>::boot(pooled(linear), frames);
         // The pool took its block from the top, so the first block is data.
-        assert_eq!(system.paging.memory_pkey(page(0)), Some(Pkey::DEFAULT));
+        assert_eq!(system.paging.memory_pkey(page::<F>(0)), Some(Pkey::DEFAULT));
         let (counts, result) =
-            system.counted(|| system.paging.set_memory_pkey(page(0), pages, key()));
+            system.counted(|| system.paging.set_memory_pkey(page::<F>(0), pages, key()));
         assert_eq!(result, Ok(()));
         let of = [Event::LinearStore, Event::KeyChange, Event::TlbFlush].map(|e| counts.of(e));
         assert_eq!(of, [1, 1, 1], "{linear:?}");
@@ -106,9 +106,9 @@ fn keys_can_be_set_and_reset_any_number_of_times<F: HostedFormat>() {
     let system = System::<F>::boot(pooled(Level::Pmd), SMALL);
     for round in 0..200 {
         let (first, count) = (round * 37 % 1500, 1 + round * 61 % 400);
-        system.paging.set_memory_pkey(page(first), count, key()).unwrap();
-        assert_eq!(system.paging.memory_pkey(page(first + count - 1)), Some(key()));
-        system.paging.set_memory_pkey(page(first), count, Pkey::DEFAULT).unwrap();
+        system.paging.set_memory_pkey(page::<F>(first), count, key()).unwrap();
+        assert_eq!(system.paging.memory_pkey(page::<F>(first + count - 1)), Some(key()));
+        system.paging.set_memory_pkey(page::<F>(first), count, Pkey::DEFAULT).unwrap();
     }
     assert!(linear_map(&system, 2048).iter().all(|(_, attrs)| *attrs == Attrs::KERNEL_DATA));
     system.assert_clean(&[]);
@@ -124,18 +124,18 @@ fn bad_requests_are_refused_and_change_no_entry<F: HostedFormat>() {
 
         let unaligned = PhysAddr(MEMORY_START.0 + 8);
         assert_eq!(set(unaligned, 1, key()), outside(unaligned, 1));
-        let below = PhysAddr(MEMORY_START.0 - PAGE_SIZE);
+        let below = PhysAddr(MEMORY_START.0 - F::PAGE_SIZE);
         assert_eq!(set(below, 2, key()), outside(below, 2));
-        assert_eq!(set(page(frames), 1, key()), outside(page(frames), 1));
-        assert_eq!(set(page(frames - 1), 2, key()), outside(page(frames - 1), 2));
-        assert_eq!(set(page(1), usize::MAX, key()), outside(page(1), usize::MAX));
+        assert_eq!(set(page::<F>(frames), 1, key()), outside(page::<F>(frames), 1));
+        assert_eq!(set(page::<F>(frames - 1), 2, key()), outside(page::<F>(frames - 1), 2));
+        assert_eq!(set(page::<F>(1), usize::MAX, key()), outside(page::<F>(1), usize::MAX));
         assert_eq!(set(PhysAddr(!0xfff), 1, key()), outside(PhysAddr(!0xfff), 1));
-        assert!(matches!(set(page(1), 0, key()), Err(Error::Range(_))));
+        assert!(matches!(set(page::<F>(1), 0, key()), Err(Error::Range(_))));
         if let Some(lacking) = Pkey::new(F::KEYS) {
-            assert_eq!(set(page(1), 1, lacking), Err(Error::KeyOutOfRange(lacking)));
+            assert_eq!(set(page::<F>(1), 1, lacking), Err(Error::KeyOutOfRange(lacking)));
         }
         assert_eq!(system.entries(system.paging.kernel()), before, "{config:?}");
-        assert_eq!(system.paging.memory_pkey(page(frames)), None);
+        assert_eq!(system.paging.memory_pkey(page::<F>(frames)), None);
     }
 }
 
@@ -156,7 +156,7 @@ fn a_bad_request_takes_nothing_from_a_pool_without_spares<F: HostedFormat>() {
         drop(section);
         let (before, blocks) =
             (system.entries(system.paging.kernel()), system.paging.frames().blocks().len());
-        let outside = page(SMALL);
+        let outside = page::<F>(SMALL);
         let refused = system.paging.set_memory_pkey(outside, 1, key());
         assert_eq!(refused, Err(Error::OutsideLinearMap(outside, 1)));
         assert_eq!(system.paging.frames().blocks().len(), blocks);
@@ -181,11 +181,11 @@ fn early_tables_are_keyed_when_protection_is_turned_on<F: HostedFormat>() {
         let system = System::<F>::build(config, frames);
         let early = system.new_user_root();
         let freed = system.new_user_root();
-        system.map(&early, pages(USER, 3), Attrs::USER_DATA, page(0)).unwrap();
+        system.map(&early, pages(USER, 3), Attrs::USER_DATA, page::<F>(0)).unwrap();
         system.paging.release_user_root(freed);
         let static_tables = system.data_block(2);
         system.paging.record_early_ptps(static_tables, 4).unwrap();
-        let outside = page(frames);
+        let outside = page::<F>(frames);
         let refused = system.paging.record_early_ptps(outside, 1);
         assert_eq!(refused, Err(Error::OutsideLinearMap(outside, 1)));
 
@@ -201,7 +201,7 @@ fn early_tables_are_keyed_when_protection_is_turned_on<F: HostedFormat>() {
             assert_eq!(found, Some(Pkey::PAGE_TABLES), "{config:?}: {level:?} at {table:?}");
         }
         for i in 0..4 {
-            let table = static_tables.offset(i * PAGE_SIZE);
+            let table = static_tables.offset(i * F::PAGE_SIZE);
             assert_eq!(system.paging.memory_pkey(table), Some(Pkey::PAGE_TABLES), "{config:?}");
         }
         // The checker knows the recorded pages, though nothing links them.
@@ -214,7 +214,7 @@ fn mode_off_sets_no_key<F: HostedFormat>() {
         for pool in [false, true] {
             let system = System::<F>::boot(Config { mode: Mode::Off, linear, pool }, SMALL);
             let user = system.new_user_root();
-            system.map(&user, pages(USER, 3), Attrs::USER_DATA, page(0)).unwrap();
+            system.map(&user, pages(USER, 3), Attrs::USER_DATA, page::<F>(0)).unwrap();
             assert!(linear_map(&system, SMALL).iter().all(|(_, attrs)| attrs.key == Pkey::DEFAULT));
             assert_eq!(system.count_of(Event::KeyChange), 0);
             assert_eq!(system.count_of(Event::Switch), 0);
@@ -226,7 +226,7 @@ fn mode_off_sets_no_key<F: HostedFormat>() {
 fn a_page_allocated_singly_costs_a_key_change_each_way<F: HostedFormat>() {
     let system = System::<F>::boot(Config::of(Mode::Batched), SMALL);
     let keys = |system: &System<F>| -> BTreeMap<PhysAddr, Entry> {
-        (0..SMALL).map(|i| (page(i), system.linear_place(page(i)).entry)).collect()
+        (0..SMALL).map(|i| (page::<F>(i), system.linear_place(page::<F>(i)).entry)).collect()
     };
     let before = keys(&system);
     let events = [
@@ -248,7 +248,7 @@ fn a_page_allocated_singly_costs_a_key_change_each_way<F: HostedFormat>() {
     assert_eq!(keys(&system), before);
 }
 
-for_both_formats!(
+for_formats_of_4k!(
     a_range_in_a_map_of_pages_or_small_blocks_changes_alone,
     a_range_in_a_map_of_large_blocks_changes_alone,
     a_block_is_split_only_where_a_range_cuts_it,

@@ -34,6 +34,7 @@ mod ranges;
 )]
 mod sections;
 mod separate_keys;
+mod shapes;
 mod start;
 mod stray_store;
 mod sweeping;

@@ -7,9 +7,7 @@ use kpkeys_hosted::HostedFormat;
 use kpkeys_hosted::mmu::{Privilege, Want};
 use kpkeys_pgtable::check::Finding;
 use kpkeys_pgtable::guarded::{FrameType, Use, Violation};
-use kpkeys_pgtable::{
-    Attrs, Config, Error, Flush, Frames, Level, Mode, PAGE_SIZE, PhysAddr, Root, VirtAddr,
-};
+use kpkeys_pgtable::{Attrs, Config, Error, Flush, Frames, Level, Mode, PhysAddr, Root, VirtAddr};
 
 /// Where the mapped page lies in the block that is given away.
 const PAGE: u64 = 3;
@@ -28,7 +26,7 @@ fn mapping<F: HostedFormat, S: Protection>(
     let user = system.new_user_root();
     let block = system.data_block(9);
     let root = if attrs.user { &user } else { system.paging.kernel() };
-    system.map(root, pages(start(attrs), 1), attrs, page(config, block)).unwrap();
+    system.map(root, pages(start(attrs), 1), attrs, page::<F>(config, block)).unwrap();
     (system, user, block)
 }
 
@@ -37,8 +35,8 @@ fn start(attrs: Attrs) -> VirtAddr {
 }
 
 /// The page of a block that is mapped: where pages become tables one by one it is the block itself.
-fn page(config: Config, block: PhysAddr) -> PhysAddr {
-    if config.pool { block.offset(PAGE * PAGE_SIZE) } else { block }
+fn page<F: HostedFormat>(config: Config, block: PhysAddr) -> PhysAddr {
+    if config.pool { block.offset(PAGE * F::PAGE_SIZE) } else { block }
 }
 
 /// Makes roots until one is refused, or `block` was asked for and taken.
@@ -78,7 +76,10 @@ fn a_mapped_frame_does_not_become_a_table<F: HostedFormat, S: Protection>() {
                 panic!("{refused:?}");
             };
             let expected = Use::Change { from: FrameType::Data, to: FrameType::Spare };
-            assert_eq!((frame, is, wanted), (page(config, block), FrameType::Mapped, expected));
+            assert_eq!(
+                (frame, is, wanted),
+                (page::<F>(config, block), FrameType::Mapped, expected)
+            );
             assert_eq!(system.paging.types().unwrap().sweeps(), before + 1, "it was looked for");
             assert_eq!(findings(&system, &user, &roots), []);
 
@@ -96,13 +97,13 @@ fn what_is_not_mapped_any_more_becomes_a_table<F: HostedFormat, S: Protection>()
     for config in checking() {
         let (system, user, block) = mapping::<F, S>(config, Attrs::USER_DATA);
         let types = system.paging.types().unwrap();
-        assert_eq!(types.of(page(config, block)), FrameType::Mapped);
+        assert_eq!(types.of(page::<F>(config, block)), FrameType::Mapped);
         system.unmap(&user, pages(USER, 1)).unwrap();
         system.paging.flush(Flush::AddressSpace(user.frame()));
-        assert_eq!(types.of(page(config, block)), FrameType::Mapped, "nobody has looked yet");
+        assert_eq!(types.of(page::<F>(config, block)), FrameType::Mapped, "nobody has looked yet");
         let (roots, taken) = roots_of(&system, block);
         assert_eq!((taken, types.sweeps()), (Ok(()), 1));
-        assert!(types.of(page(config, block)).to_string().contains("table"));
+        assert!(types.of(page::<F>(config, block)).to_string().contains("table"));
         assert_eq!(findings(&system, &user, &roots), []);
     }
 }
@@ -117,13 +118,13 @@ fn marks_follow_the_mapping<F: HostedFormat, S: Protection>() {
         let section = system.paging.section(&user);
         system.paging.move_pages(&section, &user, pages(USER, 1), to).unwrap();
         drop(section);
-        assert_eq!(types.of(page(config, block)), FrameType::Mapped);
+        assert_eq!(types.of(page::<F>(config, block)), FrameType::Mapped);
         system.paging.sweep().unwrap();
-        assert_eq!(types.of(page(config, block)), FrameType::Mapped);
+        assert_eq!(types.of(page::<F>(config, block)), FrameType::Mapped);
         assert!(roots_of(&system, block).1.is_err());
         system.unmap(&user, pages(to, 1)).unwrap();
         system.paging.sweep().unwrap();
-        assert_eq!(types.of(page(config, block)), FrameType::Data);
+        assert_eq!(types.of(page::<F>(config, block)), FrameType::Data);
     }
 }
 
@@ -131,7 +132,7 @@ fn marks_follow_the_mapping<F: HostedFormat, S: Protection>() {
 fn protecting_maps_no_other_frame<F: HostedFormat, S: Protection>() {
     for config in checking() {
         let (system, user, block) = mapping::<F, S>(config, Attrs::USER_DATA);
-        let other = block.offset(9 * PAGE_SIZE);
+        let other = block.offset(9 * F::PAGE_SIZE);
         let entry = F::leaf(Level::Pte, other, Attrs::USER_DATA).unwrap();
         let before = system.entries(&user);
         let section = system.paging.section(&user);
@@ -182,7 +183,16 @@ fn the_attack_reaches_the_table<F: HostedFormat, S: Protection>() {
     assert!(system.protects(block), "which is a root that its key does not save");
 }
 
-for_both_formats_and_schemes!(
+for_other_granules_and_schemes!(
+    a_mapped_frame_does_not_become_a_table,
+    what_is_not_mapped_any_more_becomes_a_table,
+    marks_follow_the_mapping,
+    protecting_maps_no_other_frame,
+    sweeps_are_few,
+    the_attack_reaches_the_table,
+);
+
+for_formats_of_4k_and_schemes!(
     a_mapped_frame_does_not_become_a_table,
     what_is_not_mapped_any_more_becomes_a_table,
     marks_follow_the_mapping,

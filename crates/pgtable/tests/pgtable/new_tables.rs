@@ -20,8 +20,8 @@ use kpkeys_hosted::mmu::{Cpu, Mmu};
 use kpkeys_hosted::register::{MockRegister, PanRegister, Ttbr0Register};
 use kpkeys_hosted::{Hosted, HostedFormat};
 use kpkeys_pgtable::{
-    Attrs, Config, Entry, Flush, Frames, Level, Machine, Memory, Mode, NoProbe, PAGE_SIZE, Paging,
-    PhysAddr, Root, VirtAddr,
+    Attrs, Config, Entry, Flush, Frames, Level, Machine, Memory, Mode, NoProbe, Paging, PhysAddr,
+    Root, VirtAddr,
 };
 
 /// Not valid in either format, so that it harms nothing.
@@ -93,15 +93,15 @@ impl Mocked for InWindows {
 type Latest = Arc<Mutex<Option<[PhysAddr; 2]>>>;
 
 /// Frames that say which one they gave out.
-struct Noted {
-    scarce: Scarce,
+struct Noted<F: HostedFormat> {
+    scarce: Scarce<F>,
     latest: Latest,
 }
 
-impl Frames for Noted {
+impl<F: HostedFormat> Frames for Noted<F> {
     fn allocate(&self, order: u8) -> Option<PhysAddr> {
         let block = self.scarce.allocate(order)?;
-        let last = block.offset(((1 << order) - 1) * PAGE_SIZE);
+        let last = block.offset(((1 << order) - 1) * F::PAGE_SIZE);
         *self.latest.lock().unwrap() = Some([block, last]);
         Some(block)
     }
@@ -164,7 +164,7 @@ unsafe impl<F: HostedFormat, S: Mocked> Machine for Raced<F, S> {
         self.hosted.probe()
     }
 
-    fn memory(&self) -> Memory {
+    fn memory(&self) -> Memory<F> {
         self.hosted.memory()
     }
 
@@ -186,7 +186,7 @@ unsafe impl<F: HostedFormat, S: Mocked> Machine for Raced<F, S> {
         self.hosted.to_alias()
     }
 
-    fn anchor(&self) -> &kpkeys_pgtable::guarded::Anchor {
+    fn anchor(&self) -> &kpkeys_pgtable::guarded::Anchor<F> {
         self.hosted.anchor()
     }
 
@@ -195,7 +195,7 @@ unsafe impl<F: HostedFormat, S: Mocked> Machine for Raced<F, S> {
         self.hosted.entry_barrier();
     }
 
-    fn flush_tlb(&self, flush: Flush) {
+    fn flush_tlb(&self, flush: Flush<F>) {
         self.race();
         self.hosted.flush_tlb(flush);
     }
@@ -209,7 +209,7 @@ unsafe impl<F: HostedFormat, S: Mocked> Machine for Raced<F, S> {
     }
 }
 
-type Tables<F, S> = Paging<Raced<F, S>, Noted>;
+type Tables<F, S> = Paging<Raced<F, S>, Noted<F>>;
 
 fn boot<F: HostedFormat, S: Mocked>(config: Config) -> Tables<F, S> {
     // A CPU outside of windows, as the model has it.
@@ -228,11 +228,11 @@ fn boot<F: HostedFormat, S: Mocked>(config: Config) -> Tables<F, S> {
 
 /// How many tables of a root hold what was planted.
 fn planted<F: HostedFormat, S: Mocked>(paging: &Tables<F, S>, root: &Root) -> usize {
-    let mut tables = vec![(Level::Pgd, root.frame())];
+    let mut tables = vec![(F::ROOT, root.frame())];
     let (mut next, mut planted) = (0, 0);
     while let Some(&(level, frame)) = tables.get(next) {
         let words = paging.machine().hosted.data(frame).cast::<u64>();
-        for index in 0..512 {
+        for index in 0..F::ENTRIES {
             // SAFETY: the frame is in the arena, which lives as long as the machine, and this thread alone uses it.
             let entry = Entry(unsafe { words.add(index).read_volatile() });
             planted += usize::from(entry.0 == PLANTED);
@@ -261,7 +261,7 @@ fn round<F: HostedFormat, S: Mocked>(paging: &Tables<F, S>, data: PhysAddr) -> u
     let mut unlinked = Vec::new();
     let section = paging.section(&user);
     paging.unmap(&section, &user, range, |_, _, _| ()).expect("it is mapped");
-    let end = VirtAddr(1 << 47);
+    let end = VirtAddr(1 << F::HALF_BITS);
     let free = |ptp| unlinked.push(ptp);
     paging.free_tables(&section, &user, range, VirtAddr(0), end, free).expect("they are empty");
     drop(section);
@@ -287,4 +287,6 @@ fn a_store_before_a_table_is_linked_is_no_entry_of_it<F: HostedFormat, S: Mocked
     }
 }
 
-for_both_formats_and_schemes!(a_store_before_a_table_is_linked_is_no_entry_of_it);
+for_other_granules_and_schemes!(a_store_before_a_table_is_linked_is_no_entry_of_it);
+
+for_formats_of_4k_and_schemes!(a_store_before_a_table_is_linked_is_no_entry_of_it);

@@ -21,8 +21,9 @@ fn boot_with<F: HostedFormat, S: Protection>(config: Config, memory: usize) -> S
 }
 
 /// A range that needs two tables at each level below the root.
-fn range() -> kpkeys_pgtable::PageRange {
-    pages(VirtAddr((USER.0 >> 39 << 39) + (1 << 39) - (8 << 12)), 16)
+fn range<F: HostedFormat>() -> kpkeys_pgtable::PageRange<F> {
+    let end = Level::Pud.table_bytes::<F>();
+    pages(VirtAddr((USER.0 & !(end - 1)) + end - 8 * F::PAGE_SIZE), 16)
 }
 
 /// Runs an operation that must fail for every number of allocations that is too small for it, until it succeeds.
@@ -51,8 +52,11 @@ fn fails_at_every_allocation<F: HostedFormat, S: Protection, R>(
 }
 
 fn nothing_is_mapped<F: HostedFormat, S: Protection>(system: &System<F, S>, user: &Root) {
-    for i in 0..range().pages() {
-        assert!(system.paging.walk(user, range().start().offset_pages(i)).is_none(), "page {i}");
+    for i in 0..range::<F>().pages() {
+        assert!(
+            system.paging.walk(user, range::<F>().start().offset_pages::<F>(i)).is_none(),
+            "page {i}"
+        );
     }
     system.assert_clean(&[user]);
 }
@@ -68,8 +72,8 @@ fn a_failed_map_maps_nothing_and_can_be_repeated<F: HostedFormat, S: Protection>
                 &system,
                 || system.map(&user, range(), Attrs::USER_DATA, FRAME),
                 || {
-                    for i in 0..range().pages() {
-                        let va = range().start().offset_pages(i);
+                    for i in 0..range::<F>().pages() {
+                        let va = range::<F>().start().offset_pages::<F>(i);
                         assert!(system.paging.walk(&user, va).is_none(), "{config:?}: page {i}");
                     }
                 },
@@ -175,7 +179,14 @@ fn too_little_memory_for_the_linear_map_is_an_error<F: HostedFormat, S: Protecti
     }
 }
 
-for_both_formats_and_schemes!(
+for_other_granules_and_schemes!(
+    a_failed_map_maps_nothing_and_can_be_repeated,
+    a_map_that_never_succeeds_leaves_no_page_behind,
+    a_root_that_cannot_be_made_is_an_error,
+    too_little_memory_for_the_linear_map_is_an_error,
+);
+
+for_formats_of_4k_and_schemes!(
     a_failed_map_maps_nothing_and_can_be_repeated,
     a_map_that_never_succeeds_leaves_no_page_behind,
     a_root_that_cannot_be_made_is_an_error,
@@ -185,5 +196,5 @@ for_both_formats_and_schemes!(
 mod keys {
     use super::*;
 
-    for_both_formats!(a_key_that_cannot_be_set_leaves_all_keys);
+    for_formats_of_4k!(a_key_that_cannot_be_set_leaves_all_keys);
 }

@@ -31,7 +31,7 @@ fn link_tables<F: HostedFormat, S: Protection>(
     system: &System<F, S>,
     user: &Root,
     tables: usize,
-) -> PageRange {
+) -> PageRange<F> {
     let section = system.paging.section(user);
     for i in 0..tables {
         let va = VirtAddr(USER.0 + ((i as u64) << 21));
@@ -195,7 +195,7 @@ fn an_unlinked_page_is_not_used_again_before_its_flush<F: HostedFormat, S: Prote
         let mut unlinked = Vec::new();
         {
             let section = system.paging.section(&user);
-            let ceiling = VirtAddr(1 << 47);
+            let ceiling = VirtAddr(1 << F::HALF_BITS);
             let free = |ptp| unlinked.push(ptp);
             let paging = &system.paging;
             paging.free_tables(&section, &user, range, VirtAddr(0), ceiling, free).unwrap();
@@ -221,11 +221,11 @@ fn a_flush_of_something_else_does_not_release<F: HostedFormat, S: Protection>() 
     for granule in GRANULES {
         let system = System::<F, S>::boot(pooled(granule), memory_for(granule));
         let (user, other) = (system.new_user_root(), system.new_user_root());
-        let flushes_for = |flush: &dyn Fn(PageRange) -> Flush| {
+        let flushes_for = |flush: &dyn Fn(PageRange<F>) -> Flush<F>| {
             let range = link_tables(&system, &user, 3);
             let mut unlinked = Vec::new();
             let section = system.paging.section(&user);
-            let (free, end) = (|ptp| unlinked.push(ptp), VirtAddr(1 << 47));
+            let (free, end) = (|ptp| unlinked.push(ptp), VirtAddr(1 << F::HALF_BITS));
             system.paging.free_tables(&section, &user, range, VirtAddr(0), end, free).unwrap();
             drop(section);
             assert_eq!(unlinked.len(), 5, "three tables and two above them");
@@ -234,7 +234,7 @@ fn a_flush_of_something_else_does_not_release<F: HostedFormat, S: Protection>() 
             assert_eq!(counts.of(Event::PtpFreed), 5, "they are released all the same");
             counts.of(Event::TlbFlush)
         };
-        let part = |range: PageRange| pages(range.start(), range.pages() - 1);
+        let part = |range: PageRange<F>| pages(range.start(), range.pages() - 1);
         assert_eq!(flushes_for(&|range| Flush::User(user.frame(), range)), 1);
         assert_eq!(flushes_for(&|_| Flush::AddressSpace(user.frame())), 1);
         assert_eq!(flushes_for(&|_| Flush::All), 1);
@@ -261,7 +261,7 @@ fn a_page_taken_again_is_empty<F: HostedFormat, S: Protection>() {
             let own = system.tables(&user).into_iter().filter(|table| !shared.contains(table));
             let entries = own
                 .filter(|(level, _)| *level == Level::Pte)
-                .flat_map(|(_, table)| (0..512).map(move |index| (table, index)))
+                .flat_map(|(_, table)| (0..F::ENTRIES).map(move |index| (table, index)))
                 .filter(|&(table, index)| !system.read(table, index).is_empty())
                 .count();
             assert_eq!(entries, 600, "{config:?}");
@@ -317,11 +317,11 @@ fn cpus_share_a_pool<F: HostedFormat>() {
 }
 
 /// One address space, whose entries say whose they are.
-fn live_and_die<F: HostedFormat>(paging: &Paging<Counted<F>, Scarce>, seed: usize) {
+fn live_and_die<F: HostedFormat>(paging: &Paging<Counted<F>, Scarce<F>>, seed: usize) {
     let section = paging.section(paging.kernel());
     let user = paging.new_user_root(&section).expect("there is memory");
     drop(section);
-    let range = pages(USER.offset_pages(seed * 300), 100 + seed % 5 * 512);
+    let range = pages(USER.offset_pages::<F>(seed * 300), 100 + seed % 5 * 512);
     let mine = |page: usize| {
         kpkeys_hosted::machine::MEMORY_START.offset(((seed * 31 + page) % SMALL) as u64 * 4096)
     };
@@ -338,7 +338,7 @@ fn live_and_die<F: HostedFormat>(paging: &Paging<Counted<F>, Scarce>, seed: usiz
         .expect("no block is cut");
     assert_eq!(intact, range.pages(), "another CPU wrote to these tables");
     let mut unlinked = Vec::new();
-    let ceiling = VirtAddr(1 << 47);
+    let ceiling = VirtAddr(1 << F::HALF_BITS);
     paging
         .free_tables(&section, &user, range, VirtAddr(0), ceiling, |ptp| unlinked.push(ptp))
         .expect("the tables are empty");
@@ -347,7 +347,19 @@ fn live_and_die<F: HostedFormat>(paging: &Paging<Counted<F>, Scarce>, seed: usiz
     paging.release_user_root(user);
 }
 
-for_both_formats_and_schemes!(
+for_other_granules_and_schemes!(
+    a_refill_takes_the_largest_block_there_is,
+    scattered_blocks_can_be_keyed_at_boot,
+    memory_too_fragmented_for_any_refill_is_an_error,
+    allocating_from_spares_changes_no_key_and_flushes_nothing,
+    shrinking_returns_whole_blocks_and_resets_their_keys,
+    a_block_in_use_is_not_returned,
+    an_unlinked_page_is_not_used_again_before_its_flush,
+    a_flush_of_something_else_does_not_release,
+    a_page_taken_again_is_empty,
+);
+
+for_formats_of_4k_and_schemes!(
     a_refill_takes_the_largest_block_there_is,
     scattered_blocks_can_be_keyed_at_boot,
     memory_too_fragmented_for_any_refill_is_an_error,
@@ -362,5 +374,5 @@ for_both_formats_and_schemes!(
 mod several_cpus {
     use super::*;
 
-    for_both_formats!(cpus_share_a_pool);
+    for_formats_of_4k!(cpus_share_a_pool);
 }

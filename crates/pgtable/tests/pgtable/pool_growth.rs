@@ -16,7 +16,7 @@ use kpkeys_hosted::{Hosted, cpu};
 use kpkeys_pgtable::entry::Aarch64;
 use kpkeys_pgtable::ptp::REFILL_ORDERS;
 use kpkeys_pgtable::{
-    Config, Flush, Frames, Level, Machine, Memory, Mode, NoProbe, PAGE_SIZE, Paging, PhysAddr, Root,
+    Config, Flush, Format, Frames, Level, Machine, Memory, Mode, NoProbe, Paging, PhysAddr, Root,
 };
 
 /// Pages of a GiB.
@@ -42,7 +42,7 @@ unsafe impl Machine for Watched {
     fn probe(&self) -> &NoProbe {
         self.inner.probe()
     }
-    fn memory(&self) -> Memory {
+    fn memory(&self) -> Memory<Aarch64> {
         self.inner.memory()
     }
     fn table(&self, frame: PhysAddr) -> NonNull<u8> {
@@ -52,13 +52,13 @@ unsafe impl Machine for Watched {
         self.looks.fetch_add(1, Ordering::Relaxed);
         self.inner.data(frame)
     }
-    fn anchor(&self) -> &kpkeys_pgtable::guarded::Anchor {
+    fn anchor(&self) -> &kpkeys_pgtable::guarded::Anchor<Aarch64> {
         self.inner.anchor()
     }
     fn entry_barrier(&self) {
         self.inner.entry_barrier();
     }
-    fn flush_tlb(&self, flush: Flush) {
+    fn flush_tlb(&self, flush: Flush<Aarch64>) {
         self.inner.flush_tlb(flush);
     }
     fn cpu(&self) -> usize {
@@ -73,7 +73,7 @@ unsafe impl Machine for Watched {
 struct Strided {
     order: u8,
     stride: u64,
-    memory: Memory,
+    memory: Memory<Aarch64>,
     state: Mutex<Handed>,
 }
 
@@ -86,14 +86,19 @@ struct Handed {
 }
 
 impl Strided {
-    fn new(memory: Memory, order: u8, stride: usize) -> Self {
+    fn new(memory: Memory<Aarch64>, order: u8, stride: usize) -> Self {
         let state = Handed {
             next: memory.frame(GIB),
             next_of_state: memory.start,
             free: Vec::new(),
             out: 0,
         };
-        Strided { order, stride: stride as u64 * PAGE_SIZE, memory, state: Mutex::new(state) }
+        Strided {
+            order,
+            stride: stride as u64 * Aarch64::PAGE_SIZE,
+            memory,
+            state: Mutex::new(state),
+        }
     }
 
     fn out(&self) -> usize {
@@ -109,7 +114,7 @@ impl Frames for Strided {
                 return None;
             }
             // What the pool remembers: as many pages as it asks for.
-            let wanted = PAGE_SIZE << order;
+            let wanted = Aarch64::PAGE_SIZE << order;
             let start = PhysAddr(state.next_of_state.0.next_multiple_of(wanted));
             state.next_of_state = start.offset(wanted);
             return Some(start);
@@ -262,6 +267,6 @@ fn warm_pages_come_first() {
     let mut sets = [frames(&again), expected];
     sets[0].sort_unstable();
     let (low, high) = (sets[0][0], sets[0][499]);
-    assert!(high.0 - low.0 < 600 * PAGE_SIZE, "the same pages again: {low:?} to {high:?}");
+    assert!(high.0 - low.0 < 600 * Aarch64::PAGE_SIZE, "the same pages again: {low:?} to {high:?}");
     system.put(again);
 }

@@ -53,7 +53,7 @@ type MachineOf<F, const B: bool> = Hosted<F, BackendOf<F, B>, Counter>;
 
 /// Page tables with one linked table in each half.
 struct Bench<F: HostedFormat, const B: bool> {
-    paging: Paging<MachineOf<F, B>, Scarce>,
+    paging: Paging<MachineOf<F, B>, Scarce<F>>,
     register: Counting<B>,
     user: Root,
     entry: Entry,

@@ -11,6 +11,7 @@ use kpkeys_hosted::{HostedFormat, Setup, boot_guarded, boot_guarded_pan};
 use kpkeys_pgtable::entry::{Aarch64, X86_64};
 use kpkeys_pgtable::{Config, Format, Level, Machine, Mode, VirtAddr};
 
+const NAME_X86_64: &str = X86_64::NAME;
 const SIGSEGV: i32 = 11;
 const TASK: &str = "KPKEYS_STRAY_STORE";
 /// What the child prints right before its store, so that dying earlier is not taken for the proof.
@@ -27,9 +28,9 @@ fn child() {
     let mode = Mode::from_name(mode).expect("the parent names a mode");
     let level = LEVELS.into_iter().find(|l| format!("{l:?}") == level).expect("and a level");
     match (format, place.strip_prefix("pan-")) {
-        (X86_64::NAME, None) => store_over::<X86_64>(mode, level, place),
+        (NAME_X86_64, None) => store_over::<X86_64>(mode, level, place),
         (_, None) => store_over::<Aarch64>(mode, level, place),
-        (X86_64::NAME, Some(place)) => store_by_pan::<X86_64>(mode, level, place),
+        (NAME_X86_64, Some(place)) => store_by_pan::<X86_64>(mode, level, place),
         (_, Some(place)) => store_by_pan::<Aarch64>(mode, level, place),
     }
 }
@@ -84,7 +85,10 @@ fn find_table<M: Machine>(kernel: &kpkeys_mm::Kernel<M>, level: Level) -> *mut u
         if above == Level::Pgd && level == Level::Pgd {
             return Some(paging.kernel().frame());
         }
-        let entry = paging.find_table(paging.kernel(), va, above)?.slot(va.index(above)).load();
+        let entry = paging
+            .find_table(paging.kernel(), va, above)?
+            .slot(va.index::<M::Format>(above))
+            .load();
         (above.below() == Some(level)).then(|| M::Format::frame(above, entry))
     });
     let frame = frame.expect("the linear map of pages has tables of every level");
@@ -110,7 +114,7 @@ fn assert_killed(format: &str, mode: Mode, level: Level) {
 
 #[test]
 fn with_protection_off_a_stray_store_goes_unnoticed() {
-    for format in [Aarch64::NAME, X86_64::NAME] {
+    for format in [Aarch64::NAME, NAME_X86_64] {
         for level in LEVELS {
             let status = run_child(format, Mode::Off, level, "outside");
             assert!(status.success(), "{format} {level:?}: {status}");
@@ -120,7 +124,7 @@ fn with_protection_off_a_stray_store_goes_unnoticed() {
 
 #[test]
 fn in_every_protecting_mode_a_stray_store_kills() {
-    for format in [Aarch64::NAME, X86_64::NAME] {
+    for format in [Aarch64::NAME, NAME_X86_64] {
         for mode in Mode::ALL.into_iter().filter(|mode| mode.protects()) {
             assert_killed(format, mode, Level::Pte);
         }
@@ -136,7 +140,7 @@ fn a_stray_store_to_a_table_of_any_level_kills() {
 
 #[test]
 fn the_same_store_inside_a_window_does_no_harm() {
-    for format in [Aarch64::NAME, X86_64::NAME] {
+    for format in [Aarch64::NAME, NAME_X86_64] {
         let status = run_child(format, Mode::Batched, Level::Pte, "inside");
         assert!(status.success(), "{format}: {status}");
     }
@@ -144,7 +148,7 @@ fn the_same_store_inside_a_window_does_no_harm() {
 
 #[test]
 fn behind_an_alias_only_the_alias_can_be_stored_to_and_only_inside_a_window() {
-    for format in [Aarch64::NAME, X86_64::NAME] {
+    for format in [Aarch64::NAME, NAME_X86_64] {
         for mode in Mode::ALL.into_iter().filter(|mode| mode.protects()) {
             for level in LEVELS {
                 let status = |place| run_child(format, mode, level, place);
@@ -162,7 +166,7 @@ fn behind_an_alias_only_the_alias_can_be_stored_to_and_only_inside_a_window() {
 
 #[test]
 fn an_interrupt_handler_does_not_inherit_the_window_it_interrupted() {
-    for format in [Aarch64::NAME, X86_64::NAME] {
+    for format in [Aarch64::NAME, NAME_X86_64] {
         let status = run_child(format, Mode::Batched, Level::Pte, "interrupted");
         assert_eq!(status.signal(), Some(SIGSEGV), "{format}: {status}");
     }

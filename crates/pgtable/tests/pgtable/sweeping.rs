@@ -36,7 +36,7 @@ impl Share for ShareAll {
     }
 }
 
-fn boot<F: HostedFormat>() -> Paging<Threads<F>, Buddy> {
+fn boot<F: HostedFormat>() -> Paging<Threads<F>, Buddy<F>> {
     let arena = Arc::new(Arena::new(8 << 10).unwrap());
     let backend = Keyed::new(MockRegister::detect());
     backend.reset();
@@ -52,7 +52,7 @@ fn boot<F: HostedFormat>() -> Paging<Threads<F>, Buddy> {
 
 /// A system with two address spaces, the first of which maps a page. Tables of others lie between theirs, so that a sweep comes to the second's long
 /// after the first's.
-fn mapped<F: HostedFormat>() -> (Paging<Threads<F>, Buddy>, [Root; 2], PhysAddr) {
+fn mapped<F: HostedFormat>() -> (Paging<Threads<F>, Buddy<F>>, [Root; 2], PhysAddr) {
     const BETWEEN: usize = 64;
     let paging = boot::<F>();
     let new_root = || {
@@ -71,23 +71,23 @@ fn mapped<F: HostedFormat>() -> (Paging<Threads<F>, Buddy>, [Root; 2], PhysAddr)
     (paging, [first, second], frame)
 }
 
-fn page(va: VirtAddr) -> PageRange {
+fn page<F: HostedFormat>(va: VirtAddr) -> PageRange<F> {
     PageRange::new(va, 1).unwrap()
 }
 
-fn map<F: HostedFormat>(paging: &Paging<Threads<F>, Buddy>, root: &Root, frame: PhysAddr) {
+fn map<F: HostedFormat>(paging: &Paging<Threads<F>, Buddy<F>>, root: &Root, frame: PhysAddr) {
     let section = paging.section(root);
     paging.map(&section, root, page(PLACES[0]), Attrs::USER_DATA, |_| frame).unwrap();
 }
 
-fn unmap<F: HostedFormat>(paging: &Paging<Threads<F>, Buddy>, root: &Root) {
+fn unmap<F: HostedFormat>(paging: &Paging<Threads<F>, Buddy<F>>, root: &Root) {
     let section = paging.section(root);
     paging.unmap(&section, root, page(PLACES[0]), |_, _, _| ()).unwrap();
 }
 
 /// Sweeps on one CPU while `turn` runs again and again on another, which keeps `frame` mapped throughout.
 fn sweep_beside<F: HostedFormat>(
-    paging: &Paging<Threads<F>, Buddy>,
+    paging: &Paging<Threads<F>, Buddy<F>>,
     frame: PhysAddr,
     turn: impl Fn() + Sync,
 ) {

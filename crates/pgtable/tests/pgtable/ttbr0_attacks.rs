@@ -181,8 +181,9 @@ fn the_checker_looks_into_the_window_root() {
         let (root, frame) = (victim.window_root().frame(), victim.table);
         let found = |finding: Finding| victim.system.findings(&[&victim.user]).contains(&finding);
 
-        let kernels =
-            victim.system.read(victim.system.paging.kernel().frame(), KERNEL.index(Level::Pgd));
+        let kernels = victim
+            .system
+            .read(victim.system.paging.kernel().frame(), KERNEL.index::<Aarch64>(Level::Pgd));
         victim.system.plant(root, 400, kernels);
         assert!(found(Finding::ForeignRootEntry { root, index: 400, entry: kernels }), "{mode:?}");
         victim.system.plant(root, 400, Entry::EMPTY);

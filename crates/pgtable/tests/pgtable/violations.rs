@@ -3,9 +3,7 @@
 use crate::support::{KERNEL, Protection, SMALL, System, USER, configs, pages};
 use kpkeys_hosted::HostedFormat;
 use kpkeys_pgtable::guarded::{FrameType, Use, Violation};
-use kpkeys_pgtable::{
-    Attrs, Config, Error, Level, Machine, MemoryType, PAGE_SIZE, PhysAddr, Root, VirtAddr,
-};
+use kpkeys_pgtable::{Attrs, Config, Error, Level, Machine, MemoryType, PhysAddr, Root, VirtAddr};
 
 /// Configurations that check.
 fn checking() -> impl Iterator<Item = Config> {
@@ -55,7 +53,7 @@ fn what_is_refused_is_reported<F: HostedFormat, S: Protection>() {
         system.map(kernel, pages(KERNEL, 1), Attrs::KERNEL_DATA.read_only(), user.frame()).unwrap();
         assert_eq!(system.machine().take_reported(), [], "nothing was refused");
 
-        let (second, of_device) = (KERNEL.offset(PAGE_SIZE), device(&system));
+        let (second, of_device) = (KERNEL.offset(F::PAGE_SIZE), device(&system));
         let as_memory = system.map(kernel, pages(second, 1), Attrs::KERNEL_DATA, of_device);
         let as_memory = violation(as_memory);
         let of_table = violation(make_writable(&system, kernel, KERNEL));
@@ -86,7 +84,7 @@ fn what_is_audited_is_stored_and_reported<F: HostedFormat, S: Protection>() {
         assert!(by.file().ends_with("support/mod.rs"), "{}", reported[0]);
         assert!(reported[0].to_string().ends_with("stored, as violations are audited"));
 
-        let second = KERNEL.offset(PAGE_SIZE);
+        let second = KERNEL.offset(F::PAGE_SIZE);
         let table = user.frame();
         system.map(kernel, pages(second, 1), Attrs::KERNEL_DATA.read_only(), table).unwrap();
         assert_eq!(system.machine().take_reported(), [], "what may be read is no violation");
@@ -124,7 +122,7 @@ fn a_type_is_never_audited<F: HostedFormat, S: Protection>() {
     }
 }
 
-for_both_formats_and_schemes! {
+for_formats_of_4k_and_schemes! {
     what_is_refused_is_reported,
     what_is_audited_is_stored_and_reported,
     a_type_is_never_audited,

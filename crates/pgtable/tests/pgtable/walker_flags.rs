@@ -12,8 +12,7 @@ use kpkeys_hosted::boot::Timed;
 use kpkeys_hosted::{HostedFormat, Setup, boot};
 use kpkeys_mm::Kernel;
 use kpkeys_pgtable::{
-    Attrs, Config, Entry, Format, Level, Machine, Mode, PAGE_SIZE, PageRange, PhysAddr, Root,
-    VirtAddr,
+    Attrs, Config, Entry, Format, Level, Machine, Mode, PageRange, PhysAddr, Root, VirtAddr,
 };
 
 const PAGES: usize = 16;
@@ -28,7 +27,7 @@ const UNTOUCHED: Attrs = Attrs { young: false, dirty: false, ..Attrs::USER_DATA 
 /// Flags by frame.
 type Flags = BTreeMap<u64, (bool, bool)>;
 
-fn range(start: VirtAddr) -> PageRange {
+fn range<F: HostedFormat>(start: VirtAddr) -> PageRange<F> {
     PageRange::new(start, PAGES).expect("a small range")
 }
 
@@ -40,11 +39,11 @@ fn entries<'k, F: HostedFormat>(
 ) -> Vec<&'k AtomicU64> {
     let paging = kernel.paging();
     let above = paging.find_table(root, va, Level::Pmd).expect("linked");
-    let table = F::frame(Level::Pmd, above.slot(va.index(Level::Pmd)).load());
+    let table = F::frame(Level::Pmd, above.slot(va.index::<F>(Level::Pmd)).load());
     let first = kernel.machine().table(table).cast::<AtomicU64>();
     // SAFETY: the machine gives the address of a table of 512 entries, of which `PAGES` from this one on are taken; all accesses are atomic,
     // and nothing is protected from this process.
-    (0..PAGES).map(|i| unsafe { first.add(va.index(Level::Pte) + i).as_ref() }).collect()
+    (0..PAGES).map(|i| unsafe { first.add(va.index::<F>(Level::Pte) + i).as_ref() }).collect()
 }
 
 fn note(flags: &mut Flags, frame: PhysAddr, young: bool, dirty: bool) {
@@ -89,12 +88,13 @@ fn one_round<F: HostedFormat>(
 ) {
     let paging = kernel.paging();
     let section = paging.section(root);
-    let frame = |i| FRAMES.offset(((2 * round + i / PAGES) * PAGES + i % PAGES) as u64 * PAGE_SIZE);
+    let frame =
+        |i| FRAMES.offset(((2 * round + i / PAGES) * PAGES + i % PAGES) as u64 * F::PAGE_SIZE);
     paging.map(&section, root, range(FROM), UNTOUCHED, frame).expect("nothing is there");
     paging.protect(&section, root, range(FROM), |entry| entry).expect("pages alone");
     paging.move_pages(&section, root, range(FROM), TO).expect("nothing is there");
     let table = paging.find_table(root, TO, Level::Pte).expect("linked");
-    let slot = table.slot(TO.index(Level::Pte));
+    let slot = table.slot(TO.index::<F>(Level::Pte));
     let next = F::leaf(Level::Pte, frame(PAGES), UNTOUCHED).expect("mappable");
     let mut gone = |entry| {
         let attrs = F::attrs(entry);

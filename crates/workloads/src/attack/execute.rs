@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use kpkeys::Pkey;
 use kpkeys_mm::{AddressSpace, Kernel};
-use kpkeys_pgtable::{Attrs, Flush, Machine, PAGE_SIZE, PageRange, PhysAddr, Root, VirtAddr};
+use kpkeys_pgtable::{Attrs, Flush, Format, Machine, PageRange, PhysAddr, Root, VirtAddr};
 use spin::Mutex;
 
 use super::Failure;
@@ -248,7 +248,7 @@ pub(super) fn mapped_for_user<M: Machine>(
     if mapped.is_err() {
         return Ok(Outcome::Refused);
     }
-    let offset = linear.read.0 % PAGE_SIZE;
+    let offset = linear.read.0 % M::Format::PAGE_SIZE;
     let result = attack(&mut space, Aim { write: USER_START.offset(offset), ..linear });
     {
         let section = paging.section(space.root());
@@ -292,7 +292,7 @@ fn by_remapping<M: Machine>(
 /// Maps a page elsewhere and returns where it was mapped to; `None`, and no change, if the page-table code refuses.
 pub(super) fn remap<M: Machine>(
     kernel: &Kernel<M>,
-    range: PageRange,
+    range: PageRange<M::Format>,
     to: PhysAddr,
     attrs: Attrs,
 ) -> Result<Option<PhysAddr>, Failure> {

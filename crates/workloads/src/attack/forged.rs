@@ -8,7 +8,7 @@ use core::hint::black_box;
 
 use kpkeys_mm::{AddressSpace, FilePages, Kernel, MapFlags};
 use kpkeys_pgtable::ptp::REFILL_ORDERS;
-use kpkeys_pgtable::{Attrs, Error, Frames, Machine, PAGE_SIZE, PageRange, PhysAddr, Root};
+use kpkeys_pgtable::{Attrs, Error, Format, Frames, Machine, PageRange, PhysAddr, Root};
 
 use super::Failure;
 use super::execute::{mapped_for_user, outcome, remap};
@@ -65,8 +65,8 @@ impl Victim {
         Ok(Victim { block: block.ok_or(Failure::NoTarget("no free block"))?, order })
     }
 
-    fn contains(&self, page: PhysAddr) -> bool {
-        page.0.wrapping_sub(self.block.0) < PAGE_SIZE << self.order
+    fn contains<F: Format>(&self, page: PhysAddr) -> bool {
+        page.0.wrapping_sub(self.block.0) < F::PAGE_SIZE << self.order
     }
 
     /// Makes tables until one is in the block; then `store`s to it by the mapping that was there before.
@@ -82,7 +82,7 @@ impl Victim {
         let made = loop {
             match paging.new_user_root(&paging.section(paging.kernel())) {
                 Ok(root) => {
-                    let is_in_block = self.contains(root.frame());
+                    let is_in_block = self.contains::<M::Format>(root.frame());
                     roots.push(root);
                     if is_in_block {
                         break Ok(true);
@@ -169,7 +169,7 @@ fn written_by_file<M: Machine, S: Site<M>>(
     if mapped.is_err() {
         return Ok(Outcome::Refused);
     }
-    let write = USER_START.offset(linear.read.0 % PAGE_SIZE);
+    let write = USER_START.offset(linear.read.0 % M::Format::PAGE_SIZE);
     let result = site.copy_to_user(space.root().frame(), Aim { write, ..linear });
     // Not by the address space, which would give back a reference.
     let section = paging.section(space.root());

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use kpkeys::Pkey;
 use kpkeys_mm::frames::OwnedFrame;
 use kpkeys_mm::{AddressSpace, Kernel, MapFlags};
-use kpkeys_pgtable::{Format, Level, Machine, PAGE_SIZE, PageRange, PhysAddr, Root, VirtAddr};
+use kpkeys_pgtable::{Format, Level, Machine, PageRange, PhysAddr, Root, VirtAddr};
 
 use super::Failure;
 use super::site::Site;
@@ -80,12 +80,12 @@ impl<'k, M: Machine> Prepared<'k, M> {
         Ok(match target {
             Target::Table(region, level) => {
                 let (root, address) = self.region(region);
-                let level = level.of_tables();
+                let level = level.of_tables::<M::Format>();
                 let table = table_frame(self.kernel, root, address, level)
                     .ok_or(Failure::NoTarget("the tables have no such level here"))?;
-                (table, address.index(level) as u64 * 8)
+                (table, address.index::<M::Format>(level) as u64 * 8)
             }
-            Target::Early => (self.early, (PAGE_SIZE / 8 - 1) * 8),
+            Target::Early => (self.early, (M::Format::PAGE_SIZE / 8 - 1) * 8),
             Target::Static => (self.fixed, 0),
             Target::GivenBack => (self.given_back, 0),
             Target::DataBecomeTable => (self.become_table, 0),
@@ -109,7 +109,9 @@ impl<'k, M: Machine> Prepared<'k, M> {
 
     fn frame(&self, root: &Root, address: VirtAddr) -> Result<PhysAddr, Failure> {
         let mapped = self.kernel.paging().translate(root, address);
-        Ok(PhysAddr(mapped.ok_or(Failure::NoTarget("it is not mapped"))?.0 & !(PAGE_SIZE - 1)))
+        Ok(PhysAddr(
+            mapped.ok_or(Failure::NoTarget("it is not mapped"))?.0 & !(M::Format::PAGE_SIZE - 1),
+        ))
     }
 
     /// The root of a region, and an address of it.
@@ -155,12 +157,12 @@ fn many_tables<M: Machine>(
     kernel: &Kernel<M>,
 ) -> Result<(AddressSpace<'_, M>, Vec<PhysAddr>), Failure> {
     let mut space = AddressSpace::new(kernel)?;
-    let pages = MANY_TABLES * Level::Pmd.entry_pages();
+    let pages = MANY_TABLES * Level::Pmd.entry_pages::<M::Format>();
     space
         .mmap(PageRange::new(USER_START, pages).map_err(kpkeys_mm::Error::from)?, MapFlags::DATA)?;
     let mut frames = Vec::with_capacity(MANY_TABLES);
     for table in 0..MANY_TABLES {
-        let address = USER_START.offset(table as u64 * Level::Pmd.entry_bytes());
+        let address = USER_START.offset(table as u64 * Level::Pmd.entry_bytes::<M::Format>());
         space.fault(address, true)?;
         frames.extend(table_frame(kernel, space.root(), address, Level::Pte));
     }
@@ -222,12 +224,11 @@ pub fn table_frame<M: Machine>(
     address: VirtAddr,
     level: Level,
 ) -> Option<PhysAddr> {
-    let above = match level {
-        Level::Pte => Level::Pmd,
-        Level::Pmd => Level::Pud,
-        Level::Pud => Level::Pgd,
-        Level::Pgd => return Some(root.frame()),
-    };
-    let entry = kernel.paging().find_table(root, address, above)?.slot(address.index(above)).load();
+    if level == M::Format::ROOT {
+        return Some(root.frame());
+    }
+    let above = Level::ALL.into_iter().find(|above| above.below() == Some(level))?;
+    let index = address.index::<M::Format>(above);
+    let entry = kernel.paging().find_table(root, address, above)?.slot(index).load();
     M::Format::is_table(above, entry).then(|| M::Format::frame(above, entry))
 }

@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use kpkeys_pgtable::Format;
+
 /// A page that is, was or will be a page-table page.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Target {
@@ -126,12 +128,12 @@ impl Level {
     pub const ALL: [Level; 4] = [Level::Pte, Level::Pmd, Level::Pud, Level::Root];
 
     /// The same in the words of the page-table library.
-    pub(super) fn of_tables(self) -> kpkeys_pgtable::Level {
+    pub(super) fn of_tables<F: Format>(self) -> kpkeys_pgtable::Level {
         match self {
             Level::Pte => kpkeys_pgtable::Level::Pte,
             Level::Pmd => kpkeys_pgtable::Level::Pmd,
             Level::Pud => kpkeys_pgtable::Level::Pud,
-            Level::Root => kpkeys_pgtable::Level::Pgd,
+            Level::Root => F::ROOT,
         }
     }
 }

@@ -9,8 +9,7 @@ use std::collections::BTreeSet;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_hosted::boot::Counted;
 use kpkeys_mm::Kernel;
-use kpkeys_pgtable::addr::CONT_BYTES;
-use kpkeys_pgtable::{Format, Level, Mode, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{Format, Level, Mode, PageRange, PhysAddr, VirtAddr};
 use kpkeys_workloads::{ALL_ROWS, Row, Span, Test};
 
 use crate::support::{Events, counted, for_both_formats, kernel_of, run};
@@ -31,27 +30,27 @@ const MAX_DEFERRED_PAGES: usize = 1024;
 #[derive(Clone, Copy)]
 enum Change {
     /// Some pages were mapped, in runs of this many bytes each a lazy-MMU section, cut where tables end.
-    Map(PageRange, u64),
+    Map(PageRange<F>, u64),
     /// They are unmapped, and this many pages of addresses wait for a purge: the area's, with guard page.
-    Free(PageRange, usize),
+    Free(PageRange<F>, usize),
     /// A slot of a block is unmapped.
-    FreeSlot(PageRange),
+    FreeSlot(PageRange<F>),
     /// Everything that waits is flushed.
     Purge,
 }
 
 /// How many tables of `level` translate a range.
-fn tables(range: PageRange, level: Level) -> impl Iterator<Item = u64> {
-    range.by_table(level).map(move |piece| piece.start().0 / level.table_bytes())
+fn tables(range: PageRange<F>, level: Level) -> impl Iterator<Item = u64> {
+    range.by_table(level).map(move |piece| piece.start().0 / level.table_bytes::<F>())
 }
 
-fn lazy_sections(range: PageRange, run_bytes: u64) -> u64 {
-    let run_pages = (run_bytes / PAGE_SIZE) as usize;
+fn lazy_sections(range: PageRange<F>, run_bytes: u64) -> u64 {
+    let run_pages = (run_bytes / F::PAGE_SIZE) as usize;
     (0..range.pages())
         .step_by(run_pages)
         .map(|done| {
             let run = PageRange::new(
-                range.start().offset_pages(done),
+                range.start().offset_pages::<F>(done),
                 run_pages.min(range.pages() - done),
             );
             tables(run.expect("part of a good range"), Level::Pte).count() as u64
@@ -106,7 +105,7 @@ impl<F: Format> Model<F> {
         }
     }
 
-    fn map(&mut self, range: PageRange, run_bytes: u64) {
+    fn map(&mut self, range: PageRange<F>, run_bytes: u64) {
         self.maps += 1;
         // The window of a fused map also takes the unmaps that wait; what they free is free once it is closed.
         self.events.windows += u64::from(self.mode.fuses());
@@ -215,7 +214,7 @@ impl<F: Format> Model<F> {
     }
 }
 
-fn unmapped(free: &Change) -> PageRange {
+fn unmapped(free: &Change) -> PageRange<F> {
     match *free {
         Change::Free(range, _) | Change::FreeSlot(range) | Change::Map(range, _) => range,
         Change::Purge => unreachable!("a purge unmaps nothing itself"),
@@ -229,18 +228,18 @@ struct Recorder<'k, F: HostedFormat> {
 }
 
 impl<F: HostedFormat> Recorder<'_, F> {
-    fn allocate(&mut self, pages: usize, huge: bool) -> PageRange {
+    fn allocate(&mut self, pages: usize, huge: bool) -> PageRange<F> {
         let start = if huge { self.kernel.vmalloc_huge(pages) } else { self.kernel.vmalloc(pages) };
-        self.mapped(start.expect("memory"), pages, if huge { CONT_BYTES } else { u64::MAX })
+        self.mapped(start.expect("memory"), pages, if huge { F::CONT_BYTES } else { u64::MAX })
     }
 
-    fn mapped(&mut self, start: VirtAddr, pages: usize, run_bytes: u64) -> PageRange {
+    fn mapped(&mut self, start: VirtAddr, pages: usize, run_bytes: u64) -> PageRange<F> {
         let range = PageRange::new(start, pages).expect("a good range");
-        self.changes.push(Change::Map(range, run_bytes.min(pages as u64 * PAGE_SIZE)));
+        self.changes.push(Change::Map(range, run_bytes.min(pages as u64 * F::PAGE_SIZE)));
         range
     }
 
-    fn free(&mut self, area: PageRange) {
+    fn free(&mut self, area: PageRange<F>) {
         self.kernel.vfree(area.start()).expect("an area");
         self.changes.push(Change::Free(area, area.pages() + 1));
     }
@@ -261,8 +260,8 @@ impl<F: HostedFormat> Recorder<'_, F> {
             Test::FullFit => self.full_fit(loops),
             Test::LongBusyList => self.long_busy_list(loops),
             Test::FixAlign => (0..loops).for_each(|_| {
-                let start = self.kernel.vmalloc_aligned(5, 128 * PAGE_SIZE).expect("memory");
-                assert!(start.is_aligned(128 * PAGE_SIZE));
+                let start = self.kernel.vmalloc_aligned(5, 128 * F::PAGE_SIZE).expect("memory");
+                assert!(start.is_aligned(128 * F::PAGE_SIZE));
                 let area = self.mapped(start, 5, u64::MAX);
                 self.free(area);
             }),
@@ -351,7 +350,7 @@ fn one_loop<F: HostedFormat>(
     kernel: &Kernel<Counted<F>>,
     pages: usize,
     huge: bool,
-) -> (PageRange, Events) {
+) -> (PageRange<F>, Events) {
     let (start, events) = counted(kernel, || {
         let start = if huge { kernel.vmalloc_huge(pages) } else { kernel.vmalloc(pages) };
         let start = start.expect("memory");
@@ -431,7 +430,7 @@ fn a_huge_area_takes_a_section_per_64_kib_to_map_and_one_to_unmap<F: HostedForma
     for pages in [16, 64, 256] {
         let kernel = warm::<F>(Mode::Batched);
         let (area, events) = one_loop(&kernel, pages, true);
-        assert!(area.start().is_aligned(CONT_BYTES));
+        assert!(area.start().is_aligned(F::CONT_BYTES));
         assert_eq!(tables(area, Level::Pte).count(), 1, "the first areas lie inside 2 MiB");
         assert_eq!(
             (events.entry_stores, events.windows),
@@ -454,7 +453,7 @@ fn an_area_of_2_mib_blocks_stores_no_pte<F: HostedFormat>() {
         one_loop(&kernel, 1024, true);
         kernel.purge_vmalloc();
         let (area, events) = one_loop(&kernel, 1024, true);
-        assert!(area.start().is_aligned(Level::Pmd.entry_bytes()));
+        assert!(area.start().is_aligned(Level::Pmd.entry_bytes::<F>()));
         assert_eq!(
             (events.entry_stores, events.upper_stores, events.windows),
             (0, 4, windows),

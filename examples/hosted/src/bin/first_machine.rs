@@ -16,20 +16,21 @@ use kpkeys_hosted::register::MockRegister;
 use kpkeys_pgtable::entry::X86_64;
 use kpkeys_pgtable::guarded::Anchor;
 use kpkeys_pgtable::{
-    Attrs, Config, Flush, Frames, Machine, Memory, Mode, NoProbe, PAGE_SIZE, PageRange, Paging,
+    Attrs, Config, Flush, Format, Frames, Machine, Memory, Mode, NoProbe, PageRange, Paging,
     PhysAddr, VirtAddr,
 };
 // ANCHOR_END: uses
 
 // ANCHOR: memory
 /// What the linear map covers: 16 MiB of RAM from 4 GiB up, at an address in the kernel's half.
-const MEMORY: Memory =
-    Memory { start: PhysAddr(0x1_0000_0000), pages: 4096, linear: VirtAddr(0xffff_8880_0000_0000) };
+const MEMORY: Memory<X86_64> =
+    Memory::new(PhysAddr(0x1_0000_0000), 4096, VirtAddr(0xffff_8880_0000_0000));
 
 /// RAM: in a kernel it is there, here it is a piece of this process that is never given back.
 fn ram() -> NonNull<u8> {
-    let bytes = MEMORY.pages * PAGE_SIZE as usize;
-    let layout = Layout::from_size_align(bytes, PAGE_SIZE as usize).expect("a sound layout");
+    let bytes = MEMORY.pages * X86_64::PAGE_SIZE as usize;
+    let layout =
+        Layout::from_size_align(bytes, X86_64::PAGE_SIZE as usize).expect("a sound layout");
     // SAFETY: the size is not zero.
     NonNull::new(unsafe { alloc_zeroed(layout) }).expect("16 MiB")
 }
@@ -54,11 +55,11 @@ impl Frames for MyFrames {
             return Some(returned.swap_remove(index).0);
         }
         let pages = 1 << order;
-        let block = PhysAddr(next.0.next_multiple_of(pages as u64 * PAGE_SIZE));
+        let block = PhysAddr(next.0.next_multiple_of(pages as u64 * X86_64::PAGE_SIZE));
         if !MEMORY.contains(block, pages) {
             return None;
         }
-        *next = block.offset(pages as u64 * PAGE_SIZE);
+        *next = block.offset(pages as u64 * X86_64::PAGE_SIZE);
         Some(block)
     }
 
@@ -77,7 +78,7 @@ type MyBackend = Keyed<MockRegister, Pkrs>;
 struct MyMachine {
     ram: NonNull<u8>,
     backend: MyBackend,
-    anchor: Anchor,
+    anchor: Anchor<X86_64>,
 }
 
 // SAFETY: the RAM is this machine's and is never given back.
@@ -109,7 +110,7 @@ unsafe impl Machine for MyMachine {
         &NoProbe
     }
 
-    fn memory(&self) -> Memory {
+    fn memory(&self) -> Memory<X86_64> {
         MEMORY
     }
 
@@ -120,7 +121,7 @@ unsafe impl Machine for MyMachine {
     }
 
     /// In a kernel: in a section of its image that becomes read-only when start is over.
-    fn anchor(&self) -> &Anchor {
+    fn anchor(&self) -> &Anchor<X86_64> {
         &self.anchor
     }
 
@@ -128,7 +129,7 @@ unsafe impl Machine for MyMachine {
     fn entry_barrier(&self) {}
 
     /// In a kernel: INVLPG or TLBI here, and an interrupt to the other CPUs.
-    fn flush_tlb(&self, _flush: Flush) {}
+    fn flush_tlb(&self, _flush: Flush<X86_64>) {}
 
     fn cpu(&self) -> usize {
         0

@@ -10,6 +10,7 @@ use std::error::Error;
 use kpkeys_examples::{Example, boot, this_cpu};
 use kpkeys_hosted::mmu::Fault;
 use kpkeys_mm::Kernel;
+use kpkeys_pgtable::entry::X86_64;
 use kpkeys_pgtable::{Attrs, Frames, Level, Mode, PageRange, PhysAddr, VirtAddr};
 
 /// What an attack came to.
@@ -40,7 +41,8 @@ fn map_a_table_as_data(kernel: &Kernel<Example>) -> Outcome {
     }
     drop(section);
     // Past the end of a buffer in the page before, say, into the first entry of the root table.
-    if let Err(fault) = this_cpu(kernel, None).store(range.start().offset_pages(1), EVIL) {
+    if let Err(fault) = this_cpu(kernel, None).store(range.start().offset_pages::<X86_64>(1), EVIL)
+    {
         return Outcome::Faulted(fault);
     }
     let table = paging.find_table(root, range.start(), Level::Pgd).expect("the root");

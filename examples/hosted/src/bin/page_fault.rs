@@ -5,7 +5,8 @@ use std::error::Error;
 use kpkeys_examples::{Example, boot, table_of, this_cpu};
 use kpkeys_hosted::mmu::{Fault, Privilege};
 use kpkeys_mm::{AddressSpace, MapFlags};
-use kpkeys_pgtable::{Mode, PAGE_SIZE, PageRange, VirtAddr};
+use kpkeys_pgtable::entry::X86_64;
+use kpkeys_pgtable::{Format, Mode, PageRange, VirtAddr};
 
 /// What becomes of the CPU that faulted.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,11 +51,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         space.mmap(heap, MapFlags::DATA)?;
 
         for page in 0..8 {
-            let touched = store(&mut space, Privilege::User, heap.start().offset_pages(page));
+            let touched =
+                store(&mut space, Privilege::User, heap.start().offset_pages::<X86_64>(page));
             assert_eq!(touched, None, "the program goes on");
         }
         assert_eq!(space.mapped_pages(), 8);
-        let beyond = VirtAddr(heap.start().0 + 8 * PAGE_SIZE);
+        let beyond = VirtAddr(heap.start().0 + 8 * X86_64::PAGE_SIZE);
         let stray = store(&mut space, Privilege::User, beyond);
         assert_eq!(stray, Some(Verdict::Kill(kpkeys_mm::Error::NotMapped(beyond))));
 

@@ -7,6 +7,7 @@ use kpkeys_examples::{Example, boot, table_of, this_cpu};
 use kpkeys_hosted::mmu::{Fault, Privilege};
 use kpkeys_mm::{AddressSpace, Kernel, MapFlags};
 use kpkeys_pgtable::check::{Scratch, check};
+use kpkeys_pgtable::entry::X86_64;
 use kpkeys_pgtable::{Machine, Mode, PageRange, PhysAddr, VirtAddr};
 
 type Space<'k> = AddressSpace<'k, Example>;
@@ -35,7 +36,10 @@ fn attack(
 }
 
 /// A program whose heap is all there.
-fn program(kernel: &Kernel<Example>, heap: PageRange) -> Result<Space<'_>, kpkeys_mm::Error> {
+fn program(
+    kernel: &Kernel<Example>,
+    heap: PageRange<X86_64>,
+) -> Result<Space<'_>, kpkeys_mm::Error> {
     let mut space = AddressSpace::new(kernel)?;
     space.mmap(heap, MapFlags::DATA)?;
     space.populate(heap)?;

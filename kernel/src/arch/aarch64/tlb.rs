@@ -4,9 +4,10 @@
 //! all have done it. ISB then drops what this CPU has already fetched by an old translation. No CPU is interrupted.
 
 use super::{asid, ipi};
+use crate::arch::{Flush, PageRange};
 use crate::cpu::{self, rounds};
+use crate::memory::boot::PAGE_SIZE;
 use core::arch::asm;
-use kpkeys_pgtable::{Flush, PAGE_SIZE, PageRange};
 
 /// Above this many pages one flush of everything is cheaper than an instruction each; Linux's limit.
 const MAX_SINGLE_FLUSHES: usize = 512;
@@ -63,7 +64,9 @@ fn flush_user(root: u64, range: Option<PageRange>) {
 /// The page numbers of a range as TLBI takes them: bits 55:12 of the address in bits 43:0 of the operand.
 fn pages(range: PageRange) -> impl Iterator<Item = u64> {
     const PAGE: u64 = (1 << 44) - 1;
-    (0..range.pages()).map(move |page| (range.start().offset_pages(page).0 / PAGE_SIZE) & PAGE)
+    (0..range.pages()).map(move |page| {
+        (range.start().offset_pages::<crate::arch::Format>(page).0 / PAGE_SIZE) & PAGE
+    })
 }
 
 fn flush_all() {

@@ -3,7 +3,6 @@
 use core::arch::asm;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use x86_64::VirtAddr;
 use x86_64::registers::model_specific::{GsBase, KernelGsBase};
 
 /// What the architecture keeps for each CPU. The GS base of the CPU points here.
@@ -60,9 +59,10 @@ impl CpuState {
     ///
     /// Once on each CPU, and no two CPUs with the same state.
     pub unsafe fn install(&'static self) {
-        GsBase::write(VirtAddr::from_ptr(self));
+        let own = super::pointer(core::ptr::from_ref(self).addr() as u64);
+        GsBase::write(own);
         // SWAPGS is never executed: the second register keeps the value, for `restore`.
-        KernelGsBase::write(VirtAddr::from_ptr(self));
+        KernelGsBase::write(own);
     }
 }
 

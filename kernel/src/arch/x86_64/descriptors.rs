@@ -87,7 +87,7 @@ fn new_task() -> TaskStateSegment {
 /// The top of a stack that the CPU owns for ever.
 fn own_stack() -> VirtAddr {
     let stack = Stack::take().expect("each CPU's exception stacks come before any thread's");
-    let top = VirtAddr::new(stack.top() as u64);
+    let top = super::pointer(stack.top() as u64);
     core::mem::forget(stack);
     top
 }
@@ -159,7 +159,7 @@ impl Idt {
 
     fn load(&'static self) {
         let limit = (size_of::<Self>() - 1) as u16;
-        let base = VirtAddr::from_ptr(self);
+        let base = super::pointer(core::ptr::from_ref(self).addr() as u64);
         // SAFETY: every gate leads to an entry stub, and the table is never changed or freed.
         unsafe { lidt(&DescriptorTablePointer { limit, base }) };
     }

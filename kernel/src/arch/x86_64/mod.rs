@@ -33,7 +33,18 @@ use kpkeys_pgtable::{Entry, VirtAddr};
 use kpkeys_workloads::attack::Platform;
 
 /// The format of this architecture's page tables.
+#[cfg(not(feature = "la57"))]
 pub type Format = kpkeys_pgtable::entry::X86_64;
+/// The format of this kernel's page tables.
+#[cfg(feature = "la57")]
+pub type Format = kpkeys_pgtable::entry::X86_64La57;
+
+/// The address of something of the kernel's. (The `x86_64` crate makes its own of 48 bits alone.)
+fn pointer(address: u64) -> ::x86_64::VirtAddr {
+    debug_assert!(VirtAddr(address).is_canonical::<Format>());
+    // SAFETY: what the kernel has a pointer to is translated, so that the address is one that this CPU takes.
+    unsafe { ::x86_64::VirtAddr::new_unsafe(address) }
+}
 
 /// Nothing: page-table stores are ordered with the walks of the CPU that makes them (Intel SDM vol. 3A, 4.10.4.3), and
 /// other CPUs fault once more at worst.

@@ -2,6 +2,7 @@
 
 use super::user::Start;
 use super::{descriptors, entry, root};
+use crate::arch::PageRange;
 use crate::cpu::calls;
 use crate::evidence::probe;
 use crate::memory::boot::PAGE_SIZE;
@@ -14,7 +15,7 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use kpkeys::Access;
 use kpkeys::smap::AC;
 use kpkeys_mm::MapFlags;
-use kpkeys_pgtable::{Level, PageRange, VirtAddr};
+use kpkeys_pgtable::{Format as _, VirtAddr};
 
 const CODE: VirtAddr = VirtAddr(0x40_0000);
 const STACK: VirtAddr = VirtAddr(0x50_0000_0000);
@@ -102,7 +103,7 @@ kernel_test! {
         let frame = space.root().frame();
         let alias = paging.alias_of(frame).ok_or("no alias")?;
         let entry = |root: &kpkeys_pgtable::Root, va: VirtAddr| {
-            paging.find_table(root, va, Level::Pgd).map(|table| table.slot(va.index(Level::Pgd)).load())
+            paging.find_table(root, va, arch::Format::ROOT).map(|table| table.slot(va.index::<arch::Format>(arch::Format::ROOT)).load())
         };
         let (own, kernels) = (entry(space.root(), alias), entry(paging.kernel(), alias));
         ensure!(own.is_some_and(kpkeys_pgtable::Entry::is_empty), "the program's entry is {own:x?}");

@@ -5,7 +5,6 @@
 use super::ipi;
 use crate::cpu::rounds::{self, Request};
 use crate::lock::IrqsOff;
-use x86_64::VirtAddr;
 use x86_64::instructions::tlb as instruction;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 
@@ -31,8 +30,8 @@ enum Flush {
     All,
 }
 
-impl From<kpkeys_pgtable::Flush> for Flush {
-    fn from(flush: kpkeys_pgtable::Flush) -> Self {
+impl From<crate::arch::Flush> for Flush {
+    fn from(flush: crate::arch::Flush) -> Self {
         use kpkeys_pgtable::Flush as Wanted;
         match flush {
             Wanted::Kernel(range) | Wanted::User(_, range) => {
@@ -52,15 +51,19 @@ impl Flush {
         match self {
             Self::Range { start, end } if pages(start, end) <= MAX_SINGLE_FLUSHES => {
                 for page in 0..pages(start, end) {
-                    instruction::flush(VirtAddr::new_truncate(
-                        first_page(start) + page * PAGE_SIZE,
-                    ));
+                    flush_page(first_page(start) + page * PAGE_SIZE);
                 }
             }
             Self::User => instruction::flush_all(),
             _ => flush_all_with_global(),
         }
     }
+}
+
+/// Forgets one page. (The instruction by hand: the `x86_64` crate's takes addresses of 48 bits.)
+fn flush_page(address: u64) {
+    // SAFETY: forgetting a translation changes no memory, and none that is still wanted is lost.
+    unsafe { core::arch::asm!("invlpg [{}]", in(reg) address, options(nostack, preserves_flags)) };
 }
 
 const fn first_page(start: u64) -> u64 {
@@ -111,7 +114,7 @@ impl From<Request> for Flush {
 
 /// Flushes on every online CPU and returns how many did, this one included. When
 /// it returns, no CPU uses an old translation. Must not be called from an NMI.
-pub fn flush_everywhere(flush: kpkeys_pgtable::Flush) -> usize {
+pub fn flush_everywhere(flush: crate::arch::Flush) -> usize {
     let flush = Flush::from(flush);
     let _irqs_off = IrqsOff::new();
     flush.execute();

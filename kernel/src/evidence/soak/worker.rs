@@ -1,7 +1,9 @@
 //! One worker of the soak, and what it remembers.
 
+use crate::arch::PageRange;
 use crate::arch::time;
 use crate::evidence::probe;
+use crate::memory::boot::PAGE_SIZE;
 use crate::memory::paging::{Bare, Memories, user};
 use crate::sched;
 use crate::start::command_line::Until;
@@ -12,7 +14,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 use kpkeys_mm::frames::OwnedFrame;
 use kpkeys_mm::{AddressSpace, Error, MapFlags};
-use kpkeys_pgtable::{NoProbe, PAGE_SIZE, PageRange, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{NoProbe, PhysAddr, VirtAddr};
 
 type Space = AddressSpace<'static, Bare<NoProbe>>;
 
@@ -111,7 +113,7 @@ impl Worker {
             (self.range(64)?, MapFlags::DATA)
         };
         match self.processes[which].space.mmap(range, flags) {
-            Ok(()) | Err(Error::Occupied(_)) => Ok(()),
+            Ok(()) | Err(Error::Occupied(..)) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
@@ -238,7 +240,7 @@ impl Worker {
         let chosen = self.below(mappings.len() as u64) as usize;
         let (range, flags) = *mappings.get(chosen)?;
         let page = self.below(range.pages() as u64) as usize;
-        Some((range.start().offset_pages(page), flags.write))
+        Some((range.start().offset_pages::<crate::arch::Format>(page), flags.write))
     }
 
     /// A range inside the room, up to `most` pages long.
@@ -263,8 +265,12 @@ impl Worker {
 impl Area {
     /// The first word of each page, and what it holds.
     fn words(&self) -> impl Iterator<Item = (VirtAddr, u64)> + '_ {
-        (0..self.pages)
-            .map(|page| (self.start.offset_pages(page), self.value.wrapping_add(page as u64)))
+        (0..self.pages).map(|page| {
+            (
+                self.start.offset_pages::<crate::arch::Format>(page),
+                self.value.wrapping_add(page as u64),
+            )
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! What was unmapped on one CPU is gone on all of them.
 
 use crate::arch::time;
+use crate::arch::{Flush, PageRange};
 use crate::evidence::probe;
 use crate::memory::paging::{memories, user};
 use crate::{arch, cpu, ensure, kernel_test, sched};
@@ -9,7 +10,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use kpkeys_mm::{AddressSpace, MapFlags};
-use kpkeys_pgtable::{Attrs, Flush, Format as _, PageRange, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{Attrs, Format as _, PhysAddr, VirtAddr};
 
 const USER: VirtAddr = VirtAddr(0x60_0000_0000);
 

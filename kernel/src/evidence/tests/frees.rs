@@ -1,8 +1,10 @@
 //! What was unmapped belongs to nobody else while a CPU still reaches it.
 
+use crate::arch::PageRange;
 use crate::arch::time;
 use crate::evidence::probe;
 use crate::lock::IrqsOff;
+use crate::memory::boot::PAGE_SIZE;
 use crate::memory::paging::{memories, user};
 use crate::{arch, cpu, ensure, kernel_test, sched};
 use alloc::string::ToString;
@@ -10,7 +12,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use kpkeys_mm::{AddressSpace, MapFlags};
-use kpkeys_pgtable::{Machine, PAGE_SIZE, PageRange, VirtAddr};
+use kpkeys_pgtable::{Machine, VirtAddr};
 
 /// So many touched pages, and one more elsewhere, that an unmap frees some before it is through.
 const FIRST_PAGES: usize = 9_488;
@@ -54,7 +56,8 @@ static IS_DEAF: AtomicBool = AtomicBool::new(false);
 /// Reads an area until told that it goes, and from then on deaf to interrupts. The error is what it reads there that is not the area's.
 fn read_area_to_the_end(area: VirtAddr) -> Result<(), u64> {
     let read = || {
-        let mut pages = (0..AREA_PAGES).map(|page| area.offset_pages(page).0 as *const u64);
+        let mut pages =
+            (0..AREA_PAGES).map(|page| area.offset_pages::<arch::Format>(page).0 as *const u64);
         pages.try_for_each(|page| match probe::load_u64(page) {
             Ok(value) if value != OWN => Err(value),
             _ => Ok(()),
@@ -143,7 +146,7 @@ kernel_test! {
         let kernel = memories();
         let area = kernel.vmalloc(AREA_PAGES).map_err(failed)?;
         for page in 0..AREA_PAGES {
-            let page = area.offset_pages(page).0 as *mut u64;
+            let page = area.offset_pages::<arch::Format>(page).0 as *mut u64;
             // SAFETY: a page of the area, which nobody else knows yet.
             unsafe { page.write_volatile(OWN) };
         }

@@ -1,5 +1,6 @@
 //! The final tables: what is mapped, what page-table pages carry, and that they come back.
 
+use crate::arch::PageRange;
 use crate::arch::layout;
 use crate::evidence::probe;
 use crate::lock::IrqLock;
@@ -12,7 +13,7 @@ use alloc::string::{String, ToString};
 use kpkeys::{Backend, Scheme};
 use kpkeys_mm::{AddressSpace, Error, MapFlags};
 use kpkeys_pgtable::guarded::Violations;
-use kpkeys_pgtable::{Format, Level, Machine, PageRange, PhysAddr, VirtAddr};
+use kpkeys_pgtable::{Format, Level, Machine, PhysAddr, VirtAddr};
 use kpkeys_workloads::attack::prepare::table_frame;
 
 const START: VirtAddr = VirtAddr(0x30_0000_0000);
@@ -143,7 +144,7 @@ kernel_test! {
         let mut space = AddressSpace::new(memories()).map_err(failed)?;
         space.mmap(range(1)?, MapFlags::DATA).map_err(failed)?;
         space.fault(START, true).map_err(failed)?;
-        for level in [Level::Pte, Level::Pmd, Level::Pud, Level::Pgd] {
+        for level in [Level::Pte, Level::Pmd, Level::Pud, arch::Format::ROOT] {
             let frame = table_frame(memories(), space.root(), START, level).ok_or("no table")?;
             let found = is_protected(frame);
             ensure!(found == paging.is_protected(), "the {level:?} table is protected: {found}");

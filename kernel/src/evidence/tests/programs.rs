@@ -1,5 +1,6 @@
 //! Programs in user mode, on demand-faulted memory.
 
+use crate::arch::PageRange;
 use crate::arch::layout;
 use crate::arch::user::{Start, fill_program, forbidden_programs, spoiling_program};
 use crate::memory::boot::PAGE_SIZE;
@@ -8,7 +9,7 @@ use crate::program::{self, End, Mistake, Space};
 use crate::{cpu, ensure, kernel_test, sched};
 use alloc::string::{String, ToString};
 use kpkeys_mm::MapFlags;
-use kpkeys_pgtable::{PageRange, VirtAddr};
+use kpkeys_pgtable::VirtAddr;
 
 const CODE: VirtAddr = VirtAddr(0x40_0000);
 const DATA: VirtAddr = VirtAddr(0x50_0000_0000);

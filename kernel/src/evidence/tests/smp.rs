@@ -1,13 +1,14 @@
 //! CPUs agree on their control bits and hear each other.
 
 use crate::arch::tlb;
+use crate::arch::{Flush, PageRange};
 use crate::cpu::calls;
 use crate::lock::{IrqLock, IrqsOff};
 use crate::protection::control;
 use crate::{arch, cpu, ensure, kernel_test};
 use alloc::string::{String, ToString};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use kpkeys_pgtable::{Flush, PageRange, VirtAddr};
+use kpkeys_pgtable::VirtAddr;
 
 /// Two pages of the kernel's half.
 fn some_range() -> Result<PageRange, String> {

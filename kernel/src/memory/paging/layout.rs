@@ -3,15 +3,16 @@
 
 use super::Bare;
 use crate::arch::{self, layout};
+use crate::arch::{Flush, PageRange};
 use crate::console::screen;
 use crate::memory::boot::{BootMemory, PAGE_SIZE, PhysAddr, PhysRange};
 use crate::start::image;
 use crate::start::settled::Settled;
 use kpkeys::{Backend, Pkey, Scheme};
 use kpkeys_mm::Kernel;
-use kpkeys_pgtable::addr::ENTRIES;
+use kpkeys_pgtable::addr::PIECE_ENTRIES;
 use kpkeys_pgtable::guarded::FrameType;
-use kpkeys_pgtable::{Attrs, Error, Flush, Format, Level, Machine, PageRange, Probe, VirtAddr};
+use kpkeys_pgtable::{Attrs, Error, Format, Level, Machine, Probe, VirtAddr};
 
 /// Completes tables that have a linear map and nothing else.
 ///
@@ -72,7 +73,7 @@ pub fn type_kernel_data<P: Probe>(
         let mut frames = pages.map(PhysAddr).peekable();
         while let Some(first) = frames.find(is_data) {
             // In windows of one table's work.
-            let more = (1..ENTRIES).take_while(|_| frames.next_if(is_data).is_some()).count();
+            let more = (1..PIECE_ENTRIES).take_while(|_| frames.next_if(is_data).is_some()).count();
             paging.type_frames(first, 1 + more, FrameType::KernelData)?;
         }
     }
@@ -85,8 +86,8 @@ fn unmap_holes<P: Probe>(kernel: &Kernel<Bare<P>>, ram: &[PhysRange]) -> Result<
     let paging = kernel.paging();
     let mut behind = kernel.machine().memory().start;
     for range in ram {
-        let hole =
-            PhysRange { start: behind, end: range.start }.rounded_in(Level::Pmd.entry_bytes());
+        let hole = PhysRange { start: behind, end: range.start }
+            .rounded_in(Level::Pmd.entry_bytes::<arch::Format>());
         behind = range.end;
         if !hole.is_empty() {
             let section = paging.section(paging.kernel());

@@ -3,11 +3,12 @@
 use crate::arch::backend::Selected;
 use crate::arch::tlb;
 use crate::arch::{self, layout};
+use crate::arch::{Anchor, Flush, Format, Memory};
 use crate::start::settled::Settled;
 use crate::{cpu, protection};
 use core::ptr::NonNull;
-use kpkeys_pgtable::guarded::{Anchor, Types, Violation, Violations};
-use kpkeys_pgtable::{Flush, Machine, Memory, PhysAddr, Probe, VirtAddr};
+use kpkeys_pgtable::guarded::{Types, Violation, Violations};
+use kpkeys_pgtable::{Machine, PhysAddr, Probe, VirtAddr};
 
 /// Where the types of frames begin.
 #[unsafe(link_section = ".settled")]
@@ -18,7 +19,7 @@ static ANCHOR: Anchor = Anchor::new();
 static MEMORY: Settled<Memory> = Settled::new();
 
 /// What every frame is, in modes that check.
-pub fn types() -> Option<&'static Types> {
+pub fn types() -> Option<&'static Types<Format>> {
     ANCHOR.get()
 }
 
@@ -42,7 +43,7 @@ impl<P: Probe> Bare<P> {
 // of each, which a gate delays. CPU numbers are the online CPUs',
 // which are numbered from 0 without gaps.
 unsafe impl<P: Probe> Machine for Bare<P> {
-    type Format = arch::Format;
+    type Format = Format;
     type Backend = Selected;
     type Probe = P;
 

@@ -17,6 +17,7 @@
 //!   locks of their own for that reason: it costs locality, never correctness. An open window moves with its thread, since the
 //!   protection register is carried.
 
+use crate::arch::Memory;
 mod layout;
 mod machine;
 pub mod user;
@@ -40,7 +41,7 @@ use kpkeys_mm::{Buddy, FrameMeta, FrameTable, Kernel, Layout};
 use kpkeys_pgtable::check::{self, Finding, Report, Scratch};
 use kpkeys_pgtable::guarded::Kind;
 use kpkeys_pgtable::section::Space;
-use kpkeys_pgtable::{Config, Level, Machine, Memory, NoProbe, Probe, Root, VirtAddr};
+use kpkeys_pgtable::{Config, Level, Machine, NoProbe, Probe, Root, VirtAddr};
 
 #[cfg(target_arch = "x86_64")]
 pub use layout::write_device;
@@ -232,12 +233,14 @@ unsafe fn build<P: Probe + Default + 'static>(
 /// The memory that the linear map covers: from the start of RAM, rounded down so that blocks of any size line up, to its end.
 fn covered(ram: &[PhysRange]) -> Memory {
     let ends = ram.iter().map(|range| range.rounded_in(PAGE_SIZE).end.0);
-    let start = ram.first().map_or(0, |first| first.rounded_out(Level::Pud.entry_bytes()).start.0);
-    Memory {
-        start: PhysAddr(start),
-        pages: ((ends.max().unwrap_or(start) - start) / PAGE_SIZE) as usize,
-        linear: VirtAddr(arch::layout::linear(PhysAddr(start)) as u64),
-    }
+    let start = ram
+        .first()
+        .map_or(0, |first| first.rounded_out(Level::Pud.entry_bytes::<arch::Format>()).start.0);
+    Memory::new(
+        PhysAddr(start),
+        ((ends.max().unwrap_or(start) - start) / PAGE_SIZE) as usize,
+        VirtAddr(arch::layout::linear(PhysAddr(start)) as u64),
+    )
 }
 
 /// Per-frame metadata in memory of its own, since the heap is too small for it.

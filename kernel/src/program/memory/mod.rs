@@ -1,6 +1,8 @@
 //! The memory of a process: its address space, and what Linux's calls say of it that the memory manager does not know: where the heap
 //! ends, and who keeps the pages of its mappings.
 
+use crate::arch::PageRange;
+use crate::memory::boot::PAGE_SIZE;
 mod pages;
 mod regions;
 mod user;
@@ -15,7 +17,7 @@ use crate::program::errno::{Errno, Outcome};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use kpkeys_mm::{MapFlags, OnFork};
-use kpkeys_pgtable::{PAGE_SIZE, PageRange, VirtAddr};
+use kpkeys_pgtable::VirtAddr;
 
 /// Where the stack of a program ends.
 pub const STACK_TOP: u64 = 0x7fff_ffff_0000;
@@ -264,7 +266,7 @@ impl Memory {
         let inner = self.inner.lock();
         let space = &inner.space;
         for (page, is_present) in present.iter_mut().enumerate() {
-            let va = VirtAddr(at).offset_pages(page);
+            let va = VirtAddr(at).offset_pages::<crate::arch::Format>(page);
             *is_present = space.kernel().paging().walk(space.root(), va).is_some().into();
         }
     }

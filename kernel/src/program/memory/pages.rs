@@ -4,13 +4,14 @@
 //! writes. A page is made when it is first touched.
 
 use crate::arch::{layout, user};
+use crate::memory::boot::PAGE_SIZE;
 use crate::memory::boot::PhysAddr;
 use crate::memory::paging::memories;
 use crate::program::errno::{Errno, Outcome};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, Ordering};
 use kpkeys_mm::File;
-use kpkeys_pgtable::{Machine, PAGE_SIZE};
+use kpkeys_pgtable::Machine;
 
 /// How many pages a read fault maps around the one it is for, as Linux.
 const FAULT_AROUND: usize = 16;

@@ -1,11 +1,13 @@
 //! What a process has mapped, changed under its lock.
 
 use super::{Inner, LOWEST, MAPPINGS_TOP, Permission, Source, USER_END, range};
+use crate::arch::PageRange;
 use crate::arch::{Format as Tables, layout, user};
+use crate::memory::boot::PAGE_SIZE;
 use crate::program::errno::{Errno, Outcome};
 use alloc::sync::Arc;
 use kpkeys_mm::FilePages;
-use kpkeys_pgtable::{Format, PAGE_SIZE, PageRange, VirtAddr};
+use kpkeys_pgtable::{Format, VirtAddr};
 
 impl Inner {
     pub(super) fn fault(&mut self, va: VirtAddr, write: bool) -> Result<(), kpkeys_mm::Error> {
@@ -135,7 +137,7 @@ impl Inner {
     fn publish(&self, range: PageRange) {
         let paging = self.space.kernel().paging();
         for page in 0..range.pages() {
-            let found = paging.walk(self.space.root(), range.start().offset_pages(page));
+            let found = paging.walk(self.space.root(), range.start().offset_pages::<Tables>(page));
             if let Some((level, _, entry)) = found {
                 user::publish_code(layout::linear(Tables::frame(level, entry)), PAGE_SIZE as usize);
             }

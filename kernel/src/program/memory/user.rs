@@ -7,10 +7,11 @@
 
 use super::{Inner, Memory};
 use crate::arch::{Format as Tables, layout};
+use crate::memory::boot::PAGE_SIZE;
 use crate::program::errno::{Errno, Outcome};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
-use kpkeys_pgtable::{Format, Level, PAGE_SIZE, VirtAddr};
+use kpkeys_pgtable::{Format, Level, VirtAddr};
 
 /// First address behind those of programs.
 pub const USER_END: u64 = 1 << 47;

@@ -35,6 +35,7 @@ use spin::Mutex;
 
 use super::{Class, FlushedPtp, Ptp, PtpAllocator};
 use crate::addr::{Level, PhysAddr, VirtAddr};
+use crate::entry::{Format, X86_64};
 use crate::error::Error;
 use crate::ground::Ground;
 use crate::guarded::{FrameType, Kind};
@@ -58,31 +59,31 @@ const GROWTH: usize = 8;
 const KEEP: usize = 16;
 
 /// The keyed pool.
-pub struct Pool {
+pub struct Pool<E: Format> {
     /// What its pages are for.
     class: Class,
     /// One for each CPU.
-    magazines: Array<OwnMagazine>,
-    records: Records,
+    magazines: Array<OwnMagazine, E>,
+    records: Records<E>,
     spares: CachePadded<Mutex<Spares>>,
     reserve: CachePadded<Mutex<Reserve>>,
 }
 
 /// Nothing of size is in the value itself, which is moved over the stack of a kernel that boots.
-const _: () = assert!(size_of::<Pool>() <= 512);
+const _: () = assert!(size_of::<Pool<X86_64>>() <= 512);
 
-impl Pool {
+impl<E: Format> Pool<E> {
     /// An empty pool, with pages for what it must remember. It takes its first block when it is first used.
     ///
     /// # Errors
     ///
     /// [`Error::OutOfMemory`].
-    pub fn new<M: Machine, F: Frames>(machine: &M, frames: &F) -> Result<Self, Error> {
+    pub fn new<M: Machine<Format = E>, F: Frames>(machine: &M, frames: &F) -> Result<Self, Error> {
         Self::of(Class::Kernel, machine, frames)
     }
 
     /// The same for tables of a class.
-    pub(crate) fn of<M: Machine, F: Frames>(
+    pub(crate) fn of<M: Machine<Format = E>, F: Frames>(
         class: Class,
         machine: &M,
         frames: &F,
@@ -98,7 +99,7 @@ impl Pool {
 
     /// Gives wholly free blocks back to the frame allocator, each with one key change, as long as 16 spare pages remain.
     /// Returns how many pages went.
-    pub fn shrink<M: Machine, F: Frames>(&self, ground: &Ground<M, F>) -> usize {
+    pub fn shrink<M: Machine<Format = E>, F: Frames>(&self, ground: &Ground<M, F>) -> usize {
         let regions = self.records.of(ground.machine());
         for magazine in self.all_magazines(ground.machine()) {
             let mut magazine = magazine.lock();
@@ -129,7 +130,7 @@ impl Pool {
     }
 
     /// Sets the key of any range of the linear map, with pages for splitting it from this pool.
-    pub(crate) fn set_key<M: Machine, F: Frames>(
+    pub(crate) fn set_key<M: Machine<Format = E>, F: Frames>(
         &self,
         ground: &Ground<M, F>,
         start: PhysAddr,
@@ -137,12 +138,12 @@ impl Pool {
         key: Pkey,
     ) -> Result<(), Error> {
         // A bad request is refused before a block is taken for it.
-        ground.linear().key_range::<M::Format>(start, pages, key)?;
+        ground.linear().key_range(start, pages, key)?;
         self.with_reserve(ground, |reserve| ground.set_key(start, pages, key, reserve))
     }
 
     /// Runs `f` with a reserve as full as memory allows.
-    pub(crate) fn with_reserve<M: Machine, F: Frames, R>(
+    pub(crate) fn with_reserve<M: Machine<Format = E>, F: Frames, R>(
         &self,
         ground: &Ground<M, F>,
         f: impl FnOnce(&mut Reserve) -> R,
@@ -157,7 +158,7 @@ impl Pool {
     }
 
     /// Makes a block data again. False if that failed, which keeps the block in the pool.
-    fn reset<M: Machine, F: Frames>(
+    fn reset<M: Machine<Format = E>, F: Frames>(
         &self,
         ground: &Ground<M, F>,
         start: PhysAddr,
@@ -182,12 +183,12 @@ impl Pool {
     /// reserve as a whole. The window of the operation that needs the pages is closed meanwhile, since a new block's key is
     /// flushed from every CPU's TLB.
     #[cold]
-    fn refill<M: Machine, F: Frames>(
+    fn refill<M: Machine<Format = E>, F: Frames>(
         &self,
         ground: &Ground<M, F>,
         section: &Section<'_, M>,
         magazine: &mut Magazine,
-        tables: &Pool,
+        tables: &Self,
     ) -> Result<(), Error> {
         let mut spares = self.spares.lock();
         while spares.pages() == 0 {
@@ -198,11 +199,11 @@ impl Pool {
         Ok(())
     }
 
-    fn add_block<M: Machine, F: Frames>(
+    fn add_block<M: Machine<Format = E>, F: Frames>(
         &self,
         ground: &Ground<M, F>,
         spares: &mut Spares,
-        tables: &Pool,
+        tables: &Self,
     ) -> Result<(), Error> {
         let mut failure = Error::OutOfMemory;
         if !core::ptr::eq(self, tables) {
@@ -228,7 +229,7 @@ impl Pool {
     /// Takes more blocks of an order, since every table was just looked at to find which are not mapped: until the pool has grown by an eighth,
     /// so that the looking costs each page of it a few entries' time, however many tables there are.
     #[cold]
-    fn add_swept<M: Machine, F: Frames>(
+    fn add_swept<M: Machine<Format = E>, F: Frames>(
         &self,
         ground: &Ground<M, F>,
         spares: &mut Spares,
@@ -239,7 +240,7 @@ impl Pool {
     }
 
     /// Takes a block from the frame allocator. Returns whether every table had to be looked at for it.
-    fn take_block<M: Machine, F: Frames>(
+    fn take_block<M: Machine<Format = E>, F: Frames>(
         &self,
         ground: &Ground<M, F>,
         spares: &mut Spares,
@@ -256,7 +257,7 @@ impl Pool {
     }
 
     /// Makes a new block the pool's, protected if protection is on. Returns whether every table had to be looked at for it.
-    fn adopt<M: Machine, F: Frames>(
+    fn adopt<M: Machine<Format = E>, F: Frames>(
         &self,
         ground: &Ground<M, F>,
         spares: &mut Spares,
@@ -288,7 +289,7 @@ impl Pool {
 
     /// Protects a new block. Kernel mappings that the frames had before may still be in TLBs, writable: they are flushed first, so that no
     /// page-table page can be reached through one.
-    fn protect_new<M: Machine, F: Frames>(
+    fn protect_new<M: Machine<Format = E>, F: Frames>(
         &self,
         ground: &Ground<M, F>,
         start: PhysAddr,
@@ -304,11 +305,11 @@ impl Pool {
 
     /// Does something once to every block that it was not done to yet, with a reserve for it: protecting a block may split blocks of the
     /// linear map, and its alias may need a table. Blocks that are taken for that are seen to in a later round.
-    fn for_each_block_without<M: Machine, F: Frames>(
+    fn for_each_block_without<M: Machine<Format = E>, F: Frames>(
         &self,
         ground: &Ground<M, F>,
         done: Done,
-        tables: &Pool,
+        tables: &Self,
         f: impl Fn(PhysAddr, usize, &mut Reserve) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let regions = self.records.of(ground.machine());
@@ -334,11 +335,11 @@ impl Pool {
     }
 
     /// Fills the reserve from `tables`, the pool of the linear map's tables: this one, with its spares, or another.
-    fn top_up_reserve<M: Machine, F: Frames>(
+    fn top_up_reserve<M: Machine<Format = E>, F: Frames>(
         &self,
         ground: &Ground<M, F>,
         spares: &mut Spares,
-        tables: &Pool,
+        tables: &Self,
     ) {
         if core::ptr::eq(self, tables) {
             return self.fill_reserve(ground, &self.reserve, spares);
@@ -354,7 +355,7 @@ impl Pool {
     }
 
     /// Moves spare pages of this pool to a reserve.
-    fn fill_reserve<M: Machine, F: Frames>(
+    fn fill_reserve<M: Machine<Format = E>, F: Frames>(
         &self,
         ground: &Ground<M, F>,
         reserve: &Mutex<Reserve>,
@@ -373,9 +374,9 @@ impl Pool {
 
     /// [`allocate`](PtpAllocator::allocate), where `tables` is the pool of the linear map's tables.
     #[inline(always)]
-    fn allocate_beside<M: Machine, F: Frames>(
+    fn allocate_beside<M: Machine<Format = E>, F: Frames>(
         &self,
-        tables: &Pool,
+        tables: &Self,
         ground: &Ground<M, F>,
         section: &Section<'_, M>,
         (level, kind): (Level, Kind),
@@ -397,9 +398,9 @@ impl Pool {
         Ok(ptp)
     }
 
-    fn enable_protection_beside<M: Machine, F: Frames>(
+    fn enable_protection_beside<M: Machine<Format = E>, F: Frames>(
         &self,
-        tables: &Pool,
+        tables: &Self,
         ground: &Ground<M, F>,
     ) -> Result<(), Error> {
         self.for_each_block_without(ground, Done::Protected, tables, |start, pages, reserve| {
@@ -409,24 +410,30 @@ impl Pool {
 
     /// The calling CPU's magazine.
     #[inline(always)]
-    fn magazine<'m, M: Machine>(&self, machine: &'m M) -> &'m OwnMagazine {
+    fn magazine<'m, M: Machine<Format = E>>(&self, machine: &'m M) -> &'m OwnMagazine {
         let own = self.magazines.get(machine, machine.cpu());
         own.expect("a CPU's number is below the number of CPUs, as the machine promises")
     }
 
     /// How many pages the calling CPU's magazine has, and where that is kept. For attacks.
-    pub(crate) fn spares_of_this_cpu<M: Machine>(&self, machine: &M) -> (usize, VirtAddr) {
+    pub(crate) fn spares_of_this_cpu<M: Machine<Format = E>>(
+        &self,
+        machine: &M,
+    ) -> (usize, VirtAddr) {
         let magazine = self.magazine(machine).lock();
         (*magazine.len(), VirtAddr(core::ptr::from_ref(magazine.len()).addr() as u64))
     }
 
     /// The page that the calling CPU hands out next, and where that is kept. For attacks.
-    pub(crate) fn next_of_this_cpu<M: Machine>(&self, machine: &M) -> Option<(PhysAddr, VirtAddr)> {
+    pub(crate) fn next_of_this_cpu<M: Machine<Format = E>>(
+        &self,
+        machine: &M,
+    ) -> Option<(PhysAddr, VirtAddr)> {
         let magazine = self.magazine(machine).lock();
         magazine.next().map(|next| (*next, VirtAddr(core::ptr::from_ref(next).addr() as u64)))
     }
 
-    fn all_magazines<'m, M: Machine>(
+    fn all_magazines<'m, M: Machine<Format = E>>(
         &self,
         machine: &'m M,
     ) -> impl Iterator<Item = &'m OwnMagazine> {
@@ -434,13 +441,17 @@ impl Pool {
     }
 
     /// Every page of a magazine was the pool's when it was put in, and is in one place at a time, so that this does not fail.
-    fn put_back<M: Machine>(spares: &mut Spares, regions: Regions<'_, M>, page: PhysAddr) {
+    fn put_back<M: Machine<Format = E>>(
+        spares: &mut Spares,
+        regions: Regions<'_, M>,
+        page: PhysAddr,
+    ) {
         let taken = spares.put(regions, page);
         debug_assert!(taken, "{page:?} was in a magazine and in no block's use");
     }
 }
 
-impl<M: Machine, F: Frames> PtpAllocator<M, F> for Pool {
+impl<M: Machine, F: Frames> PtpAllocator<M, F> for Pool<M::Format> {
     fn allocate(
         &self,
         ground: &Ground<M, F>,
@@ -503,14 +514,14 @@ impl<M: Machine, F: Frames> PtpAllocator<M, F> for Pool {
 }
 
 /// The pool of the tables of address spaces, where these have a key of their own.
-pub(crate) struct UserPool<'p> {
+pub(crate) struct UserPool<'p, E: Format> {
     /// Whose blocks carry it.
-    pub(crate) own: &'p Pool,
+    pub(crate) own: &'p Pool<E>,
     /// That of the linear map's tables.
-    pub(crate) tables: &'p Pool,
+    pub(crate) tables: &'p Pool<E>,
 }
 
-impl<M: Machine, F: Frames> PtpAllocator<M, F> for UserPool<'_> {
+impl<M: Machine, F: Frames> PtpAllocator<M, F> for UserPool<'_, M::Format> {
     fn allocate(
         &self,
         ground: &Ground<M, F>,

@@ -7,34 +7,33 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::region::{REGION, Region};
 use super::state::Array;
-use crate::addr::{PAGE_SIZE, PhysAddr};
+use crate::addr::PhysAddr;
+use crate::entry::Format;
 use crate::error::Error;
 use crate::machine::{Frames, Machine, Memory};
 
-/// Regions whose records share a page.
-const TOGETHER: usize = Array::<Region>::PER_PAGE;
 /// No records.
 const NONE: u64 = u64::MAX;
 
 /// The records, wherever they are.
-pub(super) struct Records {
-    memory: Memory,
-    directory: Array<AtomicU64>,
+pub(super) struct Records<E: Format> {
+    memory: Memory<E>,
+    directory: Array<AtomicU64, E>,
 }
 
 /// The records, as one operation uses them.
-pub(super) struct Regions<'a, M> {
-    records: &'a Records,
+pub(super) struct Regions<'a, M: Machine> {
+    records: &'a Records<M::Format>,
     machine: &'a M,
 }
 
 // Not derived: that would ask the machine to be `Copy`.
-impl<M> Clone for Regions<'_, M> {
+impl<M: Machine> Clone for Regions<'_, M> {
     fn clone(&self) -> Self {
         *self
     }
 }
-impl<M> Copy for Regions<'_, M> {}
+impl<M: Machine> Copy for Regions<'_, M> {}
 
 /// A page of memory: its region's number, the region's record, and the page's number in the region.
 pub(super) struct Place<'m> {
@@ -43,21 +42,27 @@ pub(super) struct Place<'m> {
     pub(super) page: usize,
 }
 
-impl Records {
+impl<E: Format> Records<E> {
+    /// Regions whose records share a page.
+    const TOGETHER: usize = Array::<Region, E>::PER_PAGE;
+
     /// No records yet.
     ///
     /// # Errors
     ///
     /// [`Error::OutOfMemory`] if there is no block for the directory.
-    pub(super) fn new<M: Machine, F: Frames>(machine: &M, frames: &F) -> Result<Self, Error> {
+    pub(super) fn new<M: Machine<Format = E>, F: Frames>(
+        machine: &M,
+        frames: &F,
+    ) -> Result<Self, Error> {
         let memory = machine.memory();
-        let entries = memory.pages.div_ceil(REGION * TOGETHER).max(1);
+        let entries = memory.pages.div_ceil(REGION * Self::TOGETHER).max(1);
         let directory = Array::new(machine, frames, entries, || AtomicU64::new(NONE))?;
         Ok(Records { memory, directory })
     }
 
     #[inline(always)]
-    pub(super) fn of<'a, M: Machine>(&'a self, machine: &'a M) -> Regions<'a, M> {
+    pub(super) fn of<'a, M: Machine<Format = E>>(&'a self, machine: &'a M) -> Regions<'a, M> {
         Regions { records: self, machine }
     }
 
@@ -66,17 +71,17 @@ impl Records {
     /// # Errors
     ///
     /// [`Error::OutOfMemory`] if there is no page for it.
-    pub(super) fn prepare<M: Machine, F: Frames>(
+    pub(super) fn prepare<M: Machine<Format = E>, F: Frames>(
         &self,
         machine: &M,
         frames: &F,
         page: PhysAddr,
     ) -> Result<(), Error> {
         let region = self.memory.frame_number(page) / REGION;
-        let entry = self.directory.get(machine, region / TOGETHER);
+        let entry = self.directory.get(machine, region / Self::TOGETHER);
         let entry = entry.ok_or(Error::OutsideLinearMap(page, 1))?;
         if entry.load(Ordering::Relaxed) == NONE {
-            let records = Array::new(machine, frames, TOGETHER, Region::new)?;
+            let records = Array::new(machine, frames, Self::TOGETHER, Region::new)?;
             entry.store(records.start().0, Ordering::Release);
         }
         Ok(())
@@ -87,13 +92,14 @@ impl<'a, M: Machine> Regions<'a, M> {
     /// The record of a region.
     #[inline]
     pub(super) fn get(self, number: u32) -> Option<&'a Region> {
-        self.group(number as usize / TOGETHER)?.get(self.machine, number as usize % TOGETHER)
+        self.group(number as usize / Records::<M::Format>::TOGETHER)?
+            .get(self.machine, number as usize % Records::<M::Format>::TOGETHER)
     }
 
     /// Where a page is, if its region has a record.
     #[inline]
     pub(super) fn place(self, page: PhysAddr) -> Option<Place<'a>> {
-        if !self.records.memory.contains(page, 1) || !page.is_aligned(PAGE_SIZE) {
+        if !self.records.memory.contains(page, 1) || !page.is_aligned(M::Format::PAGE_SIZE) {
             return None;
         }
         let frame = self.records.memory.frame_number(page);
@@ -110,9 +116,9 @@ impl<'a, M: Machine> Regions<'a, M> {
     /// All regions that have a record, with their numbers.
     pub(super) fn iter(self) -> impl Iterator<Item = (u32, &'a Region)> {
         let groups = 0..self.records.directory.len();
-        let numbers = groups
-            .filter(move |&group| self.group(group).is_some())
-            .flat_map(|group| group * TOGETHER..(group + 1) * TOGETHER);
+        let numbers = groups.filter(move |&group| self.group(group).is_some()).flat_map(|group| {
+            group * Records::<M::Format>::TOGETHER..(group + 1) * Records::<M::Format>::TOGETHER
+        });
         numbers.filter_map(move |number| Some((number as u32, self.get(number as u32)?)))
     }
 
@@ -123,9 +129,10 @@ impl<'a, M: Machine> Regions<'a, M> {
     }
 
     #[inline(always)]
-    fn group(self, group: usize) -> Option<Array<Region>> {
+    fn group(self, group: usize) -> Option<Array<Region, M::Format>> {
         let start = self.records.directory.get(self.machine, group)?.load(Ordering::Acquire);
         // SAFETY: what an entry of the directory points to was made by `prepare`, with as many records.
-        (start != NONE).then(|| unsafe { Array::at(PhysAddr(start), TOGETHER) })
+        (start != NONE)
+            .then(|| unsafe { Array::at(PhysAddr(start), Records::<M::Format>::TOGETHER) })
     }
 }

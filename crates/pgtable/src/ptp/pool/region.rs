@@ -5,10 +5,8 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use crate::addr::ENTRIES;
-
-/// Pages of a region: the largest block.
-pub(super) const REGION: usize = ENTRIES;
+/// Pages of a region: the largest block. With pages of 4 KiB that is a block of the linear map too.
+pub(super) const REGION: usize = 512;
 /// Pages of the smallest block.
 pub(super) const GRANULE: usize = 1 << super::LEAST_ORDER;
 /// No region.

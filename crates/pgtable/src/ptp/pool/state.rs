@@ -5,27 +5,28 @@
 
 use core::marker::PhantomData;
 
-use crate::addr::{PAGE_SIZE, PhysAddr};
+use crate::addr::PhysAddr;
+use crate::entry::Format;
 use crate::error::Error;
 use crate::machine::{Frames, Machine};
 
 /// An array of `T` in pages of its own.
-pub(super) struct Array<T> {
+pub(super) struct Array<T, E> {
     start: PhysAddr,
     len: usize,
-    items: PhantomData<T>,
+    items: PhantomData<(T, E)>,
 }
 
 // SAFETY: an array gives out shared references to its items and nothing else.
-unsafe impl<T: Sync> Sync for Array<T> {}
+unsafe impl<T: Sync, E> Sync for Array<T, E> {}
 // SAFETY: as for `Sync`; items are never dropped or moved.
-unsafe impl<T: Sync> Send for Array<T> {}
+unsafe impl<T: Sync, E> Send for Array<T, E> {}
 
-impl<T: Sync> Array<T> {
+impl<T: Sync, E: Format> Array<T, E> {
     /// Items of one page. None crosses into the next.
     pub(super) const PER_PAGE: usize = {
-        assert!((PAGE_SIZE as usize).is_multiple_of(size_of::<T>()), "items fill pages");
-        PAGE_SIZE as usize / size_of::<T>()
+        assert!((E::PAGE_SIZE as usize).is_multiple_of(size_of::<T>()), "items fill pages");
+        E::PAGE_SIZE as usize / size_of::<T>()
     };
 
     /// A new array of `len` items. It is never freed.
@@ -33,7 +34,7 @@ impl<T: Sync> Array<T> {
     /// # Errors
     ///
     /// [`Error::OutOfMemory`] if there is no block of that many pages.
-    pub(super) fn new<M: Machine, F: Frames>(
+    pub(super) fn new<M: Machine<Format = E>, F: Frames>(
         machine: &M,
         frames: &F,
         len: usize,
@@ -81,7 +82,11 @@ impl<T: Sync> Array<T> {
 
     /// An item.
     #[inline(always)]
-    pub(super) fn get<'m, M: Machine>(&self, machine: &'m M, i: usize) -> Option<&'m T> {
+    pub(super) fn get<'m, M: Machine<Format = E>>(
+        &self,
+        machine: &'m M,
+        i: usize,
+    ) -> Option<&'m T> {
         // SAFETY: the item was written when the array was made, and lies in pages that are never freed nor used otherwise.
         (i < self.len).then(|| unsafe {
             machine.data(self.page(i)).cast::<T>().add(i % Self::PER_PAGE).as_ref()
@@ -90,6 +95,6 @@ impl<T: Sync> Array<T> {
 
     #[inline(always)]
     fn page(&self, i: usize) -> PhysAddr {
-        self.start.offset((i / Self::PER_PAGE) as u64 * PAGE_SIZE)
+        self.start.offset((i / Self::PER_PAGE) as u64 * E::PAGE_SIZE)
     }
 }

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use kpkeys_mm::{Buddy, FrameTable};
 use kpkeys_pgtable::ptp::REFILL_ORDERS;
-use kpkeys_pgtable::{Frames, Memory, PhysAddr};
+use kpkeys_pgtable::{Format, Frames, Memory, PhysAddr};
 
 /// See the module.
-pub struct Scarce {
-    buddy: Buddy,
+pub struct Scarce<F: Format> {
+    buddy: Buddy<F>,
     largest_order: AtomicU8,
     allocations_left: AtomicUsize,
     refused: AtomicUsize,
@@ -17,8 +17,8 @@ pub struct Scarce {
     forged: Mutex<Option<PhysAddr>>,
 }
 
-impl Scarce {
-    pub fn new(memory: Memory) -> Self {
+impl<F: Format> Scarce<F> {
+    pub fn new(memory: Memory<F>) -> Self {
         let table = FrameTable::on_heap(memory.pages);
         let buddy = Buddy::new(memory, table, true, 1, kpkeys_hosted::cpu::current);
         buddy.add(0..memory.pages);
@@ -82,7 +82,7 @@ impl Scarce {
     }
 }
 
-impl Frames for Scarce {
+impl<F: Format> Frames for Scarce<F> {
     fn allocate(&self, order: u8) -> Option<PhysAddr> {
         if let Some(forged) = self.forged.lock().expect("no test panics with the lock held").take()
         {

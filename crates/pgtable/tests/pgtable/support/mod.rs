@@ -10,14 +10,14 @@ use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use kpkeys_hosted::arena::Arena;
+use kpkeys_hosted::arena::{Arena, HOST_PAGE};
 use kpkeys_hosted::mmu::{Fault, Mmu};
 use kpkeys_hosted::register::ArenaRegister;
 use kpkeys_hosted::{Counter, Counts, Hosted, HostedFormat};
 use kpkeys_pgtable::check::{self, Finding, Scratch};
 use kpkeys_pgtable::{
-    Attrs, Config, Entry, Error, Event, Flush, Level, Machine, Mode, PAGE_SIZE, PageRange, Paging,
-    PhysAddr, Root, VirtAddr,
+    Attrs, Config, Entry, Error, Event, Flush, Level, Machine, Mode, PageRange, Paging, PhysAddr,
+    Root, VirtAddr,
 };
 
 pub use frames::Scarce;
@@ -32,8 +32,8 @@ pub const KERNEL: VirtAddr = VirtAddr(0xffff_c900_0000_0000);
 /// An address for user mappings, aligned to 1 GiB.
 pub const USER: VirtAddr = VirtAddr(0x5555_4000_0000);
 
-/// Runs each test for both entry formats.
-macro_rules! for_both_formats {
+/// Runs each test for the formats that have blocks of 1 GiB and tables of 512 entries: both machines' usual ones, and x86-64's of five levels.
+macro_rules! for_formats_of_4k {
     ($($test:ident),* $(,)?) => {
         mod aarch64 {
             $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::Aarch64>(); })*
@@ -41,12 +41,15 @@ macro_rules! for_both_formats {
         mod x86_64 {
             $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::X86_64>(); })*
         }
+        mod x86_64_la57 {
+            $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::X86_64La57>(); })*
+        }
     };
 }
 
-/// Runs each test for both entry formats and every way to protect page tables that they have; separate keys for one of them, since a test program takes
+/// Runs each test for these formats and every way to protect page tables that they have; separate keys for one of them, since a test program takes
 /// its time to compile.
-macro_rules! for_both_formats_and_schemes {
+macro_rules! for_formats_of_4k_and_schemes {
     ($($test:ident),* $(,)?) => {
         mod aarch64 {
             $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::Aarch64, $crate::support::Keys>(); })*
@@ -66,12 +69,34 @@ macro_rules! for_both_formats_and_schemes {
         mod x86_64_by_alias {
             $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::X86_64, $crate::support::Aliased>(); })*
         }
+        mod x86_64_la57 {
+            $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::X86_64La57, $crate::support::Keys>(); })*
+        }
+        mod x86_64_la57_by_alias {
+            $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::X86_64La57, $crate::support::Aliased>(); })*
+        }
+    };
+}
+
+/// Runs each test for the other formats of arm64, with every way to protect page tables that they have.
+macro_rules! for_other_granules_and_schemes {
+    ($($test:ident),* $(,)?) => {
+        for_other_granules_and_schemes!(@ aarch64_16k Aarch64_16K Keys $($test)*);
+        for_other_granules_and_schemes!(@ aarch64_64k Aarch64_64K Keys $($test)*);
+        for_other_granules_and_schemes!(@ aarch64_lpa2 Aarch64Lpa2 Keys $($test)*);
+        for_other_granules_and_schemes!(@ aarch64_64k_lpa Aarch64_64KLpa Keys $($test)*);
+        for_other_granules_and_schemes!(@ aarch64_16k_by_alias Aarch64_16K Aliased $($test)*);
+    };
+    (@ $name:ident $format:ident $scheme:ident $($test:ident)*) => {
+        mod $name {
+            $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::$format, $crate::support::$scheme>(); })*
+        }
     };
 }
 
 /// Page tables on the guarded arena. For one thread.
 pub struct System<F: HostedFormat, S: Protection = Keys> {
-    pub paging: Paging<MachineOf<F, S>, Scarce>,
+    pub paging: Paging<MachineOf<F, S>, Scarce<F>>,
     arena: Arc<Arena>,
     pub register: RegisterOf<F, S>,
 }
@@ -102,7 +127,7 @@ pub fn protecting_configs() -> impl Iterator<Item = Config> {
     configs().filter(|config| config.mode.protects())
 }
 
-pub fn pages(start: VirtAddr, pages: usize) -> PageRange {
+pub fn pages<F: HostedFormat>(start: VirtAddr, pages: usize) -> PageRange<F> {
     PageRange::new(start, pages).expect("a range of whole pages in one half")
 }
 
@@ -151,7 +176,7 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
     pub fn build_with(
         config: Config,
         pages: usize,
-        prepare: impl FnOnce(&Scarce),
+        prepare: impl FnOnce(&Scarce<F>),
     ) -> Result<Self, Error> {
         Self::build_on(config, pages, prepare, |machine| machine)
     }
@@ -159,9 +184,10 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
     fn build_on(
         config: Config,
         pages: usize,
-        prepare: impl FnOnce(&Scarce),
+        prepare: impl FnOnce(&Scarce<F>),
         machine: impl FnOnce(MachineOf<F, S>) -> MachineOf<F, S>,
     ) -> Result<Self, Error> {
+        let pages = pages * (F::PAGE_SIZE as usize / HOST_PAGE);
         let arena = if config.mode.protects() { S::arena(pages) } else { Arena::new(pages) };
         let arena = Arc::new(arena.expect("the host gives the arena its addresses"));
         // Mode `off` has the same register, in the same default context, and no window: there it guards an arena that nobody uses.
@@ -204,16 +230,16 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
     pub fn map(
         &self,
         root: &Root,
-        range: PageRange,
+        range: PageRange<F>,
         attrs: Attrs,
         frame: PhysAddr,
     ) -> Result<(), Error> {
         let section = self.paging.section(root);
-        self.paging.map(&section, root, range, attrs, |i| frame.offset(i as u64 * PAGE_SIZE))
+        self.paging.map(&section, root, range, attrs, |i| frame.offset(i as u64 * F::PAGE_SIZE))
     }
 
     /// Unmaps; returns how many entries were valid.
-    pub fn unmap(&self, root: &Root, range: PageRange) -> Result<usize, Error> {
+    pub fn unmap(&self, root: &Root, range: PageRange<F>) -> Result<usize, Error> {
         let mut unmapped = 0;
         let section = self.paging.section(root);
         self.paging.unmap(&section, root, range, |_, _, _| unmapped += 1)?;
@@ -221,11 +247,11 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
     }
 
     /// Unlinks the tables of a user range that was unmapped, and releases them after a flush. Returns how many.
-    pub fn free_user_tables(&self, root: &Root, range: PageRange) -> usize {
+    pub fn free_user_tables(&self, root: &Root, range: PageRange<F>) -> usize {
         let mut unlinked = Vec::new();
         {
             let section = self.paging.section(root);
-            let end = VirtAddr(1 << 47);
+            let end = VirtAddr(1 << F::HALF_BITS);
             self.paging
                 .free_tables(&section, root, range, VirtAddr(0), end, |ptp| unlinked.push(ptp))
                 .expect("the tables are empty");
@@ -236,7 +262,7 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
     }
 
     /// Ends an address space that had this one range mapped.
-    pub fn end_user(&self, root: Root, range: PageRange) {
+    pub fn end_user(&self, root: Root, range: PageRange<F>) {
         self.unmap(&root, range).expect("no block is cut");
         self.free_user_tables(&root, range);
         self.paging.release_user_root(root);
@@ -276,17 +302,20 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
     }
 
     fn word(&self, table: PhysAddr, index: usize) -> NonNull<u64> {
-        assert!(index < 512 && self.machine().memory().contains(table, 1), "{table:?} {index}");
-        // SAFETY: the index is below 512, so the word is in the frame, which is in the arena.
+        assert!(
+            index < F::ENTRIES && self.machine().memory().contains(table, 1),
+            "{table:?} {index}"
+        );
+        // SAFETY: the index is below their number, so the word is in the frame, which is in the arena.
         unsafe { self.machine().data(table).cast::<u64>().add(index) }
     }
 
     /// Every table below and including a root, with its level.
     pub fn tables(&self, root: &Root) -> Vec<(Level, PhysAddr)> {
-        let mut tables = vec![(Level::Pgd, root.frame())];
+        let mut tables = vec![(F::ROOT, root.frame())];
         let mut next = 0;
         while let Some(&(level, table)) = tables.get(next) {
-            for index in 0..512 {
+            for index in 0..F::ENTRIES {
                 let entry = self.read(table, index);
                 if let Some(below) = level.below()
                     && F::is_table(level, entry)
@@ -303,7 +332,7 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
     pub fn entries(&self, root: &Root) -> BTreeMap<(PhysAddr, usize), Entry> {
         self.tables(root)
             .into_iter()
-            .flat_map(|(_, table)| (0..512).map(move |index| (table, index)))
+            .flat_map(|(_, table)| (0..F::ENTRIES).map(move |index| (table, index)))
             .map(|place| (place, self.read(place.0, place.1)))
             .filter(|(_, entry)| !entry.is_empty())
             .collect()
@@ -311,9 +340,9 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
 
     /// The valid leaf or empty place where the walk for an address ends.
     pub fn place(&self, root: &Root, va: VirtAddr) -> Place {
-        let (mut table, mut level) = (root.frame(), Level::Pgd);
+        let (mut table, mut level) = (root.frame(), F::ROOT);
         loop {
-            let index = va.index(level);
+            let index = va.index::<F>(level);
             let entry = self.read(table, index);
             match level.below() {
                 Some(below) if F::is_table(level, entry) => {

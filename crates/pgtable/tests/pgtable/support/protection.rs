@@ -48,7 +48,7 @@ pub trait Protection: 'static {
 
     /// What the root register of the lower half holds, on a CPU that has a program's there otherwise.
     fn lower_root<F: HostedFormat>(
-        _paging: &Paging<MachineOf<F, Self>, Scarce>,
+        _paging: &Paging<MachineOf<F, Self>, Scarce<F>>,
         _register: &RegisterOf<F, Self>,
         programs: Option<PhysAddr>,
     ) -> Option<PhysAddr>
@@ -70,7 +70,7 @@ pub trait Protection: 'static {
 
     /// Whether a frame is protected as a page-table page, as the linear map says, and the alias where there is one.
     fn protects<F: HostedFormat>(
-        paging: &Paging<MachineOf<F, Self>, Scarce>,
+        paging: &Paging<MachineOf<F, Self>, Scarce<F>>,
         frame: PhysAddr,
     ) -> bool
     where
@@ -116,7 +116,7 @@ impl Protection for Keys {
     fn seal(_arena: &Arc<Arena>) {}
 
     fn protects<F: HostedFormat>(
-        paging: &Paging<MachineOf<F, Self>, Scarce>,
+        paging: &Paging<MachineOf<F, Self>, Scarce<F>>,
         frame: PhysAddr,
     ) -> bool {
         match paging.memory_pkey(frame) {
@@ -218,7 +218,7 @@ impl Protection for InWindows {
     }
 
     fn lower_root<F: HostedFormat>(
-        paging: &Paging<MachineOf<F, Self>, Scarce>,
+        paging: &Paging<MachineOf<F, Self>, Scarce<F>>,
         register: &RegisterOf<F, Self>,
         programs: Option<PhysAddr>,
     ) -> Option<PhysAddr> {
@@ -233,7 +233,7 @@ impl Protection for InWindows {
 }
 
 /// Whether a frame has an alias, and so is read-only in the linear map.
-fn has_alias<M: Machine>(paging: &Paging<M, Scarce>, frame: PhysAddr) -> bool {
+fn has_alias<M: Machine>(paging: &Paging<M, Scarce<M::Format>>, frame: PhysAddr) -> bool {
     let linear = paging.machine().memory().linear_address(frame);
     let (_, _, leaf) = paging.walk(paging.kernel(), linear).expect("all memory is mapped");
     let alias = paging.alias_of(frame).and_then(|alias| paging.walk(paging.alias_root(), alias));

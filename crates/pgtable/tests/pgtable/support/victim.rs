@@ -2,7 +2,7 @@
 
 use kpkeys_hosted::HostedFormat;
 use kpkeys_pgtable::check::Finding;
-use kpkeys_pgtable::{Attrs, Config, Entry, Level, PhysAddr, Root, VirtAddr};
+use kpkeys_pgtable::{Attrs, Config, Entry, Format, Level, PhysAddr, Root, VirtAddr};
 
 use super::{KERNEL, Keys, Place, Protection, SMALL, System, USER, pages};
 
@@ -55,9 +55,9 @@ impl<F: HostedFormat, S: Protection> Victim<F, S> {
     /// A user table of each level, the root included.
     pub fn user_table(&self, level: Level) -> PhysAddr {
         let mut table = self.user.frame();
-        let mut at = Level::Pgd;
+        let mut at = F::ROOT;
         while at > level {
-            table = F::frame(at, self.system.read(table, USER.index(at)));
+            table = F::frame(at, self.system.read(table, USER.index::<F>(at)));
             at = at.below().expect("above the last level");
         }
         table
@@ -72,8 +72,8 @@ impl<F: HostedFormat, S: Protection> Victim<F, S> {
     /// A page of each half that nothing maps: its root, its address, and what would map data there.
     pub fn unmapped_pages(&self) -> [(&Root, VirtAddr, Attrs); 2] {
         [
-            (self.system.paging.kernel(), KERNEL.offset_pages(9), Attrs::KERNEL_DATA),
-            (&self.user, USER.offset_pages(9), Attrs::USER_DATA),
+            (self.system.paging.kernel(), KERNEL.offset_pages::<F>(9), Attrs::KERNEL_DATA),
+            (&self.user, USER.offset_pages::<F>(9), Attrs::USER_DATA),
         ]
     }
 
@@ -85,4 +85,6 @@ impl<F: HostedFormat, S: Protection> Victim<F, S> {
 }
 
 /// Levels of a user's tables, the root's last.
-pub const LEVELS: [Level; 4] = [Level::Pte, Level::Pmd, Level::Pud, Level::Pgd];
+pub fn levels<F: Format>() -> impl DoubleEndedIterator<Item = Level> + Clone {
+    Level::ALL.into_iter().filter(|&level| level <= F::ROOT)
+}

@@ -8,7 +8,7 @@
 //! to one, and again the first 1 GiB at the image's address. They are writable and
 //! executable, which is why they live only until `early_tables` has taken over on the
 //! boot CPU, and on each other CPU for the few instructions until it loads the same
-//! tables. Afterwards `retire_boot_tables` wipes them.
+//! tables. With feature `la57` they have one level more, and CR4.LA57 is set where CR4.PAE is. Afterwards `retire_boot_tables` wipes them.
 //!
 //! AT&T syntax, because 32-bit far jumps and `symbol - OFFSET` operands assemble
 //! unambiguously in it.
@@ -21,11 +21,14 @@ pub const TRAMPOLINE_ADDRESS: u64 = 0x8000;
 
 global_asm!(
     r#"
+    .set LA57, {la57}
     .set OFFSET, 0xffffffff80000000
     .set CR0_PE, 1
     .set CR0_WP, 1 << 16
     .set CR0_PG, 1 << 31
     .set CR4_PAE, 1 << 5
+    .set CR4_LA57, 1 << 12
+    .set CPUID_LA57, 1 << 16
     .set MSR_EFER, 0xc0000080
     .set EFER_LME, 1 << 8
     .set EFER_NXE, 1 << 11
@@ -58,6 +61,18 @@ pvh_start:
     andl $(CPUID_LM | CPUID_NX), %edx
     cmpl $(CPUID_LM | CPUID_NX), %edx
     jne  too_old
+    .if LA57
+    xorl %eax, %eax
+    cpuid
+    movl $(no_la57_text - OFFSET), %esi
+    cmpl $7, %eax
+    jb   refuse
+    movl $7, %eax
+    xorl %ecx, %ecx
+    cpuid
+    testl $CPUID_LA57, %ecx
+    jz   refuse
+    .endif
 
     # Four page directories, one after the other, map 0..4 GiB in 2 MiB blocks.
     movl $(boot_pd - OFFSET), %edi
@@ -79,6 +94,11 @@ pvh_start:
     loop 2b
     movl $(boot_pdpt_low - OFFSET + PRESENT_WRITABLE), boot_pml4 - OFFSET
     movl $(boot_pdpt_high - OFFSET + PRESENT_WRITABLE), boot_pml4 - OFFSET + 511 * 8
+    .if LA57
+    movl $(boot_pml4 - OFFSET + PRESENT_WRITABLE), %eax
+    movl %eax, boot_pml5 - OFFSET
+    movl %eax, boot_pml5 - OFFSET + 511 * 8
+    .endif
 
     call enter_long_mode
     ljmpl $0x08, $(boot_cpu_64 - OFFSET)
@@ -87,9 +107,16 @@ pvh_start:
     # 11.8.5 "Initializing IA-32e Mode".
 enter_long_mode:
     movl %cr4, %eax
+    .if LA57
+    # Here, since it cannot change once long mode is active (SDM vol. 3A, 2.5).
+    orl  $(CR4_PAE | CR4_LA57), %eax
+    movl %eax, %cr4
+    movl $(boot_pml5 - OFFSET), %eax
+    .else
     orl  $CR4_PAE, %eax
     movl %eax, %cr4
     movl $(boot_pml4 - OFFSET), %eax
+    .endif
     movl %eax, %cr3
     movl $MSR_EFER, %ecx
     rdmsr
@@ -105,6 +132,7 @@ enter_long_mode:
     # refused boot. Nothing of Rust can run here.
 too_old:
     movl $(too_old_text - OFFSET), %esi
+refuse:
     movw $0x3f8, %dx
 3:  lodsb
     testb %al, %al
@@ -192,6 +220,10 @@ boot_gdt_pointer:
     .quad boot_gdt - OFFSET
 too_old_text:
     .asciz "[    0.000] boot refused: this CPU has no 64-bit mode or no no-execute bit; choose another, for instance `-cpu max`\n"
+    .if LA57
+no_la57_text:
+    .asciz "[    0.000] boot refused: this CPU has no five-level tables (LA57), for which this kernel was built; choose another, for instance `-cpu max`\n"
+    .endif
 
     .section .boot_tables, "aw", @nobits
     .align 4096
@@ -199,14 +231,19 @@ boot_pml4:      .skip 4096
 boot_pdpt_low:  .skip 4096
 boot_pdpt_high: .skip 4096
 boot_pd:        .skip 4 * 4096
+    .if LA57
+boot_pml5:      .skip 4096
+    .endif
 
     .section .bss.boot, "aw", @nobits
     .align 16
-    .skip 16384
+    # What `boot_cpu` finds is on it, more than 16 KiB.
+    .skip 32768
 boot_stack_top:
     .code64
     .text
 "#,
+    la57 = const cfg!(feature = "la57") as u8,
     refused = const crate::exit::Exit::Refused as u32,
     exit_port = const super::super::exit::EXIT_PORT,
     boot_cpu = sym super::boot_cpu,

@@ -26,7 +26,7 @@ const LOW_MEMORY: PhysRange = PhysRange::new(0, 1 << 20);
 /// What the final tables do not map where page tables are protected: whoever can write below 1 MiB can have another CPU run it, by a start-up
 /// IPI, in real mode, where there is no paging. In whole blocks of the linear map.
 pub const ONLY_FOR_START: PhysRange =
-    LOW_MEMORY.rounded_out(kpkeys_pgtable::Level::Pmd.entry_bytes());
+    LOW_MEMORY.rounded_out(kpkeys_pgtable::Level::Pmd.entry_bytes::<crate::arch::Format>());
 
 /// Where the other CPUs start.
 pub const TRAMPOLINE: kpkeys_pgtable::PhysAddr =
