@@ -33,7 +33,6 @@ mod ranges;
     reason = "stores to slots of tables that the test has just found, or forged on purpose, in one thread"
 )]
 mod sections;
-mod shapes;
 mod start;
 mod stray_store;
 mod sweeping;
