@@ -222,14 +222,7 @@ fn what_does_not_translate_says_at_which_level<F: HostedFormat>() {
     assert_eq!(nowhere, Err(Fault::NotPresent(F::ROOT)));
 }
 
-for_other_granules_and_schemes!(
-    every_table_of_every_level_refuses_a_store_unless_protection_is_off,
-    inside_a_window_the_store_goes_through_and_after_it_no_more,
-    data_next_to_tables_stays_writable,
-    reading_tables_needs_no_window,
-);
-
-for_formats_of_4k_and_schemes!(
+for_both_formats_and_schemes!(
     every_table_of_every_level_refuses_a_store_unless_protection_is_off,
     inside_a_window_the_store_goes_through_and_after_it_no_more,
     data_next_to_tables_stays_writable,
@@ -239,5 +232,5 @@ for_formats_of_4k_and_schemes!(
 mod addresses {
     use super::*;
 
-    for_formats_of_4k!(what_does_not_translate_says_at_which_level);
+    for_both_formats!(what_does_not_translate_says_at_which_level);
 }

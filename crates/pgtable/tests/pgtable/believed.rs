@@ -269,13 +269,7 @@ fn a_table_that_is_linked_elsewhere_by_now_is_not_freed<F: HostedFormat, S: Prot
     assert!(refused > 0, "some gate came too late");
 }
 
-for_other_granules_and_schemes!(
-    a_forged_linear_map_protects_nothing_unless_it_is_kept_apart,
-    a_table_is_not_linked_over_another,
-    a_table_that_is_linked_elsewhere_by_now_is_not_freed,
-);
-
-for_formats_of_4k_and_schemes!(
+for_both_formats_and_schemes!(
     a_forged_linear_map_protects_nothing_unless_it_is_kept_apart,
     a_table_is_not_linked_over_another,
     a_table_that_is_linked_elsewhere_by_now_is_not_freed,

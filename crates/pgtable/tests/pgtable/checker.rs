@@ -267,12 +267,10 @@ fn a_table_that_the_linear_map_does_not_map_is_found<F: HostedFormat, S: Protect
 
 mod in_both_schemes {
     use super::a_table_that_the_linear_map_does_not_map_is_found;
-    for_other_granules_and_schemes!(a_table_that_the_linear_map_does_not_map_is_found);
-
-    for_formats_of_4k_and_schemes!(a_table_that_the_linear_map_does_not_map_is_found);
+    for_both_formats_and_schemes!(a_table_that_the_linear_map_does_not_map_is_found);
 }
 
-for_formats_of_4k!(
+for_both_formats!(
     clean_systems_are_clean_in_every_configuration,
     a_table_of_any_level_with_another_key_is_found,
     a_kernel_table_without_key_is_found,

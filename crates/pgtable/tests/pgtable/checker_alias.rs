@@ -231,7 +231,7 @@ fn every_finding_names_the_page<F: HostedFormat>() {
     });
 }
 
-for_formats_of_4k!(
+for_both_formats!(
     clean_systems_are_clean_in_every_configuration,
     a_table_that_is_writable_in_the_linear_map_is_found,
     a_table_without_its_alias_is_found,

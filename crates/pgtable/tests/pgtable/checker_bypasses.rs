@@ -175,17 +175,7 @@ fn roots_that_are_none_are_found<F: HostedFormat, S: Protection>() {
     }
 }
 
-for_other_granules_and_schemes!(
-    a_table_that_is_mapped_is_found,
-    a_mapping_without_its_mark_is_found,
-    a_mapping_with_an_old_mark_is_found,
-    data_that_is_linked_is_found,
-    a_table_without_protection_is_found,
-    leaves_against_the_rules_are_found,
-    roots_that_are_none_are_found,
-);
-
-for_formats_of_4k_and_schemes!(
+for_both_formats_and_schemes!(
     a_table_that_is_mapped_is_found,
     a_mapping_without_its_mark_is_found,
     a_mapping_with_an_old_mark_is_found,

@@ -404,24 +404,7 @@ fn without_checks_there_are_no_types() {
     }
 }
 
-for_other_granules_and_schemes!(
-    every_table_has_the_type_of_its_level_and_kind,
-    what_is_no_data_is_mapped_nowhere,
-    nothing_is_writable_and_executable,
-    a_table_in_use_is_not_handed_out_again,
-    a_block_with_a_table_in_use_is_not_the_pools,
-    a_spare_page_that_is_in_use_is_refused,
-    tables_of_the_linear_map_and_tables_in_use_are_not_freed,
-    a_live_root_keeps_its_protection,
-    a_root_maps_into_its_own_half_alone,
-    a_forged_range_reaches_nothing_of_the_other_half,
-    a_section_changes_nothing_of_another_space,
-    types_can_be_read_and_not_written,
-    the_checker_says_what_is_no_table_by_its_type,
-    a_table_goes_back_once_flushed_and_is_a_table_again,
-);
-
-for_formats_of_4k_and_schemes!(
+for_both_formats_and_schemes!(
     every_table_has_the_type_of_its_level_and_kind,
     what_is_no_data_is_mapped_nowhere,
     nothing_is_writable_and_executable,

@@ -127,13 +127,7 @@ fn setting_keys_is_bounded<F: HostedFormat>() {
     assert_eq!(system.paging.memory_pkey(free), Some(key));
 }
 
-for_other_granules_and_schemes!(
-    range_operations_are_bounded,
-    mapping_and_unmapping_blocks_is_bounded,
-    freeing_tables_is_bounded,
-);
-
-for_formats_of_4k_and_schemes!(
+for_both_formats_and_schemes!(
     range_operations_are_bounded,
     mapping_and_unmapping_blocks_is_bounded,
     freeing_tables_is_bounded,
@@ -142,5 +136,5 @@ for_formats_of_4k_and_schemes!(
 mod keys {
     use super::*;
 
-    for_formats_of_4k!(setting_keys_is_bounded);
+    for_both_formats!(setting_keys_is_bounded);
 }

@@ -353,7 +353,7 @@ mod misplaced {
     }
 }
 
-for_formats_of_4k!(
+for_both_formats!(
     a_table_is_read_only_and_has_an_alias_as_long_as_it_is_one,
     a_page_allocated_singly_costs_two_changes_of_two_stores,
     a_block_of_the_pool_costs_one_change_of_two_stores,

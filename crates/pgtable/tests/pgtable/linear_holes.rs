@@ -137,15 +137,7 @@ fn a_recorded_table_that_nothing_maps_is_found<F: HostedFormat, S: Protection>()
     }
 }
 
-for_other_granules_and_schemes!(
-    what_is_in_a_hole_is_refused_and_no_entry_changed,
-    a_record_in_a_hole_is_refused_before_protection_begins,
-    a_frame_in_a_hole_becomes_no_table,
-    a_leaf_that_is_not_data_of_its_own_frame_is_found,
-    a_recorded_table_that_nothing_maps_is_found,
-);
-
-for_formats_of_4k_and_schemes!(
+for_both_formats_and_schemes!(
     what_is_in_a_hole_is_refused_and_no_entry_changed,
     a_record_in_a_hole_is_refused_before_protection_begins,
     a_frame_in_a_hole_becomes_no_table,

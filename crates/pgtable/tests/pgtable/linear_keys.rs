@@ -248,7 +248,7 @@ fn a_page_allocated_singly_costs_a_key_change_each_way<F: HostedFormat>() {
     assert_eq!(keys(&system), before);
 }
 
-for_formats_of_4k!(
+for_both_formats!(
     a_range_in_a_map_of_pages_or_small_blocks_changes_alone,
     a_range_in_a_map_of_large_blocks_changes_alone,
     a_block_is_split_only_where_a_range_cuts_it,

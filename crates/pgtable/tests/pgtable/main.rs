@@ -34,7 +34,6 @@ mod ranges;
 )]
 mod sections;
 mod separate_keys;
-mod shapes;
 mod start;
 mod stray_store;
 mod sweeping;

@@ -183,16 +183,7 @@ fn the_attack_reaches_the_table<F: HostedFormat, S: Protection>() {
     assert!(system.protects(block), "which is a root that its key does not save");
 }
 
-for_other_granules_and_schemes!(
-    a_mapped_frame_does_not_become_a_table,
-    what_is_not_mapped_any_more_becomes_a_table,
-    marks_follow_the_mapping,
-    protecting_maps_no_other_frame,
-    sweeps_are_few,
-    the_attack_reaches_the_table,
-);
-
-for_formats_of_4k_and_schemes!(
+for_both_formats_and_schemes!(
     a_mapped_frame_does_not_become_a_table,
     what_is_not_mapped_any_more_becomes_a_table,
     marks_follow_the_mapping,

@@ -148,14 +148,7 @@ fn the_kernels_own_data_is_no_programs<F: HostedFormat, S: Protection>() {
     }
 }
 
-for_other_granules_and_schemes!(
-    a_device_is_not_mapped_as_memory,
-    memory_is_not_mapped_as_a_device,
-    no_mapping_changes_between_the_two,
-    the_kernels_own_data_is_no_programs,
-);
-
-for_formats_of_4k_and_schemes!(
+for_both_formats_and_schemes!(
     a_device_is_not_mapped_as_memory,
     memory_is_not_mapped_as_a_device,
     no_mapping_changes_between_the_two,

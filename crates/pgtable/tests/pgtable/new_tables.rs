@@ -287,6 +287,4 @@ fn a_store_before_a_table_is_linked_is_no_entry_of_it<F: HostedFormat, S: Mocked
     }
 }
 
-for_other_granules_and_schemes!(a_store_before_a_table_is_linked_is_no_entry_of_it);
-
-for_formats_of_4k_and_schemes!(a_store_before_a_table_is_linked_is_no_entry_of_it);
+for_both_formats_and_schemes!(a_store_before_a_table_is_linked_is_no_entry_of_it);

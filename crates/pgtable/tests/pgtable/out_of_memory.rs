@@ -179,14 +179,7 @@ fn too_little_memory_for_the_linear_map_is_an_error<F: HostedFormat, S: Protecti
     }
 }
 
-for_other_granules_and_schemes!(
-    a_failed_map_maps_nothing_and_can_be_repeated,
-    a_map_that_never_succeeds_leaves_no_page_behind,
-    a_root_that_cannot_be_made_is_an_error,
-    too_little_memory_for_the_linear_map_is_an_error,
-);
-
-for_formats_of_4k_and_schemes!(
+for_both_formats_and_schemes!(
     a_failed_map_maps_nothing_and_can_be_repeated,
     a_map_that_never_succeeds_leaves_no_page_behind,
     a_root_that_cannot_be_made_is_an_error,
@@ -196,5 +189,5 @@ for_formats_of_4k_and_schemes!(
 mod keys {
     use super::*;
 
-    for_formats_of_4k!(a_key_that_cannot_be_set_leaves_all_keys);
+    for_both_formats!(a_key_that_cannot_be_set_leaves_all_keys);
 }

@@ -347,19 +347,7 @@ fn live_and_die<F: HostedFormat>(paging: &Paging<Counted<F>, Scarce<F>>, seed: u
     paging.release_user_root(user);
 }
 
-for_other_granules_and_schemes!(
-    a_refill_takes_the_largest_block_there_is,
-    scattered_blocks_can_be_keyed_at_boot,
-    memory_too_fragmented_for_any_refill_is_an_error,
-    allocating_from_spares_changes_no_key_and_flushes_nothing,
-    shrinking_returns_whole_blocks_and_resets_their_keys,
-    a_block_in_use_is_not_returned,
-    an_unlinked_page_is_not_used_again_before_its_flush,
-    a_flush_of_something_else_does_not_release,
-    a_page_taken_again_is_empty,
-);
-
-for_formats_of_4k_and_schemes!(
+for_both_formats_and_schemes!(
     a_refill_takes_the_largest_block_there_is,
     scattered_blocks_can_be_keyed_at_boot,
     memory_too_fragmented_for_any_refill_is_an_error,
@@ -374,5 +362,5 @@ for_formats_of_4k_and_schemes!(
 mod several_cpus {
     use super::*;
 
-    for_formats_of_4k!(cpus_share_a_pool);
+    for_both_formats!(cpus_share_a_pool);
 }

@@ -538,28 +538,7 @@ fn kernel_mappings_are_shared_by_all_roots<F: HostedFormat, S: Protection>() {
     });
 }
 
-for_other_granules_and_schemes!(
-    ranges_that_are_none_cannot_be_made,
-    a_mapping_across_tables_of_every_level_is_what_was_asked_for,
-    the_last_page_of_the_kernel_half_can_be_mapped_and_freed,
-    an_overlapping_mapping_is_refused_and_changes_no_translation,
-    a_mapping_over_a_block_is_refused,
-    contiguous_frames_get_the_largest_leaves_that_fit,
-    a_physical_offset_that_misfits_blocks_is_mapped_by_pages,
-    a_block_cut_by_unmap_or_protect_is_refused_and_nothing_changes,
-    a_contiguous_run_cut_by_unmap_or_protect_is_refused_and_nothing_changes,
-    unmapping_passes_each_entry_with_its_address_and_skips_holes,
-    protecting_changes_valid_entries_alone,
-    frames_and_keys_that_do_not_exist_are_refused,
-    a_copy_shares_every_page_write_protected_on_both_sides,
-    neighbours_of_all_kinds_are_copied_and_unmapped_each_as_it_is,
-    a_copy_that_is_stopped_leaves_what_was_not_shared_alone,
-    tables_are_freed_only_between_floor_and_ceiling,
-    an_ended_address_space_gives_every_page_back,
-    kernel_mappings_are_shared_by_all_roots,
-);
-
-for_formats_of_4k_and_schemes!(
+for_both_formats_and_schemes!(
     ranges_that_are_none_cannot_be_made,
     a_mapping_across_tables_of_every_level_is_what_was_asked_for,
     the_last_page_of_the_kernel_half_can_be_mapped_and_freed,

@@ -35,6 +35,4 @@ fn the_refusal_says_what_to_do_and_where_it_is_explained() {
     assert!(said.contains(&title), "{said}");
 }
 
-for_other_granules_and_schemes!(an_open_cpu_cannot_turn_protection_on);
-
-for_formats_of_4k_and_schemes!(an_open_cpu_cannot_turn_protection_on);
+for_both_formats_and_schemes!(an_open_cpu_cannot_turn_protection_on);

@@ -122,7 +122,7 @@ fn a_type_is_never_audited<F: HostedFormat, S: Protection>() {
     }
 }
 
-for_formats_of_4k_and_schemes! {
+for_both_formats_and_schemes! {
     what_is_refused_is_reported,
     what_is_audited_is_stored_and_reported,
     a_type_is_never_audited,

@@ -32,8 +32,8 @@ pub const KERNEL: VirtAddr = VirtAddr(0xffff_c900_0000_0000);
 /// An address for user mappings, aligned to 1 GiB.
 pub const USER: VirtAddr = VirtAddr(0x5555_4000_0000);
 
-/// Runs each test for the formats that have blocks of 1 GiB and tables of 512 entries: both machines' usual ones, and x86-64's of five levels.
-macro_rules! for_formats_of_4k {
+/// Runs each test for both usual formats. What differs with the shape of tables is in `tests/shapes`, for all formats.
+macro_rules! for_both_formats {
     ($($test:ident),* $(,)?) => {
         mod aarch64 {
             $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::Aarch64>(); })*
@@ -41,15 +41,12 @@ macro_rules! for_formats_of_4k {
         mod x86_64 {
             $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::X86_64>(); })*
         }
-        mod x86_64_la57 {
-            $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::X86_64La57>(); })*
-        }
     };
 }
 
-/// Runs each test for these formats and every way to protect page tables that they have; separate keys for one of them, since a test program takes
-/// its time to compile.
-macro_rules! for_formats_of_4k_and_schemes {
+/// Runs each test for both usual formats and every way to protect page tables that they have; separate keys for one of them, since a test program
+/// takes its time to compile.
+macro_rules! for_both_formats_and_schemes {
     ($($test:ident),* $(,)?) => {
         mod aarch64 {
             $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::Aarch64, $crate::support::Keys>(); })*
@@ -68,28 +65,6 @@ macro_rules! for_formats_of_4k_and_schemes {
         }
         mod x86_64_by_alias {
             $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::X86_64, $crate::support::Aliased>(); })*
-        }
-        mod x86_64_la57 {
-            $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::X86_64La57, $crate::support::Keys>(); })*
-        }
-        mod x86_64_la57_by_alias {
-            $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::X86_64La57, $crate::support::Aliased>(); })*
-        }
-    };
-}
-
-/// Runs each test for the other formats of arm64, with every way to protect page tables that they have.
-macro_rules! for_other_granules_and_schemes {
-    ($($test:ident),* $(,)?) => {
-        for_other_granules_and_schemes!(@ aarch64_16k Aarch64_16K Keys $($test)*);
-        for_other_granules_and_schemes!(@ aarch64_64k Aarch64_64K Keys $($test)*);
-        for_other_granules_and_schemes!(@ aarch64_lpa2 Aarch64Lpa2 Keys $($test)*);
-        for_other_granules_and_schemes!(@ aarch64_64k_lpa Aarch64_64KLpa Keys $($test)*);
-        for_other_granules_and_schemes!(@ aarch64_16k_by_alias Aarch64_16K Aliased $($test)*);
-    };
-    (@ $name:ident $format:ident $scheme:ident $($test:ident)*) => {
-        mod $name {
-            $(#[test] fn $test() { super::$test::<kpkeys_pgtable::entry::$format, $crate::support::$scheme>(); })*
         }
     };
 }

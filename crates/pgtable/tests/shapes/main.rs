@@ -3,6 +3,11 @@
 //! What is expected is derived from the format's constants: a page whose tables are missing takes one of them for each level below the root, and each
 //! takes what one takes.
 
+// What it has for other tests is not used here.
+#[allow(dead_code, unused_imports, unused_macros, clippy::allow_attributes)]
+#[path = "../pgtable/support/mod.rs"]
+mod support;
+
 use crate::support::{System, USER, pages};
 use kpkeys_hosted::mmu::Fault;
 use kpkeys_hosted::{Counts, HostedFormat};
