@@ -33,14 +33,14 @@ fn pkrs(value: u64) -> (Fake<false>, Keyed<Fake<false>, Pkrs>) {
     Fake::with_backend(value)
 }
 
-fn open<R: kpkeys::keyed::Register, E: Encoding>(
+fn open<R: keyed::Register, E: Encoding>(
     backend: &Keyed<R, E>,
 ) -> Guard<'_, Keyed<R, E>, context::PageTables> {
     enter(backend)
 }
 
 /// Enters a context.
-fn enter<R: kpkeys::keyed::Register, E: Encoding, C: Context>(
+fn enter<R: keyed::Register, E: Encoding, C: Context>(
     backend: &Keyed<R, E>,
 ) -> Guard<'_, Keyed<R, E>, C> {
     // SAFETY: the register is a field of this test, and there are no page tables.
@@ -48,16 +48,13 @@ fn enter<R: kpkeys::keyed::Register, E: Encoding, C: Context>(
 }
 
 /// Returns from an exception.
-fn leave_exception<R: kpkeys::keyed::Register, E: Encoding>(
-    backend: &Keyed<R, E>,
-    saved: kpkeys::Saved,
-) {
+fn leave_exception<R: keyed::Register, E: Encoding>(backend: &Keyed<R, E>, saved: kpkeys::Saved) {
     // SAFETY: as before.
     unsafe { backend.exception_return(saved) }
 }
 
 /// Switches threads.
-fn switch<R: kpkeys::keyed::Register, E: Encoding>(
+fn switch<R: keyed::Register, E: Encoding>(
     backend: &Keyed<R, E>,
     previous: &mut kpkeys::Saved,
     next: &mut kpkeys::Saved,
@@ -105,9 +102,7 @@ fn a_guard_within_another_goes_back_to_it() {
     assert_eq!(register.done(), expected);
 }
 
-fn separate<R: kpkeys::keyed::Register, E: Encoding>(
-    keyed: Keyed<R, E>,
-) -> Keyed<R, E, keyed::Separate> {
+fn separate<R: keyed::Register, E: Encoding>(keyed: Keyed<R, E>) -> Keyed<R, E, keyed::Separate> {
     assert!(!keyed.separates_user_tables(), "one key, unless asked for");
     let separate = keyed.with_separate_keys();
     assert!(separate.separates_user_tables());

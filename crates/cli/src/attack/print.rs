@@ -195,7 +195,8 @@ mod tests {
 
     fn printed(results: Vec<Attack>) -> String {
         let gates = Gates::of(&results, true, false);
-        let report = Report { on: "here".into(), backend: "pks".into(), results, gates };
+        let (on, backend) = ("here".into(), "pks".into());
+        let report = Report { on, backend, keys: "one", results, gates };
         let mut out = Vec::new();
         write(&mut out, &report, Screen::FULL).unwrap();
         String::from_utf8(out).unwrap()

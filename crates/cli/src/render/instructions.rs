@@ -63,6 +63,7 @@ mod tests {
         let report = Report {
             on: "qemu-aarch64".into(),
             unit: "instructions",
+            keys: "one",
             backends: vec!["pan".into(), "mock".into()],
             modes: vec![Mode::Off, Mode::Unbatched],
             rows: vec![Counted {

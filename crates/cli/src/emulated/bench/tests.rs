@@ -5,7 +5,7 @@ use kpkeys_emulator::Target;
 use kpkeys_hosted::{Setup, boot_counted, boot_counted_pan, boot_counted_ttbr0};
 use kpkeys_mm::Kernel;
 use kpkeys_pgtable::entry::{Aarch64, X86_64};
-use kpkeys_pgtable::{Config, Event, Machine};
+use kpkeys_pgtable::{Config, Event, Keys, Machine};
 use kpkeys_stats::record::Counts;
 use kpkeys_workloads::Clock;
 use std::cell::Cell;
@@ -94,7 +94,7 @@ impl Clock for Both<'_> {
 }
 
 fn emulated(pair: Pair, mode: Mode, row: Row) -> Counts {
-    let emulated = Emulated::for_bench(pair.target(), Some(pair.backend())).unwrap();
+    let emulated = Emulated::for_bench(pair.target(), Some(pair.backend()), Keys::One).unwrap();
     let request =
         Request { mode, block: 0, rows: vec![row], scale: SCALE, iterations: 1, count: true };
     match emulated.bench(&request).unwrap().pop() {
@@ -169,7 +169,7 @@ fn a_row_of_each_kind_counts_the_same_as_hosted() {
 #[test]
 fn instructions_are_counted_exactly() {
     let row = *ALL_ROWS.iter().find(|row| row.result_class == "vm_map_ram_test: p:1, h:0").unwrap();
-    let emulated = Emulated::for_bench(Target::X86_64, Some("none")).unwrap();
+    let emulated = Emulated::for_bench(Target::X86_64, Some("none"), Keys::One).unwrap();
     let request = Request {
         mode: Mode::Off,
         block: 0,
