@@ -186,14 +186,14 @@ impl<E: Format> Alias<E> {
             } else if !now.is_empty() {
                 // A block has them all.
             } else if is_whole(&piece) {
-                section.set_upper(slot, self.entry::<M>(Level::Pmd, piece.start()));
+                section.set_upper(slot, self.entry(Level::Pmd, piece.start()));
             } else {
                 let page = reserve.take(section, Level::Pte, Kind::Alias)?;
                 let table = page.table(section.machine());
                 section.fill(table, |index| {
                     let va = VirtAddr(piece.start().0 & !(Level::Pmd.entry_bytes::<E>() - 1));
                     let va = va.offset_pages::<E>(index);
-                    if piece.contains(va) { self.entry::<M>(Level::Pte, va) } else { Entry::EMPTY }
+                    if piece.contains(va) { self.entry(Level::Pte, va) } else { Entry::EMPTY }
                 });
                 section.link((slot, now), Level::Pmd, Kind::Alias, true, page)?;
             }
@@ -241,7 +241,7 @@ impl<E: Format> Alias<E> {
         piece: PageRange<E>,
     ) {
         let slots = table.slots(piece.start().index::<E>(Level::Pte), piece.pages());
-        let entry = |index| self.entry::<M>(Level::Pte, piece.start().offset_pages::<E>(index));
+        let entry = |index| self.entry(Level::Pte, piece.start().offset_pages::<E>(index));
         if slots.iter().enumerate().any(|(index, slot)| slot.load() != entry(index)) {
             section.will_store(piece.pages());
             section.set_range(slots, entry);
@@ -249,7 +249,7 @@ impl<E: Format> Alias<E> {
     }
 
     /// The alias entry that an address must have.
-    pub(crate) fn entry<M: Machine<Format = E>>(&self, level: Level, va: VirtAddr) -> Entry {
+    pub(crate) fn entry(&self, level: Level, va: VirtAddr) -> Entry {
         let frame = self.memory.start.offset(va.0 - self.start.0);
         // Memory and alias start at multiples of 1 GiB, so the frame is aligned as the address is; both formats map it.
         let entry = if self.in_windows {

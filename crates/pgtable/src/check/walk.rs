@@ -121,7 +121,7 @@ impl<'a, M: Machine, F: Frames> Walk<'a, M, F> {
         let found = self.paging.walk(self.paging.alias_root(), address);
         let (level, entry) = found.map_or((Level::Pte, Entry::EMPTY), |leaf| (leaf.0, leaf.2));
         let first = VirtAddr(address.0 & !(level.entry_bytes::<M::Format>() - 1));
-        if entry != alias.entry::<M>(level, first) {
+        if entry != alias.entry(level, first) {
             self.find(Finding::WrongAlias { frame, address, entry });
         }
     }

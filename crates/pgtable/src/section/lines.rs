@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use kpkeys::Window;
 
-use super::stores::from_first_valid;
+use super::each::from_first_valid;
 use super::{Marks, Section, TypesWindow};
 use crate::entry::{Entry, Format};
 use crate::error::Error;

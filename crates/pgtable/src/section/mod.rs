@@ -2,7 +2,10 @@
 //!
 //! | module | concept |
 //! |---|---|
-//! | `stores` | each kind of store, counted, in the window that is due |
+//! | `leaf` | stores to one entry that maps a page, counted, in the window that is due |
+//! | `run` | stores to runs of a table's entries, likewise |
+//! | `each` | how the stores of a run share windows |
+//! | `upper` | stores above the last level, to whole tables, and to guarded state |
 //! | `lines` | emptying and copying runs in a gate, eight entries at a time |
 //! | `window` | opening and closing it, and the barriers |
 //!
@@ -44,8 +47,11 @@
 //! very point, the same barrier also makes the closing register write effective, and the write's own barrier is not issued:
 //! the window closes no later for it.
 
+mod each;
+mod leaf;
 mod lines;
-mod stores;
+mod run;
+mod upper;
 mod window;
 
 use core::cell::Cell;

@@ -16,8 +16,8 @@ use kpkeys_hosted::{Counter, Hosted, HostedFormat};
 use kpkeys_pgtable::check::Finding;
 use kpkeys_pgtable::guarded::{FrameType, Use};
 use kpkeys_pgtable::{
-    Attrs, Config, Error, Event, Flush, Frames, Level, Machine, Mode, PAGE_SIZE, PageRange, Paging,
-    PhysAddr, Root, VirtAddr,
+    Attrs, Config, Error, Event, Flush, Frames, Level, Machine, Mode, PageRange, Paging, PhysAddr,
+    Root, VirtAddr,
 };
 
 const KERNEL: VirtAddr = crate::support::KERNEL;
@@ -67,7 +67,7 @@ fn spell<F: HostedFormat>(value: u64) -> char {
 type Remembered<F> = Keyed<Remembering, <F as HostedFormat>::Encoding, keyed::Separate>;
 
 struct Bench<F: HostedFormat> {
-    paging: Paging<Hosted<F, Remembered<F>, Counter>, Scarce>,
+    paging: Paging<Hosted<F, Remembered<F>, Counter>, Scarce<F>>,
     register: Remembering,
     data: Cell<PhysAddr>,
 }
@@ -100,17 +100,17 @@ impl<F: HostedFormat> Bench<F> {
     /// Frames that nothing has mapped yet.
     fn fresh(&self, frames: u64) -> PhysAddr {
         let first = self.data.get();
-        self.data.set(first.offset(frames * PAGE_SIZE));
+        self.data.set(first.offset(frames * F::PAGE_SIZE));
         first
     }
 
-    fn map(&self, root: &Root, range: PageRange, first: PhysAddr) -> Result<(), Error> {
+    fn map(&self, root: &Root, range: PageRange<F>, first: PhysAddr) -> Result<(), Error> {
         let section = self.paging.section(root);
         let attrs = if range.start().is_kernel() { Attrs::KERNEL_DATA } else { Attrs::USER_DATA };
-        self.paging.map(&section, root, range, attrs, |i| first.offset(i as u64 * PAGE_SIZE))
+        self.paging.map(&section, root, range, attrs, |i| first.offset(i as u64 * F::PAGE_SIZE))
     }
 
-    fn unmap(&self, root: &Root, range: PageRange) {
+    fn unmap(&self, root: &Root, range: PageRange<F>) {
         let section = self.paging.section(root);
         self.paging.unmap(&section, root, range, |_, _, _| ()).expect("no block is cut");
     }
@@ -135,14 +135,14 @@ impl<F: HostedFormat> Bench<F> {
 fn each_operation_opens_what_it_stores_to<F: HostedFormat>() {
     let bench = Bench::<F>::new(Mode::Fused);
     let (user, kernel) = (bench.user(), bench.paging.kernel());
-    let one = |page| pages(USER.offset_pages(page), 1);
+    let one = |page| pages(USER.offset_pages::<F>(page), 1);
     let frame = bench.fresh(1);
 
     // The frame gets its mark, and then the entry is stored. The second time it has one.
     assert_eq!(bench.windows(|| bench.map(&user, one(0), frame)), "KU-");
     assert_eq!(bench.windows(|| bench.map(&user, one(1), frame)), "U-");
     let first = bench.fresh(8);
-    let many = pages(USER.offset_pages(8), 8);
+    let many = pages(USER.offset_pages::<F>(8), 8);
     assert_eq!(bench.windows(|| bench.map(&user, many, first)), "KU-", "all marks, all entries");
 
     let protect = || {
@@ -160,7 +160,10 @@ fn each_operation_opens_what_it_stores_to<F: HostedFormat>() {
     let frame = bench.fresh(1);
     assert_eq!(bench.windows(|| bench.map(kernel, pages(KERNEL, 1), frame)), "K-");
     let frame = bench.fresh(1);
-    assert_eq!(bench.windows(|| bench.map(kernel, pages(KERNEL.offset_pages(1), 1), frame)), "K-");
+    assert_eq!(
+        bench.windows(|| bench.map(kernel, pages(KERNEL.offset_pages::<F>(1), 1), frame)),
+        "K-"
+    );
     let unmap = || {
         bench.unmap(kernel, pages(KERNEL, 2));
         Ok(())
@@ -171,7 +174,7 @@ fn each_operation_opens_what_it_stores_to<F: HostedFormat>() {
 fn a_table_is_made_and_freed_in_windows_of_one_key<F: HostedFormat>() {
     let bench = Bench::<F>::new(Mode::Fused);
     let user = bench.user();
-    let far = pages(USER.offset(Level::Pmd.entry_bytes()), 1);
+    let far = pages(USER.offset(Level::Pmd.entry_bytes::<F>()), 1);
     let frame = bench.fresh(1);
     bench.map(&user, pages(USER, 1), frame).unwrap();
     // Its type, and its zeroes; its type, and its link; the entry.
@@ -180,7 +183,7 @@ fn a_table_is_made_and_freed_in_windows_of_one_key<F: HostedFormat>() {
     let mut unlinked = Vec::new();
     let free = || {
         let section = bench.paging.section(&user);
-        let (floor, ceiling) = (far.start(), far.start().offset(Level::Pmd.entry_bytes()));
+        let (floor, ceiling) = (far.start(), far.start().offset(Level::Pmd.entry_bytes::<F>()));
         bench.paging.free_tables(&section, &user, far, floor, ceiling, |ptp| unlinked.push(ptp))
     };
     // Its link, and its type.
@@ -207,15 +210,15 @@ fn copies_and_moves_mark_before_only_while_tables_are_looked_at<F: HostedFormat>
     let range = pages(USER, 4);
     let first = bench.fresh(4);
     bench.map(&parent, range, first).unwrap();
-    let moved = pages(USER.offset_pages(16), 4);
+    let moved = pages::<F>(USER.offset_pages::<F>(16), 4);
     let copy = || copy(&bench, &parent, &child, range);
     assert_eq!(bench.windows(copy), "U-");
     let section = bench.paging.section(&child);
     let move_pages = || bench.paging.move_pages(&section, &child, range, moved.start());
     assert_eq!(bench.windows(move_pages), "U-");
-    let mapped = |i| bench.paging.translate(&child, moved.start().offset_pages(i));
+    let mapped = |i| bench.paging.translate(&child, moved.start().offset_pages::<F>(i));
     for i in 0..4 {
-        assert_eq!(mapped(i), Some(first.offset(i as u64 * PAGE_SIZE)));
+        assert_eq!(mapped(i), Some(first.offset(i as u64 * F::PAGE_SIZE)));
     }
 }
 
@@ -224,7 +227,7 @@ fn copy<F: HostedFormat>(
     bench: &Bench<F>,
     from: &Root,
     to: &Root,
-    range: PageRange,
+    range: PageRange<F>,
 ) -> Result<(), Error> {
     use kpkeys_pgtable::Entry;
     use kpkeys_pgtable::range::Share;
@@ -350,7 +353,7 @@ fn a_table_with_the_others_key_is_found<F: HostedFormat>() {
 fn a_mapping_with_the_others_key_is_found<F: HostedFormat>() {
     let victim = Victim::<F, Separate>::new(Config::of(Mode::Fused));
     let kernel = victim.system.paging.kernel();
-    let address = KERNEL.offset_pages(9);
+    let address = KERNEL.offset_pages::<F>(9);
     let place = victim.empty_slot(Level::Pte, kernel, address);
     let users = victim.system.place(&victim.user, USER).table;
     let kernels = victim.system.place(kernel, KERNEL).table;

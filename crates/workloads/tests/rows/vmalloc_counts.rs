@@ -28,7 +28,7 @@ const MAX_DEFERRED_PAGES: usize = 1024;
 
 /// A change of kernel mappings.
 #[derive(Clone, Copy)]
-enum Change {
+enum Change<F: Format> {
     /// Some pages were mapped, in runs of this many bytes each a lazy-MMU section, cut where tables end.
     Map(PageRange<F>, u64),
     /// They are unmapped, and this many pages of addresses wait for a purge: the area's, with guard page.
@@ -40,16 +40,16 @@ enum Change {
 }
 
 /// How many tables of `level` translate a range.
-fn tables(range: PageRange<F>, level: Level) -> impl Iterator<Item = u64> {
+fn tables<F: Format>(range: PageRange<F>, level: Level) -> impl Iterator<Item = u64> {
     range.by_table(level).map(move |piece| piece.start().0 / level.table_bytes::<F>())
 }
 
-fn lazy_sections(range: PageRange<F>, run_bytes: u64) -> u64 {
+fn lazy_sections<F: Format>(range: PageRange<F>, run_bytes: u64) -> u64 {
     let run_pages = (run_bytes / F::PAGE_SIZE) as usize;
     (0..range.pages())
         .step_by(run_pages)
         .map(|done| {
-            let run = PageRange::new(
+            let run = PageRange::<F>::new(
                 range.start().offset_pages::<F>(done),
                 run_pages.min(range.pages() - done),
             );
@@ -59,19 +59,18 @@ fn lazy_sections(range: PageRange<F>, run_bytes: u64) -> u64 {
 }
 
 /// What is known of a machine between changes: which tables there are, and what waits.
-struct Model<F> {
+struct Model<F: Format> {
     mode: Mode,
     tables: BTreeSet<(Level, u64)>,
     lazy_pages: usize,
     block_slots: usize,
-    deferred: Vec<Change>,
+    deferred: Vec<Change<F>>,
     events: Events,
     /// Operations so far that made kernel entries valid.
     maps: u64,
     /// Lazy-MMU sections so far, in which kernel entries became valid, or not.
     map_sections: u64,
     unmap_sections: u64,
-    format: std::marker::PhantomData<F>,
 }
 
 impl<F: Format> Model<F> {
@@ -86,11 +85,10 @@ impl<F: Format> Model<F> {
             maps: 0,
             map_sections: 0,
             unmap_sections: 0,
-            format: std::marker::PhantomData,
         }
     }
 
-    fn apply(&mut self, change: Change) {
+    fn apply(&mut self, change: Change<F>) {
         match change {
             Change::Map(range, run_bytes) => self.map(range, run_bytes),
             Change::Purge => {
@@ -124,7 +122,7 @@ impl<F: Format> Model<F> {
         cleared.into_iter().for_each(|free| self.set_free(free));
     }
 
-    fn defer(&mut self, free: Change) {
+    fn defer(&mut self, free: Change<F>) {
         self.deferred.push(free);
         let pages: usize = self.deferred.iter().map(|free| unmapped(free).pages()).sum();
         if pages > MAX_DEFERRED_PAGES {
@@ -139,13 +137,13 @@ impl<F: Format> Model<F> {
         deferred.into_iter().for_each(|free| self.set_free(free));
     }
 
-    fn clear(&mut self, free: Change) {
+    fn clear(&mut self, free: Change<F>) {
         let range = unmapped(&free);
         self.events.entry_stores += range.pages() as u64;
         self.unmap_sections += tables(range, Level::Pte).count() as u64;
     }
 
-    fn set_free(&mut self, free: Change) {
+    fn set_free(&mut self, free: Change<F>) {
         match free {
             Change::Free(_, addresses) => self.lazy_pages += addresses,
             _ => {
@@ -214,7 +212,7 @@ impl<F: Format> Model<F> {
     }
 }
 
-fn unmapped(free: &Change) -> PageRange<F> {
+fn unmapped<F: Format>(free: &Change<F>) -> PageRange<F> {
     match *free {
         Change::Free(range, _) | Change::FreeSlot(range) | Change::Map(range, _) => range,
         Change::Purge => unreachable!("a purge unmaps nothing itself"),
@@ -224,7 +222,7 @@ fn unmapped(free: &Change) -> PageRange<F> {
 /// The second machine: makes the calls of a row and records the changes they are.
 struct Recorder<'k, F: HostedFormat> {
     kernel: &'k Kernel<Counted<F>>,
-    changes: Vec<Change>,
+    changes: Vec<Change<F>>,
 }
 
 impl<F: HostedFormat> Recorder<'_, F> {

@@ -81,7 +81,7 @@ pub trait Protection: 'static {
 
     /// The fault of a store to a page-table page by way of the linear map, which maps it at this level.
     fn fault<F: HostedFormat>(
-        _paging: &Paging<MachineOf<F, Self>, Scarce>,
+        _paging: &Paging<MachineOf<F, Self>, Scarce<F>>,
         _frame: PhysAddr,
         linear: Level,
     ) -> Fault
@@ -127,7 +127,7 @@ impl Protection for Keys {
     }
 
     fn fault<F: HostedFormat>(
-        _paging: &Paging<MachineOf<F, Self>, Scarce>,
+        _paging: &Paging<MachineOf<F, Self>, Scarce<F>>,
         _frame: PhysAddr,
         _linear: Level,
     ) -> Fault {
@@ -157,7 +157,7 @@ impl Protection for Separate {
     fn seal(_arena: &Arc<Arena>) {}
 
     fn protects<F: HostedFormat>(
-        paging: &Paging<MachineOf<F, Self>, Scarce>,
+        paging: &Paging<MachineOf<F, Self>, Scarce<F>>,
         frame: PhysAddr,
     ) -> bool {
         match paging.memory_pkey(frame) {
@@ -170,7 +170,7 @@ impl Protection for Separate {
     }
 
     fn fault<F: HostedFormat>(
-        paging: &Paging<MachineOf<F, Self>, Scarce>,
+        paging: &Paging<MachineOf<F, Self>, Scarce<F>>,
         frame: PhysAddr,
         _linear: Level,
     ) -> Fault {
