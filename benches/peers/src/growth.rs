@@ -8,7 +8,7 @@ use kpkeys_hosted::clock::thread_ns;
 use kpkeys_hosted::{Setup, boot};
 use kpkeys_mm::{AddressSpace, Kernel, MapFlags};
 use kpkeys_pgtable::entry::Aarch64;
-use kpkeys_pgtable::{Config, Mode, PageRange, VirtAddr};
+use kpkeys_pgtable::{Config, Format, Mode, PageRange, VirtAddr};
 
 use crate::peer::{FIRST_FRAME, Peer, START, Tables};
 use crate::peers::hand::Hand;

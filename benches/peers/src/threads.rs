@@ -121,7 +121,9 @@ fn fault(kernel: &Booted, rounds: usize) -> f64 {
     for _ in 0..rounds {
         total += each(PAGES, || {
             for page in 0..PAGES as u64 {
-                space.fault(VirtAddr(START + page * Aarch64::PAGE_SIZE), true).expect("there is memory");
+                space
+                    .fault(VirtAddr(START + page * Aarch64::PAGE_SIZE), true)
+                    .expect("there is memory");
             }
         });
         space.munmap(range()).expect("it is mapped");

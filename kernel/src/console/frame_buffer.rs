@@ -4,8 +4,6 @@
 const PAGE_SIZE: u64 = 4096;
 /// As much as is mapped at most: more than 8192 by 4096 pixels.
 pub const MAX_BYTES: u64 = 128 << 20;
-/// It begins at a multiple of this, the smallest page.
-const ALIGNMENT: u64 = 4096;
 /// Pixels of a character, before they are enlarged: eight lines, each drawn twice.
 pub const GLYPH: (u32, u32) = (8, 16);
 
@@ -34,7 +32,7 @@ impl FrameBuffer {
         let (width, height, stride) = (small()?, small()?, small()?);
         let screen = Self { address, width, height, stride };
         let is_one = width >= GLYPH.0 && height >= GLYPH.1 && stride >= width;
-        let is_placed = address.is_multiple_of(ALIGNMENT)
+        let is_placed = address.is_multiple_of(PAGE_SIZE)
             && u64::from(stride).saturating_mul(u64::from(height)) <= MAX_BYTES / 4
             && address.checked_add(MAX_BYTES).is_some_and(|end| end < 1 << 48);
         (is_one && is_placed && numbers.next().is_none()).then_some(screen)

@@ -79,7 +79,7 @@ impl<'k, M: Machine, const SETTLED: bool> Kpkeys<'k, M, SETTLED> {
 }
 
 #[inline(always)]
-fn range<F: HostedFormat>(va: u64, pages: usize) -> PageRange<F> {
+fn range<F: Format>(va: u64, pages: usize) -> PageRange<F> {
     PageRange::new(VirtAddr(va), pages).expect("a range in the user's half")
 }
 
