@@ -9,6 +9,7 @@ use kpkeys_hosted::boot::Timed;
 use kpkeys_hosted::clock::thread_ns;
 use kpkeys_hosted::{Setup, boot, cpu};
 use kpkeys_mm::{AddressSpace, Kernel, MapFlags};
+use kpkeys_pgtable::Format;
 use kpkeys_pgtable::entry::Aarch64;
 use kpkeys_pgtable::{Config, Mode, PageRange, VirtAddr};
 
