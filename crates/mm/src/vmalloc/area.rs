@@ -87,7 +87,7 @@ impl<M: Machine> Kernel<M> {
         &self,
         pages: usize,
         align: u64,
-    ) -> Result<(Box<Extent<M::Format>>, Deferred<M::Format>), Error> {
+    ) -> Result<super::Taken<M::Format>, Error> {
         if pages <= MAX_CHUNKED && align == M::Format::PAGE_SIZE {
             let mut own = self.own();
             if let Some(area) = own.take_small(pages, &self.areas().addresses)? {

@@ -15,6 +15,9 @@ use crate::error::Error;
 use crate::frames::WaitingFrames;
 use crate::kernel::Kernel;
 
+/// Pages of a block, where they are in it, and what waits to be unmapped.
+type Found<E> = (PageRange<E>, Place<E>, Deferred<E>);
+
 /// The largest mapping that comes from a block.
 pub const MAX_SLOTS: usize = 64;
 
@@ -100,10 +103,7 @@ impl<M: Machine> Kernel<M> {
 
     /// Addresses for as many frames, and the unmaps that wait on this CPU.
     #[inline]
-    fn place_for(
-        &self,
-        pages: usize,
-    ) -> Result<(PageRange<M::Format>, Place<M::Format>, Deferred<M::Format>), Error> {
+    fn place_for(&self, pages: usize) -> Result<Found<M::Format>, Error> {
         if pages <= MAX_SLOTS {
             let (start, deferred) = self.take_slots(pages)?;
             return Ok((PageRange::new(start, pages)?, Place::Slots, deferred));

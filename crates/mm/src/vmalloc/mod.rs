@@ -64,6 +64,11 @@ use extent::Extent;
 use lazy::Waiting;
 use owners::Owners;
 
+/// A range of addresses that was taken, and what waits to be unmapped.
+type Taken<E> = (Box<Extent<E>>, Deferred<E>);
+/// The range that was taken, or the node itself if there was none.
+type Replaced<E> = Result<Box<Extent<E>>, Box<Extent<E>>>;
+
 /// The kernel's mappings.
 pub(crate) struct Vmalloc<E: Format> {
     range: PageRange<E>,
@@ -97,7 +102,7 @@ impl<E: Format> Vmalloc<E> {
         pages: usize,
         align: u64,
         node: Box<Extent<E>>,
-    ) -> Result<Result<Box<Extent<E>>, Box<Extent<E>>>, Error> {
+    ) -> Result<Replaced<E>, Error> {
         if align <= E::PAGE_SIZE {
             return Ok(self.addresses.lock().take(pages, pages, node));
         }
@@ -152,7 +157,7 @@ impl<M: Machine> Kernel<M> {
         &self,
         pages: usize,
         align: u64,
-    ) -> Result<(Box<Extent<M::Format>>, Deferred<M::Format>), Error> {
+    ) -> Result<Taken<M::Format>, Error> {
         let (node, deferred) = {
             let mut own = self.own();
             (own.take_spare()?, self.deferred_of(&mut own))
