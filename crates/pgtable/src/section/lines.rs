@@ -3,14 +3,13 @@
 //! What a gate stores it computes from the tables, whatever was gathered before it opened, so that it passes over entries that were loaded before. Eight
 //! neighbours mostly differ in nothing but the frame. Then what the first is all are - valid, writable, settled -, and is asked once.
 
-use core::cell::Cell;
 use core::panic::Location;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use kpkeys::Window;
 
 use super::each::from_first_valid;
-use super::{Marks, Section, TypesWindow};
+use super::{Marks, Section};
 use crate::entry::{Entry, Format};
 use crate::error::Error;
 use crate::guarded::Types;
@@ -86,13 +85,7 @@ impl<M: Machine> Section<'_, M> {
     /// [`Error::Violation`] if what is copied, or what it is copied to, is in no table in use. Nothing is stored then.
     #[track_caller]
     pub(crate) fn copy_valid(&self, from: Slots<'_>, to: Slots<'_>) -> Result<(), Error> {
-        let by = Location::caller();
-        let sweep = Cell::new(false);
-        let is_due = |_| self.is_sweeping(&sweep);
-        let mark = |window: &TypesWindow<'_>, word| self.mark_before_move(window, from, word);
-        self.in_judging_window(is_due, mark, |window, marks| {
-            self.check_source(from, by)?;
-            let marking = self.check_target(to, (marks, sweep.get()), by)?;
+        self.in_moving_window(from, to, Location::caller(), |window, marks, marking| {
             let (from, from_rest) = self.writable_slots(from).0.as_chunks::<LINE>();
             let (to, to_rest) = self.writable_slots(to).0.as_chunks::<LINE>();
             let mut stores =
@@ -104,8 +97,7 @@ impl<M: Machine> Section<'_, M> {
                     _ => self.copy_each(window, marks, marking, Slots(from), Slots(to)),
                 };
             }
-            self.count(Event::EntryStore, stores);
-            Ok(())
+            stores
         })
     }
 

@@ -270,13 +270,7 @@ impl<M: Machine> Section<'_, M> {
     /// [`Error::Violation`] if they are in no table in use, or what they are put into is in none. Nothing is stored then.
     #[track_caller]
     pub(crate) fn move_valid(&self, from: Slots<'_>, into: Slots<'_>) -> Result<(), Error> {
-        let by = Location::caller();
-        let sweep = Cell::new(false);
-        let is_due = |_| self.is_sweeping(&sweep);
-        let mark = |window: &TypesWindow<'_>, word| self.mark_before_move(window, from, word);
-        self.in_judging_window(is_due, mark, |window, marks| {
-            self.check_source(from, by)?;
-            let marking = self.check_target(into, (marks, sweep.get()), by)?;
+        self.in_moving_window(from, into, Location::caller(), |window, marks, marking| {
             let (mut stores, into) = (0, self.writable_slots(into));
             for (from, into) in self.writable_slots(from).iter().zip(into.iter()) {
                 let entry = from.load_relaxed();
@@ -286,31 +280,43 @@ impl<M: Machine> Section<'_, M> {
                     stores += 2;
                 }
             }
-            self.count(Event::EntryStore, stores);
-            Ok(())
+            stores
         })
     }
 
-    /// Whether a sweep is under way, and notes it for the rest of the gate: one that begins later waits for that.
-    pub(super) fn is_sweeping(&self, noted: &Cell<bool>) -> bool {
-        noted.set(self.types().is_some_and(Types::is_sweeping));
-        noted.get()
-    }
-
-    /// Holds the table of PTEs that entries are to be stored to against its type. Returns the types if a sweep is under way, so that what the
-    /// entries map is to be [marked](Self::mark_moved): now, or when `marks` were made before.
+    /// Runs `f`, which stores what a run has in another too, or instead, once both are in tables in use. `f` is told where frames get their
+    /// marks, and the types if a sweep is under way, so that what the entries map is to be [marked](Self::mark_moved): now, or
+    /// when `marks` were made before. It says how many stores it made.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Violation`] if either is in no table in use. `f` does not run then.
     #[inline(always)]
-    pub(super) fn check_target(
+    pub(super) fn in_moving_window(
         &self,
-        slots: Slots<'_>,
-        (marks, were_due): (Marks<'_>, bool),
+        from: Slots<'_>,
+        into: Slots<'_>,
         by: &'static Location<'static>,
-    ) -> Result<Option<&Types<M::Format>>, Error> {
-        self.check_source(slots, by)?;
-        Ok(self.types().filter(|types| match marks {
-            Marks::Here(_) => types.is_sweeping(),
-            Marks::Before(_) => were_due,
-        }))
+        f: impl FnOnce(&Window<'_>, Marks<'_>, Option<&Types<M::Format>>) -> u64,
+    ) -> Result<(), Error> {
+        // Noted for the rest of the gate: a sweep that begins later waits for that.
+        let sweeps = Cell::new(false);
+        let is_due = |_| {
+            sweeps.set(self.types().is_some_and(Types::is_sweeping));
+            sweeps.get()
+        };
+        let mark = |window: &TypesWindow<'_>, word| self.mark_before_move(window, from, word);
+        self.in_judging_window(is_due, mark, |window, marks| {
+            self.check_source(from, by)?;
+            self.check_source(into, by)?;
+            let marking = self.types().filter(|types| match marks {
+                Marks::Here(_) => types.is_sweeping(),
+                Marks::Before(_) => sweeps.get(),
+            });
+            let stores = f(window, marks, marking);
+            self.count(Event::EntryStore, stores);
+            Ok(())
+        })
     }
 
     /// Holds the table that PTEs are in against its type, if there are types.
