@@ -34,6 +34,7 @@ use kpkeys_pgtable::{Config, Keys, Level, NoProbe, Probe};
 use memory::boot::{BootMemory, PhysRange};
 use memory::{heap, paging};
 use program::command::{self, Command};
+use program::memory::Memory;
 use start::boot_info::BootInfo;
 use start::command_line::{self, Crash, Options};
 use start::{early_tables, image};
@@ -159,12 +160,14 @@ fn run_command(
     attacked: bool,
     initramfs: Option<PhysRange>,
 ) -> Result<usize, String> {
-    arch::registers::make_shared().map_err(|_| "not enough memory for programs".to_string())?;
-    let before = paging::accounted();
+    arch::registers::make_shared()
+        .and_then(|()| Memory::nothing().map(drop))
+        .map_err(|_| "not enough memory for programs".to_string())?;
+    let before = Memory::with_kept_roots(paging::accounted);
     let attacker = attacked.then(Attacker::start).transpose().map_err(|error| error.to_string())?;
     let ended = command::run(command, initramfs);
     let stores = attacker.map(Attacker::stop);
-    let missing_frames = before as i64 - paging::accounted() as i64;
+    let missing_frames = before as i64 - Memory::with_kept_roots(paging::accounted) as i64;
     let status = ended?;
     if let Some(Stores { blocked, succeeded }) = stores {
         report::emit(&report::Record::Attacker { blocked, succeeded });
@@ -185,8 +188,9 @@ fn failures(result: Result<usize, String>) -> usize {
 
 /// Checks all tables once more; returns how much is not as promised.
 fn final_check() -> usize {
-    let report =
-        paging::check(paging::memories(), &[], |finding| log::error!("checker: {finding}"));
+    let report = Memory::with_kept_roots(|roots| {
+        paging::check(paging::memories(), roots, |finding| log::error!("checker: {finding}"))
+    });
     let (ptps, spare) = (report.ptps, report.spare);
     log::info!("checker: {ptps} page-table pages, {spare} spare, {} findings", report.findings);
     log::info!("violations: {}", protection::violations::reported());

@@ -23,7 +23,7 @@ use worker::Worker;
 ///
 /// What a worker could not do, or found wrong.
 pub fn run(until: Until, seed: u64) -> Result<usize, String> {
-    let before = accounted();
+    let before = accounted(&[]);
     let begun = time::since_boot();
     let attacker = Attacker::start().map_err(|error| error.to_string())?;
     let mut workers = Vec::new();
@@ -40,7 +40,7 @@ pub fn run(until: Until, seed: u64) -> Result<usize, String> {
     for result in results {
         operations += result?;
     }
-    let missing = before as i64 - accounted() as i64;
+    let missing = before as i64 - accounted(&[]) as i64;
     let Stores { blocked, succeeded } = stores;
     emit(&Record::Soak { operations, blocked, succeeded, missing_frames: missing });
     Ok(usize::from(missing != 0) + usize::from(!stores.are_right()))

@@ -133,7 +133,7 @@ impl Process {
     ///
     /// [`Errno::ENOMEM`].
     pub fn first(root: Arc<Node>) -> Outcome<Arc<Self>> {
-        Ok(Self::new(Arc::new(Memory::new()?), root).known())
+        Ok(Self::new(Memory::nothing()?, root).known())
     }
 
     /// A child with this memory, and the rest as it is inherited.
@@ -284,9 +284,11 @@ impl Process {
         if self.ended.load(Ordering::Acquire) { *self.ending.lock() } else { None }
     }
 
-    /// Its last thread is gone: its children get another parent, and its own is told.
+    /// Its last thread is gone: its children get another parent, and its own is told. What waits for locks when it is given back goes here: the
+    /// rest may go with the thread, on the stack of another that had to stop anywhere.
     pub fn finish(&self) {
         *self.descriptors.lock() = Arc::default();
+        *self.place.lock() = Place { node: self.root(), path: String::new() };
         locks::release_all(self.number);
         *self.alarm.lock() = Alarm::default();
         self.ending.lock().get_or_insert(Status::exited(0));

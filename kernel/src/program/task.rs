@@ -176,8 +176,8 @@ impl Task {
         // SAFETY: the kernel's own root lives for ever.
         unsafe { sched::current().set_root(RootTable::KERNEL) };
         if self.process.remove_task(self.number()) {
-            if let Ok(nothing) = Memory::new() {
-                drop(self.process.replace_memory(Arc::new(nothing)));
+            if let Ok(nothing) = Memory::nothing() {
+                drop(self.process.replace_memory(nothing));
             }
             // Giving that back was its work too.
             accounting::settle();

@@ -167,6 +167,7 @@ fn finish_switch() {
         Fate::Ready => make_ready(thread),
         Fate::Joining(target) => target.add_joiner(thread),
         Fate::Waiting(moment, deadline) => events::enqueue(thread, moment, deadline),
+        // On the stack of any thread, which may hold any lock that is held with interrupts on: none is waited for.
         Fate::Ended => drop(thread),
     }
 }

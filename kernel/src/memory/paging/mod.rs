@@ -284,13 +284,14 @@ fn on_large_stack<R>(f: impl FnOnce() -> R) -> R {
     call.result.expect("the function was called")
 }
 
-/// Frames that are free, tables, or waiting to become tables: all there are, when nothing else is in use. No table may change meanwhile.
-pub fn accounted() -> usize {
+/// Frames that are free, tables, or waiting to become tables: all there are, when nothing else is in use but the tables of
+/// `users`. No table may change meanwhile.
+pub fn accounted(users: &[&Root]) -> usize {
     let kernel = memories();
     // Unmaps that wait for a window hold frames.
     kernel.purge_vmalloc();
     kernel.paging().shrink();
-    let report = check(kernel, &[], |finding| log::error!("checker: {finding}"));
+    let report = check(kernel, users, |finding| log::error!("checker: {finding}"));
     kernel.frames().free_frames() + report.ptps + report.spare + report.state
 }
 

@@ -12,12 +12,13 @@ pub use user::{USER_END, UserAddress};
 
 use super::Space;
 use crate::arch::root::RootTable;
+use crate::lock::expect_irqs_on;
 use crate::memory::paging::memories;
 use crate::program::errno::{Errno, Outcome};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use kpkeys_mm::{MapFlags, OnFork};
-use kpkeys_pgtable::VirtAddr;
+use kpkeys_pgtable::{Root, VirtAddr};
 
 /// Where the stack of a program ends.
 pub const STACK_TOP: u64 = 0x7fff_ffff_0000;
@@ -25,6 +26,9 @@ pub const STACK_TOP: u64 = 0x7fff_ffff_0000;
 const MAPPINGS_TOP: u64 = 0x7fff_f000_0000;
 /// Nothing is mapped below: null pointers with small offsets fault.
 const LOWEST: u64 = 0x1_0000;
+
+/// What processes have that have ended.
+static NOTHING: spin::Once<Arc<Memory>> = spin::Once::new();
 
 /// What a range may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +90,12 @@ pub struct Memory {
     inner: spin::Mutex<Inner>,
 }
 
+impl Drop for Memory {
+    fn drop(&mut self) {
+        expect_irqs_on();
+    }
+}
+
 struct Inner {
     /// Before what its mappings refer to, since fields are dropped in order.
     space: Space,
@@ -107,6 +117,23 @@ impl Memory {
         let space = Space::new(memories())?;
         let inner = Inner { space, keeps: Vec::new(), heap: (0, 0), last_place: MAPPINGS_TOP };
         Ok(Self { inner: spin::Mutex::new(inner) })
+    }
+
+    /// Memory with nothing in it, for all processes that have ended.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::ENOMEM`], the first time.
+    pub fn nothing() -> Outcome<Arc<Self>> {
+        NOTHING.try_call_once(|| Self::new().map(Arc::new)).cloned()
+    }
+
+    /// Runs `f` with the root tables that there are when no program runs.
+    pub fn with_kept_roots<R>(f: impl FnOnce(&[&Root]) -> R) -> R {
+        match NOTHING.get() {
+            Some(nothing) => f(&[nothing.inner.lock().space.root()]),
+            None => f(&[]),
+        }
     }
 
     /// A copy, page by page when one of the two is written.

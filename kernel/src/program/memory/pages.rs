@@ -4,6 +4,7 @@
 //! writes. A page is made when it is first touched.
 
 use crate::arch::{layout, user};
+use crate::lock::expect_irqs_on;
 use crate::memory::boot::PAGE_SIZE;
 use crate::memory::boot::PhysAddr;
 use crate::memory::paging::memories;
@@ -169,6 +170,7 @@ impl Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
+        expect_irqs_on();
         // SAFETY: made by `Box::into_raw`, and dropped once.
         let file = unsafe { Box::from_raw(self.file) };
         memories().close_file(*file);
