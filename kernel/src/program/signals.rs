@@ -239,7 +239,7 @@ fn call_handler(
         top: on_alternate.then(|| stack.start + stack.bytes),
     };
     let kept = sched::current().change_extended(|extended| {
-        extended.as_ref().map_or([0; Extended::KEPT], |extended| extended.kept())
+        extended.as_mut().map_or([0; Extended::KEPT], |extended| extended.put_aside())
     });
     let (bytes, at, inside) = registers.for_handler(&frame, &kept);
     task.process.memory().write(UserAddress(at), &bytes)?;

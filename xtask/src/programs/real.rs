@@ -16,7 +16,7 @@ const STRESSORS: [&str; 13] = [
     "stack", "fault", "shm",
 ];
 /// Our C programs. Each says that all is as it expects, which it does on Linux too.
-const C_PROGRAMS: [&str; 5] = ["memory", "threads", "cloning", "exhaustion", "usage"];
+const C_PROGRAMS: [&str; 6] = ["memory", "threads", "cloning", "exhaustion", "usage", "vectors"];
 /// How each of our C programs is compiled; a name for it first.
 const COMPILERS: [(&str, &str); 3] = [
     ("glibc, static", "gcc -O1 -static -pthread"),

@@ -49,13 +49,14 @@ const LEFT_OUT: [&str; 17] = [
 const APPLETS: [&str; 10] =
     ["awk", "cmp", "diff", "egrep", "find", "grep", "gzip", "sed", "which", "xargs"];
 /// Our own files, in `/work`.
-const GUEST: [(&str, &str); 11] = [
+const GUEST: [(&str, &str); 12] = [
     ("hello.c", include_str!("guest/hello.c")),
     ("memory.c", include_str!("guest/memory.c")),
     ("threads.c", include_str!("guest/threads.c")),
     ("exhaustion.c", include_str!("guest/exhaustion.c")),
     ("usage.c", include_str!("guest/usage.c")),
     ("cloning.c", include_str!("guest/cloning.c")),
+    ("vectors.c", include_str!("guest/vectors.c")),
     ("script.py", include_str!("guest/script.py")),
     ("series.c", include_str!("guest/series.c")),
     ("build.sh", include_str!("guest/build.sh")),

@@ -195,8 +195,8 @@ impl Extended {
         }
     }
 
-    /// What a signal's frame keeps.
-    pub fn kept(&self) -> [u8; Self::KEPT] {
+    /// What a signal's frame keeps. A handler starts with the same registers.
+    pub fn put_aside(&mut self) -> [u8; Self::KEPT] {
         core::array::from_fn(|byte| (self.words[byte / 8] >> (byte % 8 * 8)) as u8)
     }
 

@@ -6,6 +6,7 @@
 //! reading descriptor-table addresses. PKS is detected here and enabled by `kpkeys` when that backend is selected. Bits: Intel SDM vol. 3A,
 //! 2.5 "Control Registers"; CPUID leaves: vol. 2A, "CPUID".
 
+use super::vectors;
 use crate::protection::control::Missing;
 use bitflags::bitflags;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
@@ -78,7 +79,7 @@ pub fn keys_are_on() -> bool {
     active().contains(Features::PKS)
 }
 
-/// Switches the required features on, on the running CPU, and UMIP where there is one.
+/// Switches the required features on, on the running CPU, and UMIP and AVX where there are.
 ///
 /// # Errors
 ///
@@ -111,6 +112,7 @@ pub fn enable_required() -> Result<(), Missing> {
         });
         Cr4::update(|bits| bits.insert(cr4));
     }
+    vectors::switch_on();
     Ok(())
 }
 

@@ -27,6 +27,7 @@ mod tests;
 pub mod time;
 pub mod tlb;
 pub mod user;
+mod vectors;
 
 use crate::memory::boot::{PhysAddr, PhysRange};
 use kpkeys_pgtable::{Entry, VirtAddr};

@@ -9,8 +9,8 @@
 use super::descriptors::{USER_CODE, USER_DATA};
 use super::entry::Frame;
 use super::user;
+use super::vectors::Vectors;
 use crate::program::signals::SignalFrame;
-use core::arch::asm;
 
 /// Flags that programs may have set: arithmetic, direction, trap, alignment check, identification.
 const USER_FLAGS: u64 = 0x24_0dd5;
@@ -121,57 +121,43 @@ impl Registers {
 }
 
 /// The registers that the kernel has no use for.
-#[repr(C, align(16))]
 #[derive(Clone)]
 pub struct Extended {
-    /// x87 and SSE, as FXSAVE lays them out. AVX is off (CR4.OSXSAVE), and programs see that.
-    vector: [u8; 512],
+    vectors: Vectors,
     /// Where FS points to: the thread pointer.
     thread_pointer: u64,
 }
 
 impl Extended {
     /// Bytes that a signal's frame keeps of it.
-    pub const KEPT: usize = 512;
+    pub const KEPT: usize = Vectors::KEPT;
 
-    /// As a program starts: the control words of the ABI (System V ABI, AMD64 supplement, 3.2.1).
+    /// As a program starts.
     pub fn new() -> Self {
-        let mut vector = [0; 512];
-        vector[..2].copy_from_slice(&0x37f_u16.to_le_bytes());
-        vector[24..28].copy_from_slice(&0x1f80_u32.to_le_bytes());
-        Self { vector, thread_pointer: 0 }
+        Self { vectors: Vectors::new(), thread_pointer: 0 }
     }
 
     /// Takes the CPU's. The thread pointer is not read: what a program sets by itself, by a selector, is not kept.
     pub fn save(&mut self) {
-        // SAFETY: the area is as large and aligned as FXSAVE wants it, and CR4.OSFXSR is set.
-        unsafe {
-            asm!("fxsave64 [{}]", in(reg) self.vector.as_mut_ptr(), options(nostack, preserves_flags))
-        };
+        self.vectors.save();
     }
 
     /// Puts them into the CPU.
     pub fn load(&self) {
-        // SAFETY: the area was saved by FXSAVE, or made as it does, with reserved bits of MXCSR clear (`set_kept`).
-        unsafe {
-            asm!("fxrstor64 [{}]", in(reg) self.vector.as_ptr(), options(nostack, preserves_flags))
-        };
+        self.vectors.load();
         x86_64::registers::model_specific::FsBase::write(x86_64::VirtAddr::new_truncate(
             self.thread_pointer,
         ));
     }
 
-    /// What a signal's frame keeps.
-    pub fn kept(&self) -> [u8; Self::KEPT] {
-        self.vector
+    /// What a signal's frame keeps. A handler starts with the registers of a new program, but for the thread pointer.
+    pub fn put_aside(&mut self) -> [u8; Self::KEPT] {
+        core::mem::replace(&mut self.vectors, Vectors::new()).kept()
     }
 
     /// Takes back what a signal's frame kept. Bits that may not be set are cleared.
     pub fn set_kept(&mut self, kept: &[u8; Self::KEPT]) {
-        const MXCSR_BITS: u32 = 0xffbf;
-        self.vector = *kept;
-        let mxcsr = u32::from_le_bytes([kept[24], kept[25], kept[26], kept[27]]) & MXCSR_BITS;
-        self.vector[24..28].copy_from_slice(&mxcsr.to_le_bytes());
+        self.vectors.set_kept(kept);
     }
 
     /// Sets the thread pointer; false if it is none that a program may have.
@@ -221,6 +207,9 @@ mod at {
     pub const VECTOR: usize = 23;
 }
 
+/// In the flags of the context: whether more than FXSAVE's bytes are there is said by the mark in them (`UC_FP_XSTATE`).
+const VECTORS_ARE_MARKED: u64 = 1;
+
 macro_rules! context {
     ($do:ident) => {
         $do!(
@@ -245,6 +234,7 @@ impl Registers {
         let mut put =
             |at: usize, value: u64| bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
         put(0, frame.restorer);
+        put(at::CONTEXT, VECTORS_ARE_MARKED);
         put(at::STACK, frame.stack.0);
         put(at::STACK + 8, frame.stack.1.into());
         put(at::STACK + 16, frame.stack.2);
@@ -297,9 +287,11 @@ impl Registers {
         let mut kept = [0; Extended::KEPT];
         let vector = word(at::GENERAL + 8 * at::VECTOR);
         if vector == 0 {
-            kept = Extended::new().vector;
+            kept = Vectors::new().kept();
         } else {
-            read(vector, &mut kept)?;
+            read(vector, &mut kept[..Vectors::LEGACY])?;
+            let bytes = Vectors::kept_bytes(&kept);
+            read(vector.wrapping_add(Vectors::LEGACY as u64), &mut kept[Vectors::LEGACY..bytes])?;
         }
         Ok((restored, word(at::MASK), kept))
     }
@@ -328,7 +320,7 @@ pub fn make_shared() -> crate::program::errno::Outcome<()> {
     Ok(())
 }
 
-/// What the CPU can do, as the auxiliary vector says it: programs ask the CPU here, which says what is switched on (OSXSAVE is not).
+/// What the CPU can do, as the auxiliary vector says it: programs ask the CPU here, which says by OSXSAVE and XCR0 what is switched on.
 pub fn capabilities() -> (u64, u64) {
     (u64::from(core::arch::x86_64::__cpuid(1).edx), 0)
 }

@@ -49,6 +49,8 @@ def processes():
     cat = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     copied, _ = cat.communicate(b"x" * 100000)
     print(len(copied), hashlib.sha256(copied).hexdigest(), cat.returncode)
+    # Uses AVX without asking whether its registers are kept.
+    print(subprocess.run(["/usr/bin/cksum"], input=b"y" * 100000, capture_output=True))
     sleep = subprocess.Popen(["/bin/sleep", "100"])
     sleep.send_signal(signal.SIGTERM)
     print(sleep.wait())
