@@ -85,7 +85,8 @@ impl Vectors {
         }
     }
 
-    /// Puts them into the CPU.
+    /// Puts them into the CPU. Not inlined: the one place that has XRSTOR.
+    #[inline(never)]
     pub fn load(&self) {
         let area = self.0.as_ptr();
         if HAS_XSAVE.load(Ordering::Relaxed) {
