@@ -1,12 +1,15 @@
 //! `cargo xtask machines`: machines that are too many, or too slow to emulate, for each commit: 64 CPUs on two NUMA nodes, CPU models that people have,
 //! other formats of page tables (`cargo xtask machines formats`), and soaks of ten minutes.
 //!
-//! Each case is a call of the command, which says itself whether everything held. All are run, and what failed is said in the end.
+//! Each case is a call of the command, which says itself whether everything held. All are run, and what failed is said in the end, and what was left out
+//! since the emulator is too old for it.
 
+use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
+use kpkeys_emulator::Target;
 
 use crate::command;
 
@@ -23,6 +26,16 @@ pub struct Arguments {
 struct Case {
     name: String,
     call: Vec<String>,
+    /// A CPU model that older emulators do not have, and the machine.
+    needs: Option<(&'static str, &'static str)>,
+}
+
+/// What came of a case.
+enum Outcome {
+    Held,
+    Failed,
+    /// The emulator has no such CPU model.
+    Skipped,
 }
 
 /// Machines, with the backends that protect them.
@@ -42,6 +55,12 @@ const MODELS: [(&str, &str, &str); 8] = [
     ("qemu-aarch64", "ttbr0", "cortex-a53"),
     ("qemu-aarch64", "ttbr0", "cortex-a72"),
     ("qemu-aarch64", "ttbr0", "neoverse-n1"),
+];
+/// The same of models that QEMU has got since 7.2: Neoverse V1 is the series' own machine.
+const NEWER_MODELS: [(&str, &str, &str); 3] = [
+    ("qemu-aarch64", "pan", "neoverse-v1"),
+    ("qemu-aarch64", "pan", "neoverse-n2"),
+    ("qemu-aarch64", "pan", "cortex-a710"),
 ];
 /// Formats of page tables that the kernel is built with besides the usual ones, with the backends that protect them.
 const FORMATS: [(&str, &str, &str); 2] =
@@ -81,15 +100,41 @@ fn cases() -> Vec<Case> {
     });
     let soaks = all("soak", "run soak=600 --smp 4 --time-limit 1800");
     let models = MODELS.into_iter().flat_map(model);
-    many_cpus.into_iter().chain(models).chain(formats).chain(soaks).collect()
+    let newer_models = NEWER_MODELS.into_iter().flat_map(|newer| {
+        model(newer).map(|case| Case { needs: Some((newer.0, newer.2)), ..case })
+    });
+    many_cpus.into_iter().chain(models).chain(newer_models).chain(formats).chain(soaks).collect()
 }
 
 impl Case {
     fn new(name: &str, call: &str) -> Case {
-        Case { name: name.to_owned(), call: call.split(' ').map(str::to_owned).collect() }
+        let call = call.split(' ').map(str::to_owned).collect();
+        Case { name: name.to_owned(), call, needs: None }
     }
 
-    fn run(&self) -> Result<()> {
+    fn run(&self) -> Outcome {
+        match self.is_possible().and_then(|possible| possible.then(|| self.call()).transpose()) {
+            Ok(Some(())) => Outcome::Held,
+            Ok(None) => Outcome::Skipped,
+            Err(error) => {
+                eprintln!("{error:#}");
+                Outcome::Failed
+            }
+        }
+    }
+
+    fn is_possible(&self) -> Result<bool> {
+        let Some((on, model)) = self.needs else { return Ok(true) };
+        let emulator = on.parse::<Target>()?.find_emulator()?;
+        let listed = Command::new(&emulator)
+            .args(["-machine", "virt", "-cpu", "help"])
+            .output()
+            .with_context(|| format!("cannot run {}", emulator.display()))?;
+        let has = |line: &str| line.split_whitespace().next() == Some(model);
+        Ok(String::from_utf8_lossy(&listed.stdout).lines().any(has))
+    }
+
+    fn call(&self) -> Result<()> {
         let call: Vec<_> = self.call.iter().map(String::as_str).collect();
         let command = ["run", "--quiet", "--release", "-p", "kpkeys-cli", "--"];
         command::run(&mut command::cargo(&[&command[..], &call].concat()))
@@ -114,11 +159,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     });
     let results: Vec<_> = results.collect();
     println!();
-    for (case, result, seconds) in &results {
-        let how = if result.is_ok() { "held" } else { "FAILED" };
+    for (case, outcome, seconds) in &results {
+        let how = match outcome {
+            Outcome::Held => "held",
+            Outcome::Failed => "FAILED",
+            Outcome::Skipped => "skipped: the emulator has no such CPU",
+        };
         println!("{:<28} {how:<6} {seconds:>6} s", case.name);
     }
-    match results.iter().filter(|(_, result, _)| result.is_err()).count() {
+    match results.iter().filter(|(_, outcome, _)| matches!(outcome, Outcome::Failed)).count() {
         0 => Ok(()),
         failed => bail!("{failed} of {} cases failed", results.len()),
     }
