@@ -24,19 +24,6 @@ impl IrqsOff {
     }
 }
 
-/// To be called where a lock is waited for that is held with interrupts on.
-///
-/// # Panics
-///
-/// With interrupts off: the holder may be the thread that this interrupted, and then never goes on.
-#[track_caller]
-pub fn expect_irqs_on() {
-    assert!(
-        arch::irq::enabled(),
-        "waiting with interrupts off for a lock that is held with them on"
-    );
-}
-
 impl Default for IrqsOff {
     fn default() -> Self {
         Self::new()
@@ -49,6 +36,19 @@ impl Drop for IrqsOff {
             arch::irq::enable();
         }
     }
+}
+
+/// To be called where a lock is waited for that is held with interrupts on.
+///
+/// # Panics
+///
+/// With interrupts off: the holder may be the thread that this interrupted, and then never goes on.
+#[track_caller]
+pub fn expect_irqs_on() {
+    assert!(
+        arch::irq::enabled(),
+        "waiting with interrupts off for a lock that is held with them on"
+    );
 }
 
 /// A value behind a spinlock held with interrupts off.

@@ -284,15 +284,10 @@ impl Registers {
         }
         context!(take);
         let _ = place;
-        let mut kept = [0; Extended::KEPT];
-        let vector = word(at::GENERAL + 8 * at::VECTOR);
-        if vector == 0 {
-            kept = Vectors::new().kept();
-        } else {
-            read(vector, &mut kept[..Vectors::LEGACY])?;
-            let bytes = Vectors::kept_bytes(&kept);
-            read(vector.wrapping_add(Vectors::LEGACY as u64), &mut kept[Vectors::LEGACY..bytes])?;
-        }
+        let kept = match word(at::GENERAL + 8 * at::VECTOR) {
+            0 => Vectors::new().kept(),
+            vector => Vectors::read_kept(vector, read)?,
+        };
         Ok((restored, word(at::MASK), kept))
     }
 

@@ -32,7 +32,7 @@ mod linux {
 /// Whether XSAVE is used. Written before there are programs.
 static HAS_XSAVE: AtomicBool = AtomicBool::new(false);
 
-/// Switches AVX on, on the running CPU, if all have it and its registers are where [`WHOLE`] has them.
+/// Switches AVX on, on the running CPU, if it has it, with its registers where [`WHOLE`] has them. All CPUs of a machine are taken to be alike.
 pub fn switch_on() {
     let features = __cpuid(1).ecx;
     let (xsave, avx) = (features >> 26 & 1 != 0, features >> 28 & 1 != 0);
@@ -58,8 +58,6 @@ pub fn switch_on() {
 pub struct Vectors([u8; WHOLE]);
 
 impl Vectors {
-    /// Bytes of them that every CPU keeps, the first.
-    pub const LEGACY: usize = LEGACY;
     /// Bytes that a signal's frame keeps of them: the registers, and Linux's mark of their end.
     pub const KEPT: usize = WHOLE + 4;
 
@@ -117,12 +115,22 @@ impl Vectors {
         kept
     }
 
-    /// How many of those bytes a frame has whose first ones are these: programs may make frames of their own.
-    pub fn kept_bytes(legacy: &[u8; Self::KEPT]) -> usize {
-        match number(legacy, linux::MAGIC_AT) {
-            linux::MAGIC => Self::KEPT,
-            _ => LEGACY,
+    /// Reads what a frame kept at an address: fewer bytes if the first ones have no mark, since programs may make frames of their own.
+    ///
+    /// # Errors
+    ///
+    /// What `read` says.
+    pub fn read_kept<E>(
+        at: u64,
+        read: impl Fn(u64, &mut [u8]) -> Result<(), E>,
+    ) -> Result<[u8; Self::KEPT], E> {
+        let mut kept = [0; Self::KEPT];
+        let (legacy, rest) = kept.split_at_mut(LEGACY);
+        read(at, legacy)?;
+        if number(legacy, linux::MAGIC_AT) == linux::MAGIC {
+            read(at.wrapping_add(LEGACY as u64), rest)?;
         }
+        Ok(kept)
     }
 
     /// Takes back what a signal's frame kept. Bits that may not be set are cleared; where a mark is missing, the upper halves are as a program starts.
@@ -133,8 +141,8 @@ impl Vectors {
             0 => MXCSR_BITS,
             says => says,
         };
-        let is_whole =
-            Self::kept_bytes(kept) == Self::KEPT && number(kept, WHOLE) == linux::END_MAGIC;
+        let is_whole = number(kept, linux::MAGIC_AT) == linux::MAGIC
+            && number(kept, WHOLE) == linux::END_MAGIC;
         let (bytes, in_use) = match is_whole {
             true => (WHOLE, number(kept, IN_USE) & COMPONENTS as u32),
             false => (LEGACY, 0b11),
