@@ -23,6 +23,7 @@ mod protection;
 mod sched;
 mod start;
 
+use alloc::format;
 use alloc::string::{String, ToString};
 use arch::backend::Choice;
 use evidence::attacker::{Attacker, Stores};
@@ -118,7 +119,7 @@ fn run(options: Options, mut memory: BootMemory, initramfs: Option<PhysRange>) {
         },
         Some(Crash::InWindow(_)) | None => {}
     }
-    let config = Config::of(options.mode());
+    let config = Config::for_format::<arch::Format>(options.mode());
     let counting = options.bench.clone().filter(|request| request.count);
     let failed = if let Some(request) = counting {
         let kernel = start_memory::<Counter>(&mut memory, config);
@@ -221,7 +222,11 @@ fn log_protection(config: Config, report: &Report) {
         log::info!("CPU {}: backend {}, verified", cpu.id, backend.choice().name());
     }
     let (ptps, spare) = (report.ptps, report.spare);
-    let leaves = if config.linear == Level::Pte { "4 KiB pages" } else { "2 MiB blocks" };
+    let size = config.linear.entry_bytes::<arch::Format>();
+    let leaves = match config.linear {
+        Level::Pte => format!("{} KiB pages", size >> 10),
+        _ => format!("{} MiB blocks", size >> 20),
+    };
     let meaning = match (config.mode.protects(), backend.enforces()) {
         (false, _) => "not protected",
         (true, false) => "keyed, NOT enforced by this backend",

@@ -18,7 +18,8 @@ pub struct MachineOptions {
     /// Which machine: qemu-x86_64 or qemu-aarch64
     #[arg(long, default_value = "qemu-x86_64", value_name = "WHERE")]
     on: String,
-    /// The format of the kernel's page tables: x86_64-la57, of five levels [default: the machine's usual]
+    /// The format of the kernel's page tables: x86_64-la57, of five levels; aarch64-16k or aarch64-64k, by the size of
+    /// pages [default: the machine's usual]
     #[arg(long, value_name = "FORMAT")]
     tables: Option<String>,
     /// How windows are opened: pks or smap (x86-64), pan, ttbr0 or poe (arm64), mock or none [default: the best the CPU model has]

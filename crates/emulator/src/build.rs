@@ -90,16 +90,23 @@ pub(crate) fn build(
 pub enum Tables {
     /// x86-64 with five levels.
     X86_64La57,
+    /// arm64 with pages of 16 KiB.
+    Aarch64Pages16K,
+    /// arm64 with pages of 64 KiB.
+    Aarch64Pages64K,
 }
 
 impl Tables {
     /// All of them.
-    pub const ALL: [Tables; 1] = [Tables::X86_64La57];
+    pub const ALL: [Tables; 3] =
+        [Tables::X86_64La57, Tables::Aarch64Pages16K, Tables::Aarch64Pages64K];
 
     /// The name of the format.
     pub const fn name(self) -> &'static str {
         match self {
             Tables::X86_64La57 => "x86_64-la57",
+            Tables::Aarch64Pages16K => "aarch64-16k",
+            Tables::Aarch64Pages64K => "aarch64-64k",
         }
     }
 
@@ -107,6 +114,7 @@ impl Tables {
     pub const fn target(self) -> Target {
         match self {
             Tables::X86_64La57 => Target::X86_64,
+            Tables::Aarch64Pages16K | Tables::Aarch64Pages64K => Target::Aarch64,
         }
     }
 
@@ -114,6 +122,8 @@ impl Tables {
     const fn binary(self) -> [&'static str; 2] {
         match self {
             Tables::X86_64La57 => ["kpkeys-la57", "la57"],
+            Tables::Aarch64Pages16K => ["kpkeys-16k", "pages-16k"],
+            Tables::Aarch64Pages64K => ["kpkeys-64k", "pages-64k"],
         }
     }
 }

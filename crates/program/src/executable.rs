@@ -2,7 +2,7 @@
 //!
 //! [`Executable::parse`] reads the header and the program headers and promises of every [`Segment`]: it lies inside the file, inside the
 //! addresses programs may use, behind the one before it, and its place in memory and in the file are the same within a page. So whoever
-//! maps it has nothing left to check.
+//! maps it has nothing left to check. How long a page is, in bytes, is a parameter: a file made for short pages may not fit long ones.
 
 use arrayvec::ArrayVec;
 use core::fmt;
@@ -12,8 +12,6 @@ use elf::file::{FileHeader, parse_ident};
 use elf::parse::ParseAt;
 use elf::segment::{ProgramHeader, SegmentTable};
 
-/// Bytes of a page.
-pub const PAGE: u64 = 4096;
 /// Most segments that are loaded.
 pub const MAX_SEGMENTS: usize = 16;
 /// Longest name of an interpreter.
@@ -104,7 +102,7 @@ impl core::error::Error for Error {}
 
 /// A piece that is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
+pub struct Segment<const PAGE: u64> {
     /// Its first address, before the whole is moved.
     pub address: u64,
     /// Where it begins in the file; the same as the address within a page.
@@ -119,7 +117,7 @@ pub struct Segment {
     pub execute: bool,
 }
 
-impl Segment {
+impl<const PAGE: u64> Segment<PAGE> {
     /// First address behind it.
     pub fn end(&self) -> u64 {
         self.address + self.in_memory
@@ -127,7 +125,7 @@ impl Segment {
 
     /// The address of its first page.
     pub fn first_page(&self) -> u64 {
-        page_of(self.address)
+        page_of::<PAGE>(self.address)
     }
 
     /// First address behind its last page.
@@ -138,9 +136,9 @@ impl Segment {
 
 /// A program, or an interpreter of programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Executable<'a> {
+pub struct Executable<'a, const PAGE: u64> {
     /// What is loaded, by address.
-    pub segments: ArrayVec<Segment, MAX_SEGMENTS>,
+    pub segments: ArrayVec<Segment<PAGE>, MAX_SEGMENTS>,
     /// Where it begins.
     pub entry: u64,
     /// Where its program headers are in memory; zero if they are not loaded.
@@ -153,7 +151,7 @@ pub struct Executable<'a> {
     pub interpreter: Option<&'a [u8]>,
 }
 
-impl<'a> Executable<'a> {
+impl<'a, const PAGE: u64> Executable<'a, PAGE> {
     /// Reads a file.
     ///
     /// # Errors
@@ -212,7 +210,7 @@ impl<'a> Executable<'a> {
         let end_in_file = header.p_offset.checked_add(header.p_filesz).ok_or(bad)?;
         let end = header.p_vaddr.checked_add(header.p_memsz).ok_or(bad)?;
         let behind = self.segments.last().map_or(0, Segment::last_page_end);
-        if end_in_file > file_len || end > END || page_of(header.p_vaddr) < behind {
+        if end_in_file > file_len || end > END || page_of::<PAGE>(header.p_vaddr) < behind {
             return Err(bad);
         }
         if header.p_offset % PAGE != header.p_vaddr % PAGE {
@@ -233,7 +231,7 @@ impl<'a> Executable<'a> {
         if self.segments.is_empty() {
             return Err(Error::NoSegments);
         }
-        let holds = |segment: &Segment| {
+        let holds = |segment: &Segment<PAGE>| {
             segment.execute && (segment.address..segment.end()).contains(&self.entry)
         };
         if self.segments.iter().any(holds) { Ok(()) } else { Err(Error::BadEntry(self.entry)) }
@@ -248,7 +246,7 @@ impl<'a> Executable<'a> {
     }
 
     /// The same without the interpreter, which is part of the file.
-    pub fn detached(self) -> Executable<'static> {
+    pub fn detached(self) -> Executable<'static, PAGE> {
         let Self { segments, entry, headers, header_count, movable, .. } = self;
         Executable { segments, entry, headers, header_count, movable, interpreter: None }
     }
@@ -261,7 +259,7 @@ impl<'a> Executable<'a> {
 }
 
 /// The first address of the page that an address is in.
-fn page_of(address: u64) -> u64 {
+fn page_of<const PAGE: u64>(address: u64) -> u64 {
     address - address % PAGE
 }
 

@@ -1,6 +1,6 @@
 //! Whatever is wrong with an archive or a program is named, and nothing panics.
 
-use kpkeys_program::executable::{Error, Executable, Machine, PAGE};
+use kpkeys_program::executable::{self, Error, Machine};
 use kpkeys_program::initramfs::{self, Problem};
 use kpkeys_program::stack::{self, Contents, TooLong};
 use proptest::prelude::*;
@@ -77,6 +77,11 @@ fn what_is_wrong_with_a_file_is_named() {
     assert_eq!(problem(&huge), Problem::CutShort);
 }
 
+/// Bytes of a page.
+const PAGE: u64 = 4096;
+
+type Executable<'a> = executable::Executable<'a, PAGE>;
+
 /// A program of two segments, for x86-64.
 fn program() -> Vec<u8> {
     let mut bytes = vec![0; 3 * PAGE as usize];
@@ -144,6 +149,10 @@ fn what_is_wrong_with_a_program_is_named() {
     assert_eq!(parse(&with(2, 0x40_2801)).unwrap_err(), Error::Misaligned(1));
     assert_eq!(parse(&with(4, 0x4000)).unwrap_err(), Error::BadSegment(1));
     assert_eq!(parse(&with(5, u64::MAX)).unwrap_err(), Error::BadSegment(1));
+    // On pages of 16 KiB the second segment begins in the page that the first is in.
+    let short = program();
+    let on_long_pages = executable::Executable::<16384>::parse(&short, Machine::X86_64);
+    assert_eq!(on_long_pages.unwrap_err(), Error::BadSegment(1));
     let mut elsewhere = program();
     elsewhere[24..32].copy_from_slice(&0x40_2800_u64.to_le_bytes());
     assert_eq!(parse(&elsewhere).unwrap_err(), Error::BadEntry(0x40_2800));

@@ -1,8 +1,14 @@
 //! What is just taken, and what is just refused.
 
-use kpkeys_program::executable::{Error, Executable, MAX_SEGMENTS, Machine, PAGE, Segment};
+use kpkeys_program::executable::{self, Error, MAX_SEGMENTS, Machine};
 use kpkeys_program::initramfs::{self, Problem};
 use kpkeys_program::stack::{self, Contents, TooLong};
+
+/// Bytes of a page.
+const PAGE: u64 = 4096;
+
+type Executable<'a> = executable::Executable<'a, PAGE>;
+type Segment = executable::Segment<PAGE>;
 
 const LOAD: u32 = 1;
 const INTERPRETER: u32 = 3;

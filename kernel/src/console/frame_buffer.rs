@@ -1,6 +1,6 @@
 //! A frame buffer, as a word of the command line says where it is.
 
-/// What addresses of frame buffers are multiples of: the pages of every format that the kernel is built with.
+/// What addresses of frame buffers are multiples of: the pages of firmware.
 const PAGE_SIZE: u64 = 4096;
 /// As much as is mapped at most: more than 8192 by 4096 pixels.
 pub const MAX_BYTES: u64 = 128 << 20;

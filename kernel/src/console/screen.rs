@@ -120,8 +120,9 @@ impl Screen {
             return;
         }
         let start = u64::from(line) * u64::from(self.frame_buffer.stride);
+        let first = SCREEN + self.frame_buffer.address % PAGE_SIZE;
         for column in columns {
-            let pixel = (SCREEN + 4 * (start + u64::from(column))) as *mut u32;
+            let pixel = (first + 4 * (start + u64::from(column))) as *mut u32;
             // SAFETY: the line and the column are on the screen, which the caller of `new` has mapped from `SCREEN` up.
             unsafe { pixel.write_volatile(color) };
         }

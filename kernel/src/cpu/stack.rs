@@ -10,8 +10,8 @@ use crate::memory::boot::PAGE_SIZE;
 use crate::start::settled::Settled;
 use core::cell::UnsafeCell;
 
-/// Bytes of a slot, guard page included.
-pub const SLOT_SIZE: usize = 32 * 1024;
+/// Bytes of a slot, guard page included: a power of two, with at least 28 KiB above the guard page.
+pub const SLOT_SIZE: usize = (PAGE_SIZE as usize + 28 * 1024).next_power_of_two();
 /// Slots of a machine that has as many CPUs: of each up to five (its first thread and, on x86-64, four for exceptions), the rest threads'.
 const fn slots_of(cpus: usize) -> usize {
     128 + 8 * cpus
@@ -23,7 +23,9 @@ const MOST_SLOTS: usize = slots_of(MAX_CPUS);
 /// zero: arm64's exception entry looks.
 pub const GUARD_SIZE: usize = PAGE_SIZE as usize;
 
-#[repr(C, align(32768))]
+#[cfg_attr(feature = "pages-64k", repr(C, align(131_072)))]
+#[cfg_attr(feature = "pages-16k", repr(C, align(65536)))]
+#[cfg_attr(not(any(feature = "pages-16k", feature = "pages-64k")), repr(C, align(32768)))]
 struct Slots(UnsafeCell<[[u8; SLOT_SIZE]; MOST_SLOTS]>);
 
 // SAFETY: a slot is only reached through the one `Stack` that owns it.
@@ -58,7 +60,7 @@ impl Stack {
         Some(Self(Slot(slot)))
     }
 
-    /// First address above the stack: the initial stack pointer, 4 KiB aligned.
+    /// First address above the stack: the initial stack pointer, on a page's boundary.
     pub fn top(&self) -> usize {
         self.0.top()
     }

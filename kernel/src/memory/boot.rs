@@ -52,6 +52,11 @@ impl PhysRange {
         self.start.0 < other.end.0 && other.start.0 < self.end.0
     }
 
+    /// Whether the other is a part of it.
+    pub const fn contains(&self, other: &Self) -> bool {
+        self.start.0 <= other.start.0 && other.end.0 <= self.end.0
+    }
+
     /// The smallest range of `align`-sized blocks that contains this one.
     pub const fn rounded_out(&self, align: u64) -> Self {
         let start = self.start.0 / align * align;

@@ -12,7 +12,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use kpkeys_program::executable::{self, Executable, Machine, Segment};
+use kpkeys_program::executable::{self, Machine};
 use kpkeys_program::stack::{self, Contents, MAX_BYTES};
 use linux_raw_sys::auxvec::{
     AT_BASE, AT_CLKTCK, AT_EGID, AT_ENTRY, AT_EUID, AT_FLAGS, AT_GID, AT_HWCAP, AT_HWCAP2,
@@ -24,8 +24,11 @@ const MACHINE: (Machine, &[u8]) = (Machine::X86_64, b"x86_64");
 #[cfg(target_arch = "aarch64")]
 const MACHINE: (Machine, &[u8]) = (Machine::Aarch64, b"aarch64");
 
+/// A file to be run on this kernel's pages.
+type Executable<'a> = executable::Executable<'a, PAGE_SIZE>;
+
 /// Where programs go that may go anywhere.
-const MOVABLE_BASE: u64 = 0x5555_5555_4000;
+const MOVABLE_BASE: u64 = 0x5555_5555_4000 & !(PAGE_SIZE - 1);
 /// How much of the stack is mapped at first; it grows.
 const FIRST_STACK: u64 = 256 * 1024;
 /// Where headers, the name of the interpreter and a script's first line must lie.
@@ -208,7 +211,7 @@ fn map(memory: &Memory, program: &Executable<'_>, pages: &Arc<Pages>, base: u64)
 }
 
 /// The pages of a segment that are in the file, then those that are not; and zeroes behind the file's last byte.
-fn map_segment(memory: &Memory, segment: &Segment, pages: &Arc<Pages>, base: u64) -> Outcome<()> {
+fn map_segment(memory: &Memory, segment: &executable::Segment<PAGE_SIZE>, pages: &Arc<Pages>, base: u64) -> Outcome<()> {
     let allows = Permission { any: true, write: segment.write, execute: segment.execute };
     let (start, end) = (base + segment.first_page(), base + segment.last_page_end());
     let file_end = base + segment.address + segment.in_file;
@@ -222,8 +225,9 @@ fn map_segment(memory: &Memory, segment: &Segment, pages: &Arc<Pages>, base: u64
         memory.map_at(backed_end, end - backed_end, allows, Source::Zeroes)?;
     }
     if segment.in_memory > segment.in_file && segment.write && backed_end > file_end {
-        let zeroes = [0; PAGE_SIZE as usize];
-        memory.write(UserAddress(file_end), &zeroes[..(backed_end - file_end) as usize])?;
+        // Not on the stack, which may have less room than a page takes.
+        static ZEROES: [u8; PAGE_SIZE as usize] = [0; _];
+        memory.write(UserAddress(file_end), &ZEROES[..(backed_end - file_end) as usize])?;
     }
     Ok(())
 }

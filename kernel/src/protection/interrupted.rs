@@ -56,7 +56,7 @@ struct Kept {
 // SAFETY: only the CPU that a record belongs to reads or writes it, exceptions masked.
 unsafe impl Sync for Record {}
 
-const _: () = assert!(size_of::<Record>() == 4096, "a record is a page");
+const _: () = assert!(size_of::<Record>() == 4096, "a record fits a page of any size");
 
 /// The records. Where they lie nothing but a window can write.
 #[unsafe(link_section = ".settled")]

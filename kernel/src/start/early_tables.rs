@@ -18,6 +18,8 @@ use kpkeys_pgtable::{Attrs, Entry, Format as _, Level, VirtAddr};
 
 /// Bytes of a block of the linear map.
 const BLOCK_SIZE: u64 = Level::Pmd.entry_bytes::<Format>();
+/// What a range of RAM is rounded out to: no more than the smallest block of any format, since what is around RAM may be no memory.
+const ROUNDED_TO: u64 = if BLOCK_SIZE < 2 << 20 { BLOCK_SIZE } else { 2 << 20 };
 
 /// Physical address of the root, for the CPUs that start later.
 #[unsafe(link_section = ".settled")]
@@ -49,7 +51,7 @@ pub unsafe fn build(
     builder.root = builder.new_table()?;
     builder.map_image()?;
     for range in ram {
-        builder.map_linear(range.rounded_out(BLOCK_SIZE))?;
+        builder.map_linear(range.rounded_out(ROUNDED_TO))?;
     }
     for (page, device) in devices.enumerate() {
         let at = VirtAddr(DEVICES + page as u64 * PAGE_SIZE);
@@ -92,15 +94,20 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Rounded-out ranges may share a block; mapping it twice stores the same entry.
+    /// By blocks, and by pages where a block would hold other things too. Rounded-out ranges may share a block; mapping it twice stores the
+    /// same entry.
     fn map_linear(&mut self, range: PhysRange) -> Result<(), OutOfMemory> {
         let read_only = image::read_only_frames();
-        for start in (range.start.0..range.end.0).step_by(BLOCK_SIZE as usize) {
-            let block = PhysRange::new(start, BLOCK_SIZE);
-            let is_code = block.overlaps(&read_only);
+        let mut at = range.start;
+        while at < range.end {
+            let block = PhysRange::new(at.0, BLOCK_SIZE);
+            let is_whole = at.is_aligned(BLOCK_SIZE) && block.end <= range.end;
+            let is_of_one_kind = !block.overlaps(&read_only) || read_only.contains(&block);
+            let level = if is_whole && is_of_one_kind { Level::Pmd } else { Level::Pte };
+            let is_code = PhysRange::new(at.0, PAGE_SIZE).overlaps(&read_only);
             let attrs = if is_code { Attrs::KERNEL_DATA.read_only() } else { Attrs::KERNEL_DATA };
-            let at = VirtAddr(LINEAR_MAP + start);
-            self.map(at, Level::Pmd, block.start, attrs)?;
+            self.map(VirtAddr(LINEAR_MAP + at.0), level, at, attrs)?;
+            at = at.offset(level.entry_bytes::<Format>());
         }
         Ok(())
     }
@@ -153,7 +160,7 @@ impl Builder<'_> {
     }
 
     fn load(&self, table: PhysAddr, index: usize) -> Entry {
-        // SAFETY: `table` came from `new_table`, so it is a page of ours, and `index` is below 512.
+        // SAFETY: `table` came from `new_table`, so it is a page of ours, and `index` is below the number of a table's entries.
         Entry(unsafe { (table.0 as *const u64).add(index).read() })
     }
 

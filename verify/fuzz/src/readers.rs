@@ -104,7 +104,7 @@ pub fn archive(bytes: &[u8]) {
 /// Pieces of a program that is taken lie in its file, in order, and where programs may be.
 pub fn program(bytes: &[u8]) {
     for machine in [Machine::X86_64, Machine::Aarch64] {
-        let program = match Executable::parse(bytes, machine) {
+        let program = match Executable::<4096>::parse(bytes, machine) {
             Ok(program) => program,
             Err(error) => {
                 assert!(!error.to_string().is_empty());

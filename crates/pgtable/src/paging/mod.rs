@@ -23,7 +23,8 @@ use crate::linear::{Linear, Reserve};
 use crate::machine::{Event, Flush, Frames, Machine, Probe};
 use crate::mode::Mode;
 use crate::ptp::{
-    Class, EarlyPtps, FlushedPtp, PerPage, Pool, Ptp, PtpAllocator, UnlinkedPtp, UserPool,
+    Class, EarlyPtps, FlushedPtp, PerPage, Pool, Ptp, PtpAllocator, REFILL_ORDERS, UnlinkedPtp,
+    UserPool,
 };
 use crate::section::{Section, Space};
 use crate::table::Table;
@@ -49,6 +50,14 @@ impl Config {
             }
             Mode::FusedLean | Mode::Fused => Config { mode, linear: Level::Pmd, pool: true },
         }
+    }
+
+    /// The same for tables of a format that may have larger blocks. Where a block of the linear map is more than the pool takes at a time, it would have to be
+    /// split while it is in use, which few CPUs allow (arm64: FEAT_BBM level 2); there the map is made of pages.
+    pub const fn for_format<F: Format>(mode: Mode) -> Config {
+        let config = Config::of(mode);
+        let splits = Level::Pmd.entry_pages::<F>() > 1 << REFILL_ORDERS[0];
+        Config { linear: if splits { Level::Pte } else { config.linear }, ..config }
     }
 }
 

@@ -28,7 +28,7 @@ pub const DEVICES: u64 = 0xffff_ffff_c000_0000;
 /// First address of the frame buffer.
 pub const SCREEN: u64 = 0xffff_ffff_e000_0000;
 /// Where the image is linked.
-const IMAGE: u64 = 0xffff_ffff_8000_0000;
+pub const IMAGE: u64 = 0xffff_ffff_8000_0000;
 
 /// First address of the alias, with the selected backend.
 #[inline(always)]

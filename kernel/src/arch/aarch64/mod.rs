@@ -15,6 +15,7 @@ pub mod error;
 pub mod exceptions;
 pub mod exit;
 mod gic;
+mod granule;
 mod indirection;
 pub mod ipi;
 pub mod irq;
@@ -36,8 +37,7 @@ use core::arch::asm;
 use kpkeys_pgtable::{Entry, VirtAddr};
 use kpkeys_workloads::attack::Platform;
 
-/// The format of this architecture's page tables.
-pub type Format = kpkeys_pgtable::entry::Aarch64;
+pub use granule::Format;
 
 /// Makes stored entries visible to table walks, and this CPU's next instructions see what they map (Arm ARM, K11.5.3): without it the
 /// first use of a new kernel mapping may fault, and the kernel takes no such fault twice.

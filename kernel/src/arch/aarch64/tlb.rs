@@ -4,9 +4,8 @@
 //! all have done it. ISB then drops what this CPU has already fetched by an old translation. No CPU is interrupted.
 
 use super::{asid, ipi};
-use crate::arch::{Flush, PageRange};
+use crate::arch::{Flush, Format, PageRange};
 use crate::cpu::{self, rounds};
-use crate::memory::boot::PAGE_SIZE;
 use core::arch::asm;
 
 /// Above this many pages one flush of everything is cheaper than an instruction each; Linux's limit.
@@ -61,12 +60,11 @@ fn flush_user(root: u64, range: Option<PageRange>) {
     }
 }
 
-/// The page numbers of a range as TLBI takes them: bits 55:12 of the address in bits 43:0 of the operand.
+/// The pages of a range as TLBI takes them, whatever their size: bits 55:12 of the address in bits 43:0 of the operand.
 fn pages(range: PageRange) -> impl Iterator<Item = u64> {
     const PAGE: u64 = (1 << 44) - 1;
-    (0..range.pages()).map(move |page| {
-        (range.start().offset_pages::<crate::arch::Format>(page).0 / PAGE_SIZE) & PAGE
-    })
+    (0..range.pages())
+        .map(move |page| range.start().offset_pages::<Format>(page).0 >> 12 & PAGE)
 }
 
 fn flush_all() {

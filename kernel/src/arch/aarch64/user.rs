@@ -10,6 +10,7 @@ use super::entry::Frame;
 use super::registers::{Registers, USER_FLAGS};
 use super::{backend, irq, root};
 use crate::sched::accounting;
+use crate::memory::boot::PAGE_SIZE;
 use core::arch::{global_asm, naked_asm};
 use core::mem::offset_of;
 use kpkeys::pan::PAN;
@@ -188,14 +189,14 @@ user_fill_start:
     mov   x3, x1
     mov   x4, x0
 1:  str   x2, [x4]
-    add   x4, x4, #4096
+    add   x4, x4, #{page}
     subs  x3, x3, #1
     b.ne  1b
     mov   x3, x1
     mov   x5, xzr
 2:  ldr   x6, [x0]
     add   x5, x5, x6
-    add   x0, x0, #4096
+    add   x0, x0, #{page}
     subs  x3, x3, #1
     b.ne  2b
     mov   x0, x5
@@ -226,5 +227,6 @@ user_spoil_start:
     svc   #0
 user_spoil_end:
     .popsection
-"#
+"#,
+    page = const PAGE_SIZE,
 );

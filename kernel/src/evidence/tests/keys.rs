@@ -6,17 +6,16 @@ use crate::evidence::attack::Here;
 use crate::lock::IrqLock;
 use crate::memory::paging::memories;
 use crate::protection::{has_gates, keys, selected};
-use crate::{ensure, kernel_test};
+use crate::{arch, ensure, kernel_test};
 use alloc::string::{String, ToString};
 use kpkeys::{Backend, Pkey, Scheme};
 use kpkeys_mm::{AddressSpace, Error, MapFlags};
-use kpkeys_pgtable::{Level, PageRange, PhysAddr, Root, VirtAddr};
+use kpkeys_pgtable::{Format, Level, PageRange, PhysAddr, Root, VirtAddr};
 use kpkeys_workloads::attack::execute::inside_window_of;
 use kpkeys_workloads::attack::prepare::table_frame;
 use kpkeys_workloads::attack::{Aim, Site, Store};
 
 const START: VirtAddr = VirtAddr(0x30_0000_0000);
-const LEVELS: [Level; 4] = [Level::Pte, Level::Pmd, Level::Pud, Level::Pgd];
 
 fn failed(error: Error) -> String {
     error.to_string()
@@ -94,7 +93,7 @@ kernel_test! {
         let mapped = Mapped::new()?;
         let keyed = paging.is_protected() && selected().scheme() == Scheme::Keys;
         let expected = |key| if keyed { key } else { Pkey::DEFAULT };
-        for level in LEVELS {
+        for level in Level::ALL.into_iter().filter(|&level| level <= arch::Format::ROOT) {
             let own = keys::are_separate() && level != Level::Pgd;
             let must = expected(if own { Pkey::USER_TABLES } else { Pkey::PAGE_TABLES });
             let key = paging.memory_pkey(table_of(mapped.space.root(), START, level)?);

@@ -2,6 +2,7 @@
 
 use crate::arch::layout;
 use crate::cpu::stack;
+use crate::memory::boot::PAGE_SIZE;
 use crate::memory::paging::memories;
 use crate::program::calls;
 use crate::program::calls::table::{CALLS, Kind};
@@ -53,12 +54,12 @@ kernel_test! {
     fn copies_reach_only_the_programs_memory() {
         let failed = |errno: Errno| format!("error {}", errno.0);
         let memory = Memory::new().map_err(failed)?;
-        let data = memory.map(0, 8192, Permission::DATA, Source::Zeroes).map_err(failed)?;
+        let data = memory.map(0, 2 * PAGE_SIZE, Permission::DATA, Source::Zeroes).map_err(failed)?;
         let constants = Permission { write: false, ..Permission::DATA };
-        let fixed = memory.map(0, 4096, constants, Source::Zeroes).map_err(failed)?;
+        let fixed = memory.map(0, PAGE_SIZE, constants, Source::Zeroes).map_err(failed)?;
         let nothing = Permission { any: false, write: false, execute: false };
-        let none = memory.map(0, 4096, nothing, Source::Zeroes).map_err(failed)?;
-        for address in forbidden().chain([0, 8, none, data + 8192, data.wrapping_sub(1 << 30)]) {
+        let none = memory.map(0, PAGE_SIZE, nothing, Source::Zeroes).map_err(failed)?;
+        for address in forbidden().chain([0, 8, none, data + 2 * PAGE_SIZE, data.wrapping_sub(1 << 30)]) {
             let (mut word, at) = ([0; 8], UserAddress(address));
             ensure!(memory.read(at, &mut word) == Err(Errno::EFAULT), "read {address:#x}");
             ensure!(memory.write(at, &word) == Err(Errno::EFAULT), "wrote {address:#x}");
@@ -66,7 +67,7 @@ kernel_test! {
         }
         ensure!(memory.write(UserAddress(fixed), &[1]) == Err(Errno::EFAULT), "wrote what is constant");
         // And what is the program's is reached, over the end of a page too.
-        let over = UserAddress(data + 4094);
+        let over = UserAddress(data + PAGE_SIZE - 2);
         memory.write(over, &[1, 2, 3, 4]).map_err(failed)?;
         let mut back = [0; 4];
         memory.read(over, &mut back).map_err(failed)?;

@@ -5,6 +5,7 @@ use crate::arch::{Flush, PageRange};
 use crate::cpu::calls;
 use crate::lock::{IrqLock, IrqsOff};
 use crate::protection::control;
+use crate::memory::boot::PAGE_SIZE;
 use crate::{arch, cpu, ensure, kernel_test};
 use alloc::string::{String, ToString};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,7 +13,7 @@ use kpkeys_pgtable::VirtAddr;
 
 /// Two pages of the kernel's half.
 fn some_range() -> Result<PageRange, String> {
-    let start = VirtAddr(arch::layout::LINEAR_MAP + 0x1000);
+    let start = VirtAddr(arch::layout::LINEAR_MAP + PAGE_SIZE);
     PageRange::new(start, 2).map_err(|error| error.to_string())
 }
 

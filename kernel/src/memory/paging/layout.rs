@@ -12,7 +12,7 @@ use kpkeys::{Backend, Pkey, Scheme};
 use kpkeys_mm::Kernel;
 use kpkeys_pgtable::addr::PIECE_ENTRIES;
 use kpkeys_pgtable::guarded::FrameType;
-use kpkeys_pgtable::{Attrs, Error, Format, Level, Machine, Probe, VirtAddr};
+use kpkeys_pgtable::{Attrs, Error, Format, Machine, Probe, VirtAddr};
 
 /// Completes tables that have a linear map and nothing else.
 ///
@@ -80,14 +80,15 @@ pub fn type_kernel_data<P: Probe>(
     Ok(())
 }
 
-/// Takes what is no RAM out of the linear map, in whole 2 MiB blocks: device registers must not be reachable through cached
+/// Takes what is no RAM out of the linear map, in whole blocks of 2 MiB: device registers must not be reachable through cached
 /// mappings.
 fn unmap_holes<P: Probe>(kernel: &Kernel<Bare<P>>, ram: &[PhysRange]) -> Result<(), Error> {
+    /// What a block of the map is, where it is made of blocks.
+    const BLOCK: u64 = 2 << 20;
     let paging = kernel.paging();
     let mut behind = kernel.machine().memory().start;
     for range in ram {
-        let hole = PhysRange { start: behind, end: range.start }
-            .rounded_in(Level::Pmd.entry_bytes::<arch::Format>());
+        let hole = PhysRange { start: behind, end: range.start }.rounded_in(BLOCK);
         behind = range.end;
         if !hole.is_empty() {
             let section = paging.section(paging.kernel());

@@ -41,7 +41,7 @@ use kpkeys_mm::{Buddy, FrameMeta, FrameTable, Kernel, Layout};
 use kpkeys_pgtable::check::{self, Finding, Report, Scratch};
 use kpkeys_pgtable::guarded::Kind;
 use kpkeys_pgtable::section::Space;
-use kpkeys_pgtable::{Config, Level, Machine, NoProbe, Probe, Root, VirtAddr};
+use kpkeys_pgtable::{Config, Format, Level, Machine, NoProbe, Probe, Root, VirtAddr};
 
 #[cfg(target_arch = "x86_64")]
 pub use layout::write_device;
@@ -232,10 +232,11 @@ unsafe fn build<P: Probe + Default + 'static>(
 
 /// The memory that the linear map covers: from the start of RAM, rounded down so that blocks of any size line up, to its end.
 fn covered(ram: &[PhysRange]) -> Memory {
+    const LARGEST: Level = arch::Format::LARGEST_BLOCK;
     let ends = ram.iter().map(|range| range.rounded_in(PAGE_SIZE).end.0);
     let start = ram
         .first()
-        .map_or(0, |first| first.rounded_out(Level::Pud.entry_bytes::<arch::Format>()).start.0);
+        .map_or(0, |first| first.rounded_out(LARGEST.entry_bytes::<arch::Format>()).start.0);
     Memory::new(
         PhysAddr(start),
         ((ends.max().unwrap_or(start) - start) / PAGE_SIZE) as usize,

@@ -21,7 +21,7 @@ use kpkeys_mm::{MapFlags, OnFork};
 use kpkeys_pgtable::{Root, VirtAddr};
 
 /// Where the stack of a program ends.
-pub const STACK_TOP: u64 = 0x7fff_ffff_0000;
+pub const STACK_TOP: u64 = 0x7fff_fffe_0000;
 /// Below this are mappings whose place the kernel chooses: room for a stack is above.
 const MAPPINGS_TOP: u64 = 0x7fff_f000_0000;
 /// Nothing is mapped below: null pointers with small offsets fault.

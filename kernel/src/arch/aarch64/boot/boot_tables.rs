@@ -1,14 +1,15 @@
-//! What the boot tables map one to one, in blocks of 1 GiB, besides what the entry code put there.
+//! What the boot tables map one to one, in the largest blocks there are, besides what the entry code put there.
 
 use super::entry;
+use crate::arch::aarch64::granule::{BLOCK_SHIFT, ENTRIES};
 use crate::arch::entry_barrier;
 use crate::memory::boot::PhysRange;
 use core::fmt;
 use kpkeys_devicetree::HEADER_LEN;
 
-const BLOCK: u64 = 1 << 30;
-/// One table of blocks reaches so far.
-const REACH: u64 = 512 * BLOCK;
+const BLOCK: u64 = 1 << BLOCK_SHIFT;
+/// One table of blocks reaches so far: 512 GiB, or 64 GiB with pages of 16 KiB, or 4 TiB with pages of 64 KiB.
+const REACH: u64 = ENTRIES * BLOCK;
 
 /// Valid block, accessed, not global.
 const VALID: u64 = 1 | 1 << 10 | 1 << 11;
@@ -91,7 +92,7 @@ pub unsafe fn map_device(address: u64) {
 ///
 /// The boot tables must be in use; what is there must be mapped as it is.
 unsafe fn map(start: u64, attributes: u64) {
-    // SAFETY: the table has 512 entries and is written by this CPU alone, while no other runs.
+    // SAFETY: the table has an entry for each block within its reach and is written by this CPU alone, while no other runs.
     unsafe {
         let slot = entry::one_to_one_table().add((start / BLOCK) as usize);
         if slot.read_volatile() == 0 {

@@ -13,12 +13,27 @@
 //! of translations that differ in size or permission are ever current together (`root`).
 
 use super::super::control::{MAIR, SCTLR, SCTLR_MMU_OFF};
+use super::super::granule::{
+    self, BLOCK_SHIFT, ENTRIES, Format, GRANULE, IMAGE_FLAGS, LEAF_BYTES, LEAF_IS_PAGE, TCR,
+};
+use super::super::layout::IMAGE;
 use super::super::root::BOOT_ASID;
 use core::arch::global_asm;
+use kpkeys_pgtable::{Format as _, VirtAddr};
+
+/// Places of the image's entries in the tables above its leaves.
+const ABOVE_LEAF: [usize; 2] = granule::above_leaf(VirtAddr(IMAGE));
+
+/// Written where nothing but relative addresses is known.
+static TOO_OLD: [u8; GRANULE.refusal.len()] = match GRANULE.refusal.as_bytes().first_chunk() {
+    Some(text) => *text,
+    None => unreachable!(),
+};
 
 global_asm!(
     r#"
-    // Descriptor of a 1 GiB or 2 MiB block: valid, normal memory, inner shareable, accessed, not global.
+    .set PAGE, {page}
+    // Descriptor of a block: valid, normal memory, inner shareable, accessed, not global.
     .set NORMAL_BLOCK, 1 | (3 << 8) | (1 << 10) | (1 << 11)
     .set TABLE, 3
 
@@ -29,7 +44,7 @@ image_header:
     .long 0
     .quad 0                         // offset from a multiple of 2 MiB
     .quad image_size                // bytes needed from there, zero-initialised ones included
-    .quad 0xa                       // little-endian, 4 KiB pages, anywhere in memory
+    .quad {image_flags}             // little-endian, the size of pages, anywhere in memory
     .quad 0, 0, 0
     .ascii "ARM\x64"
     .long 0
@@ -38,9 +53,9 @@ boot_start:
     mov   x20, x0                   // the device tree, physical
     mrs   x22, currentel
     bl    leave_el2
-    mrs   x0, id_aa64mmfr0_el1      // TGran4: 0xf is "no 4 KiB pages"
-    ubfx  x0, x0, #28, #4
-    cmp   x0, #0xf
+    mrs   x0, id_aa64mmfr0_el1
+    ubfx  x0, x0, #{granule_field}, #4
+    cmp   x0, #{granule_absent}
     b.eq  too_old
 
     // With the MMU off stores go past the caches: no line of the tables may be in one.
@@ -52,30 +67,46 @@ boot_start:
     cmp   x2, x1
     b.lo  1b
 
-    // The image at its own address, in blocks of 2 MiB.
+    // The image at its own address.
     adrp  x21, image_header
-    adrp  x3, boot_high_l1
+    adrp  x3, boot_high_middle
     add   x4, x3, #TABLE
-    adrp  x5, boot_high_l0
-    str   x4, [x5, #511 * 8]
-    adrp  x6, boot_high_l2
+    adrp  x5, boot_high_root
+    ldr   x9, ={root_index} * 8
+    str   x4, [x5, x9]
+    adrp  x6, boot_high_leaves
     add   x4, x6, #TABLE
-    str   x4, [x3, #510 * 8]
+    ldr   x9, ={middle_index} * 8
+    add   x3, x3, x9
+    mov   x9, #{leaf_tables}
+    ldr   x10, =PAGE
+2:  str   x4, [x3], #8
+    add   x4, x4, x10
+    subs  x9, x9, #1
+    b.ne  2b
     adrp  x7, image_end
     mov   x8, #NORMAL_BLOCK
+    orr   x8, x8, #{leaf_is_page} | 1
     orr   x8, x8, x21
+    ldr   x9, ={leaf_bytes}
 2:  str   x8, [x6], #8
-    add   x8, x8, #0x200000
+    add   x8, x8, x9
     cmp   x8, x7
     b.lo  2b
 
-    // One to one, in blocks of 1 GiB: the image and the device tree, each with what follows.
-    adrp  x3, boot_low_l1
+    // One to one: the image, and the device tree.
+    adrp  x3, boot_low_blocks
     add   x4, x3, #TABLE
-    adrp  x5, boot_low_l0
+    adrp  x5, boot_low_root
     str   x4, [x5]
-    mov   x0, x21
+    mov   x1, x21
+    mov   x12, #1
+    lsl   x12, x12, #{block_shift}
+2:  mov   x0, x1
     bl    map_one_to_one
+    add   x1, x1, x12
+    cmp   x1, x7
+    b.lo  2b
     mov   x0, x7
     bl    map_one_to_one
     mov   x0, x20
@@ -121,12 +152,13 @@ other_high:
     mov   x0, x20
     b     {other_cpu}
 
-    // Maps the 1 GiB around the address in X0, if the table at X3 reaches it. Uses X9 to X11.
+    // Maps the block around the address in X0, if the table at X3 reaches it. Uses X9 to X11.
 map_one_to_one:
-    lsr   x9, x0, #30
-    cmp   x9, #512
+    lsr   x9, x0, #{block_shift}
+    ldr   x10, ={entries}
+    cmp   x9, x10
     b.hs  4f
-    lsl   x10, x9, #30
+    lsl   x10, x9, #{block_shift}
     mov   x11, #NORMAL_BLOCK
     orr   x10, x10, x11
     str   x10, [x3, x9, lsl #3]
@@ -219,8 +251,7 @@ leave_el2:
 enable_mmu:
     ldr   x8, ={mair}
     msr   mair_el1, x8
-    // TCR_EL1: 48 bits and 4 KiB pages in both halves, walks cached and inner shareable, A1 (see `root`).
-    ldr   x8, =0x00000000b5503510
+    ldr   x8, ={tcr}
     mrs   x9, id_aa64mmfr0_el1
     and   x10, x9, #0xf             // PARange; more than 48 bits need another descriptor format
     mov   x11, #5
@@ -246,9 +277,9 @@ enable_mmu:
     cbz   x10, 13f
     msr   S3_0_C2_C0_3, xzr         // TCR2_EL1, some of whose fields act as soon as the MMU is on; it resets to an unknown value
 13:
-    adrp  x9, boot_low_l0
+    adrp  x9, boot_low_root
     msr   ttbr0_el1, x9
-    adrp  x9, boot_high_l0
+    adrp  x9, boot_high_root
     mov   x10, #{boot_asid}
     bfi   x9, x10, #48, #16
     msr   ttbr1_el1, x9
@@ -275,10 +306,11 @@ el2_vectors:
     eret
     .endr
 
-    // No 4 KiB pages: say so on the console of QEMU's `virt` board and leave with the status of a refused boot. Nothing
+    // No pages of this size: say so on the console of QEMU's `virt` board and leave with the status of a refused boot. Nothing
     // of Rust can run here.
 too_old:
-    adr   x1, too_old_text
+    adrp  x1, {too_old_text}
+    add   x1, x1, :lo12:{too_old_text}
     mov   x2, #{board_console}
 9:  ldrb  w3, [x1], #1
     cbz   w3, 10f
@@ -293,19 +325,17 @@ too_old:
     .balign 8
 too_old_exit:
     .quad 0x20026, {refused}        // ADP_Stopped_ApplicationExit, status
-too_old_text:
-    .asciz "[    0.000] boot refused: this CPU has no 4 KiB pages; choose another, for instance `-cpu max`\n"
 
     .section .boot_tables, "aw", @nobits
-    .balign 4096
+    .balign PAGE
 boot_tables_start:
-    .global boot_low_l0, boot_low_l1, boot_empty
-boot_low_l0:    .skip 4096
-boot_low_l1:    .skip 4096
-boot_high_l0:   .skip 4096
-boot_high_l1:   .skip 4096
-boot_high_l2:   .skip 4096
-boot_empty:     .skip 4096
+    .global boot_low_blocks, boot_empty
+boot_low_root:    .skip PAGE
+boot_low_blocks:  .skip PAGE
+boot_high_root:   .skip PAGE
+boot_high_middle: .skip PAGE
+boot_high_leaves: .skip PAGE * {leaf_tables}
+boot_empty:       .skip PAGE
 
     .section .bss.boot, "aw", @nobits
     .balign 16
@@ -318,22 +348,35 @@ boot_stack_top:
     starting_stack = sym crate::start::smp::STARTING_STACK,
     boot_asid = const BOOT_ASID,
     mair = const MAIR,
+    tcr = const TCR,
+    page = const Format::PAGE_SIZE,
+    entries = const ENTRIES,
+    block_shift = const BLOCK_SHIFT,
+    leaf_bytes = const LEAF_BYTES,
+    leaf_is_page = const LEAF_IS_PAGE,
+    leaf_tables = const GRANULE.leaf_tables,
+    root_index = const ABOVE_LEAF[0],
+    middle_index = const ABOVE_LEAF[1],
+    image_flags = const IMAGE_FLAGS,
+    granule_field = const GRANULE.field,
+    granule_absent = const GRANULE.absent,
     sctlr = const SCTLR,
     sctlr_off = const SCTLR_MMU_OFF,
     board_console = const super::super::serial::BOARD_CONSOLE,
+    too_old_text = sym TOO_OLD,
     refused = const super::super::exit::status(crate::exit::Exit::Refused),
 );
 
 // SAFETY: defined by the assembly above; only the addresses are used.
 unsafe extern "C" {
     static other_start: u8;
-    static mut boot_low_l1: [u64; 512];
+    static mut boot_low_blocks: [u64; ENTRIES as usize];
     static boot_empty: u8;
 }
 
-/// The table of the 1 GiB blocks that are mapped one to one.
+/// The table of the blocks that are mapped one to one.
 pub fn one_to_one_table() -> *mut u64 {
-    (&raw mut boot_low_l1).cast()
+    (&raw mut boot_low_blocks).cast()
 }
 
 /// The page-table page that translates nothing: what `TTBR0_EL1` points to while no address space is loaded.
