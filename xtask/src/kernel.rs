@@ -5,7 +5,7 @@
 use std::process::Command;
 
 use anyhow::Result;
-use kpkeys_emulator::Target;
+use kpkeys_emulator::{Tables, Target};
 
 use crate::command;
 use crate::step::Outcome;
@@ -15,11 +15,24 @@ use crate::workspace;
 pub fn lint() -> Result<Outcome> {
     command::run(&mut cargo(&["fmt", "--check"]))?;
     command::run(for_every_target(&["clippy", "--release"]).args(["--", "-D", "warnings"]))?;
+    lint_formats()?;
     lint_exploits()?;
     lint_loader()?;
     let document = ["doc", "--no-deps", "--document-private-items"];
     command::run(for_every_target(&document).env("RUSTDOCFLAGS", "-D warnings"))?;
     Ok(Outcome::Done)
+}
+
+/// The same of the kernel on page tables of other formats.
+fn lint_formats() -> Result<()> {
+    for tables in Tables::ALL {
+        let target = format!("--target={}", tables.target().rust_target());
+        let mut clippy = cargo(&["clippy", "--release", &target]);
+        let [name, feature] = tables.binary();
+        let which = ["--bin", name, "--features", feature];
+        command::run(clippy.args(which).args(["--", "-D", "warnings"]))?;
+    }
+    Ok(())
 }
 
 /// The same of what is in no ordinary build: the driver with planted faults, which is the same on every target, and the exploits.

@@ -62,8 +62,14 @@ const NEWER_MODELS: [(&str, &str, &str); 3] = [
     ("qemu-aarch64", "pan", "cortex-a710"),
 ];
 /// Formats of page tables that the kernel is built with besides the usual ones, with the backends that protect them.
-const FORMATS: [(&str, &str, &str); 2] =
-    [("x86_64-la57", "qemu-x86_64", "pks"), ("x86_64-la57", "qemu-x86_64", "smap")];
+const FORMATS: [(&str, &str, &str); 6] = [
+    ("x86_64-la57", "qemu-x86_64", "pks"),
+    ("x86_64-la57", "qemu-x86_64", "smap"),
+    ("aarch64-16k", "qemu-aarch64", "pan"),
+    ("aarch64-16k", "qemu-aarch64", "ttbr0"),
+    ("aarch64-64k", "qemu-aarch64", "pan"),
+    ("aarch64-64k", "qemu-aarch64", "ttbr0"),
+];
 
 fn cases() -> Vec<Case> {
     let many = "--smp 64 --nodes 2 --memory 2048 --time-limit 3600";

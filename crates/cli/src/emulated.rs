@@ -37,9 +37,9 @@ pub struct MachineOptions {
     /// NUMA nodes that CPUs and memory are dealt out to
     #[arg(long, default_value_t = 1, value_name = "N")]
     nodes: u32,
-    /// Memory in MiB
-    #[arg(long, default_value_t = 256, value_name = "MIB")]
-    memory: u32,
+    /// Memory in MiB [default: 256, or 2048 with pages of 64 KiB]
+    #[arg(long, value_name = "MIB")]
+    memory: Option<u32>,
     /// The emulator's CPU model
     #[arg(long, default_value = "max", value_name = "MODEL")]
     cpu: String,
@@ -77,7 +77,7 @@ impl MachineOptions {
     ///
     /// [`UsageError`] for a machine or backend that does not exist; otherwise what the build failed with.
     pub fn build(&self) -> Result<Emulated> {
-        let tables = self.tables.as_deref().map(tables_of).transpose()?;
+        let tables = self.tables()?;
         self.build_by(|target| match tables {
             None => Ok(Kernel::build(target)?),
             Some(tables) if tables.target() == target => Ok(Kernel::build_with(tables)?),
@@ -85,12 +85,21 @@ impl MachineOptions {
         })
     }
 
+    /// The format of tables that was asked for, if any was.
+    fn tables(&self) -> Result<Option<Tables>, UsageError> {
+        self.tables.as_deref().map(tables_of).transpose()
+    }
+
     /// Builds the kernel with planted faults, and the exploits, from which it runs programs.
     ///
     /// # Errors
     ///
-    /// As [`build`](Self::build).
+    /// As [`build`](Self::build), and [`UsageError`] for tables that there is no such kernel with.
     pub fn build_vulnerable(&self) -> Result<Emulated> {
+        if let Some(tables) = self.tables()? {
+            let name = tables.name();
+            return Err(UsageError(format!("exploits are for the usual tables, not {name}")).into());
+        }
         let emulated = self.build_by(|target| Ok(Kernel::build_vulnerable(target)?))?;
         let archive = kpkeys_emulator::exploits(emulated.kernel.target())?;
         Ok(emulated.with_initramfs(&archive))
@@ -106,7 +115,7 @@ impl MachineOptions {
         target.find_emulator()?;
         self.accel.check(target)?;
         let machine = Machine {
-            memory_mib: self.memory,
+            memory_mib: self.memory.unwrap_or(self.tables()?.map_or(256, Tables::memory_mib)),
             cpus: self.smp,
             nodes: self.nodes,
             accel: self.accel,
@@ -218,7 +227,7 @@ impl Emulated {
             smp: bench::CPUS,
             nodes: 1,
             accel: Accel::Tcg,
-            memory: bench::MEMORY_MIB,
+            memory: Some(bench::MEMORY_MIB),
             cpu: "max".to_owned(),
             time_limit: 600,
         };

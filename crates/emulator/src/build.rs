@@ -118,8 +118,16 @@ impl Tables {
         }
     }
 
+    /// Memory, in MiB, that all tests of the kernel have enough of.
+    pub const fn memory_mib(self) -> u32 {
+        match self {
+            Tables::X86_64La57 | Tables::Aarch64Pages16K => 256,
+            Tables::Aarch64Pages64K => 2048,
+        }
+    }
+
     /// The binary, and the feature that it is built with.
-    const fn binary(self) -> [&'static str; 2] {
+    pub const fn binary(self) -> [&'static str; 2] {
         match self {
             Tables::X86_64La57 => ["kpkeys-la57", "la57"],
             Tables::Aarch64Pages16K => ["kpkeys-16k", "pages-16k"],

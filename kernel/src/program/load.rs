@@ -211,7 +211,12 @@ fn map(memory: &Memory, program: &Executable<'_>, pages: &Arc<Pages>, base: u64)
 }
 
 /// The pages of a segment that are in the file, then those that are not; and zeroes behind the file's last byte.
-fn map_segment(memory: &Memory, segment: &executable::Segment<PAGE_SIZE>, pages: &Arc<Pages>, base: u64) -> Outcome<()> {
+fn map_segment(
+    memory: &Memory,
+    segment: &executable::Segment<PAGE_SIZE>,
+    pages: &Arc<Pages>,
+    base: u64,
+) -> Outcome<()> {
     let allows = Permission { any: true, write: segment.write, execute: segment.execute };
     let (start, end) = (base + segment.first_page(), base + segment.last_page_end());
     let file_end = base + segment.address + segment.in_file;

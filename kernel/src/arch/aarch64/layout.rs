@@ -3,7 +3,7 @@
 //! | from | what |
 //! |---|---|
 //! | `0x0000_4000_0000_0000` | alias of page-table pages, with backend `ttbr0`: in windows alone |
-//! | `0xffff_8880_0000_0000` | linear map: all RAM, 2 MiB blocks, never executable |
+//! | `0xffff_8880_0000_0000` | linear map: all RAM, never executable |
 //! | `0xffff_b000_0000_0000` | alias of page-table pages, with backend `pan` |
 //! | `0xffff_ffff_8000_0000` | kernel image (see `image.ld`) |
 //! | `0xffff_ffff_c000_0000` | device registers |

@@ -63,8 +63,7 @@ fn flush_user(root: u64, range: Option<PageRange>) {
 /// The pages of a range as TLBI takes them, whatever their size: bits 55:12 of the address in bits 43:0 of the operand.
 fn pages(range: PageRange) -> impl Iterator<Item = u64> {
     const PAGE: u64 = (1 << 44) - 1;
-    (0..range.pages())
-        .map(move |page| range.start().offset_pages::<Format>(page).0 >> 12 & PAGE)
+    (0..range.pages()).map(move |page| range.start().offset_pages::<Format>(page).0 >> 12 & PAGE)
 }
 
 fn flush_all() {

@@ -9,8 +9,8 @@
 use super::entry::Frame;
 use super::registers::{Registers, USER_FLAGS};
 use super::{backend, irq, root};
-use crate::sched::accounting;
 use crate::memory::boot::PAGE_SIZE;
+use crate::sched::accounting;
 use core::arch::{global_asm, naked_asm};
 use core::mem::offset_of;
 use kpkeys::pan::PAN;

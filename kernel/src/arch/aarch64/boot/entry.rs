@@ -5,6 +5,8 @@
 //! `other_start` in the same state, with their number in X0. Everything here is position-independent until the MMU is
 //! on.
 //!
+//! How long pages are, and what that makes of the tables here, is `granule`'s.
+//!
 //! The *boot tables* map the image at its address and one to one, and the device tree's surroundings one to one; the boot CPU
 //! adds RAM once it knows it (`boot_tables`). They are writable and executable, which is why they live only until
 //! `early_tables` has taken over; afterwards `retire_boot_tables` wipes them.
