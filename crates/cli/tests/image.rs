@@ -85,8 +85,10 @@ fn one_disk_starts_both_machines_and_restarts_them() {
     println!("the disk: {mib:.1} MiB");
     for (target, backend) in [(Target::X86_64, "pks"), (Target::Aarch64, "pan")] {
         let boot = Boot::of(target, &disk, &machine(), 3);
-        boot.says(&format!("\"backend\":\"{backend}\",\"mode\":\"fused\",\"enforced\":true"));
-        boot.says("\"mode\":\"off\",\"enforced\":false");
+        boot.says(&format!(
+            "\"backend\":\"{backend}\",\"mode\":\"fused\",\"keys\":\"one\",\"enforced\":true"
+        ));
+        boot.says("\"mode\":\"off\",\"keys\":\"one\",\"enforced\":false");
         // Blocked with protection, and successful without: the attacks are real.
         assert!(boot.count("\"mode\":\"fused\",\"target\"") > 300, "{:?}", boot.lines.last());
         assert!(boot.count("\"mode\":\"off\",\"target\"") > 100, "{:?}", boot.lines.last());
@@ -103,14 +105,21 @@ fn one_disk_starts_both_machines_and_restarts_them() {
     }
 }
 
-/// A machine that the kernel cannot be started on gets its firmware back, with a word.
+/// As servers are, without a device tree: with the series' interrupt controller and with the one before, from EL1 and from EL2.
 #[test]
 #[ignore = "needs firmware, and takes minutes: `cargo xtask image`"]
-fn a_machine_of_acpi_alone_is_told_so() {
-    let disk = image("acpi.img", &["--arch", "aarch64", "--run", "attack"]);
-    let machine = Machine { board_options: "acpi=on".into(), ..machine() };
-    let boot = Boot::until(Target::Aarch64, &disk, &machine, 1, "back to the firmware");
-    boot.says("this machine describes itself by ACPI alone, which is not supported yet");
+fn a_machine_of_acpi_alone_is_started() {
+    let disk = image("acpi.img", &["--arch", "aarch64", "--run", "attack", "--run", "tests"]);
+    for board in ["acpi=on", "acpi=on,virtualization=on", "acpi=on,gic-version=2"] {
+        let machine = Machine { board_options: board.into(), ..machine() };
+        let boot = Boot::of(Target::Aarch64, &disk, &machine, 2);
+        boot.says("the machine is read from ACPI's tables");
+        boot.says("4 CPUs up");
+        boot.says("\"backend\":\"pan\",\"mode\":\"fused\",\"keys\":\"one\",\"enforced\":true");
+        assert_eq!(boot.count(",\"broken\":0}"), 1, "{board}");
+        boot.says("\"failed\":0}");
+        assert_eq!(boot.count("{\"type\":\"end\",\"outcome\":\"success\"}"), 2, "{board}");
+    }
 }
 
 /// From EL2, as many servers start, and with SMAP for a backend.

@@ -10,6 +10,8 @@
 //! | [`start_info`] | PVH's start information, which that kernel is given |
 //! | [`image`] | a kernel for arm64: the header of a Linux Image |
 //! | [`tree`] | the device tree, which that kernel is given |
+//! | [`acpi`] | what an arm64 machine without one says of itself |
+//! | [`described`] | a device tree made of that |
 //!
 //! None of the input is trusted: what does not add up is an error that says what to do. Nothing here touches memory that it was not given, so
 //! all of it is tested on any host.
@@ -19,6 +21,8 @@
 
 extern crate alloc;
 
+pub mod acpi;
+pub mod described;
 pub mod image;
 pub mod medium;
 pub mod menu;

@@ -114,7 +114,7 @@ fn push(list: &mut Vec<u8>, value: u64, words: usize) -> Result<(), Error> {
     Ok(())
 }
 
-fn property(name: &str, value: &[u8]) -> Result<DeviceTreeProperty, Error> {
+pub(crate) fn property(name: &str, value: &[u8]) -> Result<DeviceTreeProperty, Error> {
     DeviceTreeProperty::new(name, value).map_err(|_| Error::Model)
 }
 

@@ -31,12 +31,12 @@ pub enum Error {
     /// The root of ACPI's tables is where the kernel cannot read it.
     #[cfg(target_arch = "x86_64")]
     AcpiTooHigh(u64),
-    /// There is no device tree.
+    /// Nothing describes the machine.
     #[cfg(target_arch = "aarch64")]
-    NoTree {
-        /// ACPI describes the machine instead.
-        acpi: bool,
-    },
+    NoTree,
+    /// ACPI's tables describe one that the kernel cannot be started on, or are damaged.
+    #[cfg(target_arch = "aarch64")]
+    Acpi(kpkeys_handover::acpi::Error),
     /// The device tree is none that can be handed over.
     #[cfg(target_arch = "aarch64")]
     BadTree(kpkeys_handover::tree::Error),
@@ -73,11 +73,11 @@ impl fmt::Display for Error {
                 write!(f, "the root of the ACPI tables is at {at:#x}, beyond 4 GiB")
             }
             #[cfg(target_arch = "aarch64")]
-            Self::NoTree { acpi: true } => f.write_str(
-                "this machine describes itself by ACPI alone, which is not supported yet; some firmware has a setting for a device tree",
-            ),
+            Self::NoTree => f.write_str("the firmware has neither a device tree nor ACPI tables"),
             #[cfg(target_arch = "aarch64")]
-            Self::NoTree { acpi: false } => f.write_str("the firmware has no device tree"),
+            Self::Acpi(error) => {
+                write!(f, "{error}; some firmware has a setting for a device tree")
+            }
             #[cfg(target_arch = "aarch64")]
             Self::BadTree(error) => write!(f, "{error}"),
         }

@@ -6,15 +6,18 @@
 use crate::error::Error;
 use crate::memory::{self, Pages};
 use alloc::string::ToString;
+use alloc::vec::Vec;
 use core::arch::{asm, naked_asm};
 use core::convert::Infallible;
+use kpkeys_handover::acpi::Description;
+use kpkeys_handover::described;
 use kpkeys_handover::image::{ALIGN, Image};
 use kpkeys_handover::medium::Machine;
 use kpkeys_handover::ranges::Addresses;
 use kpkeys_handover::tree;
 use uefi::boot::MemoryType;
 use uefi::table::cfg::ConfigTableEntry;
-use uefi::{Guid, guid, system};
+use uefi::{Guid, guid, println, system};
 
 /// The kind of machine.
 pub const MACHINE: Machine = Machine::Aarch64;
@@ -38,7 +41,7 @@ pub fn start(file: &[u8], command_line: &str) -> Result<Infallible, Error> {
 
     let usable = memory::usable()?.largest(tree::MAX_RANGES);
     memory::tell(&usable);
-    let blob = tree::edited(firmwares, &usable, command_line).map_err(Error::BadTree)?;
+    let blob = tree::edited(&firmwares, &usable, command_line).map_err(Error::BadTree)?;
     for_tree.bytes()[..blob.len()].copy_from_slice(&blob);
     // SAFETY: nothing of the firmware's is used from here on, and image and tree are whole and in memory.
     unsafe {
@@ -49,23 +52,42 @@ pub fn start(file: &[u8], command_line: &str) -> Result<Infallible, Error> {
     }
 }
 
-/// The firmware's device tree.
-fn firmware_tree() -> Result<&'static [u8], Error> {
+/// The firmware's device tree, or one made of its ACPI tables.
+fn firmware_tree() -> Result<Vec<u8>, Error> {
     let (tree, acpi) = system::with_config_table(|tables| {
         let find = |kind: Guid| tables.iter().find(|table| table.guid == kind);
-        (
-            find(DEVICE_TREE).map(|table| table.address.cast::<u8>()),
-            find(ConfigTableEntry::ACPI2_GUID).is_some(),
-        )
+        let address = |kind| find(kind).map(|table| table.address).filter(|at| !at.is_null());
+        (address(DEVICE_TREE), address(ConfigTableEntry::ACPI2_GUID))
     });
-    let at = tree.filter(|at| !at.is_null()).ok_or(Error::NoTree { acpi })?;
+    match (tree, acpi) {
+        (Some(tree), _) => copied(tree.cast()),
+        (None, Some(root)) => {
+            println!("no device tree: the machine is read from ACPI's tables");
+            let machine = Description::read(root as u64, acpi_bytes).map_err(Error::Acpi)?;
+            described::tree(&machine).map_err(Error::BadTree)
+        }
+        (None, None) => Err(Error::NoTree),
+    }
+}
+
+/// The firmware's tree, which begins here.
+fn copied(at: *const u8) -> Result<Vec<u8>, Error> {
     // SAFETY: the firmware says that a device tree is there, which begins with a header that says how long it is; it is not written as long as the
     // firmware is there.
-    unsafe {
+    let tree = unsafe {
         let header = at.cast::<[u8; 8]>().read_unaligned();
         let len = tree::len(header).ok_or(Error::BadTree(tree::Error::NotATree))?;
-        Ok(core::slice::from_raw_parts(at, len))
-    }
+        core::slice::from_raw_parts(at, len)
+    };
+    Ok(tree.to_vec())
+}
+
+/// Bytes of ACPI's tables, which are read where firmware says that they are. UEFI maps all memory one to one.
+fn acpi_bytes<'a>(at: u64, len: usize) -> Option<&'a [u8]> {
+    at.checked_add(len as u64)?;
+    // SAFETY: the firmware's root pointer, the root table and the tables' headers say that a table of this length is there; nobody writes it as long as
+    // the firmware is there.
+    (at != 0).then(|| unsafe { core::slice::from_raw_parts(at as *const u8, len) })
 }
 
 /// Writes to memory what caches have of these addresses, and drops it there (Arm ARM, D7.5.9 "Data cache maintenance").
