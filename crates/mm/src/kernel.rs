@@ -53,6 +53,24 @@ impl<M: Machine> Kernel<M> {
         Ok(Kernel { paging, vmalloc, zeroes })
     }
 
+    /// Adds memory that comes once the kernel runs; see [`Paging::add_memory`].
+    ///
+    /// # Errors
+    ///
+    /// Why it could not be added. Nothing is added then.
+    ///
+    /// # Safety
+    ///
+    /// As [`Paging::add_memory`].
+    #[track_caller]
+    pub unsafe fn add_memory(&self, start: PhysAddr, pages: usize) -> Result<(), Error> {
+        // SAFETY: forwarded.
+        unsafe { self.paging.add_memory(start, pages) }?;
+        let first = self.machine().memory().frame_number(start);
+        self.frames().add(first..first + pages);
+        Ok(())
+    }
+
     /// Turns protection on; see [`Paging::enable_protection`].
     ///
     /// # Errors

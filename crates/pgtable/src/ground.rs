@@ -89,7 +89,7 @@ impl<M: Machine, F: Frames> Ground<M, F> {
     }
 
     /// Changes the linear map, alone.
-    fn changing_linear<R>(
+    pub(crate) fn changing_linear<R>(
         &self,
         change: impl FnOnce(&Linear<M::Format>, &Section<'_, M>) -> R,
     ) -> R {

@@ -83,7 +83,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
 }
 
 /// The largest leaf, no larger than `granule`, that maps memory from `frame` without leaving it.
-fn largest_leaf<F: Format>(memory: Memory<F>, frame: PhysAddr, granule: Level) -> Level {
+pub(super) fn largest_leaf<F: Format>(memory: Memory<F>, frame: PhysAddr, granule: Level) -> Level {
     let mut level = granule.min(F::LARGEST_BLOCK);
     while let Some(below) = level.below() {
         if frame.is_aligned(level.entry_bytes::<F>())

@@ -4,8 +4,10 @@
 //! |---|---|
 //! | `tables` | finding the table that translates an address, and linking those that are missing |
 //! | `build` | the linear map, as a kernel starts with it |
+//! | `later` | memory that comes once the kernel runs |
 
 mod build;
+mod later;
 mod tables;
 
 use core::panic::Location;
@@ -108,6 +110,8 @@ pub struct Paging<M: Machine, F: Frames> {
     /// That of tables with a key of their own, if there are such and a pool.
     user_pool: Option<Pool<M::Format>>,
     kernel: Root,
+    /// The largest leaves of the linear map.
+    granule: Level,
     /// The alias's, if it has one of its own.
     window: Option<Root>,
     /// The kernel's half without the alias.
@@ -159,7 +163,8 @@ impl<M: Machine, F: Frames> Paging<M, F> {
             .transpose()?;
         let ground = ground.with_linear(Linear::new(memory, kernel.frame, alias));
         let programs_kernel = Once::new();
-        let paging = Paging { ground, pool, user_pool, kernel, window, programs_kernel };
+        let granule = config.linear;
+        let paging = Paging { ground, pool, user_pool, kernel, granule, window, programs_kernel };
         paging.build_linear_map(memory, config.linear)?;
         paging.build_alias_tables()?;
         Ok(paging)

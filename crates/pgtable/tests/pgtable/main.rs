@@ -21,6 +21,7 @@ mod linear_alias;
 mod linear_holes;
 mod linear_keys;
 mod mapped_frames;
+mod memory_added;
 mod memory_types;
 mod new_tables;
 mod out_of_memory;
