@@ -1,6 +1,7 @@
 //! Operations on ranges and on single pages, without a memory manager: a user root, all of its pages mapped to one frame.
 
 use kpkeys_hosted::HostedFormat;
+use kpkeys_pgtable::range::WriteProtect;
 use kpkeys_pgtable::{Attrs, Mode, PageRange, PhysAddr, Root, VirtAddr};
 
 use crate::{Counted, Error, How, Measured, kernel, name_of, span};
@@ -75,7 +76,7 @@ impl<F: HostedFormat, B: Measured> Space<F, B> {
     fn protect(&self, range: PageRange<F>) -> Result<(), Error> {
         let paging = self.kernel.paging();
         let section = paging.section(&self.root);
-        Ok(paging.protect(&section, &self.root, range, F::write_protected)?)
+        Ok(paging.protect(&section, &self.root, range, WriteProtect)?)
     }
 
     fn unmap(&self, range: PageRange<F>) -> Result<(), Error> {

@@ -198,6 +198,7 @@ fn build_on<M: Machine>(machine: M, setup: Setup) -> io::Result<Kernel<M>> {
     let memory = machine.memory();
     let table = FrameTable::on_heap(memory.pages);
     let frames = Buddy::new(memory, table, true, setup.cpus, cpu::current);
-    frames.add(0..memory.pages);
+    // SAFETY: all of the arena is free, and nobody else has it.
+    unsafe { frames.add(0..memory.pages) };
     Kernel::new(machine, frames, setup.config, Layout::standard()).map_err(io::Error::other)
 }

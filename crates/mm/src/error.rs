@@ -14,6 +14,8 @@ pub enum Error {
     /// mapping, can do so by [`purge_vmalloc`](crate::Kernel::purge_vmalloc); about an eighth of all
     /// frames wait at most.
     OutOfMemory,
+    /// The frame allocator is of other memory than the machine.
+    OtherMemory,
     /// No range of kernel addresses is left that is large enough.
     OutOfAddresses(usize),
     /// The page tables refused.
@@ -51,6 +53,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::OutOfMemory => f.write_str("out of memory"),
+            Error::OtherMemory => f.write_str("the frames are of other memory than the machine's"),
             Error::OutOfAddresses(pages) => write!(f, "no free range of {pages} kernel pages"),
             Error::Tables(error) => error.fmt(f),
             Error::Occupied(start, pages) => {

@@ -38,13 +38,16 @@ impl<M: Machine> Kernel<M> {
     ///
     /// # Errors
     ///
-    /// [`Error::OutOfMemory`], or why the configuration is not possible.
+    /// [`Error::OutOfMemory`], or why the configuration is not possible; [`Error::OtherMemory`] if the frames are of other memory than the machine's.
     pub fn new(
         machine: M,
         frames: Buddy<M::Format>,
         config: Config,
         layout: Layout<M::Format>,
     ) -> Result<Self, Error> {
+        if machine.memory() != frames.memory {
+            return Err(Error::OtherMemory);
+        }
         let cpus = machine.cpus();
         let paging = Paging::new(machine, frames, config)?;
         paging.link_kernel_half(layout.vmalloc)?;
@@ -67,7 +70,8 @@ impl<M: Machine> Kernel<M> {
         // SAFETY: forwarded.
         unsafe { self.paging.add_memory(start, pages) }?;
         let first = self.machine().memory().frame_number(start);
-        self.frames().add(first..first + pages);
+        // SAFETY: it is memory that nothing uses (caller's promise), and it was no memory before.
+        unsafe { self.frames().add(first..first + pages) };
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use core::fmt;
 use kpkeys::Pkey;
 
 use crate::addr::{PhysAddr, RangeError, VirtAddr};
-use crate::guarded::Violation;
+use crate::guarded::{FrameType, Violation};
 
 /// Why an operation on page tables was refused. Mappings are as they were before it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,12 +36,18 @@ pub enum Error {
     AliasMisplaced(Option<VirtAddr>),
     /// The address is in the half of the address space that the root is not for.
     WrongHalf(VirtAddr),
+    /// The operation has a section, a root and tables that are not of one another, by this address.
+    Foreign(VirtAddr),
+    /// The address is in the linear map or the alias, which this library changes by itself.
+    OwnMap(VirtAddr),
     /// The tables that translate this address are never freed: they are the linear map's or the alias's.
     TablesStay(VirtAddr),
     /// A table that holds entries was to be freed: of this address, and perhaps of others.
     TableInUse(VirtAddr),
     /// Frames can be given a type only before protection is on.
     TooLate(PhysAddr),
+    /// Nobody but this library says of frames that they are this.
+    NotSaid(FrameType),
     /// The frames carry the page tables' key and are to keep it.
     Protected(PhysAddr),
     /// A frame is not what it was to be used as.
@@ -84,11 +90,18 @@ impl fmt::Display for Error {
                 write!(f, "no alias can start at {va:?}: it must be in the kernel's half (in the other if windows load a root for it), at a multiple of 1 GiB, apart from the linear map")
             }
             Error::WrongHalf(va) => write!(f, "{va:?} is not in the half of the address space that this root is for"),
+            Error::Foreign(va) => {
+                write!(f, "the section, the root and the tables for {va:?} are not of one another")
+            }
+            Error::OwnMap(va) => {
+                write!(f, "{va:?} is in the linear map or the alias, which are not changed by operations on ranges")
+            }
             Error::TablesStay(va) => {
                 write!(f, "the tables that translate {va:?} are the linear map's or the alias's, and are never freed")
             }
             Error::TableInUse(va) => write!(f, "the table that translates {va:?} holds entries; unmap them before it is freed"),
             Error::TooLate(pa) => write!(f, "{pa:?} was to be given a type after protection was turned on"),
+            Error::NotSaid(is) => write!(f, "frames cannot be said to be {is}"),
             Error::Protected(pa) => write!(f, "{pa:?} holds page tables, and keeps their key"),
             Error::Violation(violation) => violation.fmt(f),
             Error::NeedsPageMappedLinearMap => {

@@ -34,7 +34,9 @@ impl From<kpkeys_mm::Error> for Errno {
             }
             Error::NotMapped(_) | Error::Forbidden(_) => Self::EFAULT,
             Error::Occupied(..) => Self::ENOMEM,
-            Error::Tables(_) | Error::BadOrder(_) | Error::BehindEnd(_) => Self::EINVAL,
+            Error::Tables(_) | Error::BadOrder(_) | Error::BehindEnd(_) | Error::OtherMemory => {
+                Self::EINVAL
+            }
         }
     }
 }

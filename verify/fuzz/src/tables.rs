@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use kpkeys_hosted::HostedFormat;
 use kpkeys_mm::Kernel;
+use kpkeys_pgtable::range::By;
 use kpkeys_pgtable::{
     Attrs, Error, Flush, Format, Frames, Level, Machine, PageRange, PhysAddr, Root, VirtAddr,
 };
@@ -118,6 +119,8 @@ fn apply<M: Machine>(
         _ => {
             let write = with & 1 == 0;
             let change = if write { M::Format::writable } else { M::Format::write_protected };
+            // SAFETY: it makes leaves of the same frames, and nothing translates by them.
+            let change = unsafe { By::new(change) };
             paging.protect(&section, root, of, change).expect("pages can be protected");
             model.range_mut(first..first + pages).for_each(|(_, page)| page.0 = write);
         }
@@ -141,8 +144,9 @@ fn free_tables<M: Machine>(kernel: &Kernel<M>, root: &Root, of: PageRange<M::For
     let mut unlinked = Vec::new();
     {
         let section = paging.section(root);
-        paging
-            .free_tables(&section, root, of, below, above, |ptp| unlinked.push(ptp))
+
+        // SAFETY: nobody else works on these tables.
+        unsafe { paging.free_tables(&section, root, of, below, above, |ptp| unlinked.push(ptp)) }
             .expect("the tables are empty");
     }
     paging.flush_and_release(Flush::AddressSpace(root.frame()), unlinked);

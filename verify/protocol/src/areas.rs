@@ -55,7 +55,8 @@ impl<S: System> Areas<S> {
         let known = Known::new();
         let cpu = || world::with(|world| world.cpu);
         let frames = Buddy::new(memory(), known.table(), true, cpus, cpu);
-        frames.add(0..PAGES);
+        // SAFETY: all of this memory is free, and nobody else has it.
+        unsafe { frames.add(0..PAGES) };
         let vmalloc = PageRange::new(START, ADDRESSES).expect("a range of the kernel's half");
         let kernel = Kernel::new(Model::new(), frames, config(mode), Layout { vmalloc });
         let kernel: &'static _ = Box::leak(Box::new(kernel.expect("memory is enough for a start")));

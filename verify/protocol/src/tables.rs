@@ -1,5 +1,6 @@
 //! Two threads that change page tables of `kpkeys-pgtable` themselves.
 
+use kpkeys_pgtable::range::WriteProtect;
 use kpkeys_pgtable::{
     Attrs, Error, Flush, Format, Frames, Level, Mode, PageRange, Paging, PhysAddr, VirtAddr,
 };
@@ -137,8 +138,10 @@ impl<S: System> Tables<S> {
         })?;
         let frame = frame.expect("it was mapped");
         let (floor, ceiling) = (OWN, OWN.offset(1 << 30));
-        self.paging
-            .free_tables(&section, root, range, floor, ceiling, |table| tables.push(table))?;
+        
+// SAFETY: nobody else works on these tables.
+unsafe { self.paging
+            .free_tables(&section, root, range, floor, ceiling, |table| tables.push(table)) }?;
         drop(section);
         if early {
             release(frame);
@@ -200,7 +203,7 @@ impl<S: System> Tables<S> {
     fn protect(&self, range: PageRange<S::Format>) -> Result<(), Error> {
         let root = self.paging.kernel();
         let section = self.paging.section(root);
-        self.paging.protect(&section, root, range, S::Format::write_protected)?;
+        self.paging.protect(&section, root, range, WriteProtect)?;
         drop(section);
         self.paging.flush(Flush::Kernel(range));
         Ok(())
@@ -219,8 +222,10 @@ impl<S: System> Tables<S> {
         self.paging.unmap(&section, &root, range, |_, _, _| ())?;
         let mut tables = Vec::with_capacity(4);
         let (floor, ceiling) = (VirtAddr(0), VirtAddr(1 << 47));
-        self.paging
-            .free_tables(&section, &root, range, floor, ceiling, |table| tables.push(table))?;
+        
+// SAFETY: nobody else works on these tables.
+unsafe { self.paging
+            .free_tables(&section, &root, range, floor, ceiling, |table| tables.push(table)) }?;
         drop(section);
         self.paging.flush_and_release(Flush::User(root.frame(), range), tables);
         release(frame);

@@ -7,6 +7,7 @@ use kpkeys::keyed::{Keyed, Register, Value};
 use kpkeys_hosted::arena::Arena;
 use kpkeys_hosted::{Hosted, HostedFormat, cpu};
 use kpkeys_mm::{Buddy, FrameTable, Kernel, Layout};
+use kpkeys_pgtable::range::WriteProtect;
 use kpkeys_pgtable::{
     Attrs, Config, Format, Machine, NoProbe, PageRange, PhysAddr, Root, VirtAddr,
 };
@@ -53,7 +54,8 @@ pub fn boot_without_switches<F: HostedFormat>(
     let machine = Hosted::new(arena, backend, NoProbe, 1);
     let memory = machine.memory();
     let frames = Buddy::new(memory, FrameTable::on_heap(memory.pages), true, 1, cpu::current);
-    frames.add(0..memory.pages);
+    // SAFETY: all of this memory is free, and nobody else has it.
+    unsafe { frames.add(0..memory.pages) };
     let kernel = Kernel::new(machine, frames, config, Layout::standard()).expect("it boots");
     kernel.enable_protection().expect("protection can be turned on");
     kernel
@@ -101,8 +103,7 @@ impl<M: Machine, const SETTLED: bool> Peer for Kpkeys<'_, M, SETTLED> {
     fn protect_range(&mut self, va: u64, pages: usize) {
         let paging = self.kernel.paging();
         let section = paging.section(&self.root);
-        let change = M::Format::write_protected;
-        paging.protect(&section, &self.root, range(va, pages), change).expect("protected");
+        paging.protect(&section, &self.root, range(va, pages), WriteProtect).expect("protected");
     }
 
     #[inline(always)]

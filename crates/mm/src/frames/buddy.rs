@@ -19,7 +19,7 @@ use super::zone::Zone;
 
 /// All frames of a machine.
 pub struct Buddy<E: Format> {
-    pub(super) memory: Memory<E>,
+    pub(crate) memory: Memory<E>,
     pub(super) table: FrameTable,
     /// Whether frames held zeroes at boot, so that an untouched one need not be zeroed.
     pub(super) zero_at_boot: bool,
@@ -61,8 +61,12 @@ impl<E: Format> Buddy<E> {
         Buddy { memory, table, zero_at_boot, movable, kernel, boundary, cpu, refused }
     }
 
-    /// Gives a range of frames, by number, to the allocator. They must be in memory, unused, and given once.
-    pub fn add(&self, frames: Range<usize>) {
+    /// Gives a range of frames, by number, to the allocator.
+    ///
+    /// # Safety
+    ///
+    /// They must be RAM, unused, and given once: from here on the allocator says whose they are.
+    pub unsafe fn add(&self, frames: Range<usize>) {
         let (boundary, end) = (self.boundary as usize, frames.end.min(self.memory.pages));
         self.movable.add(&self.table, frames.start..end.min(boundary));
         self.kernel.add(&self.table, frames.start.max(boundary)..end);

@@ -21,7 +21,8 @@ std::thread_local! {
 
 fn buddy() -> Buddy {
     let buddy = Buddy::new(MEMORY, FrameTable::on_heap(MEMORY.pages), true, CPUS, || CPU.get());
-    buddy.add(0..MEMORY.pages);
+    // SAFETY: all of this memory is free, and nobody else has it.
+    unsafe { buddy.add(0..MEMORY.pages) };
     buddy
 }
 

@@ -14,7 +14,8 @@ mod vma;
 mod vmas;
 mod withheld;
 
-use kpkeys_pgtable::{Attrs, Entry, Flush, Format, Level, Machine, PageRange, Root, VirtAddr};
+use kpkeys_pgtable::range::{Change, Executable, Unused, WriteProtect};
+use kpkeys_pgtable::{Flush, Format, Machine, PageRange, Root, VirtAddr};
 
 use crate::error::Error;
 use crate::frames::HUGE_ORDER;
@@ -128,7 +129,7 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
         });
         self.vmas.join_in(range);
         if revoked {
-            self.change_entries(range, M::Format::write_protected)?;
+            self.change_entries(range, WriteProtect)?;
         }
         Ok(())
     }
@@ -147,8 +148,7 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
         self.vmas.split_at_ends_of(range)?;
         self.vmas.change_in(range, |vma| vma.flags.execute = execute);
         self.vmas.join_in(range);
-        let change = if execute { executable::<M::Format> } else { not_executable::<M::Format> };
-        self.change_entries(range, change)
+        self.change_entries(range, Executable(execute))
     }
 
     /// Says what forks do with the mappings of a range from now on.
@@ -175,7 +175,7 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     ///
     /// [`Error::Tables`], never for a range of the user half.
     pub fn mark_unused(&mut self, range: PageRange<M::Format>) -> Result<(), Error> {
-        self.vmas.parts_in(range).try_for_each(|part| self.change_entries(part, M::Format::old))
+        self.vmas.parts_in(range).try_for_each(|part| self.change_entries(part, Unused))
     }
 
     /// How many pages are mapped.
@@ -243,7 +243,7 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
     fn change_entries(
         &self,
         range: PageRange<M::Format>,
-        change: fn(Entry) -> Entry,
+        change: impl Change + Copy,
     ) -> Result<(), Error> {
         let paging = self.kernel.paging();
         for root in self.roots() {
@@ -252,20 +252,6 @@ impl<'k, M: Machine> AddressSpace<'k, M> {
         paging.flush(Flush::User(self.root().frame(), range));
         Ok(())
     }
-}
-
-fn executable<F: Format>(entry: Entry) -> Entry {
-    with_execute::<F>(entry, true)
-}
-
-fn not_executable<F: Format>(entry: Entry) -> Entry {
-    with_execute::<F>(entry, false)
-}
-
-fn with_execute<F: Format>(entry: Entry, execute: bool) -> Entry {
-    let attrs = Attrs { execute, ..F::attrs(entry) };
-    // What was mapped at this level can be.
-    F::leaf(Level::Pte, F::frame(Level::Pte, entry), attrs).unwrap_or(entry)
 }
 
 impl<M: Machine> Drop for AddressSpace<'_, M> {

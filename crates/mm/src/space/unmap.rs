@@ -184,10 +184,12 @@ impl<M: Machine> AddressSpace<'_, M> {
         let mut unlinked = false;
         let paging = self.kernel.paging();
         // What is refused is no table of this address space, and stays what it is.
-        let _ = paging.free_tables(section, root, range, floor, ceiling, |table| {
+        let free = |table| {
             gather.add_table(table);
             unlinked = true;
-        });
+        };
+        // SAFETY: the address space is borrowed for this alone, and `add_table` keeps the page for later.
+        let _ = unsafe { paging.free_tables(section, root, range, floor, ceiling, free) };
         if unlinked {
             gather.reaches(range);
         }

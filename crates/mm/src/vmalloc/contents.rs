@@ -40,6 +40,9 @@ impl<M: Machine> Kernel<M> {
     /// Where this process or kernel can write the page at a kernel address.
     #[inline]
     fn page_behind(&self, va: VirtAddr) -> Result<NonNull<u8>, Error> {
+        if !self.areas().covers(va) {
+            return Err(Error::NotMapped(va));
+        }
         if let Some(direct) = self.machine().direct(va) {
             return Ok(direct);
         }

@@ -79,6 +79,12 @@ pub(crate) struct Vmalloc<E: Format> {
 }
 
 impl<E: Format> Vmalloc<E> {
+    /// Whether an address is one of those that areas lie at.
+    #[inline(always)]
+    pub(crate) fn covers(&self, va: kpkeys_pgtable::VirtAddr) -> bool {
+        self.range.contains(va)
+    }
+
     /// Everything in `range` is free. There are `memory` frames.
     ///
     /// # Errors

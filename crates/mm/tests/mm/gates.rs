@@ -153,7 +153,8 @@ fn boot<F: HostedFormat>(mode: Mode) -> Kernel<Listening<F>> {
         cpu::current()
     };
     let frames = Buddy::new(machine.memory(), FrameTable::on_heap(PAGES), true, 1, per_cpu);
-    frames.add(0..PAGES);
+    // SAFETY: all of this memory is free, and nobody else has it.
+    unsafe { frames.add(0..PAGES) };
     let kernel = Kernel::new(machine, frames, Config::of(mode), Layout::standard());
     let kernel = kernel.expect("memory");
     kernel.enable_protection().expect("memory");

@@ -103,7 +103,8 @@ pub fn boot<F: HostedFormat, S: Scheme>(
         format: PhantomData,
     };
     let frames = Buddy::new(memory, FrameTable::on_heap(pages), true, 1, cpu::current);
-    frames.add(0..pages);
+    // SAFETY: all of this memory is free, and nobody else has it.
+    unsafe { frames.add(0..pages) };
     let kernel = Kernel::new(Watched { hosted, watch }, frames, config, Layout::standard());
     let kernel: &'static _ = Box::leak(Box::new(kernel.expect("memory")));
     kernel.enable_protection().expect("memory");

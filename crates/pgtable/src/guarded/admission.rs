@@ -28,7 +28,6 @@ pub(crate) struct Admission<'a, F: Format> {
 }
 
 /// What is asked of each frame first, apart from the rest: by value, it is in registers while entries are stored.
-#[derive(Clone, Copy)]
 pub(crate) struct Usual<F: Format> {
     types: Types<F>,
     word: u32,
@@ -37,7 +36,7 @@ pub(crate) struct Usual<F: Format> {
 impl<F: Format> Usual<F> {
     /// Whether a frame is what nearly every frame is that such a leaf maps.
     #[inline(always)]
-    pub(crate) fn is(self, frame: PhysAddr) -> bool {
+    pub(crate) fn is(&self, frame: PhysAddr) -> bool {
         self.types.has_word(frame, self.word)
     }
 }
@@ -59,7 +58,7 @@ impl<'a, F: Format> Admission<'a, F> {
     /// See [`Usual`].
     #[inline(always)]
     pub(crate) fn usual(&self) -> Usual<F> {
-        Usual { types: *self.types, word: self.usual }
+        Usual { types: self.types.by_value(), word: self.usual }
     }
 
     /// Whether such a leaf may map a frame that is not [`Usual`], which is marked then; or must be already, where the window is not one for `marks`.

@@ -360,10 +360,10 @@ impl<'m, M: Machine> Section<'m, M> {
         level: Level,
         by: &'static Location<'static>,
     ) -> Result<(), Error> {
-        let user = self.space() == Space::User;
-        if types.is_table(types.frame_of(slot), level, user) {
+        if types.is_table(types.frame_of(slot), level, self.space()) {
             return Ok(());
         }
+        let user = self.space() == Space::User;
         Err(self.refuse_table(types, slot, Use::Table { level, user }, by))
     }
 

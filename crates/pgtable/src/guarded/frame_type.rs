@@ -121,10 +121,17 @@ impl FrameType {
         }
     }
 
-    /// Whether a word is that of a linked table of a level, a program's or the kernel's.
+    /// Whether a word is that of a linked table of a level, of the kind that sections of a space store to: the kernel's do not reach the linear map's tables and the
+    /// alias's, since no sweep looks for leaves there. The linear map's section links tables of the kernel's half besides.
     #[inline(always)]
-    pub(super) const fn is_table_word(word: u32, level: Level, user: bool) -> bool {
-        word & !KIND == FrameType::linked(level, Kind::User).word() && (word & KIND == 0) == user
+    pub(super) const fn is_table_word(word: u32, level: Level, space: Space) -> bool {
+        match space {
+            Space::User => word == FrameType::linked(level, Kind::User).word(),
+            Space::Kernel => word == FrameType::linked(level, Kind::Kernel).word(),
+            Space::Linear | Space::Alias => {
+                word & !KIND == FrameType::linked(level, Kind::User).word() && word & KIND != 0
+            }
+        }
     }
 
     /// Whether a word is that of data, mapped or not.
@@ -202,12 +209,18 @@ mod tests {
             assert!(all[..i].iter().all(|other| other.word() != of.word()), "{of}");
         }
         for of in &all {
-            let user = matches!(of, FrameType::Table { kind: Kind::User, .. });
             for level in Level::ALL {
-                let is =
-                    matches!(of, FrameType::Table { level: of, linked: true, .. } if *of == level);
-                assert_eq!(FrameType::is_table_word(of.word(), level, user), is, "{of} {level:?}");
-                assert!(!FrameType::is_table_word(of.word(), level, !user), "{of} {level:?}");
+                for (space, kinds) in [
+                    (Space::User, &[Kind::User][..]),
+                    (Space::Kernel, &[Kind::Kernel]),
+                    (Space::Linear, &[Kind::Kernel, Kind::Linear, Kind::Alias]),
+                    (Space::Alias, &[Kind::Kernel, Kind::Linear, Kind::Alias]),
+                ] {
+                    let is = matches!(of, FrameType::Table { level: of, kind, linked: true }
+                        if *of == level && kinds.contains(kind));
+                    let found = FrameType::is_table_word(of.word(), level, space);
+                    assert_eq!(found, is, "{of} {level:?} {space:?}");
+                }
             }
         }
         assert_eq!(FrameType::of_word(0xf), NotRam, "what is not known allows nothing");

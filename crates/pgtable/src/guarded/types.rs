@@ -13,6 +13,7 @@ use crate::entry::Format;
 use crate::error::Error;
 use crate::linear::Linear;
 use crate::machine::{Frames, Machine, Memory};
+use crate::section::Space;
 use crate::section::TypesWindow;
 use crate::table::{Slot, displaced};
 
@@ -74,8 +75,8 @@ impl<E: Format> Anchor<E> {
     }
 }
 
-/// The types of all frames. See the module.
-#[derive(Clone, Copy, Debug)]
+/// The types of all frames. See the module. They live as long as the machine, so that nobody but this crate has copies.
+#[derive(Debug)]
 pub struct Types<E: Format> {
     memory: Memory<E>,
     directory: NonNull<[AtomicU64; DIRECTORY]>,
@@ -93,6 +94,13 @@ unsafe impl<E: Format> Send for Types<E> {}
 unsafe impl<E: Format> Sync for Types<E> {}
 
 impl<E: Format> Types<E> {
+    /// The same by value, for as long as the machine lives.
+    #[inline(always)]
+    pub(crate) const fn by_value(&self) -> Self {
+        let Types { memory, directory, tables, shift, violations } = *self;
+        Types { memory, directory, tables, shift, violations }
+    }
+
     /// Words in a page.
     const WORDS: usize = E::PAGE_SIZE as usize / size_of::<u32>();
 
@@ -255,11 +263,11 @@ impl<E: Format> Types<E> {
         PhysAddr(self.memory.start.0.wrapping_add(offset & !(E::PAGE_SIZE - 1)))
     }
 
-    /// Whether a frame is a table of a level that is in use, a program's or the kernel's.
+    /// Whether a frame is a table of a level that is in use, and one that sections of this space store to.
     #[inline(always)]
-    pub(super) fn is_table(&self, frame: PhysAddr, level: Level, user: bool) -> bool {
-        self.word(frame)
-            .is_some_and(|word| FrameType::is_table_word(word.load(Ordering::Relaxed), level, user))
+    pub(super) fn is_table(&self, frame: PhysAddr, level: Level, space: Space) -> bool {
+        let is = |word| FrameType::is_table_word(word, level, space);
+        self.word(frame).is_some_and(|word| is(word.load(Ordering::Relaxed)))
     }
 
     /// Whether a frame is a root of this kind that is in use: one that a root register may be loaded with.

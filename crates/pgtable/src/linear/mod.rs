@@ -122,6 +122,13 @@ impl<E: Format> Linear<E> {
         self.alias.as_ref()
     }
 
+    /// Whether some of these addresses are its.
+    #[inline(always)]
+    pub(crate) fn overlaps(&self, first: VirtAddr, last: VirtAddr) -> bool {
+        let end = self.memory.linear.offset_pages::<E>(self.memory.pages);
+        first < end && last >= self.memory.linear
+    }
+
     /// The entry of a page, in a map of pages.
     #[inline(always)]
     fn page_at<'m, M: Machine<Format = E>>(

@@ -179,7 +179,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     /// Why some page could not be protected. Protection must not be claimed then. [`Error::OutsideLinearMap`] if the linear map does not
     /// map a recorded page, [`Error::CpuOpen`] if this CPU is not outside of windows: nothing is changed then.
     pub fn enable_protection(&self) -> Result<(), Error> {
-        if !self.ground.mode().protects() {
+        if !self.ground.mode().protects() || self.is_protected() {
             return Ok(());
         }
         if !self.machine().backend().is_in::<context::Default>() {
@@ -291,8 +291,11 @@ impl<M: Machine, F: Frames> Paging<M, F> {
 
     fn record(&self, start: PhysAddr, pages: usize, is: FrameType) -> Result<(), Error> {
         self.ground.linear().mapped_range(self.machine(), start, pages)?;
+        if self.is_protected() {
+            return Err(Error::TooLate(start));
+        }
         self.ground.record_foreign(start, pages)?;
-        self.type_frames(start, pages, is)
+        self.say(start, pages, is)
     }
 
     /// Says what frames are that this library did not allocate, in modes that check: the kernel's code and constants, and what is no RAM. What
@@ -300,9 +303,19 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     ///
     /// # Errors
     ///
-    /// [`Error::TooLate`] once protection is on, [`Error::Violation`] if they are something else than data already.
+    /// [`Error::TooLate`] once protection is on, [`Error::Violation`] if they are something else than data already, [`Error::NotSaid`] for a type that only this library gives: a table's,
+    /// or one that becomes a table.
     #[track_caller]
     pub fn type_frames(&self, start: PhysAddr, pages: usize, is: FrameType) -> Result<(), Error> {
+        use FrameType::{Constants, KernelData, NotRam, Text};
+        if !matches!(is, Text | Constants | KernelData | NotRam) {
+            return Err(Error::NotSaid(is));
+        }
+        self.say(start, pages, is)
+    }
+
+    #[track_caller]
+    fn say(&self, start: PhysAddr, pages: usize, is: FrameType) -> Result<(), Error> {
         if self.is_protected() {
             return Err(Error::TooLate(start));
         }
@@ -650,6 +663,14 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     /// The pages given to [`record_early_ptps`](Self::record_early_ptps).
     pub(crate) fn foreign_ptps(&self) -> EarlyPtps<M::Format> {
         self.ground.foreign()
+    }
+
+    /// Whether some of these addresses are the linear map's or the alias's.
+    #[inline(always)]
+    pub(crate) fn is_own_map(&self, first: VirtAddr, last: VirtAddr) -> bool {
+        let linear = self.ground.linear();
+        linear.overlaps(first, last)
+            || linear.alias().is_some_and(|alias| alias.overlaps(first.0, last.0))
     }
 
     pub(crate) fn alias(&self) -> Option<&Alias<M::Format>> {

@@ -41,6 +41,8 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         range: PageRange<M::Format>,
         share: &mut S,
     ) -> Result<(), S::Error> {
+        self.check_place(section, from, range)?;
+        self.check_place(section, to, range)?;
         for piece in range.by_table(Level::Pte) {
             let Some(parent) = self.find_table(from, piece.start(), Level::Pte) else { continue };
             let child = self.table_for(section, to, piece.start(), Level::Pte)?;

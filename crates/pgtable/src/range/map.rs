@@ -32,6 +32,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         attrs: Attrs,
         frame: impl FnMut(usize) -> PhysAddr,
     ) -> Result<(), Error> {
+        self.check_place(section, root, range)?;
         let template = leaf_template::<M::Format>(attrs)?;
         if range.is_one_piece() {
             return self.map_piece(section, root, range, template, frame);
@@ -70,6 +71,20 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     /// As [`map`](Self::map).
     #[track_caller]
     pub fn map_contiguous(
+        &self,
+        section: &Section<'_, M>,
+        root: &Root,
+        range: PageRange<M::Format>,
+        attrs: Attrs,
+        frame: PhysAddr,
+    ) -> Result<(), Error> {
+        self.check_place(section, root, range)?;
+        self.map_run(section, root, range, attrs, frame)
+    }
+
+    /// [`map_contiguous`](Self::map_contiguous) wherever the range is.
+    #[track_caller]
+    pub(crate) fn map_run(
         &self,
         section: &Section<'_, M>,
         root: &Root,

@@ -8,10 +8,12 @@
 //! |---|---|
 //! | `map` | page by page, or with the largest leaves that fit |
 //! | `unmap`, `protect` | what is mapped, without cutting a block |
+//! | `change` | what `protect` makes of a leaf |
 //! | `copy` | the page-table half of fork |
 //! | `move_pages` | the page-table half of mremap |
 //! | `tables` | unlinking tables that are left empty |
 
+mod change;
 mod copy;
 mod map;
 mod move_pages;
@@ -19,6 +21,7 @@ mod protect;
 mod tables;
 mod unmap;
 
+pub use change::{By, Change, Executable, Unused, WriteProtect};
 pub use copy::Share;
 
 use crate::addr::{Level, PageRange, VirtAddr};
@@ -26,6 +29,7 @@ use crate::entry::Format;
 use crate::error::Error;
 use crate::machine::{Frames, Machine};
 use crate::paging::{Found, Paging, Root};
+use crate::section::{Section, Space};
 use crate::table::{Slots, Table};
 
 /// A part of a range that one table of PTEs translates, and what the descent to it found.
@@ -45,6 +49,32 @@ enum Blocks {
 }
 
 impl<M: Machine, F: Frames> Paging<M, F> {
+    /// Refuses an operation whose section, root and range do not belong together, or whose range is the linear map's or the alias's.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Foreign`], [`Error::WrongHalf`], [`Error::OwnMap`].
+    #[inline(always)]
+    fn check_place(
+        &self,
+        section: &Section<'_, M>,
+        root: &Root,
+        range: PageRange<M::Format>,
+    ) -> Result<(), Error> {
+        let start = range.start();
+        let is_own = core::ptr::eq(section.machine(), self.machine());
+        if !is_own || section.space() != root.space() {
+            return Err(Error::Foreign(start));
+        }
+        if !root.is_for::<M::Format>(start) {
+            return Err(Error::WrongHalf(start));
+        }
+        if root.space() != Space::User && self.is_own_map(start, range.last_page()) {
+            return Err(Error::OwnMap(start));
+        }
+        Ok(())
+    }
+
     /// Descends to a range that one table translates, having refused blocks, as asked, and ends that cut a block or a contiguous run.
     #[inline(always)]
     fn only_piece(

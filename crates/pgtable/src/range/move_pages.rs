@@ -23,6 +23,8 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         from: PageRange<M::Format>,
         to: VirtAddr,
     ) -> Result<(), Error> {
+        self.check_place(section, root, from)?;
+        self.check_place(section, root, PageRange::new(to, from.pages())?)?;
         self.refuse_blocks(root, from.by_table(Level::Pte))?;
         // First all that can fail.
         for (piece, target) in pieces_to(from, to) {

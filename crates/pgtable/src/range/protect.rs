@@ -3,7 +3,7 @@
 use core::cell::Cell;
 use core::panic::Location;
 
-use super::{Blocks, Piece, slots_of};
+use super::{Blocks, Change, Piece, slots_of};
 use crate::addr::{Level, PageRange};
 use crate::entry::{Entry, Format};
 use crate::error::Error;
@@ -13,11 +13,13 @@ use crate::paging::{Found, Paging, Root};
 use crate::section::Section;
 
 impl<M: Machine, F: Frames> Paging<M, F> {
-    /// Changes every valid PTE of a range. No TLB is flushed.
+    /// Changes what every valid PTE of a range allows: [`WriteProtect`](super::WriteProtect), [`Executable`](super::Executable),
+    /// [`Unused`](super::Unused). No TLB is flushed.
     ///
     /// # Errors
     ///
     /// [`Error::MappedByBlock`] if any of the range is mapped by a block, or it cuts a contiguous run; nothing is changed then.
+    /// [`Error::Foreign`], [`Error::WrongHalf`], [`Error::OwnMap`] likewise.
     /// [`Error::Violation`] if an entry was to map a frame that it must not map so, or another frame; it and nothing else stays as it was.
     #[inline(always)]
     #[track_caller]
@@ -26,8 +28,10 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         section: &Section<'_, M>,
         root: &Root,
         range: PageRange<M::Format>,
-        change: impl Fn(Entry) -> Entry,
+        change: impl Change,
     ) -> Result<(), Error> {
+        self.check_place(section, root, range)?;
+        let change = |leaf| change.apply::<M::Format>(leaf);
         if let Some(types) = section.types() {
             return self.protect_checked(section, types, root, range, change);
         }

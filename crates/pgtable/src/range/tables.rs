@@ -17,11 +17,16 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     ///
     /// # Errors
     ///
-    /// [`Error::TablesStay`] for the tables of the linear map and of the alias: nothing is unlinked. In modes that check, [`Error::TableInUse`]
+    /// [`Error::TablesStay`] for the tables of the linear map and of the alias, and those right below the kernel's root: nothing is unlinked. In modes that check, [`Error::TableInUse`]
     /// for a table that holds entries, and [`Error::Violation`] for what is no such table by its type: those before it are unlinked, and were
     /// passed on.
+    ///
+    /// # Safety
+    ///
+    /// No other operation on addresses that these tables translate is under way, by another CPU or by whoever this is called from: what it has found
+    /// would be another table by then.
     #[track_caller]
-    pub fn free_tables(
+    pub unsafe fn free_tables(
         &self,
         section: &Section<'_, M>,
         root: &Root,
@@ -30,6 +35,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         ceiling: VirtAddr,
         mut unlinked: impl FnMut(UnlinkedPtp<M::Format>),
     ) -> Result<(), Error> {
+        self.check_place(section, root, range)?;
         let last = range.start().0 + (range.pages() as u64 * M::Format::PAGE_SIZE - 1);
         let free = FreeTables {
             paging: self,
@@ -76,7 +82,9 @@ impl<M: Machine, F: Frames> FreeTables<'_, '_, M, F> {
             if span_first >= self.floor && span_last <= self.ceiling_last {
                 let va = VirtAddr(span_first);
                 let kind = self.paging.kind(self.root, level, va);
-                if matches!(kind, Kind::Linear | Kind::Alias) {
+                // Other roots have copies of the entries of the kernel's.
+                let is_copied = level == M::Format::ROOT && kind != Kind::User;
+                if is_copied || matches!(kind, Kind::Linear | Kind::Alias) {
                     return Err(Error::TablesStay(va));
                 }
                 if self.section.types().is_some() && lower.all().first_taken().is_some() {

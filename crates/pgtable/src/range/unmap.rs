@@ -14,9 +14,23 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     ///
     /// # Errors
     ///
-    /// [`Error::MappedByBlock`] if the range cuts a block or a contiguous run; nothing is unmapped then.
+    /// [`Error::MappedByBlock`] if the range cuts a block or a contiguous run; [`Error::Foreign`], [`Error::WrongHalf`] and [`Error::OwnMap`] if section, root and range do not
+    /// belong together, or the range is no caller's. Nothing is unmapped then.
     #[inline(always)]
     pub fn unmap(
+        &self,
+        section: &Section<'_, M>,
+        root: &Root,
+        range: PageRange<M::Format>,
+        was: impl FnMut(VirtAddr, Level, Entry),
+    ) -> Result<(), Error> {
+        self.check_place(section, root, range)?;
+        self.unmap_anywhere(section, root, range, was)
+    }
+
+    /// [`unmap`](Self::unmap) wherever the range is.
+    #[inline(always)]
+    pub(crate) fn unmap_anywhere(
         &self,
         section: &Section<'_, M>,
         root: &Root,

@@ -50,7 +50,7 @@ impl<M: Machine> Section<'_, M> {
         let by = Location::caller();
         let is_due = move |mark| {
             // Its own copy, as below.
-            let types = *types;
+            let types = types.by_value();
             (0..slots.len()).any(|i| !types.has_word(M::Format::frame(Level::Pte, leaf(i)), mark))
         };
         let mark = move |window: &TypesWindow<'_>, mark| {

@@ -173,9 +173,11 @@ impl<F: HostedFormat, S: Protection> Shared<F, S> {
         let mut unlinked = Vec::new();
         let end = VirtAddr(1 << F::HALF_BITS);
         let result =
-            self.paging.free_tables(&section, root, pages(va, 1), VirtAddr(0), end, |ptp| {
+
+// SAFETY: nobody else works on these tables.
+unsafe { self.paging.free_tables(&section, root, pages(va, 1), VirtAddr(0), end, |ptp| {
                 unlinked.push(ptp);
-            });
+            }) };
         drop(section);
         self.paging.flush_and_release(Flush::User(root.frame(), pages(va, 1)), unlinked);
         result

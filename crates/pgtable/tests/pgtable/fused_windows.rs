@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use crate::support::{KERNEL, Keys, Protection, System, USER, pages};
 use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
-use kpkeys_pgtable::range::Share;
+use kpkeys_pgtable::range::{Share, WriteProtect};
 use kpkeys_pgtable::section::{FUSED_WINDOW_STORES, GATE_STORES};
 use kpkeys_pgtable::table::Slots;
 use kpkeys_pgtable::{Attrs, Config, Entry, Error, Format, Level, Mode, PhysAddr, Root, VirtAddr};
@@ -74,7 +74,7 @@ fn range_operations_are_bounded_in<F: HostedFormat, S: Protection>(mode: Mode) {
     .unwrap();
     bounded(&system, "protect", || {
         let section = system.paging.section(&parent);
-        system.paging.protect(&section, &parent, range, F::write_protected)
+        system.paging.protect(&section, &parent, range, WriteProtect)
     })
     .unwrap();
     let unmapped = bounded(&system, "unmap", || system.unmap(&child, range));

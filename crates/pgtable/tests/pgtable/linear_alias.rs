@@ -202,10 +202,14 @@ fn a_freed_table_keeps_its_protection_until_it_is_flushed<F: HostedFormat>() {
         let mut unlinked = Vec::new();
         let section = system.paging.section(&user);
         let (range, end) = (pages(USER, 512), VirtAddr(1 << F::HALF_BITS));
-        system
-            .paging
-            .free_tables(&section, &user, range, VirtAddr(0), end, |ptp| unlinked.push(ptp))
-            .unwrap();
+
+        // SAFETY: nobody else works on these tables.
+        unsafe {
+            system
+                .paging
+                .free_tables(&section, &user, range, VirtAddr(0), end, |ptp| unlinked.push(ptp))
+        }
+        .unwrap();
         drop(section);
         let frames: Vec<_> = unlinked.iter().map(|ptp| ptp.frame()).collect();
         assert!(frames.iter().all(|&frame| system.protects(frame)), "{config:?}");

@@ -1,12 +1,12 @@
 //! A linear map with holes, as a kernel makes where there is no RAM: nothing in them can be protected, and nobody is told that it was.
 
 use crate::support::victim::Victim;
-use crate::support::{LARGE, Protection, SMALL, System, configs, pages, protecting_configs};
+use crate::support::{LARGE, Protection, SMALL, System, configs, protecting_configs};
 use kpkeys::Pkey;
 use kpkeys_hosted::HostedFormat;
 use kpkeys_hosted::machine::MEMORY_START;
 use kpkeys_pgtable::check::Finding;
-use kpkeys_pgtable::{Attrs, Config, Error, Level, PhysAddr};
+use kpkeys_pgtable::{Attrs, Config, Entry, Error, Level, PhysAddr};
 
 fn page<F: HostedFormat>(number: usize) -> PhysAddr {
     MEMORY_START.offset(number as u64 * F::PAGE_SIZE)
@@ -25,8 +25,7 @@ fn hole_of<F: HostedFormat>(config: Config) -> (usize, usize) {
 }
 
 fn make_hole<F: HostedFormat, S: Protection>(system: &System<F, S>, first: usize, count: usize) {
-    let range = pages(system.linear(page::<F>(first)), count);
-    system.unmap(system.paging.kernel(), range).expect("no block is cut");
+    system.paging.leave_out(page::<F>(first), count).expect("no block is cut");
 }
 
 fn assert_refused<F: HostedFormat, S: Protection>(system: &System<F, S>, config: Config) {
@@ -86,7 +85,8 @@ fn a_frame_in_a_hole_becomes_no_table<F: HostedFormat, S: Protection>() {
         let next = system.new_user_root();
         let frame = next.frame();
         system.paging.release_user_root(next);
-        system.unmap(system.paging.kernel(), pages(system.linear(frame), 1)).expect("a page");
+        let place = system.linear_place(frame);
+        system.plant(place.table, place.index, Entry(0));
         let before = system.entries(system.paging.kernel());
         let section = system.paging.section(system.paging.kernel());
         let refused = system.paging.new_user_root(&section).map(|root| root.frame());
@@ -131,7 +131,8 @@ fn a_recorded_table_that_nothing_maps_is_found<F: HostedFormat, S: Protection>()
         system.paging.record_early_ptps(table, 1).expect("there is room in the record");
         system.enable_protection().expect("it is mapped");
         system.assert_clean(&[]);
-        system.unmap(system.paging.kernel(), pages(system.linear(table), 1)).expect("a page");
+        let place = system.linear_place(table);
+        system.plant(place.table, place.index, Entry(0));
         let unmapped = Finding::UnprotectedPtp { frame: table, level: F::ROOT, key: None };
         assert_eq!(system.findings(&[]), [unmapped], "{config:?}");
     }

@@ -25,6 +25,7 @@ mod memory_added;
 mod memory_types;
 mod new_tables;
 mod out_of_memory;
+mod own_maps;
 mod pan_attacks;
 mod pool;
 mod pool_growth;

@@ -2,7 +2,7 @@
 //!
 //! Each attack is shown to work where nothing is checked.
 
-use crate::support::{KERNEL, Protection, SMALL, System, USER, configs, pages};
+use crate::support::{KERNEL, Protection, SMALL, System, USER, by, configs, pages};
 use kpkeys_hosted::HostedFormat;
 use kpkeys_hosted::mmu::{Privilege, Want};
 use kpkeys_pgtable::check::Finding;
@@ -136,7 +136,7 @@ fn protecting_maps_no_other_frame<F: HostedFormat, S: Protection>() {
         let entry = F::leaf(Level::Pte, other, Attrs::USER_DATA).unwrap();
         let before = system.entries(&user);
         let section = system.paging.section(&user);
-        let changed = system.paging.protect(&section, &user, pages(USER, 1), |_| entry);
+        let changed = system.paging.protect(&section, &user, pages(USER, 1), by(|_| entry));
         drop(section);
         assert!(matches!(changed, Err(Error::Violation(_))), "{changed:?}");
         assert_eq!(system.entries(&user), before);

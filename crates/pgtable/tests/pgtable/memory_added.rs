@@ -25,8 +25,7 @@ fn without<F: HostedFormat, S: Protection>(config: Config) -> System<F, S> {
     let memory = if config.linear == Level::Pud { LARGE } else { SMALL };
     let system = System::<F, S>::build(config, memory);
     let (first, count) = late_of::<F>(config);
-    let range = pages(system.linear(page::<F>(first)), count);
-    system.unmap(system.paging.kernel(), range).expect("no block is cut");
+    system.paging.leave_out(page::<F>(first), count).expect("no block is cut");
     system.paging.type_frames(page::<F>(first), count, FrameType::NotRam).expect("they are data");
     system
 }
@@ -93,9 +92,8 @@ fn a_hole_of_data_is_refused_where_types_are_checked<F: HostedFormat, S: Protect
         let system = without::<F, S>(config);
         let (first, count) = late_of::<F>(config);
         let second = if first == 0 { count } else { 2 * first };
-        let range = pages(system.linear(page::<F>(second)), 512);
         if config.linear != Level::Pud {
-            system.unmap(system.paging.kernel(), range).expect("no block is cut");
+            system.paging.leave_out(page::<F>(second), 512).expect("no block is cut");
         }
         system.enable_protection().expect("no table is in the holes");
         if config.linear != Level::Pud {

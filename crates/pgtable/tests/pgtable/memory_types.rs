@@ -2,7 +2,7 @@
 //!
 //! Each is shown to work where nothing is checked.
 
-use crate::support::{KERNEL, Protection, SMALL, System, USER, configs, pages};
+use crate::support::{KERNEL, Protection, SMALL, System, USER, by, configs, pages};
 use kpkeys_hosted::HostedFormat;
 use kpkeys_pgtable::check::Finding;
 use kpkeys_pgtable::guarded::{FrameType, Use, Violation};
@@ -103,7 +103,7 @@ fn no_mapping_changes_between_the_two<F: HostedFormat, S: Protection>() {
         system.map(kernel, range, Attrs::KERNEL_DATA, data).unwrap();
         let wrong = F::leaf(Level::Pte, data, Attrs::DEVICE).unwrap();
         let section = system.paging.section(kernel);
-        let changed = system.paging.protect(&section, kernel, range, |_| wrong);
+        let changed = system.paging.protect(&section, kernel, range, by(|_| wrong));
         drop(section);
         assert!(matches!(changed, Err(Error::Violation(_))), "{changed:?}");
         let place = system.place(kernel, KERNEL);

@@ -263,7 +263,10 @@ fn round<F: HostedFormat, S: Mocked>(paging: &Tables<F, S>, data: PhysAddr) -> u
     paging.unmap(&section, &user, range, |_, _, _| ()).expect("it is mapped");
     let end = VirtAddr(1 << F::HALF_BITS);
     let free = |ptp| unlinked.push(ptp);
-    paging.free_tables(&section, &user, range, VirtAddr(0), end, free).expect("they are empty");
+
+    // SAFETY: nobody else works on these tables.
+    unsafe { paging.free_tables(&section, &user, range, VirtAddr(0), end, free) }
+        .expect("they are empty");
     drop(section);
     paging.flush_and_release(Flush::User(user.frame(), range), unlinked);
     paging.release_user_root(user);

@@ -198,7 +198,10 @@ fn an_unlinked_page_is_not_used_again_before_its_flush<F: HostedFormat, S: Prote
             let ceiling = VirtAddr(1 << F::HALF_BITS);
             let free = |ptp| unlinked.push(ptp);
             let paging = &system.paging;
-            paging.free_tables(&section, &user, range, VirtAddr(0), ceiling, free).unwrap();
+
+            // SAFETY: nobody else works on these tables.
+            unsafe { paging.free_tables(&section, &user, range, VirtAddr(0), ceiling, free) }
+                .unwrap();
         }
         let waiting: BTreeSet<_> = unlinked.iter().map(|ptp| ptp.frame()).collect();
         assert_eq!(waiting.len(), 42, "forty tables and two above them");
@@ -226,7 +229,10 @@ fn a_flush_of_something_else_does_not_release<F: HostedFormat, S: Protection>() 
             let mut unlinked = Vec::new();
             let section = system.paging.section(&user);
             let (free, end) = (|ptp| unlinked.push(ptp), VirtAddr(1 << F::HALF_BITS));
-            system.paging.free_tables(&section, &user, range, VirtAddr(0), end, free).unwrap();
+
+            // SAFETY: nobody else works on these tables.
+            unsafe { system.paging.free_tables(&section, &user, range, VirtAddr(0), end, free) }
+                .unwrap();
             drop(section);
             assert_eq!(unlinked.len(), 5, "three tables and two above them");
             let release = || system.paging.flush_and_release(flush(range), unlinked);
@@ -339,9 +345,12 @@ fn live_and_die<F: HostedFormat>(paging: &Paging<Counted<F>, Scarce<F>>, seed: u
     assert_eq!(intact, range.pages(), "another CPU wrote to these tables");
     let mut unlinked = Vec::new();
     let ceiling = VirtAddr(1 << F::HALF_BITS);
-    paging
-        .free_tables(&section, &user, range, VirtAddr(0), ceiling, |ptp| unlinked.push(ptp))
-        .expect("the tables are empty");
+
+    // SAFETY: nobody else works on these tables.
+    unsafe {
+        paging.free_tables(&section, &user, range, VirtAddr(0), ceiling, |ptp| unlinked.push(ptp))
+    }
+    .expect("the tables are empty");
     drop(section);
     paging.flush_and_release(Flush::User(user.frame(), range), unlinked);
     paging.release_user_root(user);

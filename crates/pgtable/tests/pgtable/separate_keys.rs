@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::sync::{Arc, Mutex};
 
 use crate::support::victim::Victim;
-use crate::support::{Keys, SMALL, Scarce, Separate, System, USER, pages};
+use crate::support::{Keys, SMALL, Scarce, Separate, System, USER, by, pages};
 use kpkeys::keyed::{self, Keyed, Register, Value};
 use kpkeys::{Access, Pkey, encoding};
 use kpkeys_hosted::arena::Arena;
@@ -15,6 +15,7 @@ use kpkeys_hosted::mmu::Fault;
 use kpkeys_hosted::{Counter, Hosted, HostedFormat};
 use kpkeys_pgtable::check::Finding;
 use kpkeys_pgtable::guarded::{FrameType, Use};
+use kpkeys_pgtable::range::WriteProtect;
 use kpkeys_pgtable::{
     Attrs, Config, Error, Event, Flush, Frames, Level, Machine, Mode, PageRange, Paging, PhysAddr,
     Root, VirtAddr,
@@ -147,7 +148,7 @@ fn each_operation_opens_what_it_stores_to<F: HostedFormat>() {
 
     let protect = || {
         let section = bench.paging.section(&user);
-        bench.paging.protect(&section, &user, many, F::write_protected)
+        bench.paging.protect(&section, &user, many, WriteProtect)
     };
     assert_eq!(bench.windows(protect), "U-");
     let unmap = || {
@@ -184,7 +185,11 @@ fn a_table_is_made_and_freed_in_windows_of_one_key<F: HostedFormat>() {
     let free = || {
         let section = bench.paging.section(&user);
         let (floor, ceiling) = (far.start(), far.start().offset(Level::Pmd.entry_bytes::<F>()));
-        bench.paging.free_tables(&section, &user, far, floor, ceiling, |ptp| unlinked.push(ptp))
+
+        // SAFETY: nobody else works on these tables.
+        unsafe {
+            bench.paging.free_tables(&section, &user, far, floor, ceiling, |ptp| unlinked.push(ptp))
+        }
     };
     // Its link, and its type.
     assert_eq!(bench.windows(free), "UK-");
@@ -281,16 +286,21 @@ fn reached<F: HostedFormat, S: crate::support::Protection>() -> Reached {
     [(&victim.user, USER), (kernel, KERNEL)].map(|(root, va)| {
         let seen = Cell::new(None);
         let section = system.paging.section(root);
-        let protect = system.paging.protect(&section, root, pages(va, 1), |entry| {
-            let mmu = system.mmu(Some(&victim.user));
-            // What is stored is what is there.
-            let store = |table| {
-                let last = system.linear(table).offset(511 * 8);
-                mmu.store(last, system.read(table, 511).0)
-            };
-            seen.set(Some(tables.map(store)));
-            entry
-        });
+        let protect = system.paging.protect(
+            &section,
+            root,
+            pages(va, 1),
+            by(|entry| {
+                let mmu = system.mmu(Some(&victim.user));
+                // What is stored is what is there.
+                let store = |table| {
+                    let last = system.linear(table).offset(511 * 8);
+                    mmu.store(last, system.read(table, 511).0)
+                };
+                seen.set(Some(tables.map(store)));
+                entry
+            }),
+        );
         protect.expect("it is mapped");
         seen.take().expect("there is an entry")
     })

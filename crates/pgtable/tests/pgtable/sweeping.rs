@@ -43,7 +43,8 @@ fn boot<F: HostedFormat>() -> Paging<Threads<F>, Buddy<F>> {
     let machine = Threads::<F>::new(arena, backend, NoProbe, 2);
     let memory = machine.memory();
     let frames = Buddy::new(memory, FrameTable::on_heap(memory.pages), true, 2, cpu::current);
-    frames.add(0..memory.pages);
+    // SAFETY: all of this memory is free, and nobody else has it.
+    unsafe { frames.add(0..memory.pages) };
     let config = Config { mode: Mode::Fused, linear: Level::Pmd, pool: true };
     let paging = Paging::new(machine, frames, config).unwrap();
     paging.enable_protection().unwrap();

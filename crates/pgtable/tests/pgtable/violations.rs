@@ -1,6 +1,6 @@
 //! What does not fit the types of frames is reported, with the window closed; enforced or audited, as the machine says.
 
-use crate::support::{KERNEL, Protection, SMALL, System, USER, configs, pages};
+use crate::support::{KERNEL, Protection, SMALL, System, USER, by, configs, pages};
 use kpkeys_hosted::HostedFormat;
 use kpkeys_pgtable::guarded::{FrameType, Use, Violation};
 use kpkeys_pgtable::{Attrs, Config, Error, Level, Machine, MemoryType, PhysAddr, Root, VirtAddr};
@@ -39,10 +39,15 @@ fn make_writable<F: HostedFormat, S: Protection>(
     at: VirtAddr,
 ) -> Result<(), Error> {
     let section = system.paging.section(root);
-    system.paging.protect(&section, root, pages(at, 1), |leaf| {
-        let attrs = Attrs { write: true, ..F::attrs(leaf) };
-        F::leaf(Level::Pte, F::frame(Level::Pte, leaf), attrs).expect("a page can be mapped so")
-    })
+    system.paging.protect(
+        &section,
+        root,
+        pages(at, 1),
+        by(|leaf| {
+            let attrs = Attrs { write: true, ..F::attrs(leaf) };
+            F::leaf(Level::Pte, F::frame(Level::Pte, leaf), attrs).expect("a page can be mapped so")
+        }),
+    )
 }
 
 fn what_is_refused_is_reported<F: HostedFormat, S: Protection>() {
@@ -112,9 +117,12 @@ fn a_type_is_never_audited<F: HostedFormat, S: Protection>() {
         let [data, other] = [0, 0].map(|order| system.data_block(order));
         system.map(kernel, pages(KERNEL, 1), Attrs::KERNEL_DATA, data).unwrap();
         let section = system.paging.section(kernel);
-        let moved = system.paging.protect(&section, kernel, pages(KERNEL, 1), |_| {
-            F::leaf(Level::Pte, other, Attrs::KERNEL_DATA).expect("a page can be mapped")
-        });
+        let moved = system.paging.protect(
+            &section,
+            kernel,
+            pages(KERNEL, 1),
+            by(|_| F::leaf(Level::Pte, other, Attrs::KERNEL_DATA).expect("a page can be mapped")),
+        );
         let moved = violation(moved);
         drop(section);
         assert_eq!(system.machine().take_reported(), [moved]);

@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
+use crate::support::by;
 use kpkeys_hosted::boot::Timed;
 use kpkeys_hosted::{HostedFormat, Setup, boot};
 use kpkeys_mm::Kernel;
+use kpkeys_pgtable::range::WriteProtect;
 use kpkeys_pgtable::{
     Attrs, Config, Entry, Format, Level, Machine, Mode, PageRange, PhysAddr, Root, VirtAddr,
 };
@@ -91,7 +93,7 @@ fn one_round<F: HostedFormat>(
     let frame =
         |i| FRAMES.offset(((2 * round + i / PAGES) * PAGES + i % PAGES) as u64 * F::PAGE_SIZE);
     paging.map(&section, root, range(FROM), UNTOUCHED, frame).expect("nothing is there");
-    paging.protect(&section, root, range(FROM), |entry| entry).expect("pages alone");
+    paging.protect(&section, root, range(FROM), by(|entry| entry)).expect("pages alone");
     paging.move_pages(&section, root, range(FROM), TO).expect("nothing is there");
     let table = paging.find_table(root, TO, Level::Pte).expect("linked");
     let slot = table.slot(TO.index::<F>(Level::Pte));
@@ -105,7 +107,7 @@ fn one_round<F: HostedFormat>(
     let used =
         F::leaf(Level::Pte, F::frame(Level::Pte, seen), Attrs { young: true, ..F::attrs(seen) });
     unsafe { section.set_access_flags(slot, seen, used.expect("mappable")) }.expect("data");
-    paging.protect(&section, root, range(TO), F::write_protected).expect("pages alone");
+    paging.protect(&section, root, range(TO), WriteProtect).expect("pages alone");
     paging.unmap(&section, root, range(TO), |_, _, entry| gone(entry)).expect("pages alone");
 }
 

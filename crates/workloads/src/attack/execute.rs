@@ -4,6 +4,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use kpkeys::Pkey;
 use kpkeys_mm::{AddressSpace, Kernel};
+use kpkeys_pgtable::range::By;
 use kpkeys_pgtable::{Attrs, Flush, Format, Machine, PageRange, PhysAddr, Root, VirtAddr};
 use spin::Mutex;
 
@@ -193,10 +194,14 @@ pub fn inside_window_of<M: Machine>(
     let paging = kernel.paging();
     let section = paging.section(root);
     let page = PageRange::new(mapped, 1).map_err(kpkeys_mm::Error::from)?;
-    Ok(paging.protect(&section, root, page, |entry| {
-        f();
-        entry
-    })?)
+    // SAFETY: the entry stays what it is. What `f` does there is what the attack is about.
+    let change = unsafe {
+        By::new(|entry| {
+            f();
+            entry
+        })
+    };
+    Ok(paging.protect(&section, root, page, change)?)
 }
 
 fn through_vmalloc_alias<M: Machine, S: Site<M>>(

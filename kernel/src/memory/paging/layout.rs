@@ -12,7 +12,8 @@ use kpkeys::{Backend, Pkey, Scheme};
 use kpkeys_mm::Kernel;
 use kpkeys_pgtable::addr::PIECE_ENTRIES;
 use kpkeys_pgtable::guarded::FrameType;
-use kpkeys_pgtable::{Attrs, Error, Format, Machine, Probe, VirtAddr};
+use kpkeys_pgtable::range::WriteProtect;
+use kpkeys_pgtable::{Attrs, Error, Machine, Probe, VirtAddr};
 
 /// Completes tables that have a linear map and nothing else.
 ///
@@ -91,8 +92,7 @@ fn unmap_holes<P: Probe>(kernel: &Kernel<Bare<P>>, ram: &[PhysRange]) -> Result<
         let hole = PhysRange { start: behind, end: range.start }.rounded_in(BLOCK);
         behind = range.end;
         if !hole.is_empty() {
-            let section = paging.section(paging.kernel());
-            paging.unmap(&section, paging.kernel(), linear(hole)?, |_, _, _| ())?;
+            paging.leave_out(hole.start, hole.pages())?;
         }
     }
     Ok(())
@@ -100,23 +100,8 @@ fn unmap_holes<P: Probe>(kernel: &Kernel<Bare<P>>, ram: &[PhysRange]) -> Result<
 
 /// The linear map has the image's code and constants read-only, as the image's own mapping has.
 fn protect_image_in_linear_map<P: Probe>(kernel: &Kernel<Bare<P>>) -> Result<(), Error> {
-    let (paging, frames) = (kernel.paging(), image::read_only_frames());
-    let section = paging.section(paging.kernel());
-    let range = linear(frames)?;
-    match paging.protect(
-        &section,
-        paging.kernel(),
-        range,
-        <Bare<P> as Machine>::Format::write_protected,
-    ) {
-        // Mapped by blocks, which these frames fill: they are replaced. No CPU uses the tables yet.
-        Err(Error::MappedByBlock(_)) => {
-            paging.unmap(&section, paging.kernel(), range, |_, _, _| ())?;
-            let attrs = Attrs::KERNEL_DATA.read_only();
-            paging.map_contiguous(&section, paging.kernel(), range, attrs, frames.start)
-        }
-        done => done,
-    }
+    let frames = image::read_only_frames();
+    kernel.paging().make_read_only(frames.start, frames.pages())
 }
 
 fn map_image<P: Probe>(kernel: &Kernel<Bare<P>>) -> Result<(), Error> {
@@ -211,8 +196,7 @@ pub fn close_devices<P: Probe>(kernel: &Kernel<Bare<P>>) -> Result<(), Error> {
         let range = device_page(page)?;
         {
             let section = paging.section(paging.kernel());
-            let read_only = <Bare<P> as Machine>::Format::write_protected;
-            paging.protect(&section, paging.kernel(), range, read_only)?;
+            paging.protect(&section, paging.kernel(), range, WriteProtect)?;
         }
         paging.flush(Flush::Kernel(range));
     }
@@ -221,10 +205,6 @@ pub fn close_devices<P: Probe>(kernel: &Kernel<Bare<P>>) -> Result<(), Error> {
 
 fn device_page(number: usize) -> Result<PageRange, Error> {
     pages(layout::DEVICES + number as u64 * PAGE_SIZE, PAGE_SIZE)
-}
-
-fn linear(frames: PhysRange) -> Result<PageRange, Error> {
-    pages(layout::linear(frames.start) as u64, frames.len())
 }
 
 fn pages(start: u64, len: u64) -> Result<PageRange, Error> {

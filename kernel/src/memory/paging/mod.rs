@@ -209,7 +209,8 @@ unsafe fn build<P: Probe + Default + 'static>(
     let table = unsafe { frame_table(boot, memory.pages) }.map_err(StartError::FrameTable)?;
     let frames = Buddy::new(memory, table, false, cpu::online().count(), || cpu::this().id.0);
     for free in boot.free() {
-        frames.add(memory.frame_number(free.start)..memory.frame_number(free.end));
+        // SAFETY: what boot memory has left is free, and this is its last user.
+        unsafe { frames.add(memory.frame_number(free.start)..memory.frame_number(free.end)) };
     }
     let machine = Bare::new(memory, P::default());
     interrupted::settle(machine.to_alias());

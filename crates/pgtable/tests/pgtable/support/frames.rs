@@ -21,7 +21,8 @@ impl<F: Format> Scarce<F> {
     pub fn new(memory: Memory<F>) -> Self {
         let table = FrameTable::on_heap(memory.pages);
         let buddy = Buddy::new(memory, table, true, 1, kpkeys_hosted::cpu::current);
-        buddy.add(0..memory.pages);
+        // SAFETY: all of this memory is free, and nobody else has it.
+        unsafe { buddy.add(0..memory.pages) };
         Scarce {
             buddy,
             largest_order: AtomicU8::new(u8::MAX),

@@ -15,6 +15,7 @@ use kpkeys_hosted::mmu::{Fault, Mmu};
 use kpkeys_hosted::register::ArenaRegister;
 use kpkeys_hosted::{Counter, Counts, Hosted, HostedFormat};
 use kpkeys_pgtable::check::{self, Finding, Scratch};
+use kpkeys_pgtable::range::By;
 use kpkeys_pgtable::{
     Attrs, Config, Entry, Error, Event, Flush, Level, Machine, Mode, PageRange, Paging, PhysAddr,
     Root, VirtAddr,
@@ -100,6 +101,12 @@ pub fn configs() -> impl Iterator<Item = Config> {
 /// Configurations that protect.
 pub fn protecting_configs() -> impl Iterator<Item = Config> {
     configs().filter(|config| config.mode.protects())
+}
+
+/// A change of leaves that no kernel asks for.
+pub fn by<C: Fn(Entry) -> Entry>(change: C) -> By<C> {
+    // SAFETY: the tests' machine is a process, whose tables nothing translates by.
+    unsafe { By::new(change) }
 }
 
 pub fn pages<F: HostedFormat>(start: VirtAddr, pages: usize) -> PageRange<F> {
@@ -227,9 +234,13 @@ impl<F: HostedFormat, S: Protection> System<F, S> {
         {
             let section = self.paging.section(root);
             let end = VirtAddr(1 << F::HALF_BITS);
-            self.paging
-                .free_tables(&section, root, range, VirtAddr(0), end, |ptp| unlinked.push(ptp))
-                .expect("the tables are empty");
+
+            // SAFETY: nobody else works on these tables.
+            unsafe {
+                self.paging
+                    .free_tables(&section, root, range, VirtAddr(0), end, |ptp| unlinked.push(ptp))
+            }
+            .expect("the tables are empty");
         }
         let freed = unlinked.len();
         self.paging.flush_and_release(Flush::User(root.frame(), range), unlinked);
