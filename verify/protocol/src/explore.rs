@@ -131,7 +131,7 @@ impl<S: System> Model for Explored<S> {
         world::with(|world| {
             let now = tables_now::<S>(world.kernel_root, world);
             world.tlbs = Some(Tlbs::new(now, world.cpus.len()));
-            rules::check::<S>(world, types.as_ref());
+            rules::check::<S>(world, types);
         });
         vec![self.stopped(&execution, Vec::new(), None, self.exploration.disturbances)]
     }
@@ -154,7 +154,7 @@ impl<S: System> Model for Explored<S> {
         let types = execution.types();
         world::with(|world| {
             note_seen(world, thread, depth);
-            rules::check::<S>(world, types.as_ref());
+            rules::check::<S>(world, types);
         });
         let mut path = before.path.clone();
         path.push(choice);

@@ -68,8 +68,8 @@ impl<S: System> Kernel<S> {
     }
 
     /// What frames are, in modes that check.
-    pub fn types(&self) -> Option<Types<S::Format>> {
-        with_paging!(self, |paging| paging.types().copied())
+    pub fn types(&self) -> Option<&Types<S::Format>> {
+        with_paging!(self, |paging| paging.types())
     }
 
     /// The backend.

@@ -138,10 +138,12 @@ impl<S: System> Tables<S> {
         })?;
         let frame = frame.expect("it was mapped");
         let (floor, ceiling) = (OWN, OWN.offset(1 << 30));
-        
-// SAFETY: nobody else works on these tables.
-unsafe { self.paging
-            .free_tables(&section, root, range, floor, ceiling, |table| tables.push(table)) }?;
+
+        // SAFETY: nobody else works on these tables.
+        unsafe {
+            self.paging
+                .free_tables(&section, root, range, floor, ceiling, |table| tables.push(table))
+        }?;
         drop(section);
         if early {
             release(frame);
@@ -222,10 +224,12 @@ unsafe { self.paging
         self.paging.unmap(&section, &root, range, |_, _, _| ())?;
         let mut tables = Vec::with_capacity(4);
         let (floor, ceiling) = (VirtAddr(0), VirtAddr(1 << 47));
-        
-// SAFETY: nobody else works on these tables.
-unsafe { self.paging
-            .free_tables(&section, &root, range, floor, ceiling, |table| tables.push(table)) }?;
+
+        // SAFETY: nobody else works on these tables.
+        unsafe {
+            self.paging
+                .free_tables(&section, &root, range, floor, ceiling, |table| tables.push(table))
+        }?;
         drop(section);
         self.paging.flush_and_release(Flush::User(root.frame(), range), tables);
         release(frame);

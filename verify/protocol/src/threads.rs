@@ -152,7 +152,7 @@ impl<S: System> Execution<S> {
     }
 
     /// What frames are, in modes that check.
-    pub fn types(&self) -> Option<Types<S::Format>> {
+    pub fn types(&self) -> Option<&Types<S::Format>> {
         // SAFETY: it lives as long as this.
         unsafe { &*self.kernel }.types()
     }
