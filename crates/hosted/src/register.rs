@@ -283,7 +283,11 @@ impl ArenaRegister<PanFlag> {
     }
 
     /// Returns from an exception: restores PAN from SPSR_EL1.
-    pub fn exception_return(&self, spsr: u64) {
+    ///
+    /// # Safety
+    ///
+    /// That must be what [`take_exception`](Self::take_exception) returned for the exception that is returned from: anything else may open a window.
+    pub unsafe fn exception_return(&self, spsr: u64) {
         self.value.store(spsr & PAN, Ordering::Relaxed);
         self.arena.set_tables_writable(PanFlag::opens(spsr));
     }

@@ -6,6 +6,7 @@ use kpkeys::{Backend, Pkey, Scheme};
 use spin::Mutex;
 
 use crate::addr::{Level, PhysAddr};
+use crate::entry::Format;
 use crate::error::Error;
 use crate::guarded::{FrameType, Kind, Violation};
 use crate::linear::{Linear, Reserve};
@@ -273,7 +274,32 @@ impl<M: Machine, F: Frames> Ground<M, F> {
         key: Pkey,
         reserve: &mut Reserve,
     ) -> Result<(), Error> {
-        self.changing_linear(|linear, section| linear.set_key(section, start, pages, key, reserve))
+        self.changing_linear(|linear, section| {
+            // As late as here: the pool may have taken some of them for the pages in `reserve`.
+            self.refuse_protected(start, pages, key)?;
+            linear.set_key(section, start, pages, key, reserve)
+        })
+    }
+
+    /// Refuses another key than their own for frames that are protected, once protection is on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Protected`].
+    pub(crate) fn refuse_protected(
+        &self,
+        start: PhysAddr,
+        pages: usize,
+        key: Pkey,
+    ) -> Result<(), Error> {
+        let types = self.machine.anchor().get().filter(|types| types.is_protected());
+        let Some(types) = types else { return Ok(()) };
+        let mut frames = (0..pages as u64).map(|page| start.offset(page * M::Format::PAGE_SIZE));
+        frames
+            .find(|&frame| {
+                types.of(frame).is_protected() && self.class_of_frame(frame).key() != key
+            })
+            .map_or(Ok(()), |frame| Err(Error::Protected(frame)))
     }
 
     pub(crate) fn record_early(&self, start: PhysAddr, pages: usize) -> Result<(), Error> {

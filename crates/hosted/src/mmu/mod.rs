@@ -238,6 +238,7 @@ impl<'m, M: Machine<Format: HostedFormat>> Mmu<'m, M> {
     fn word(&self, pa: PhysAddr) -> &AtomicU64 {
         let offset = pa.0 % M::Format::PAGE_SIZE;
         let frame = PhysAddr(pa.0 - offset);
+        assert!(self.machine.memory().contains(frame, 1), "{pa:?} is no memory of this machine");
         let address = self.machine.data(frame);
         // SAFETY: the frame is in memory (roots are, and `leaf` checks every table; `store` goes where a leaf of this machine's
         // tables points), the view is writable and lives as long as the machine, and the offset is a multiple of 8 inside the frame.

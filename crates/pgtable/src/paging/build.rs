@@ -39,7 +39,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     ///
     /// # Errors
     ///
-    /// [`Error::TooLate`] once protection is on; [`Error::AliasMisplaced`] if memory leaves no room for this page, [`Error::OutsideLinearMap`] if no
+    /// [`Error::TooLate`] once protection is on; [`Error::NotMappable`] for a page of memory; [`Error::AliasMisplaced`] if memory leaves no room for this page, [`Error::OutsideLinearMap`] if no
     /// entry can map it; [`Error::OutOfMemory`].
     pub fn map_device_beside_alias(
         &self,
@@ -49,6 +49,9 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         let Some(alias) = self.alias() else { return Ok(None) };
         if self.is_protected() {
             return Err(Error::TooLate(device));
+        }
+        if self.ground.linear().mapped_range(self.machine(), device, 1).is_ok() {
+            return Err(Error::NotMappable(device));
         }
         let no_room = Error::AliasMisplaced(self.machine().alias());
         let va = alias.device(number).ok_or(no_room)?;

@@ -11,6 +11,7 @@ mod later;
 mod tables;
 
 use core::panic::Location;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use kpkeys::{Backend, Pkey, Scheme, context};
 use spin::{Mutex, Once};
@@ -63,18 +64,23 @@ impl Config {
     }
 }
 
+/// How many kernels' tables were made: each has a number, by which roots of one are told from roots of another.
+static TABLES: AtomicU32 = AtomicU32::new(0);
+
 /// The root table of an address space.
 #[derive(Debug)]
 pub struct Root {
     frame: PhysAddr,
+    /// The number of the tables that it is a root of.
+    of: u32,
     space: Space,
     /// Serialises the linking of tables; entries of linked tables need no lock here.
     link: Mutex<()>,
 }
 
 impl Root {
-    fn new(frame: PhysAddr, space: Space) -> Root {
-        Root { frame, space, link: Mutex::new(()) }
+    fn new(frame: PhysAddr, of: u32, space: Space) -> Root {
+        Root { frame, of, space, link: Mutex::new(()) }
     }
 
     /// Whether the root translates this address: it is canonical, and in the root's half.
@@ -145,11 +151,12 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         if config.mode.checks() {
             lay_types(&ground)?;
         }
+        let number = TABLES.fetch_add(1, Ordering::Relaxed);
         let new_root = |space| {
             let section = ground.section(Space::Linear);
             let kind = Kind::of_root(space);
             let page = allocator(&pool).allocate(&ground, &section, M::Format::ROOT, kind)?;
-            Ok::<_, Error>(Root::new(section.found_root(page, space)?, space))
+            Ok::<_, Error>(Root::new(section.found_root(page, space)?, number, space))
         };
         let kernel = new_root(Space::Kernel)?;
         let backend = ground.machine().backend();
@@ -370,20 +377,11 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     pub fn set_memory_pkey(&self, start: PhysAddr, pages: usize, key: Pkey) -> Result<(), Error> {
         // Before the pool takes a block for it.
         self.ground.linear().mapped_range(self.machine(), start, pages)?;
-        self.refuse_protected(start, pages, key)?;
+        self.ground.refuse_protected(start, pages, key)?;
         match &self.pool {
             None => self.ground.set_key(start, pages, key, &mut Reserve::new()),
             Some(pool) => pool.set_key(&self.ground, start, pages, key),
         }
-    }
-
-    /// Refuses another key than their own for frames that are protected, once protection is on.
-    fn refuse_protected(&self, start: PhysAddr, pages: usize, key: Pkey) -> Result<(), Error> {
-        let Some(types) = self.types().filter(|_| self.is_protected()) else { return Ok(()) };
-        let mut frames = (0..pages as u64).map(|page| start.offset(page * M::Format::PAGE_SIZE));
-        frames
-            .find(|&frame| types.of(frame).is_protected() && self.key_of_protected(frame) != key)
-            .map_or(Ok(()), |frame| Err(Error::Protected(frame)))
     }
 
     /// Whether the tables of address spaces have a key of their own: the backend [says so](Backend::separates_user_tables), and the mode checks.
@@ -478,20 +476,35 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         self.ground.section(root.space)
     }
 
+    /// Whether a root is one of these tables'.
+    #[inline(always)]
+    pub(crate) fn has(&self, root: &Root) -> bool {
+        root.of == self.kernel.of
+    }
+
+    /// Whether a section has begun on these tables.
+    #[inline(always)]
+    pub(crate) fn has_begun(&self, section: &Section<'_, M>) -> bool {
+        core::ptr::eq(section.machine(), self.machine())
+    }
+
     /// Makes the root of a new user address space. Where user roots hold the kernel's half (x86-64), that is copied, but for an alias: kernel
     /// entries of the root must not change from then on, so link all tables below them first with
     /// [`link_kernel_half`](Self::link_kernel_half).
     ///
     /// # Errors
     ///
-    /// [`Error::OutOfMemory`].
+    /// [`Error::OutOfMemory`]; [`Error::Foreign`] for a section of other tables.
     pub fn new_user_root(&self, section: &Section<'_, M>) -> Result<Root, Error> {
+        if !self.has_begun(section) {
+            return Err(Error::Foreign(VirtAddr(0)));
+        }
         self.check_kernel_root()?;
         let page = self.allocate(section, M::Format::ROOT, Kind::of_root(Space::User))?;
         if M::Format::USER_ROOT_HAS_KERNEL_HALF {
             self.copy_kernel_half(section, page.table(self.machine()));
         }
-        Ok(Root::new(section.found_root(page, Space::User)?, Space::User))
+        Ok(Root::new(section.found_root(page, Space::User)?, self.kernel.of, Space::User))
     }
 
     /// Makes a second root for the kernel's half, without the alias: what programs run on where that half has a root register of its own and the
@@ -511,7 +524,8 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         let section = self.section(&self.kernel);
         let page = self.allocate(&section, M::Format::ROOT, Kind::of_root(Space::Kernel))?;
         self.copy_kernel_half(&section, page.table(self.machine()));
-        let root = Root::new(section.found_root(page, Space::Kernel)?, Space::Kernel);
+        let root = section.found_root(page, Space::Kernel)?;
+        let root = Root::new(root, self.kernel.of, Space::Kernel);
         Ok(self.programs_kernel.call_once(|| root))
     }
 
@@ -559,8 +573,11 @@ impl<M: Machine, F: Frames> Paging<M, F> {
 
     /// Ends a user address space whose tables are all unlinked: flushes it from every TLB and releases its root.
     ///
-    /// A frame that is no root in use, by its type, is left alone.
+    /// A frame that is no root in use, by its type, is left alone, and so is a root of other tables.
     pub fn release_user_root(&self, root: Root) {
+        if !self.has(&root) {
+            return;
+        }
         let retired = self.section(&root).retire_root(root.frame, root.space);
         self.flush(Flush::AddressSpace(root.frame));
         if retired.is_ok() {

@@ -114,6 +114,9 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         va: VirtAddr,
         level: Level,
     ) -> Result<Table<'_, M::Format>, Error> {
+        if !(self.has_begun(section) && self.has(root)) {
+            return Err(Error::Foreign(va));
+        }
         let mut table = self.table(root.frame);
         for &at in M::Format::ABOVE_PTE {
             if at == level {

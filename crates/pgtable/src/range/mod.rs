@@ -62,7 +62,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         range: PageRange<M::Format>,
     ) -> Result<(), Error> {
         let start = range.start();
-        let is_own = core::ptr::eq(section.machine(), self.machine());
+        let is_own = self.has_begun(section) && self.has(root);
         if !is_own || section.space() != root.space() {
             return Err(Error::Foreign(start));
         }

@@ -79,6 +79,19 @@ fn what_is_not_of_one_another_is_refused<F: HostedFormat, S: Protection>() {
         let section = other.paging.section(other.paging.kernel());
         let said = system.paging.unmap(&section, kernel, pages(KERNEL, 1), |_, _, _| ());
         assert_eq!(said, Err(Error::Foreign(KERNEL)));
+        let section = system.paging.section(kernel);
+        let said = other.paging.new_user_root(&section).map(|root| root.frame());
+        assert_eq!(said, Err(Error::Foreign(VirtAddr(0))));
+        // The root of another, which may have the same number here: it is left alone.
+        let (mine, its) = (system.new_user_root(), other.new_user_root());
+        let said =
+            other.paging.unmap(&other.paging.section(&mine), &mine, pages(USER, 1), |_, _, _| ());
+        assert_eq!(said, Err(Error::Foreign(USER)));
+        other.paging.release_user_root(mine);
+        other
+            .map(&its, pages(USER, 1), Attrs::USER_DATA, other.data_block(0))
+            .expect("it is in use still");
+        other.assert_clean(&[&its]);
     }
 }
 

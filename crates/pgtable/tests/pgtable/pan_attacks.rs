@@ -137,12 +137,14 @@ fn the_alias_is_open_in_a_window_and_closed_in_every_exception_that_interrupts_i
         assert!(attack().is_err(), "{mode:?}: a handler");
         let nested = victim.system.register.take_exception();
         assert!(attack().is_err(), "{mode:?}: a handler of a fault in the handler");
-        victim.system.register.exception_return(nested);
+        // SAFETY: the tests stand for hardware, or for who forges what it keeps.
+        unsafe { victim.system.register.exception_return(nested) };
         let handlers = open(&victim.system);
         assert_eq!(attack(), Ok(()), "{mode:?}: the handler's own window");
         drop(handlers);
         assert!(attack().is_err(), "{mode:?}: after it");
-        victim.system.register.exception_return(spsr);
+        // SAFETY: the tests stand for hardware, or for who forges what it keeps.
+        unsafe { victim.system.register.exception_return(spsr) };
 
         assert_eq!(attack(), Ok(()), "{mode:?}: the interrupted window goes on");
         drop(window);
@@ -195,7 +197,8 @@ fn clearing_pan_for_something_else_opens_the_alias_too() {
     assert!(victim.mmu().access(USER, Want::Write, Privilege::User).is_ok());
 
     victim.system.register.take_exception();
-    victim.system.register.exception_return(0);
+    // SAFETY: the tests stand for hardware, or for who forges what it keeps.
+    unsafe { victim.system.register.exception_return(0) };
     assert!(victim.mmu().store(victim.alias().offset(WORD), 0).is_ok(), "a forged SPSR");
 }
 
