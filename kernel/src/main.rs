@@ -119,6 +119,10 @@ fn run(options: Options, mut memory: BootMemory, initramfs: Option<PhysRange>) {
         },
         Some(Crash::InWindow(_)) | None => {}
     }
+    if let Err(most) = paging::later::hold_back(&memory, options.later) {
+        let wanted = options.later;
+        exit::refuse(format_args!("later={wanted}: at most {most} MiB can be held back here"));
+    }
     let config = Config::for_format::<arch::Format>(options.mode());
     let counting = options.bench.clone().filter(|request| request.count);
     let failed = if let Some(request) = counting {
@@ -137,6 +141,7 @@ fn run_on_memory(options: Options, config: Config, initramfs: Option<PhysRange>)
         evidence::last::crash_in_window(way);
     }
     let mut failed = options.tests.map_or(0, |part| tests::run_all(&part));
+    failed += failures(add_later().map(|()| 0));
     if let Some(request) = options.bench {
         failed += failures(bench::time(paging::memories(), request).map(|()| 0));
     }
@@ -153,6 +158,20 @@ fn run_on_memory(options: Options, config: Config, initramfs: Option<PhysRange>)
         failed += failures(run_command(&command, options.attacked, initramfs));
     }
     failed + final_check()
+}
+
+/// Adds what was held back, unless a test has.
+fn add_later() -> Result<(), String> {
+    let mut pages = 0;
+    while let Some(more) =
+        paging::later::add_block(paging::memories()).map_err(|error| error.to_string())?
+    {
+        pages += more;
+    }
+    if pages > 0 {
+        log::info!("{} KiB of memory were added", (pages as u64 * memory::boot::PAGE_SIZE) >> 10);
+    }
+    Ok(())
 }
 
 /// Runs a command, with an attacker beside it if asked for; returns how much went wrong.

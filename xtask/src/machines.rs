@@ -87,7 +87,10 @@ fn cases() -> Vec<Case> {
         let matrix = format!("attack --modes off,batched,fused {machine}");
         [
             Case::new(&format!("attacks, {backend}, {model}"), &matrix),
-            Case::new(&format!("tests, {backend}, {model}"), &format!("run tests {machine}")),
+            Case::new(
+                &format!("tests, {backend}, {model}"),
+                &format!("run tests later=16 {machine}"),
+            ),
         ]
     };
     let many_cpus = all("many CPUs", &format!("run tests operations=20 {many}"));
@@ -97,7 +100,7 @@ fn cases() -> Vec<Case> {
         let tests = ["off", "batched", "fused"].map(|mode| {
             Case::new(
                 &format!("formats: tests, {tables}, {backend}, {mode}"),
-                &format!("run tests mode={mode} {machine} --time-limit 1200"),
+                &format!("run tests later=16 mode={mode} {machine} --time-limit 1200"),
             )
         });
         let attacks = Case::new(&format!("formats: attacks, {tables}, {backend}"), &matrix);

@@ -37,7 +37,7 @@ fn with_command_line(command_line: &str) -> Machine {
 }
 
 fn passes_its_tests(target: Target, memory_mib: u32, cpus: u32) {
-    passes(target, Machine { memory_mib, cpus, ..with_command_line("tests") });
+    passes(target, Machine { memory_mib, cpus, ..with_command_line("tests later=8") });
 }
 
 fn passes(target: Target, machine: Machine) {
@@ -96,7 +96,7 @@ fn frees_nothing_before_it_is_flushed_on_three_cpus() {
 fn passes_its_tests_in_every_mode() {
     for target in Target::ALL {
         for mode in ["off", "unbatched", "batched", "fused-lean"] {
-            passes(target, with_command_line(&format!("tests mode={mode}")));
+            passes(target, with_command_line(&format!("tests later=8 mode={mode}")));
         }
     }
 }
@@ -107,7 +107,7 @@ fn passes_its_tests_with_every_backend() {
         for words in
             ["backend=mock mode=fused", "backend=mock mode=batched", "backend=none mode=fused"]
         {
-            passes(target, with_command_line(&format!("tests {words}")));
+            passes(target, with_command_line(&format!("tests later=8 {words}")));
         }
     }
 }
@@ -124,7 +124,7 @@ fn protects_by_an_alias_on_older_cpus() {
             let machine = with_command_line(words);
             Machine { cpu_model: cpu_model.to_owned(), cpus: 4, memory_mib: 256, ..machine }
         };
-        passes(target, on_it("tests"));
+        passes(target, on_it("tests later=8"));
         for mode in ["off", "batched", "fused"] {
             let what = format!("{cpu_model} {mode}");
             let (run, lines) = run(target, &on_it(&format!("attack mode={mode}")))
@@ -171,7 +171,10 @@ fn protects_by_an_alias_on_every_cpu_model() {
 fn passes_its_tests_on_every_arm64_board() {
     for options in ["gic-version=2", "virtualization=off", "gic-version=2,virtualization=off"] {
         let board_options = options.to_owned();
-        passes(Target::Aarch64, Machine { board_options, cpus: 4, ..with_command_line("tests") });
+        passes(
+            Target::Aarch64,
+            Machine { board_options, cpus: 4, ..with_command_line("tests later=8") },
+        );
     }
 }
 

@@ -17,6 +17,7 @@
 //! | `mode=off\|unbatched\|batched\|fused-lean\|fused` | selects the protection mode; `fused` if not given, `off` without backend |
 //! | `keys=one\|separate` | gives the tables of address spaces a key of their own, in mode `fused` with a backend that has keys to spare; `one` if not given |
 //! | `violations=enforce\|audit` | refuses what does not fit the types of frames, in mode `fused`, or stores and reports it; `enforce` if not given |
+//! | `later=MIB` | leaves so much memory out at first, and adds it once protection is on |
 //! | `interactive` | a person is at the serial line: what is typed for the command is shown |
 //! | `screen=ADDRESS,WIDTH,HEIGHT,STRIDE` | a frame buffer of 32-bit pixels, on which what is said is drawn too |
 //! | `label=TEXT` | says TEXT in the record of the boot |
@@ -66,6 +67,8 @@ pub struct Options {
     pub keys: Keys,
     /// What becomes of what does not fit the types of frames.
     pub violations: Violations,
+    /// How many MiB of memory are added once protection is on.
+    pub later: u64,
     /// What the record of the boot says.
     pub label: Option<String>,
     /// Restart the machine in the end.
@@ -141,6 +144,7 @@ impl Options {
             ("keys", name) => self.keys = Keys::from_name(name)?,
             ("violations", "enforce") => self.violations = Violations::Enforce,
             ("violations", "audit") => self.violations = Violations::Audit,
+            ("later", mib) => self.later = mib.parse().ok()?,
             ("label", text) => self.label = Some(text.to_string()),
             // The boot code has looked for it before there was a heap.
             ("screen", value) => _ = FrameBuffer::parse(value)?,
@@ -182,7 +186,7 @@ impl fmt::Display for UnknownWords {
             write!(f, "{}{}", if place == 0 { "" } else { "|" }, choice.name())?;
         }
         f.write_str(
-            ", mode=off|unbatched|batched|fused-lean|fused, keys=one|separate, violations=enforce|audit, crash=panic|stack-overflow|hang, crash=panic-in-window|stack-overflow-in-window|fault-in-window|error-in-window, interactive, screen=ADDRESS,WIDTH,HEIGHT,STRIDE, label=TEXT, restart, attacked, and -- COMMAND...",
+            ", mode=off|unbatched|batched|fused-lean|fused, keys=one|separate, violations=enforce|audit, crash=panic|stack-overflow|hang, crash=panic-in-window|stack-overflow-in-window|fault-in-window|error-in-window, interactive, screen=ADDRESS,WIDTH,HEIGHT,STRIDE, later=MIB, label=TEXT, restart, attacked, and -- COMMAND...",
         )
     }
 }

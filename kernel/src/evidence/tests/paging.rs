@@ -5,11 +5,13 @@ use crate::arch::layout;
 use crate::evidence::probe;
 use crate::lock::IrqLock;
 use crate::memory::boot::PAGE_SIZE;
-use crate::memory::paging::{self, memories, user};
+use crate::memory::paging::{self, later, memories, user};
 use crate::protection::violations;
 use crate::start::image;
-use crate::{arch, ensure, kernel_test, protection};
+use crate::{arch, cpu, ensure, kernel_test, protection, sched, skip};
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, Ordering};
 use kpkeys::{Backend, Scheme};
 use kpkeys_mm::{AddressSpace, Error, MapFlags};
 use kpkeys_pgtable::guarded::Violations;
@@ -44,6 +46,13 @@ fn is_protected(frame: PhysAddr) -> bool {
                 && paging.alias_of(frame).is_some_and(|va| leaf(paging.alias_root(), va).is_some())
         }
     }
+}
+
+/// An address space with pages of its own, for a moment.
+fn take_and_give_back() -> Result<(), String> {
+    let mut space = AddressSpace::new(memories()).map_err(failed)?;
+    space.mmap(range(40)?, MapFlags::DATA).map_err(failed)?;
+    space.populate(range(40)?).map_err(failed)
 }
 
 kernel_test! {
@@ -126,7 +135,7 @@ kernel_test! {
             user::in_space(space.root().frame(), || {
                 let at = START.0 as *const u64;
                 let in_interrupt = IrqLock::new(None);
-                crate::cpu::calls::run_in_interrupt(crate::cpu::this().id, &|| {
+                cpu::calls::run_in_interrupt(cpu::this().id, &|| {
                     let at = START.0 as *const u64;
                     *in_interrupt.lock() = Some(probe::load_u64(at).is_err());
                 });
@@ -151,6 +160,47 @@ kernel_test! {
         }
         let report = paging::check(memories(), &[space.root()], |_| ());
         ensure!(report.findings == 0, "{} findings with the address space alive", report.findings);
+    }
+
+    /// What was held back becomes memory, block by block, while another CPU takes pages and gives them back: none is missing, and the last is mapped where it was not.
+    fn memory_is_added_while_others_allocate() {
+        let Some(held) = later::held_back().filter(|held| !held.is_empty()) else {
+            skip!("no memory was held back: `later=MIB`");
+            return Ok(());
+        };
+        let last = VirtAddr(layout::linear(PhysAddr(held.end.0 - PAGE_SIZE)) as u64);
+        let translated = || memories().paging().translate(memories().paging().kernel(), last);
+        ensure!(translated().is_none(), "it is mapped before it is added");
+        let before = accounted();
+        let done = Arc::new(AtomicBool::new(false));
+        let other = cpu::online().last().map(|cpu| cpu.id);
+        let end = done.clone();
+        let allocating = sched::spawn("allocating", other, move || {
+            let mut failed = None;
+            while failed.is_none() && !end.load(Ordering::Relaxed) {
+                failed = take_and_give_back().err();
+            }
+            failed
+        });
+        let allocating = allocating.map_err(|error| error.to_string())?;
+        let mut added = 0;
+        let result = loop {
+            match later::add_block(memories()) {
+                Ok(Some(pages)) => added += pages,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error.to_string()),
+            }
+            sched::yield_now();
+        };
+        done.store(true, Ordering::Relaxed);
+        let failed = allocating.join();
+        result?;
+        ensure!(failed.is_none(), "the other CPU: {failed:?}");
+        ensure!(added == held.pages(), "{added} pages of {} were added", held.pages());
+        ensure!(accounted() == before + added, "{} frames for {before} and {added}", accounted());
+        ensure!(translated().is_some(), "it is not mapped");
+        let report = paging::check(memories(), &[], |_| ());
+        ensure!(report.findings == 0, "{} findings", report.findings);
     }
 
     /// Address spaces and areas leave nothing behind: every frame is free, a table, or spare.
@@ -213,7 +263,7 @@ kernel_test! {
         let at = image::boot_tables().0 as *mut u64;
         // SAFETY: they are zeroes, and nobody uses them.
         let cause = unsafe { probe::store_u64(at, 0) }.map_err(|fault| fault.cause);
-        ensure!(cause == Err(crate::cpu::fault::Cause::Write), "writing the boot tables: {cause:?}");
+        ensure!(cause == Err(cpu::fault::Cause::Write), "writing the boot tables: {cause:?}");
     }
 
     /// The linear map has RAM and nothing beyond it.
@@ -221,6 +271,6 @@ kernel_test! {
         let memory = memories().machine().memory();
         let end = layout::linear(memory.frame(memory.pages));
         let cause = probe::load_u64(end.cast()).map_err(|fault| fault.cause);
-        ensure!(cause == Err(crate::cpu::fault::Cause::NotMapped), "reading behind RAM: {cause:?}");
+        ensure!(cause == Err(cpu::fault::Cause::NotMapped), "reading behind RAM: {cause:?}");
     }
 }

@@ -33,10 +33,7 @@ pub fn complete<P: Probe>(kernel: &Kernel<Bare<P>>, ram: &[PhysRange]) -> Result
 /// holds of a constant.
 fn type_frames<P: Probe>(kernel: &Kernel<Bare<P>>, ram: &[PhysRange]) -> Result<(), Error> {
     let paging = kernel.paging();
-    let mut behind = kernel.machine().memory().start;
-    for range in ram {
-        let hole = PhysRange { start: behind, end: range.start }.rounded_in(PAGE_SIZE);
-        behind = range.end;
+    for hole in holes(kernel, ram).map(|hole| hole.rounded_in(PAGE_SIZE)) {
         let start_only = arch::only_for_start().filter(|_| paging.mode().protects());
         let is_behind = start_only
             .map_or(hole.start, |range| PhysAddr(range.end.0.min(hole.end.0).max(hole.start.0)));
@@ -87,15 +84,21 @@ fn unmap_holes<P: Probe>(kernel: &Kernel<Bare<P>>, ram: &[PhysRange]) -> Result<
     /// What a block of the map is, where it is made of blocks.
     const BLOCK: u64 = 2 << 20;
     let paging = kernel.paging();
-    let mut behind = kernel.machine().memory().start;
-    for range in ram {
-        let hole = PhysRange { start: behind, end: range.start }.rounded_in(BLOCK);
-        behind = range.end;
+    for hole in holes(kernel, ram).map(|hole| hole.rounded_in(BLOCK)) {
         if !hole.is_empty() {
             paging.leave_out(hole.start, hole.pages())?;
         }
     }
     Ok(())
+}
+
+/// What is no RAM of what the linear map covers, before, between and behind it.
+fn holes<P: Probe>(kernel: &Kernel<Bare<P>>, ram: &[PhysRange]) -> impl Iterator<Item = PhysRange> {
+    let memory = kernel.machine().memory();
+    let end = memory.frame(memory.pages);
+    let starts = core::iter::once(memory.start).chain(ram.iter().map(|range| range.end));
+    let ends = ram.iter().map(|range| range.start).chain(core::iter::once(end));
+    starts.zip(ends).map(|(start, end)| PhysRange { start, end })
 }
 
 /// The linear map has the image's code and constants read-only, as the image's own mapping has.

@@ -18,6 +18,7 @@
 //!   protection register is carried.
 
 use crate::arch::Memory;
+pub mod later;
 mod layout;
 mod machine;
 pub mod user;
@@ -205,6 +206,9 @@ unsafe fn build<P: Probe + Default + 'static>(
         boot.remove(unused);
     }
     let memory = covered(boot.ram());
+    if let Some(later) = later::held_back() {
+        boot.remove(later);
+    }
     // SAFETY: forwarded.
     let table = unsafe { frame_table(boot, memory.pages) }.map_err(StartError::FrameTable)?;
     let frames = Buddy::new(memory, table, false, cpu::online().count(), || cpu::this().id.0);
