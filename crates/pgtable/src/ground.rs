@@ -286,12 +286,7 @@ impl<M: Machine, F: Frames> Ground<M, F> {
     /// # Errors
     ///
     /// [`Error::Protected`].
-    pub(crate) fn refuse_protected(
-        &self,
-        start: PhysAddr,
-        pages: usize,
-        key: Pkey,
-    ) -> Result<(), Error> {
+    fn refuse_protected(&self, start: PhysAddr, pages: usize, key: Pkey) -> Result<(), Error> {
         let types = self.machine.anchor().get().filter(|types| types.is_protected());
         let Some(types) = types else { return Ok(()) };
         let mut frames = (0..pages as u64).map(|page| start.offset(page * M::Format::PAGE_SIZE));

@@ -5,20 +5,21 @@
 //! | `tables` | finding the table that translates an address, and linking those that are missing |
 //! | `build` | the linear map, as a kernel starts with it |
 //! | `later` | memory that comes once the kernel runs |
+//! | `protection` | turning it on, and saying first what frames are that this library did not allocate |
+//! | `root` | the roots of address spaces, and of the kernel's half |
 
 mod build;
 mod later;
+mod protection;
+mod root;
 mod tables;
 
-use core::panic::Location;
-use core::sync::atomic::{AtomicU32, Ordering};
-
-use kpkeys::{Backend, Pkey, Scheme, context};
-use spin::{Mutex, Once};
+use kpkeys::{Backend, Pkey, Scheme};
+use spin::Once;
 
 use crate::addr::{Level, PageRange, PhysAddr, VirtAddr};
 use crate::alias::Alias;
-use crate::entry::{Format, own_half, root_address};
+use crate::entry::Format;
 use crate::error::Error;
 use crate::ground::Ground;
 use crate::guarded::{FrameType, Kind, Types};
@@ -64,48 +65,7 @@ impl Config {
     }
 }
 
-/// How many kernels' tables were made: each has a number, by which roots of one are told from roots of another.
-static TABLES: AtomicU32 = AtomicU32::new(0);
-
-/// The root table of an address space.
-#[derive(Debug)]
-pub struct Root {
-    frame: PhysAddr,
-    /// The number of the tables that it is a root of.
-    of: u32,
-    space: Space,
-    /// Serialises the linking of tables; entries of linked tables need no lock here.
-    link: Mutex<()>,
-}
-
-impl Root {
-    fn new(frame: PhysAddr, of: u32, space: Space) -> Root {
-        Root { frame, of, space, link: Mutex::new(()) }
-    }
-
-    /// Whether the root translates this address: it is canonical, and in the root's half.
-    #[inline(always)]
-    pub(crate) fn is_for<F: Format>(&self, va: VirtAddr) -> bool {
-        let in_kernels = matches!(self.space, Space::Kernel | Space::Linear);
-        va.is_canonical::<F>() && va.is_kernel() == in_kernels
-    }
-
-    /// What the root register is loaded with.
-    pub fn frame(&self) -> PhysAddr {
-        self.frame
-    }
-
-    /// Where that is kept. For attacks.
-    pub fn frame_address(&self) -> VirtAddr {
-        VirtAddr(core::ptr::from_ref(&self.frame).addr() as u64)
-    }
-
-    /// Whose tables these are.
-    pub fn space(&self) -> Space {
-        self.space
-    }
-}
-
+pub use root::Root;
 pub(crate) use tables::Found;
 
 /// A kernel's page tables.
@@ -151,7 +111,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         if config.mode.checks() {
             lay_types(&ground)?;
         }
-        let number = TABLES.fetch_add(1, Ordering::Relaxed);
+        let number = root::next_number();
         let new_root = |space| {
             let section = ground.section(Space::Linear);
             let kind = Kind::of_root(space);
@@ -177,175 +137,6 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         Ok(paging)
     }
 
-    /// Turns protection on: protects every page-table page made so far, and from now on each new one. Does nothing in mode
-    /// `off`. Every CPU's backend must be initialised. Under [`Scheme::Alias`] every CPU must be on these tables, since page tables
-    /// are stored through their alias from here on, and no other operation may be going on.
-    ///
-    /// # Errors
-    ///
-    /// Why some page could not be protected. Protection must not be claimed then. [`Error::OutsideLinearMap`] if the linear map does not
-    /// map a recorded page, [`Error::CpuOpen`] if this CPU is not outside of windows: nothing is changed then.
-    pub fn enable_protection(&self) -> Result<(), Error> {
-        if !self.ground.mode().protects() || self.is_protected() {
-            return Ok(());
-        }
-        if !self.machine().backend().is_in::<context::Default>() {
-            return Err(Error::CpuOpen);
-        }
-        self.refuse_holes_recorded()?;
-        if self.ground.linear().alias().is_some() {
-            return self.enable_alias();
-        }
-        self.ptps().enable_protection(&self.ground)?;
-        if let Some(pool) = self.user_ptps() {
-            pool.enable_protection(&self.ground)?;
-        }
-        self.ground.set_protected();
-        for early in [self.ground.early(), self.ground.foreign()] {
-            for (start, pages) in early.iter() {
-                self.protect_recorded(start, pages)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives recorded pages their key: one, or each its own.
-    fn protect_recorded(&self, start: PhysAddr, pages: usize) -> Result<(), Error> {
-        if !self.separates_user_tables() {
-            return self.set_memory_pkey(start, pages, Pkey::PAGE_TABLES);
-        }
-        let mut frames = (0..pages as u64).map(|page| start.offset(page * M::Format::PAGE_SIZE));
-        let class_of = |frame: &PhysAddr| self.ground.class_of_frame(*frame);
-        let mut next = frames.next();
-        while let Some(first) = next {
-            let class = class_of(&first);
-            let mut alike = 1;
-            next = frames.next();
-            while next.as_ref().is_some_and(|frame| class_of(frame) == class) {
-                alike += 1;
-                next = frames.next();
-            }
-            self.set_memory_pkey(first, alike, class.key())?;
-        }
-        Ok(())
-    }
-
-    /// First every page gets its alias, while all are still writable in the linear map, then stores take that way, then the linear
-    /// map becomes read-only: the tables that are changed are among the pages they are changed for.
-    fn enable_alias(&self) -> Result<(), Error> {
-        self.for_each_recorded(|start, pages, reserve| {
-            self.ground.map_alias(start, pages, reserve)
-        })?;
-        self.ptps().map_aliases(&self.ground)?;
-        self.ground.store_through_alias();
-        self.ground.set_protected();
-        self.ptps().enable_protection(&self.ground)?;
-        self.for_each_recorded(|start, pages, reserve| {
-            self.ground.protect(start, pages, Class::Kernel, reserve)
-        })
-    }
-
-    /// Refuses records of pages that the linear map does not map any more: protecting them would be a claim about nothing.
-    fn refuse_holes_recorded(&self) -> Result<(), Error> {
-        [self.ground.early(), self.ground.foreign()].iter().flat_map(EarlyPtps::iter).try_for_each(
-            |(start, pages)| {
-                self.ground.linear().mapped_range(self.machine(), start, pages).map(|_| ())
-            },
-        )
-    }
-
-    /// Passes recorded pages, those in the same 2 MiB together, with a reserve for them.
-    fn for_each_recorded(
-        &self,
-        mut f: impl FnMut(PhysAddr, usize, &mut Reserve) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        for record in [self.ground.early(), self.ground.foreign()] {
-            for (start, pages) in record.iter() {
-                let range = self.ground.linear().range(start, pages)?;
-                for piece in range.by_table(Level::Pte) {
-                    let start = start.offset(piece.start().0 - range.start().0);
-                    match &self.pool {
-                        None => f(start, piece.pages(), &mut Reserve::new()),
-                        Some(pool) => pool
-                            .with_reserve(&self.ground, |reserve| f(start, piece.pages(), reserve)),
-                    }?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Records page-table pages that this library did not allocate, such as static ones in the kernel image, for
-    /// [`enable_protection`](Self::enable_protection) to key. They must be in the linear map, and are page-table pages for ever,
-    /// whether or not they are linked into these tables: tables that CPUs start on stay worth attacking.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::EarlyRecordFull`]: the pages would stay unprotected. [`Error::OutsideLinearMap`].
-    pub fn record_early_ptps(&self, start: PhysAddr, pages: usize) -> Result<(), Error> {
-        self.record(start, pages, FrameType::Early)
-    }
-
-    /// Records pages that settled during the kernel's start, and are to be protected as page tables are from
-    /// [`enable_protection`](Self::enable_protection) on.
-    ///
-    /// # Errors
-    ///
-    /// As [`record_early_ptps`](Self::record_early_ptps).
-    pub fn record_settled(&self, start: PhysAddr, pages: usize) -> Result<(), Error> {
-        self.record(start, pages, FrameType::Guarded)
-    }
-
-    fn record(&self, start: PhysAddr, pages: usize, is: FrameType) -> Result<(), Error> {
-        self.ground.linear().mapped_range(self.machine(), start, pages)?;
-        if self.is_protected() {
-            return Err(Error::TooLate(start));
-        }
-        self.ground.record_foreign(start, pages)?;
-        self.say(start, pages, is)
-    }
-
-    /// Says what frames are that this library did not allocate, in modes that check: the kernel's code and constants, and what is no RAM. What
-    /// is not said to be anything is data.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::TooLate`] once protection is on, [`Error::Violation`] if they are something else than data already, [`Error::NotSaid`] for a type that only this library gives: a table's,
-    /// or one that becomes a table.
-    #[track_caller]
-    pub fn type_frames(&self, start: PhysAddr, pages: usize, is: FrameType) -> Result<(), Error> {
-        use FrameType::{Constants, KernelData, NotRam, Text};
-        if !matches!(is, Text | Constants | KernelData | NotRam) {
-            return Err(Error::NotSaid(is));
-        }
-        self.say(start, pages, is)
-    }
-
-    #[track_caller]
-    fn say(&self, start: PhysAddr, pages: usize, is: FrameType) -> Result<(), Error> {
-        if self.is_protected() {
-            return Err(Error::TooLate(start));
-        }
-        // The kernel has mapped its image before it says what is where.
-        self.building().retype(start, pages, FrameType::Mapped, is)
-    }
-
-    /// What every frame is, in modes that check.
-    #[inline(always)]
-    pub fn types(&self) -> Option<&Types<M::Format>> {
-        self.machine().anchor().get()
-    }
-
-    /// Looks at every table to find out which data no entry maps any more, in modes that check: only such data can become a page table. This
-    /// is done by itself when the pool meets data that may be mapped; a kernel that is idle can do it ahead.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::OutOfMemory`] if the machine cannot [wait for gates](Machine::wait_for_gates), or there were four million sweeps.
-    pub fn sweep(&self) -> Result<(), Error> {
-        self.types().map_or(Ok(()), |types| self.ground.section(Space::Linear).sweep(types))
-    }
-
     /// How many spare pages the calling CPU has, and where that is kept, if there is a pool. For attacks.
     pub fn spares_of_this_cpu(&self) -> Option<(usize, VirtAddr)> {
         self.pool.as_ref().map(|pool| pool.spares_of_this_cpu(self.machine()))
@@ -354,11 +145,6 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     /// The spare page that the calling CPU hands out next, and where that is kept, if there is a pool and a page. For attacks.
     pub fn next_spare_of_this_cpu(&self) -> Option<(PhysAddr, VirtAddr)> {
         self.pool.as_ref().and_then(|pool| pool.next_of_this_cpu(self.machine()))
-    }
-
-    /// Where it is kept whether protection is on. For attacks.
-    pub fn protected_address(&self) -> *const u8 {
-        self.ground.protected_address()
     }
 
     /// Where it is kept where the linear map's tables start. For attacks.
@@ -377,7 +163,6 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     pub fn set_memory_pkey(&self, start: PhysAddr, pages: usize, key: Pkey) -> Result<(), Error> {
         // Before the pool takes a block for it.
         self.ground.linear().mapped_range(self.machine(), start, pages)?;
-        self.ground.refuse_protected(start, pages, key)?;
         match &self.pool {
             None => self.ground.set_key(start, pages, key, &mut Reserve::new()),
             Some(pool) => pool.set_key(&self.ground, start, pages, key),
@@ -458,144 +243,6 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     #[inline(always)]
     pub fn mode(&self) -> Mode {
         self.ground.mode()
-    }
-
-    /// Whether page-table pages carry their key by now.
-    pub fn is_protected(&self) -> bool {
-        self.ground.is_protected()
-    }
-
-    /// The kernel's root.
-    pub fn kernel(&self) -> &Root {
-        &self.kernel
-    }
-
-    /// Begins an operation on the tables of an address space, on the calling CPU.
-    #[inline(always)]
-    pub fn section(&self, root: &Root) -> Section<'_, M> {
-        self.ground.section(root.space)
-    }
-
-    /// Whether a root is one of these tables'.
-    #[inline(always)]
-    pub(crate) fn has(&self, root: &Root) -> bool {
-        root.of == self.kernel.of
-    }
-
-    /// Whether a section has begun on these tables.
-    #[inline(always)]
-    pub(crate) fn has_begun(&self, section: &Section<'_, M>) -> bool {
-        core::ptr::eq(section.machine(), self.machine())
-    }
-
-    /// Makes the root of a new user address space. Where user roots hold the kernel's half (x86-64), that is copied, but for an alias: kernel
-    /// entries of the root must not change from then on, so link all tables below them first with
-    /// [`link_kernel_half`](Self::link_kernel_half).
-    ///
-    /// # Errors
-    ///
-    /// [`Error::OutOfMemory`]; [`Error::Foreign`] for a section of other tables.
-    pub fn new_user_root(&self, section: &Section<'_, M>) -> Result<Root, Error> {
-        if !self.has_begun(section) {
-            return Err(Error::Foreign(VirtAddr(0)));
-        }
-        self.check_kernel_root()?;
-        let page = self.allocate(section, M::Format::ROOT, Kind::of_root(Space::User))?;
-        if M::Format::USER_ROOT_HAS_KERNEL_HALF {
-            self.copy_kernel_half(section, page.table(self.machine()));
-        }
-        Ok(Root::new(section.found_root(page, Space::User)?, self.kernel.of, Space::User))
-    }
-
-    /// Makes a second root for the kernel's half, without the alias: what programs run on where that half has a root register of its own and the
-    /// CPU does not keep them out of it (arm64 without E0PD). Once, during start: a second call returns the first one's. Kernel entries of the root must not change from then on, as for
-    /// [`new_user_root`](Self::new_user_root).
-    ///
-    /// # Errors
-    ///
-    /// [`Error::AliasMisplaced`] if its root entries are not its own, [`Error::OutOfMemory`].
-    pub fn make_programs_kernel_root(&self) -> Result<&Root, Error> {
-        if self.alias().is_some_and(|alias| !alias.has_own_root_entries()) {
-            return Err(Error::AliasMisplaced(self.machine().alias()));
-        }
-        if let Some(made) = self.programs_kernel.get() {
-            return Ok(made);
-        }
-        let section = self.section(&self.kernel);
-        let page = self.allocate(&section, M::Format::ROOT, Kind::of_root(Space::Kernel))?;
-        self.copy_kernel_half(&section, page.table(self.machine()));
-        let root = section.found_root(page, Space::Kernel)?;
-        let root = Root::new(root, self.kernel.of, Space::Kernel);
-        Ok(self.programs_kernel.call_once(|| root))
-    }
-
-    /// That root, if it was made.
-    pub fn programs_kernel_root(&self) -> Option<&Root> {
-        self.programs_kernel.get()
-    }
-
-    /// The root of an alias that is translated in windows alone, if it is that: what opening a window loads, and nothing else may.
-    pub fn window_root(&self) -> Option<&Root> {
-        self.window.as_ref()
-    }
-
-    /// The root that translates the alias, if there is one.
-    pub fn alias_root(&self) -> &Root {
-        self.window.as_ref().unwrap_or(&self.kernel)
-    }
-
-    /// Copies the kernel's half to a new root, but for the alias.
-    fn copy_kernel_half(&self, section: &Section<'_, M>, to: Table<'_, M::Format>) {
-        let kernel = self.table(self.kernel.frame);
-        for i in own_half::<M::Format>(true).filter(|&i| self.is_for_every_root(i)) {
-            let entry = kernel.slot(i).load();
-            if !entry.is_empty() {
-                section.set_upper(to.slot(i), entry);
-            }
-        }
-    }
-
-    /// Whether an entry of the kernel's root may be in an address space's: those of the alias may not, which is user memory to programs.
-    pub(crate) fn is_for_every_root(&self, index: usize) -> bool {
-        let first = VirtAddr(root_address::<M::Format>(index, true));
-        self.alias().is_none_or(|alias| !alias.owns_root_entry_of(first))
-    }
-
-    /// Whether the kernel's root, of which every address space has a part on some machines, is one by its type.
-    #[track_caller]
-    fn check_kernel_root(&self) -> Result<(), Error> {
-        let Some(types) = self.types() else { return Ok(()) };
-        let (section, slot) = (self.section(&self.kernel), self.root_table(&self.kernel).slot(0));
-        section
-            .check_table(types, slot, M::Format::ROOT, Location::caller())
-            .inspect_err(|_| section.report())
-    }
-
-    /// Ends a user address space whose tables are all unlinked: flushes it from every TLB and releases its root.
-    ///
-    /// A frame that is no root in use, by its type, is left alone, and so is a root of other tables.
-    pub fn release_user_root(&self, root: Root) {
-        if !self.has(&root) {
-            return;
-        }
-        let retired = self.section(&root).retire_root(root.frame, root.space);
-        self.flush(Flush::AddressSpace(root.frame));
-        if retired.is_ok() {
-            self.release(FlushedPtp::of_root(root.frame));
-        }
-    }
-
-    /// Links a table below each root entry that translates part of a kernel range, so that root entries never change later.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::OutOfMemory`].
-    pub fn link_kernel_half(&self, range: PageRange<M::Format>) -> Result<(), Error> {
-        let section = self.section(&self.kernel);
-        for piece in range.by_table(Level::Pud) {
-            self.table_for(&section, &self.kernel, piece.start(), Level::Pud)?;
-        }
-        Ok(())
     }
 
     /// Invalidates translations on every CPU.
