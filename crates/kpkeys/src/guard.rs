@@ -25,7 +25,8 @@ impl<'b, B: Backend, C: Context> Guard<'b, B, C> {
     ///
     /// - No other guard lives on this CPU, but for one that an exception has interrupted, whose handler this is: it would end with this one.
     /// - While the guard lives, the CPU executes only what is meant to have the access of `C`. For [`PageTables`] that is stores to
-    ///   tables, by the protocol of whoever keeps them.
+    ///   tables of the machine whose backend this is, by the protocol of whoever keeps them: a [`Window`] is not told from one of another machine, or of a
+    ///   backend that protects nothing.
     /// - If the kernel's windows are [gates](Backend#gates), interrupts stay off while the guard lives.
     #[inline(always)]
     pub unsafe fn enter(backend: &'b B) -> Self {

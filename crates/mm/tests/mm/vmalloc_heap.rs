@@ -5,7 +5,7 @@ use kpkeys_hosted::HostedFormat;
 use kpkeys_hosted::boot::Counted;
 use kpkeys_mm::frames::OwnedFrame;
 use kpkeys_mm::{Error, Kernel};
-use kpkeys_pgtable::{PhysAddr, VirtAddr};
+use kpkeys_pgtable::{Machine, PhysAddr, VirtAddr};
 
 use crate::heap::refusing_from;
 use crate::support::{assert_every_frame_accounted_for, for_both_formats, on_every_machine};
@@ -126,7 +126,22 @@ fn a_size_that_memory_does_not_have_is_refused_first<F: HostedFormat>() {
     });
 }
 
+/// Writing to areas reaches areas alone: a table, through the linear map, is none.
+fn what_is_no_area_is_not_written<F: HostedFormat>() {
+    on_every_machine::<F>(PAGES, |kernel, mode| {
+        let root = kernel.paging().kernel().frame();
+        let linear = kernel.machine().memory().linear_address(root);
+        let before = kernel.paging().walk(kernel.paging().kernel(), linear).map(|found| found.2);
+        for result in [kernel.touch(linear), kernel.zero_pages(linear, 1)] {
+            assert_eq!(result, Err(Error::NotMapped(linear)), "{mode:?}");
+        }
+        let after = kernel.paging().walk(kernel.paging().kernel(), linear).map(|found| found.2);
+        assert_eq!((before, before.is_some()), (after, true), "{mode:?}");
+    });
+}
+
 for_both_formats!(
+    what_is_no_area_is_not_written,
     areas_fail_cleanly,
     vm_map_ram_fails_cleanly,
     giving_back_never_asks_the_heap,
