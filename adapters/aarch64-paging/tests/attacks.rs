@@ -170,7 +170,8 @@ fn an_exception_closes_the_window_it_interrupts() {
     let interrupted = system.register.inner().take_exception();
     let attack = system.mmu(root).store(alias_address(root, WORD as u64), EVIL);
     assert_eq!(attack, Err(Fault::Permission(LEAF)));
-    system.register.inner().exception_return(interrupted);
+    // SAFETY: it is what the exception left, which is returned from.
+    unsafe { system.register.inner().exception_return(interrupted) };
     batch.map_range(&pages(0xffff_d000_0000_1000, 1), MEMORY, NORMAL, NO_CONSTRAINTS).unwrap();
 }
 

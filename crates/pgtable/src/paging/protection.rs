@@ -14,7 +14,7 @@ use crate::section::Space;
 
 impl<M: Machine, F: Frames> Paging<M, F> {
     /// Turns protection on: protects every page-table page made so far, and from now on each new one. Does nothing in mode
-    /// `off`. Every CPU's backend must be initialised. Under [`Scheme::Alias`] every CPU must be on these tables, since page tables
+    /// `off`. Every CPU's backend must be initialised. Under [`Scheme::Alias`](kpkeys::Scheme::Alias) every CPU must be on these tables, since page tables
     /// are stored through their alias from here on, and no other operation may be going on.
     ///
     /// # Errors
