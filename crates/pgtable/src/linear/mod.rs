@@ -294,6 +294,25 @@ impl<E: Format> Linear<E> {
         Ok(())
     }
 
+    /// Takes write permission from frames, whichever the backend is: no alias is given, and nothing is flushed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutsideLinearMap`]; [`Error::MappedByBlock`] if a block holds other frames too. Nothing is changed then.
+    pub(crate) fn make_read_only<M: Machine<Format = E>>(
+        &self,
+        section: &Section<'_, M>,
+        start: PhysAddr,
+        pages: usize,
+    ) -> Result<(), Error> {
+        let range = self.mapped_range(section.machine(), start, pages)?;
+        let change = self.change(section, range, To::ReadOnly);
+        if change.splits() > 0 {
+            return Err(Error::MappedByBlock(range.start()));
+        }
+        change.make(&mut Reserve::new())
+    }
+
     /// Gives frames their alias, while they are still writable in the linear map. No flush: the caller issues the barrier.
     pub(crate) fn map_alias<M: Machine<Format = E>>(
         &self,

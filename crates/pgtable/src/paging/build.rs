@@ -1,7 +1,7 @@
 //! The tables that a kernel starts with: its linear map, and those that an alias must not need pages for.
 
 use super::Paging;
-use crate::addr::{Level, PageRange, PhysAddr, VirtAddr};
+use crate::addr::{Level, PhysAddr, VirtAddr};
 use crate::entry::{Attrs, Format, MemoryType};
 use crate::error::Error;
 use crate::linear;
@@ -71,32 +71,24 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     ///
     /// [`Error::TooLate`] once protection is on; [`Error::OutsideLinearMap`]; [`Error::MappedByBlock`] if a block would be cut.
     pub fn leave_out(&self, start: PhysAddr, pages: usize) -> Result<(), Error> {
-        let range = self.before_protection(start, pages)?;
+        self.before_protection(start)?;
+        let range = self.ground.linear().range(start, pages)?;
         self.unmap_anywhere(&self.building(), &self.kernel, range, |_, _, _| ())
     }
 
-    /// Has the linear map allow no stores to frames: those of the kernel's code and constants. Blocks that hold nothing else are replaced, so that no CPU may use these tables yet.
+    /// Has the linear map allow no stores to frames: those of the kernel's code and constants.
     ///
     /// # Errors
     ///
-    /// As [`leave_out`](Self::leave_out), and [`Error::OutOfMemory`].
+    /// As [`leave_out`](Self::leave_out).
     pub fn make_read_only(&self, start: PhysAddr, pages: usize) -> Result<(), Error> {
-        let range = self.before_protection(start, pages)?;
-        let section = self.building();
-        self.unmap_anywhere(&section, &self.kernel, range, |_, _, _| ())?;
-        self.map_run(&section, &self.kernel, range, Attrs::KERNEL_DATA.read_only(), start)
+        self.before_protection(start)?;
+        self.ground.changing_linear(|linear, section| linear.make_read_only(section, start, pages))
     }
 
-    /// Where the linear map has frames, as long as it may be changed by hand.
-    fn before_protection(
-        &self,
-        start: PhysAddr,
-        pages: usize,
-    ) -> Result<PageRange<M::Format>, Error> {
-        if self.is_protected() {
-            return Err(Error::TooLate(start));
-        }
-        self.ground.linear().range(start, pages)
+    /// The linear map may be changed by hand as long as nothing is protected.
+    fn before_protection(&self, start: PhysAddr) -> Result<(), Error> {
+        if self.is_protected() { Err(Error::TooLate(start)) } else { Ok(()) }
     }
 
     pub(super) fn build_linear_map(

@@ -68,11 +68,11 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     fn are_unmapped(&self, added: Memory<M::Format>) -> Result<(), Error> {
         for (frame, level) in leaves(added, self.granule) {
             let va = added.linear_address(frame);
-            let Some(table) = self.find_table(&self.kernel, va, level) else {
-                self.walk(&self.kernel, va).map_or(Ok(()), |_| Err(Error::AlreadyMapped(va)))?;
-                continue;
+            let is_mapped = match self.find_table(&self.kernel, va, level) {
+                Some(table) => !table.slot(va.index::<M::Format>(level)).load().is_empty(),
+                None => self.walk(&self.kernel, va).is_some(),
             };
-            if !table.slot(va.index::<M::Format>(level)).load().is_empty() {
+            if is_mapped {
                 return Err(Error::AlreadyMapped(va));
             }
         }

@@ -32,7 +32,7 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     ///
     /// # Errors
     ///
-    /// What [`Share`] says, and [`Error::OutOfMemory`]. Pages copied so far stay copied, and shared.
+    /// What [`Share`] says, and [`Error::OutOfMemory`]; [`Error::Foreign`] and [`Error::WrongHalf`] as for [`unmap`](Self::unmap). Pages copied so far stay copied, and shared.
     pub fn copy<S: Share>(
         &self,
         section: &Section<'_, M>,

@@ -20,7 +20,8 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     /// # Errors
     ///
     /// [`Error::AlreadyMapped`] and [`Error::MappedByBlock`] if part of the range translates already, [`Error::NotMappable`]
-    /// if the format cannot express a frame or the key, [`Error::OutOfMemory`]. No page of the range is mapped by this call
+    /// if the format cannot express a frame or the key, [`Error::OutOfMemory`]; [`Error::Foreign`], [`Error::WrongHalf`] and [`Error::OwnMap`] as for
+    /// [`unmap`](Self::unmap). No page of the range is mapped by this call
     /// then; tables may have been linked.
     #[inline(always)]
     #[track_caller]
@@ -79,19 +80,6 @@ impl<M: Machine, F: Frames> Paging<M, F> {
         frame: PhysAddr,
     ) -> Result<(), Error> {
         self.check_place(section, root, range)?;
-        self.map_run(section, root, range, attrs, frame)
-    }
-
-    /// [`map_contiguous`](Self::map_contiguous) wherever the range is.
-    #[track_caller]
-    pub(crate) fn map_run(
-        &self,
-        section: &Section<'_, M>,
-        root: &Root,
-        range: PageRange<M::Format>,
-        attrs: Attrs,
-        frame: PhysAddr,
-    ) -> Result<(), Error> {
         let mut mapped = 0;
         while mapped < range.pages() {
             let va = range.start().offset_pages::<M::Format>(mapped);

@@ -15,7 +15,8 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     ///
     /// # Errors
     ///
-    /// [`Error::MappedByBlock`] and [`Error::OutOfMemory`]; no page is moved then, though tables may have been linked.
+    /// [`Error::MappedByBlock`] and [`Error::OutOfMemory`]; [`Error::Foreign`], [`Error::WrongHalf`] and [`Error::OwnMap`] as for
+    /// [`unmap`](Self::unmap). No page is moved then, though tables may have been linked.
     pub fn move_pages(
         &self,
         section: &Section<'_, M>,

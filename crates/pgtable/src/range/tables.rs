@@ -17,7 +17,8 @@ impl<M: Machine, F: Frames> Paging<M, F> {
     ///
     /// # Errors
     ///
-    /// [`Error::TablesStay`] for the tables of the linear map and of the alias, and those right below the kernel's root: nothing is unlinked. In modes that check, [`Error::TableInUse`]
+    /// [`Error::TablesStay`] for the tables of the linear map and of the alias, and those right below the kernel's root: nothing is unlinked; [`Error::Foreign`], [`Error::WrongHalf`] and [`Error::OwnMap`] as for
+    /// [`unmap`](Self::unmap). In modes that check, [`Error::TableInUse`]
     /// for a table that holds entries, and [`Error::Violation`] for what is no such table by its type: those before it are unlinked, and were
     /// passed on.
     ///

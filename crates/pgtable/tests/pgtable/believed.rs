@@ -172,12 +172,10 @@ impl<F: HostedFormat, S: Protection> Shared<F, S> {
         self.paging.unmap(&section, root, pages(va, 1), |_, _, _| ())?;
         let mut unlinked = Vec::new();
         let end = VirtAddr(1 << F::HALF_BITS);
-        let result =
-
-// SAFETY: nobody else works on these tables.
-unsafe { self.paging.free_tables(&section, root, pages(va, 1), VirtAddr(0), end, |ptp| {
-                unlinked.push(ptp);
-            }) };
+        let free = |ptp| unlinked.push(ptp);
+        let (paging, range) = (&self.paging, pages(va, 1));
+        // SAFETY: nobody else works on these tables.
+        let result = unsafe { paging.free_tables(&section, root, range, VirtAddr(0), end, free) };
         drop(section);
         self.paging.flush_and_release(Flush::User(root.frame(), pages(va, 1)), unlinked);
         result

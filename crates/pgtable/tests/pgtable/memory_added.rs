@@ -55,11 +55,12 @@ fn what_was_a_hole_is_memory_once_it_is_added<F: HostedFormat, S: Protection>() 
         let place = system.linear_place(start);
         let expected = if count > 512 { Level::Pud } else { config.linear };
         assert_eq!(place.level, expected, "{config:?}: not by the largest leaf");
-        // A program's, and again a program's: it is data.
+        // It is data, which a program may have.
         let user = system.new_user_root();
-        let range = pages(VirtAddr(0x40_0000), 3);
-        system.map(&user, range, Attrs::USER_DATA, last.offset(0)).ok();
-        system.unmap(&user, range).expect("pages");
+        let range = pages(VirtAddr(0x40_0000), 1);
+        system.map(&user, range, Attrs::USER_DATA, last).expect("a program may have it");
+        assert_eq!(system.paging.translate(&user, range.start()), Some(last), "{config:?}");
+        assert_eq!(system.unmap(&user, range), Ok(1));
         system.paging.flush(Flush::User(user.frame(), range));
         system.end_user(user, range);
         system.assert_clean(&[]);
