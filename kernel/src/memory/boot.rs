@@ -12,6 +12,10 @@ pub use kpkeys_pgtable::PhysAddr;
 /// Bytes of a page of this kernel's tables.
 pub const PAGE_SIZE: u64 = crate::arch::Format::PAGE_SIZE;
 
+/// What RAM is rounded to in linear maps: the smallest block of any format. What is around RAM may be no memory, so that larger blocks would reach what must
+/// not be reached through caches.
+pub const RAM_UNIT: u64 = 2 << 20;
+
 /// Physical addresses `start..end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PhysRange {

@@ -10,7 +10,7 @@
 use crate::arch::layout::{DEVICES, LINEAR_MAP, SCREEN};
 use crate::arch::{self, Format};
 use crate::console::screen;
-use crate::memory::boot::{BootMemory, OutOfMemory, PAGE_SIZE, PhysAddr, PhysRange};
+use crate::memory::boot::{BootMemory, OutOfMemory, PAGE_SIZE, PhysAddr, PhysRange, RAM_UNIT};
 use crate::start::image;
 use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -18,8 +18,6 @@ use kpkeys_pgtable::{Attrs, Entry, Format as _, Level, VirtAddr};
 
 /// Bytes of a block of the linear map.
 const BLOCK_SIZE: u64 = Level::Pmd.entry_bytes::<Format>();
-/// What a range of RAM is rounded out to: no more than the smallest block of any format, since what is around RAM may be no memory.
-const ROUNDED_TO: u64 = if BLOCK_SIZE < 2 << 20 { BLOCK_SIZE } else { 2 << 20 };
 
 /// Physical address of the root, for the CPUs that start later.
 #[unsafe(link_section = ".settled")]
@@ -51,7 +49,7 @@ pub unsafe fn build(
     builder.root = builder.new_table()?;
     builder.map_image()?;
     for range in ram {
-        builder.map_linear(range.rounded_out(ROUNDED_TO))?;
+        builder.map_linear(range.rounded_out(RAM_UNIT))?;
     }
     for (page, device) in devices.enumerate() {
         let at = VirtAddr(DEVICES + page as u64 * PAGE_SIZE);

@@ -40,48 +40,15 @@ pub struct Granule {
     pub absent: u64,
     /// Bits 2:1 of the flags in the header of a Linux Image (`booting.rst`).
     image: u64,
-    /// The largest leaf there is in the second of two tables.
-    pub block: Level,
-    /// What the image is mapped by.
-    leaf: Level,
-    /// Tables of such leaves that the image takes at most.
-    pub leaf_tables: u64,
     /// What is said on a CPU that does not have it, with a zero behind it.
     pub refusal: &'static str,
 }
 
 /// This build's.
 pub const GRANULE: Granule = match Format::PAGE_SHIFT {
-    12 => Granule {
-        tg: [0, 2],
-        field: 28,
-        absent: 15,
-        image: 1,
-        block: Level::Pud,
-        leaf: Level::Pmd,
-        leaf_tables: 1,
-        refusal: refusal!("4 KiB"),
-    },
-    14 => Granule {
-        tg: [2, 1],
-        field: 20,
-        absent: 0,
-        image: 2,
-        block: Level::Pmd,
-        leaf: Level::Pte,
-        leaf_tables: 2,
-        refusal: refusal!("16 KiB"),
-    },
-    16 => Granule {
-        tg: [1, 3],
-        field: 24,
-        absent: 15,
-        image: 3,
-        block: Level::Pmd,
-        leaf: Level::Pte,
-        leaf_tables: 1,
-        refusal: refusal!("64 KiB"),
-    },
+    12 => Granule { tg: [0, 2], field: 28, absent: 15, image: 1, refusal: refusal!("4 KiB") },
+    14 => Granule { tg: [2, 1], field: 20, absent: 0, image: 2, refusal: refusal!("16 KiB") },
+    16 => Granule { tg: [1, 3], field: 24, absent: 15, image: 3, refusal: refusal!("64 KiB") },
     _ => panic!("arm64 has pages of 4, 16 and 64 KiB"),
 };
 
@@ -96,20 +63,27 @@ pub const TCR: u64 = {
     size | size << 16 | WALKS | WALKS << 16 | A1 | GRANULE.tg[0] << 14 | GRANULE.tg[1] << 30
 };
 
-/// Bits of an address within a block that is mapped one to one.
-pub const BLOCK_SHIFT: u32 = GRANULE.block.entry_bytes::<Format>().trailing_zeros();
+/// Bits of an address within a block that is mapped one to one: the largest there is, which is in the second of two tables.
+pub const BLOCK_SHIFT: u32 = Format::LARGEST_BLOCK.entry_bytes::<Format>().trailing_zeros();
 /// Entries of a table.
-pub const ENTRIES: u64 = Format::PAGE_SIZE / 8;
+pub const ENTRIES: u64 = Format::ENTRIES as u64;
+/// What the image is mapped by, and the table above that of these leaves.
+const LEAF: [Level; 2] = match Level::Pmd.entry_bytes::<Format>() == IMAGE_ALIGN {
+    true => [Level::Pmd, Level::Pud],
+    false => [Level::Pte, Level::Pmd],
+};
+/// What the image lies on a multiple of.
+const IMAGE_ALIGN: u64 = 2 << 20;
+/// No image is longer: `image.ld` sees to it.
+const IMAGE_REACH: u64 = 128 << 20;
 /// Bytes of a leaf that the boot tables map the image by.
-pub const LEAF_BYTES: u64 = GRANULE.leaf.entry_bytes::<Format>();
+pub const LEAF_BYTES: u64 = LEAF[0].entry_bytes::<Format>();
+/// Tables of such leaves that the image takes at most.
+pub const LEAF_TABLES: u64 = IMAGE_REACH.div_ceil(LEAF_BYTES * ENTRIES);
 /// The descriptor's bit that makes a page of a leaf, at the lowest level.
-pub const LEAF_IS_PAGE: u64 = if matches!(GRANULE.leaf, Level::Pte) { 0b10 } else { 0 };
+pub const LEAF_IS_PAGE: u64 = if matches!(LEAF[0], Level::Pte) { 0b10 } else { 0 };
 
 /// Where the entry for an address is in the tables above the leaves' for the image: the root, and the one below.
 pub const fn above_leaf(address: VirtAddr) -> [usize; 2] {
-    let middle = match GRANULE.leaf {
-        Level::Pte => Level::Pmd,
-        _ => Level::Pud,
-    };
-    [address.index::<Format>(Format::ROOT), address.index::<Format>(middle)]
+    [address.index::<Format>(Format::ROOT), address.index::<Format>(LEAF[1])]
 }

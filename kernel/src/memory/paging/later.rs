@@ -4,13 +4,10 @@
 
 use super::{Memories, StartError};
 use crate::lock::IrqLock;
-use crate::memory::boot::{BootMemory, PhysAddr, PhysRange};
+use crate::memory::boot::{BootMemory, PhysAddr, PhysRange, RAM_UNIT};
 
 /// What is held back still.
 static HELD_BACK: IrqLock<Option<PhysRange>> = IrqLock::new(None);
-
-/// Blocks of the linear map must not be cut.
-const BLOCK: u64 = 2 << 20;
 
 /// Holds back so many MiB, from the end of what is free.
 ///
@@ -18,14 +15,14 @@ const BLOCK: u64 = 2 << 20;
 ///
 /// How many MiB can be held back at most, if these are more.
 pub fn hold_back(memory: &BootMemory, mib: u64) -> Result<(), u64> {
-    let last = memory.free().last().map(|free| free.rounded_in(BLOCK));
+    let last = memory.free().last().map(|free| free.rounded_in(RAM_UNIT));
     let most = last.map_or(0, |free| free.len() >> 20);
     match last {
         _ if mib == 0 => Ok(()),
         // The rest is for the kernel's tables.
         Some(free) if mib <= most / 2 => {
             let range = PhysRange { start: PhysAddr(free.end.0 - (mib << 20)), end: free.end };
-            *HELD_BACK.lock() = Some(range.rounded_out(BLOCK));
+            *HELD_BACK.lock() = Some(range.rounded_out(RAM_UNIT));
             Ok(())
         }
         _ => Err(most / 2),
@@ -37,7 +34,7 @@ pub fn held_back() -> Option<PhysRange> {
     *HELD_BACK.lock()
 }
 
-/// Adds a block of what is held back; returns how many pages, or `None` if nothing is left.
+/// Adds 2 MiB of what is held back, so that no block of the linear map is cut; returns how many pages, or `None` if nothing is left.
 ///
 /// # Errors
 ///
@@ -46,7 +43,7 @@ pub fn add_block(kernel: &Memories) -> Result<Option<usize>, StartError> {
     let block = {
         let mut held = HELD_BACK.lock();
         let Some(range) = held.filter(|range| !range.is_empty()) else { return Ok(None) };
-        let block = PhysRange { end: PhysAddr((range.start.0 + BLOCK).min(range.end.0)), ..range };
+        let block = PhysRange::new(range.start.0, RAM_UNIT);
         *held = Some(PhysRange { start: block.end, ..range });
         block
     };

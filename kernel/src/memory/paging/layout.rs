@@ -5,7 +5,7 @@ use super::Bare;
 use crate::arch::{self, layout};
 use crate::arch::{Flush, PageRange};
 use crate::console::screen;
-use crate::memory::boot::{BootMemory, PAGE_SIZE, PhysAddr, PhysRange};
+use crate::memory::boot::{BootMemory, PAGE_SIZE, PhysAddr, PhysRange, RAM_UNIT};
 use crate::start::image;
 use crate::start::settled::Settled;
 use kpkeys::{Backend, Pkey, Scheme};
@@ -78,13 +78,11 @@ pub fn type_kernel_data<P: Probe>(
     Ok(())
 }
 
-/// Takes what is no RAM out of the linear map, in whole blocks of 2 MiB: device registers must not be reachable through cached
+/// Takes what is no RAM out of the linear map, in whole [`RAM_UNIT`]s: device registers must not be reachable through cached
 /// mappings.
 fn unmap_holes<P: Probe>(kernel: &Kernel<Bare<P>>, ram: &[PhysRange]) -> Result<(), Error> {
-    /// What a block of the map is, where it is made of blocks.
-    const BLOCK: u64 = 2 << 20;
     let paging = kernel.paging();
-    for hole in holes(kernel, ram).map(|hole| hole.rounded_in(BLOCK)) {
+    for hole in holes(kernel, ram).map(|hole| hole.rounded_in(RAM_UNIT)) {
         if !hole.is_empty() {
             paging.leave_out(hole.start, hole.pages())?;
         }

@@ -16,7 +16,8 @@
 
 use super::super::control::{MAIR, SCTLR, SCTLR_MMU_OFF};
 use super::super::granule::{
-    self, BLOCK_SHIFT, ENTRIES, Format, GRANULE, IMAGE_FLAGS, LEAF_BYTES, LEAF_IS_PAGE, TCR,
+    self, BLOCK_SHIFT, ENTRIES, Format, GRANULE, IMAGE_FLAGS, LEAF_BYTES, LEAF_IS_PAGE,
+    LEAF_TABLES, TCR,
 };
 use super::super::layout::IMAGE;
 use super::super::root::BOOT_ASID;
@@ -356,7 +357,7 @@ boot_stack_top:
     block_shift = const BLOCK_SHIFT,
     leaf_bytes = const LEAF_BYTES,
     leaf_is_page = const LEAF_IS_PAGE,
-    leaf_tables = const GRANULE.leaf_tables,
+    leaf_tables = const LEAF_TABLES,
     root_index = const ABOVE_LEAF[0],
     middle_index = const ABOVE_LEAF[1],
     image_flags = const IMAGE_FLAGS,
